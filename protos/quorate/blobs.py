@@ -1,0 +1,300 @@
+"""Bulk bytes in flight: blobs, their frames, and how they rest on disk.
+
+A blob is cut into frames of ``FRAME_BYTES``. Each frame carries its SHA-256, and the blob's name is the SHA-256 over
+its size and its frames' digests: one pass of hashing checks both each frame on arrival and the whole at the end, and a
+broken transfer resumes at the first missing frame. The payload lies in one file, so it can be read in blocks without
+ever being held in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NewType
+
+from quorate.errors import BlobMismatchError, BlobMissingError, DiskFullError, FrameError
+
+BlobId = NewType("BlobId", bytes)
+
+FRAME_BYTES = 256 * 1024
+INLINE_BYTES = 64 * 1024
+MAX_BLOB_BYTES = 64 * 1024**3
+_CONTEXT = b"quorate/blob/v1\x00"
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One piece of a blob with its SHA-256."""
+
+    index: int
+    data: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A reference to bytes, by content. ``inline`` holds the bytes themselves where they are few."""
+
+    id: BlobId
+    size: int
+    inline: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.id) != _DIGEST_BYTES or not 0 <= self.size <= MAX_BLOB_BYTES:
+            raise FrameError("A reference to bulk data is malformed", expected=f"32 bytes and at most {MAX_BLOB_BYTES}")
+        if self.inline is not None and (self.size > INLINE_BYTES or blob_id(self.inline) != self.id):
+            raise BlobMismatchError("Inline data does not match its name")
+
+    @property
+    def frames(self) -> int:
+        return frame_count(self.size)
+
+    @classmethod
+    def of(cls, content: bytes) -> Blob:
+        """A blob that travels inline. ``content`` has at most ``INLINE_BYTES`` bytes."""
+        return cls(blob_id(content), len(content), content)
+
+
+def frame_count(size: int) -> int:
+    """How many frames ``size`` bytes make; an empty blob has none."""
+    return -(-size // FRAME_BYTES)
+
+
+def cut(content: Iterable[bytes]) -> Iterator[Frame]:
+    """Cut a stream of byte strings of any lengths into frames."""
+    pending = bytearray()
+    index = 0
+    for piece in content:
+        pending += piece
+        while len(pending) >= FRAME_BYTES:
+            data = bytes(pending[:FRAME_BYTES])
+            del pending[:FRAME_BYTES]
+            yield Frame(index, data, hashlib.sha256(data).digest())
+            index += 1
+    if pending:
+        data = bytes(pending)
+        yield Frame(index, data, hashlib.sha256(data).digest())
+
+
+def name_of(size: int, frame_digests: bytes) -> BlobId:
+    """The name of a blob, from its size and the concatenation of its frames' digests."""
+    return BlobId(hashlib.sha256(_CONTEXT + size.to_bytes(8, "big") + frame_digests).digest())
+
+
+def blob_id(content: bytes) -> BlobId:
+    """The name of a blob that is in memory."""
+    return name_of(len(content), b"".join(frame.sha256 for frame in cut([content])))
+
+
+class Spool:
+    """A folder of blobs: complete ones under their names, incomplete ones beside them until they are whole.
+
+    ``ID`` holds the payload and ``ID.frames`` its frames' digests. ``ID.part`` and ``ID.part.frames`` are the same of a
+    blob that is still arriving. A complete blob was flushed to disk before its name appeared. One writer at a time for
+    each blob is the caller's part; the folder belongs to one process tree.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, blob: BlobId) -> Path:
+        return self.folder / blob.hex()
+
+    def has(self, blob: Blob) -> bool:
+        """Whether the blob is here, whole."""
+        return self.path(blob.id).is_file() and self._digests_path(blob.id).is_file()
+
+    def writer(self, blob: Blob) -> BlobWriter:
+        """Write the frames of an announced blob, going on where an earlier attempt ended."""
+        return BlobWriter(self, blob)
+
+    def put(self, content: Iterable[bytes]) -> Blob:
+        """Store bytes whose name is not known beforehand. Returns the reference, without inline content."""
+        scratch = self.folder / f"new-{os.urandom(8).hex()}"
+        digests = bytearray()
+        size = 0
+        try:
+            with _disk_errors(), scratch.open("wb") as file:
+                for frame in cut(content):
+                    file.write(frame.data)
+                    digests += frame.sha256
+                    size += len(frame.data)
+                _flush(file)
+            blob = Blob(name_of(size, bytes(digests)), size)
+            self._digests_path(blob.id).write_bytes(digests)
+            scratch.rename(self.path(blob.id))
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+        return blob
+
+    def read(self, blob: Blob, first_frame: int = 0) -> Iterator[Frame]:
+        """The frames of a whole blob from disk, with the digests that were checked when it came in."""
+        if not self.has(blob):
+            raise BlobMissingError("The bulk data that was asked for is not here (any more)")
+        digests = self._digests_path(blob.id).read_bytes()
+        with self.path(blob.id).open("rb") as file:
+            file.seek(first_frame * FRAME_BYTES)
+            for index in range(first_frame, blob.frames):
+                data = file.read(FRAME_BYTES)
+                yield Frame(index, data, digests[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES])
+
+    def content(self, blob: Blob) -> bytes:
+        """All bytes of a blob, inline or from disk. For small blobs."""
+        if blob.inline is not None:
+            return blob.inline
+        return b"".join(frame.data for frame in self.read(blob))
+
+    def remove(self, blob: BlobId) -> None:
+        for path in (self.path(blob), self._digests_path(blob), self._part_path(blob), self._part_digests_path(blob)):
+            path.unlink(missing_ok=True)
+
+    def keep_only(self, wanted: set[BlobId]) -> None:
+        """Remove everything else, what was left half-written included."""
+        names = {blob.hex() for blob in wanted}
+        for path in self.folder.iterdir():
+            if path.name.split(".")[0] not in names:
+                path.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        status = os.statvfs(self.folder)
+        return status.f_bavail * status.f_frsize
+
+    def _digests_path(self, blob: BlobId) -> Path:
+        return self.folder / f"{blob.hex()}.frames"
+
+    def _part_path(self, blob: BlobId) -> Path:
+        return self.folder / f"{blob.hex()}.part"
+
+    def _part_digests_path(self, blob: BlobId) -> Path:
+        return self.folder / f"{blob.hex()}.part.frames"
+
+
+class BlobWriter:
+    """Takes the frames of one blob in order and makes it whole.
+
+    A frame that was taken before is passed over (a repetition is harmless); a gap, a wrong digest or a wrong length is
+    refused and leaves what was taken before in place, so that the sender can go on from ``next_frame``.
+    """
+
+    def __init__(self, spool: Spool, blob: Blob) -> None:
+        self._spool = spool
+        self._blob = blob
+        self._part = spool._part_path(blob.id)
+        self._part_digests = spool._part_digests_path(blob.id)
+        self.next_frame = blob.frames if spool.has(blob) else self._recover()
+        self._file: BinaryIO | None = None
+        self._digests: BinaryIO | None = None
+
+    def take(self, frame: Frame) -> None:
+        """Check and keep one frame.
+
+        Raises:
+            FrameError: corrupted, truncated, too long or out of order. DiskFullError: no room.
+        """
+        if frame.index < self.next_frame:
+            return
+        if frame.index > self.next_frame:
+            raise FrameError(
+                "A frame is missing before this one", expected=f"frame {self.next_frame}", got=f"frame {frame.index}"
+            )
+        last = self._blob.size - (self._blob.frames - 1) * FRAME_BYTES
+        expected = last if frame.index == self._blob.frames - 1 else FRAME_BYTES
+        if frame.index >= self._blob.frames or len(frame.data) != expected:
+            raise FrameError(
+                f"Frame {frame.index} has the wrong length", expected=f"{expected} bytes", got=f"{len(frame.data)}"
+            )
+        if hashlib.sha256(frame.data).digest() != frame.sha256:
+            raise FrameError(f"Frame {frame.index} was corrupted on its way", expected="content matching its SHA-256")
+        with _disk_errors():
+            if self._file is None or self._digests is None:
+                self._file = self._part.open("ab", buffering=0)
+                self._digests = self._part_digests.open("ab", buffering=0)
+            try:
+                _write_all(self._file, frame.data)
+                _write_all(self._digests, frame.sha256)
+            except OSError:
+                # A torn frame must not stay: the next one would be appended behind it.
+                os.truncate(self._part, self.next_frame * FRAME_BYTES)
+                os.truncate(self._part_digests, self.next_frame * _DIGEST_BYTES)
+                raise
+        self.next_frame += 1
+
+    def finish(self) -> None:
+        """Check the whole and give it its name; flushed to disk before this returns.
+
+        Raises:
+            FrameError: frames are missing. BlobMismatchError: the frames do not make the announced blob; they are
+                dropped, so that a fresh upload starts at frame 0.
+        """
+        if self._spool.has(self._blob):
+            return
+        if self.next_frame < self._blob.frames:
+            raise FrameError(
+                "The blob is not complete", expected=f"{self._blob.frames} frames", got=f"{self.next_frame}"
+            )
+        with _disk_errors():
+            self.close(flush=True)
+            self._part.touch()
+            self._part_digests.touch()
+        if name_of(self._blob.size, self._part_digests.read_bytes()) != self._blob.id:
+            self._spool.remove(self._blob.id)
+            self.next_frame = 0
+            raise BlobMismatchError("The frames that arrived do not make the blob that was announced")
+        self._part_digests.rename(self._spool._digests_path(self._blob.id))
+        self._part.rename(self._spool.path(self._blob.id))
+
+    def close(self, *, flush: bool = False) -> None:
+        for file in (self._file, self._digests):
+            if file is not None:
+                if flush:
+                    os.fsync(file.fileno())
+                file.close()
+        self._file = self._digests = None
+
+    def _recover(self) -> int:
+        """Frames of an earlier attempt that are whole on disk; torn ones are cut off."""
+        if not self._part.exists() or not self._part_digests.exists():
+            return 0
+        digests = self._part_digests.read_bytes()
+        whole = min(self._part.stat().st_size // FRAME_BYTES, len(digests) // _DIGEST_BYTES)
+        with self._part.open("rb") as file:
+            for index in range(whole):
+                start = index * _DIGEST_BYTES
+                if hashlib.sha256(file.read(FRAME_BYTES)).digest() != digests[start : start + _DIGEST_BYTES]:
+                    whole = index
+                    break
+        os.truncate(self._part, whole * FRAME_BYTES)
+        os.truncate(self._part_digests, whole * _DIGEST_BYTES)
+        return whole
+
+
+class _disk_errors:  # noqa: N801  # reads as a statement
+    """Translate a full disk."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                "The disk that holds the spool is full",
+                action="Free some space; the transfer then goes on where it ended",
+            ) from error
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """An unbuffered write may be partial when the disk fills up."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

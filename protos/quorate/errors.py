@@ -1,0 +1,314 @@
+"""The one error tree.
+
+Every refusal that a person or a program can meet is a class here. Its ``code`` is stable for ever: metrics, audit
+records and other programs key on it. The classes are grouped by who must act. A message says what happened, what was
+expected, what came and what to do; it never holds patient data, keys or weights.
+
+Foreign exceptions are translated at the doors (``raise ... from``); how an error travels over gRPC is in ``wire.py``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+GrpcStatus = Literal[
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "DATA_LOSS",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "INTERNAL",
+]
+
+
+class QuorateError(Exception):
+    """A refusal with a stable code.
+
+    Args:
+        what: What happened, one sentence, without a full stop.
+        expected: What was expected, if that helps.
+        got: What came instead. Never a patient's value, a key or a weight.
+        action: What the reader should do now.
+    """
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[GrpcStatus] = "INTERNAL"
+
+    def __init__(self, what: str, *, expected: str = "", got: str = "", action: str = "") -> None:
+        self.what = what
+        self.expected = expected
+        self.got = got
+        self.action = action
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [self.what.rstrip(".") + "."]
+        if self.expected or self.got:
+            comparison = [f"expected {self.expected}" if self.expected else "", f"got {self.got}" if self.got else ""]
+            text = "; ".join(part for part in comparison if part)
+            parts.append(text[0].upper() + text[1:] + ".")
+        if self.action:
+            parts.append(self.action.rstrip(".") + ".")
+        return " ".join(parts)
+
+
+# --- whoever wrote the input must act ---------------------------------------------------------------------------------
+
+
+class InputError(QuorateError):
+    """Something that a person wrote or passed in is wrong."""
+
+    code = "bad_input"
+    status: ClassVar[GrpcStatus] = "INVALID_ARGUMENT"
+
+
+class ConfigError(InputError):
+    code = "bad_config"
+
+
+class StudyError(InputError):
+    code = "bad_study"
+
+
+class SchemaError(InputError):
+    code = "bad_schema"
+
+
+class DataError(InputError):
+    """A data set does not fit its schema. Names rows and columns by number, never values."""
+
+    code = "bad_data"
+
+
+class NotFoundError(InputError):
+    code = "not_found"
+    status = "NOT_FOUND"
+
+
+class AlreadyExistsError(InputError):
+    code = "already_exists"
+    status = "ALREADY_EXISTS"
+
+
+class WrongStateError(InputError):
+    code = "wrong_state"
+    status = "FAILED_PRECONDITION"
+
+
+# --- identity: the operator or the site's administrator must act -----------------------------------------------------
+
+
+class IdentityError(QuorateError):
+    code = "identity_refused"
+    status: ClassVar[GrpcStatus] = "UNAUTHENTICATED"
+
+
+class WrongRoleError(IdentityError):
+    """A certificate of one role was used for another role's call."""
+
+    code = "wrong_role"
+    status = "PERMISSION_DENIED"
+
+
+class CertificateRevokedError(IdentityError):
+    code = "certificate_revoked"
+
+
+class CertificateExpiredError(IdentityError):
+    code = "certificate_expired"
+
+
+class InvitationSpentError(IdentityError):
+    code = "invitation_spent"
+
+
+class InvitationExpiredError(IdentityError):
+    code = "invitation_expired"
+
+
+class KeyMismatchError(IdentityError):
+    """A key does not match what was pinned, or its proof of possession is wrong."""
+
+    code = "key_mismatch"
+
+
+class IdentityClonedError(IdentityError):
+    """Two daemons use one identity."""
+
+    code = "identity_cloned"
+    status = "ABORTED"
+
+
+class SupersededError(IdentityError):
+    """A newer connection of the same site took over."""
+
+    code = "session_superseded"
+    status = "ABORTED"
+
+
+class ServerIdentityError(IdentityError):
+    """The server is not the one that the invitation pinned."""
+
+    code = "server_identity"
+
+
+# --- the site's administrator must act (or the operator must change the study) ---------------------------------------
+
+
+class SiteRefusalError(QuorateError):
+    """A site declines work. The operator sees the code and nothing else."""
+
+    code = "site_refused"
+    status = "FAILED_PRECONDITION"
+
+
+class StudyNotApprovedError(SiteRefusalError):
+    code = "study_not_approved"
+
+
+class PolicyError(SiteRefusalError):
+    code = "policy_refused"
+
+
+class ProtectionRefusedError(PolicyError):
+    code = "protection_refused"
+
+
+class RosterTooSmallError(PolicyError):
+    code = "roster_too_small"
+
+
+class TaskMismatchError(SiteRefusalError):
+    """The task installed at the site is not the one that the study names."""
+
+    code = "task_mismatch"
+
+
+class TaskMissingError(SiteRefusalError):
+    code = "task_missing"
+
+
+class DatasetMissingError(SiteRefusalError):
+    code = "dataset_missing"
+
+
+class SitePausedError(SiteRefusalError):
+    code = "site_paused"
+
+
+class SiteInterruptedError(SiteRefusalError):
+    """The site crashed while it worked on this instruction; it does not train twice in one round."""
+
+    code = "site_interrupted"
+
+
+class TaskFailedError(SiteRefusalError):
+    """The task raised. Its text stays in the site's log."""
+
+    code = "task_failed"
+
+
+class TaskCrashedError(SiteRefusalError):
+    """The task's process died (a crash, a signal, out of memory)."""
+
+    code = "task_crashed"
+
+
+class TaskTimeoutError(SiteRefusalError):
+    code = "task_timeout"
+
+
+class UpdateNotFiniteError(SiteRefusalError):
+    """Training produced NaN or infinity; nothing was sent."""
+
+    code = "update_not_finite"
+
+
+class BaseModelMismatchError(SiteRefusalError):
+    """The site's model is not the one that the round is about."""
+
+    code = "base_model_mismatch"
+
+
+class DiskFullError(QuorateError):
+    code = "disk_full"
+    status = "RESOURCE_EXHAUSTED"
+
+
+# --- the transport: usually retried by the program itself -------------------------------------------------------------
+
+
+class TransportError(QuorateError):
+    code = "transport"
+    status: ClassVar[GrpcStatus] = "UNAVAILABLE"
+
+
+class ServerUnreachableError(TransportError):
+    code = "server_unreachable"
+
+
+class FrameError(TransportError):
+    """A frame was truncated, corrupted, out of order or foreign."""
+
+    code = "bad_frame"
+    status = "DATA_LOSS"
+
+
+class BlobMismatchError(FrameError):
+    code = "blob_mismatch"
+
+
+class BlobMissingError(TransportError):
+    code = "blob_missing"
+    status = "NOT_FOUND"
+
+
+class MessageUnknownError(TransportError):
+    """A reply or an upload for work that this site was not given, or that is over."""
+
+    code = "message_unknown"
+    status = "NOT_FOUND"
+
+
+# --- rounds: the operator must act ------------------------------------------------------------------------------------
+
+
+class RoundError(QuorateError):
+    code = "round_failed"
+    status = "FAILED_PRECONDITION"
+
+
+class QuorumMissingError(RoundError):
+    code = "quorum_missing"
+
+
+class ContributionError(RoundError):
+    """A site's contribution does not have the form that the round agreed on."""
+
+    code = "bad_contribution"
+
+
+class ModelDisagreementError(RoundError):
+    """The sites do not hold the same model."""
+
+    code = "model_disagreement"
+
+
+class RunWorkerError(RoundError):
+    """The process that drives a run died or raised."""
+
+    code = "run_worker_failed"
+
+
+def error_classes() -> dict[str, type[QuorateError]]:
+    """All concrete errors by code, for the wire and for the reference documentation."""
+
+    def walk(cls: type[QuorateError]) -> list[type[QuorateError]]:
+        return [cls, *(sub for child in cls.__subclasses__() for sub in walk(child))]
+
+    return {cls.code: cls for cls in walk(QuorateError)}

@@ -1,0 +1,73 @@
+"""A run as operators, logs and reports see it: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from quorate.errors import QuorateError
+from quorate.identity import RunId, SiteName
+
+
+class RunState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def is_over(self) -> bool:
+        return self in (RunState.COMPLETED, RunState.STOPPED, RunState.FAILED)
+
+
+class Progress(StrEnum):
+    """How far a site is in the phase that is open."""
+
+    INVITED = "invited"
+    WORKING = "working"
+    REPLIED = "replied"
+    REFUSED = "refused"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteProgress:
+    site: SiteName
+    state: Progress
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """One round that counted. ``metrics`` are pooled over the sites; ``missing`` maps a site to the code of why."""
+
+    round_number: int
+    contributed: tuple[SiteName, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """Everything an operator may see of a run at one moment. Times are Unix seconds of the server's clock."""
+
+    run: RunId
+    study: str
+    study_digest: bytes
+    kind: str
+    protection: str
+    state: RunState
+    rounds: int
+    round_number: int = 0
+    phase: str = ""
+    reason: QuorateError | None = None
+    sites: tuple[SiteProgress, ...] = ()
+    results: tuple[RoundResult, ...] = ()
+    started_unix_s: float = 0.0
+    changed_unix_s: float = 0.0
+    model_available: bool = False

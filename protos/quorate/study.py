@@ -1,0 +1,246 @@
+"""What was agreed: the study.
+
+An operator writes a TOML file (``StudyFile``). Publishing resolves names into what they stand for (the task's digest,
+each site's signing key) and gives the ``Study``, whose canonical JSON (RFC 8785) every site reads, approves and pins.
+Its SHA-256 is the study's identity: a changed argument is a different study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from quorate.errors import StudyError
+from quorate.identity import SiteName, fingerprint, parse_name
+
+GUEST_PREFIX = "flower:"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Rounds(_Frozen):
+    """How long the study runs and when a round counts."""
+
+    count: int = Field(ge=1, le=100_000)
+    quorum: int = Field(ge=1, description="least sites whose updates make a round count")
+    deadline_s: Positive = 600.0
+    absent_grace_s: float = Field(default=10.0, ge=0, description="a site that is gone this long is not waited for")
+    checkpoint_every: int = Field(default=10, ge=1, description="rounds between model checkpoints at the server")
+
+
+class Optimizer(_Frozen):
+    """The federated optimiser that every site applies to the opened average (Reddi et al. 2021, algorithm 2)."""
+
+    name: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    learning_rate: Positive = 1.0
+    momentum: Fraction = 0.9
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    tau: Positive = 1e-3
+    proximal_mu: float = Field(default=0.0, ge=0, description="FedProx: weight of the pull towards the global model")
+
+    @model_validator(mode="after")
+    def _fedprox_pulls(self) -> Self:
+        if (self.name == "fedprox") != (self.proximal_mu > 0):
+            raise ValueError("proximal_mu must be above 0 with fedprox and is not used without it")
+        return self
+
+
+class Protection(_Frozen):
+    """How updates are protected on their way. ``none`` must be asked for here and allowed in each site's policy."""
+
+    mode: Literal["none"]
+    value_bound: Positive = Field(default=4.0, description="each coordinate of an update is clipped to this size")
+
+
+class Release(_Frozen):
+    """Who gets the final model in the clear, beside the sites."""
+
+    model: Literal["operator", "sites"] = "sites"
+
+
+class TaskRef(_Frozen):
+    """The installed task, by entry point name or as ``flower:module:attribute``."""
+
+    name: str = Field(min_length=1, max_length=200)
+    digest: HexKey
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def is_guest(self) -> bool:
+        return self.name.startswith(GUEST_PREFIX)
+
+
+class Guest(_Frozen):
+    """A stock Flower ServerApp that runs unchanged over our transport."""
+
+    server_app: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    run_config: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class Site(_Frozen):
+    name: Name
+    signing_key: HexKey
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(bytes.fromhex(self.signing_key))
+
+
+class Study(_Frozen):
+    """What every site approves. Build it with ``StudyFile.resolve`` or ``Study.from_canonical``."""
+
+    format: Literal["quorate.study/1"] = "quorate.study/1"
+    consortium: Name
+    name: Name
+    purpose: str = Field(min_length=1, max_length=2000)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    task: TaskRef
+    rounds: Rounds
+    optimizer: Optimizer = Optimizer()
+    protection: Protection
+    release: Release = Release()
+    guest: Guest | None = None
+    sites: tuple[Site, ...] = Field(min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        names = [site.name for site in self.sites]
+        keys = [site.signing_key for site in self.sites]
+        if sorted(set(names)) != names:
+            raise ValueError("sites must be sorted by name and distinct")
+        if len(set(keys)) != len(keys):
+            raise ValueError("two sites have the same signing key")
+        if self.rounds.quorum > len(names):
+            raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but the study has {len(names)} sites")
+        if self.task.is_guest != (self.guest is not None):
+            raise ValueError("a task 'flower:module:app' and a [guest] section go together")
+        return self
+
+    @property
+    def site_names(self) -> tuple[SiteName, ...]:
+        return tuple(SiteName(site.name) for site in self.sites)
+
+    @property
+    def kind(self) -> Literal["study", "guest"]:
+        return "guest" if self.guest else "study"
+
+    def canonical(self) -> bytes:
+        """The bytes that everybody hashes and signs."""
+        return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical form, 32 bytes."""
+        return hashlib.sha256(self.canonical()).digest()
+
+    @classmethod
+    def from_canonical(cls, canonical: bytes) -> Study:
+        """Read a study that came over the wire.
+
+        Raises:
+            StudyError: not a valid study, or not in canonical form.
+        """
+        try:
+            study = cls.model_validate_json(canonical)
+        except ValidationError as error:
+            raise _study_error("The study that arrived", error) from error
+        if study.canonical() != canonical:
+            raise StudyError("The study that arrived is not in canonical form", expected="RFC 8785 JSON")
+        return study
+
+
+class _TaskInFile(_Frozen):
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class StudyFile(_Frozen):
+    """The TOML file that an operator writes."""
+
+    name: Name
+    purpose: str = Field(min_length=1, max_length=2000)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    sites: tuple[Name, ...] = Field(min_length=1)
+    task: _TaskInFile
+    rounds: Rounds
+    optimizer: Optimizer = Optimizer()
+    protection: Protection
+    release: Release = Release()
+    guest: Guest | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> StudyFile:
+        """Read and check a study file.
+
+        Raises:
+            StudyError: naming the file and each wrong key with what was expected.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise StudyError(f"Cannot read the study file {path}", got=error.strerror or "") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise StudyError(f"The study file {path} is not TOML", got=str(error)) from error
+        except ValidationError as error:
+            raise _study_error(f"The study file {path}", error) from error
+
+    def resolve(
+        self, consortium: str, signing_keys: Mapping[SiteName, bytes], task_digest: Callable[[str], str]
+    ) -> Study:
+        """Fill in what the names stand for.
+
+        Args:
+            consortium: The consortium's name, from the operator's credential.
+            signing_keys: Ed25519 public keys of the enrolled sites.
+            task_digest: Gives the digest (hex) of an installed task.
+
+        Raises:
+            StudyError: a site of the study has not joined.
+        """
+        unknown = sorted(set(self.sites) - set(signing_keys))
+        if unknown:
+            raise StudyError(
+                f"The study names {', '.join(unknown)}, not enrolled with the consortium {consortium}",
+                expected=f"some of {', '.join(sorted(signing_keys)) or 'no site has joined yet'}",
+                action="Invite the site with `quorate site invite NAME` and have it join, or correct the name",
+            )
+        sites = [{"name": name, "signing_key": signing_keys[parse_name(name)].hex()} for name in sorted(self.sites)]
+        content = self.model_dump(mode="json") | {
+            "consortium": consortium,
+            "sites": sites,
+            "task": {
+                "name": self.task.name,
+                "digest": task_digest(self.task.name),
+                "parameters": self.task.parameters,
+            },
+        }
+        try:
+            return Study.model_validate(content)
+        except ValidationError as error:
+            raise _study_error("The study", error) from error
+
+
+def _study_error(subject: str, error: ValidationError) -> StudyError:
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False, include_context=False)
+    ]
+    shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+    return StudyError(
+        f"{subject} has {len(problems)} problem{'s' if len(problems) > 1 else ''}",
+        got=shown,
+        action="Correct these keys; docs/reference/study.md lists all of them",
+    )

@@ -1,0 +1,244 @@
+from quorate.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SiteEvent(_message.Message):
+    __slots__ = ("hello", "heartbeat", "reply", "goodbye", "started")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    hello: SiteHello
+    heartbeat: Heartbeat
+    reply: Reply
+    goodbye: Goodbye
+    started: Started
+    def __init__(self, hello: _Optional[_Union[SiteHello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ...) -> None: ...
+
+class SiteHello(_message.Message):
+    __slots__ = ("session", "version")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    version: str
+    def __init__(self, session: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("sequence", "paused", "sent_unix_s")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    SENT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    paused: bool
+    sent_unix_s: float
+    def __init__(self, sequence: _Optional[int] = ..., paused: _Optional[bool] = ..., sent_unix_s: _Optional[float] = ...) -> None: ...
+
+class Started(_message.Message):
+    __slots__ = ("message_id",)
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    def __init__(self, message_id: _Optional[bytes] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class ServerEvent(_message.Message):
+    __slots__ = ("welcome", "instruction", "ack", "withdraw", "studies_changed", "heartbeat", "refused")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    ACK_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAW_FIELD_NUMBER: _ClassVar[int]
+    STUDIES_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    instruction: Instruction
+    ack: ReplyAck
+    withdraw: Withdraw
+    studies_changed: StudiesChanged
+    heartbeat: Heartbeat
+    refused: _common_pb2.ErrorDetail
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., instruction: _Optional[_Union[Instruction, _Mapping]] = ..., ack: _Optional[_Union[ReplyAck, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., studies_changed: _Optional[_Union[StudiesChanged, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., refused: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("consortium", "heartbeat_s", "server_unix_s")
+    CONSORTIUM_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
+    SERVER_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    consortium: str
+    heartbeat_s: float
+    server_unix_s: float
+    def __init__(self, consortium: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., server_unix_s: _Optional[float] = ...) -> None: ...
+
+class ReplyAck(_message.Message):
+    __slots__ = ("message_id",)
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    def __init__(self, message_id: _Optional[bytes] = ...) -> None: ...
+
+class Withdraw(_message.Message):
+    __slots__ = ("message_id",)
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    def __init__(self, message_id: _Optional[bytes] = ...) -> None: ...
+
+class StudiesChanged(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Instruction(_message.Message):
+    __slots__ = ("message_id", "run", "round", "phase", "attempt", "study_digest", "deadline_s", "body", "blobs")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    run: str
+    round: int
+    phase: str
+    attempt: int
+    study_digest: bytes
+    deadline_s: float
+    body: bytes
+    blobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.Blob]
+    def __init__(self, message_id: _Optional[bytes] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., attempt: _Optional[int] = ..., study_digest: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("message_id", "code", "body", "blobs", "working_s")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    WORKING_S_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    code: str
+    body: bytes
+    blobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.Blob]
+    working_s: float
+    def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ...) -> None: ...
+
+class StudyWork(_message.Message):
+    __slots__ = ("total_weight", "statistics", "checkpoint", "checkpoint_round", "sums", "dimension")
+    TOTAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    total_weight: int
+    statistics: _containers.RepeatedScalarFieldContainer[int]
+    checkpoint: _common_pb2.Blob
+    checkpoint_round: int
+    sums: _containers.RepeatedCompositeFieldContainer[SumRef]
+    dimension: int
+    def __init__(self, total_weight: _Optional[int] = ..., statistics: _Optional[_Iterable[int]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., sums: _Optional[_Iterable[_Union[SumRef, _Mapping]]] = ..., dimension: _Optional[int] = ...) -> None: ...
+
+class SumRef(_message.Message):
+    __slots__ = ("round", "blob", "weight", "contributors")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    blob: _common_pb2.Blob
+    weight: int
+    contributors: int
+    def __init__(self, round: _Optional[int] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., weight: _Optional[int] = ..., contributors: _Optional[int] = ...) -> None: ...
+
+class StudyContribution(_message.Message):
+    __slots__ = ("model_digest", "dimension", "weight", "extras")
+    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
+    model_digest: bytes
+    dimension: int
+    weight: int
+    extras: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., weight: _Optional[int] = ..., extras: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class OpenUploadRequest(_message.Message):
+    __slots__ = ("message_id", "blob")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    blob: _common_pb2.Blob
+    def __init__(self, message_id: _Optional[bytes] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ...) -> None: ...
+
+class OpenUploadReply(_message.Message):
+    __slots__ = ("next_frame", "complete")
+    NEXT_FRAME_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    next_frame: int
+    complete: bool
+    def __init__(self, next_frame: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class UploadFrame(_message.Message):
+    __slots__ = ("blob_id", "frame")
+    BLOB_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    blob_id: bytes
+    frame: _common_pb2.Frame
+    def __init__(self, blob_id: _Optional[bytes] = ..., frame: _Optional[_Union[_common_pb2.Frame, _Mapping]] = ...) -> None: ...
+
+class UploadReply(_message.Message):
+    __slots__ = ("complete",)
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    complete: bool
+    def __init__(self, complete: _Optional[bool] = ...) -> None: ...
+
+class DownloadRequest(_message.Message):
+    __slots__ = ("blob_id", "first_frame")
+    BLOB_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    blob_id: bytes
+    first_frame: int
+    def __init__(self, blob_id: _Optional[bytes] = ..., first_frame: _Optional[int] = ...) -> None: ...
+
+class SiteStudiesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SiteStudiesReply(_message.Message):
+    __slots__ = ("studies",)
+    STUDIES_FIELD_NUMBER: _ClassVar[int]
+    studies: _containers.RepeatedCompositeFieldContainer[SiteStudy]
+    def __init__(self, studies: _Optional[_Iterable[_Union[SiteStudy, _Mapping]]] = ...) -> None: ...
+
+class SiteStudy(_message.Message):
+    __slots__ = ("digest", "canonical", "members")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CANONICAL_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    canonical: bytes
+    members: _containers.RepeatedCompositeFieldContainer[_common_pb2.Member]
+    def __init__(self, digest: _Optional[bytes] = ..., canonical: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_common_pb2.Member, _Mapping]]] = ...) -> None: ...
+
+class AnswerStudyRequest(_message.Message):
+    __slots__ = ("digest", "answer", "signature")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    answer: str
+    signature: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., answer: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class AnswerStudyReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

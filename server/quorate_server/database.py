@@ -1,0 +1,29 @@
+"""The one place that opens the server's database.
+
+SQLite in WAL mode by default, PostgreSQL by URL. ``synchronous=NORMAL`` is enough: a kill loses nothing, and what a
+power cut may lose at the end of the log is sent again by the sites, which keep every reply until its round is over.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, MetaData, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+METADATA = MetaData()
+
+
+def open_database(url: str) -> Engine:
+    """Open (and on first use create) the database. All tables are declared on ``METADATA`` before this is called."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _set_pragmas(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=5000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+    METADATA.create_all(engine)
+    return engine
