@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ class Blob:
     def __post_init__(self) -> None:
         if len(self.id) != _DIGEST_BYTES or not 0 <= self.size <= MAX_BLOB_BYTES:
             raise FrameError("A reference to bulk data is malformed", expected=f"32 bytes and at most {MAX_BLOB_BYTES}")
-        if self.inline is not None and (self.size > INLINE_BYTES or blob_id(self.inline) != self.id):
+        if self.inline is not None and (
+            len(self.inline) != self.size or self.size > INLINE_BYTES or blob_id(self.inline) != self.id
+        ):
             raise BlobMismatchError("Inline data does not match its name")
 
     @property
@@ -95,8 +98,8 @@ class Spool:
     """A folder of blobs: complete ones under their names, incomplete ones beside them until they are whole.
 
     ``ID`` holds the payload and ``ID.frames`` its frames' digests. ``ID.part`` and ``ID.part.frames`` are the same of a
-    blob that is still arriving. A complete blob was flushed to disk before its name appeared. One writer at a time for
-    each blob is the caller's part; the folder belongs to one process tree.
+    blob that is still arriving, with its sender's name before ``.part`` where there may be several. A complete blob was
+    flushed to disk before its name appeared. One writer at a time for each blob and sender is the caller's part.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,31 +110,44 @@ class Spool:
         return self.folder / blob.hex()
 
     def has(self, blob: Blob) -> bool:
-        """Whether the blob is here, whole."""
-        return self.path(blob.id).is_file() and self._digests_path(blob.id).is_file()
+        """Whether the blob is here, whole. A reference that lies about the size refers to nothing."""
+        try:
+            size = self.path(blob.id).stat().st_size
+        except FileNotFoundError:
+            return False
+        return size == blob.size and self._digests_path(blob.id).is_file()
 
-    def writer(self, blob: Blob) -> BlobWriter:
-        """Write the frames of an announced blob, going on where an earlier attempt ended."""
-        return BlobWriter(self, blob)
+    def writer(self, blob: Blob, sender: str = "") -> BlobWriter:
+        """Write the frames of an announced blob, going on where an earlier attempt of the same sender ended.
+
+        Two senders may bring the same content at the same time: each has its own incomplete copy.
+        """
+        return BlobWriter(self, blob, sender)
 
     def put(self, content: Iterable[bytes]) -> Blob:
         """Store bytes whose name is not known beforehand. Returns the reference, without inline content."""
         scratch = self.folder / f"new-{os.urandom(8).hex()}"
+        scratch_digests = scratch.with_suffix(".frames")
         digests = bytearray()
         size = 0
         try:
-            with _disk_errors(), scratch.open("wb") as file:
-                for frame in cut(content):
-                    file.write(frame.data)
-                    digests += frame.sha256
-                    size += len(frame.data)
-                _flush(file)
+            with disk_errors():
+                with scratch.open("wb") as file:
+                    for frame in cut(content):
+                        file.write(frame.data)
+                        digests += frame.sha256
+                        size += len(frame.data)
+                    _flush(file)
+                with scratch_digests.open("wb") as file:
+                    file.write(digests)
+                    _flush(file)
             blob = Blob(name_of(size, bytes(digests)), size)
-            self._digests_path(blob.id).write_bytes(digests)
-            scratch.rename(self.path(blob.id))
-        except BaseException:
+            if not self.has(blob):
+                scratch_digests.rename(self._digests_path(blob.id))
+                scratch.rename(self.path(blob.id))
+        finally:
             scratch.unlink(missing_ok=True)
-            raise
+            scratch_digests.unlink(missing_ok=True)
         return blob
 
     def read(self, blob: Blob, first_frame: int = 0) -> Iterator[Frame]:
@@ -152,14 +168,17 @@ class Spool:
         return b"".join(frame.data for frame in self.read(blob))
 
     def remove(self, blob: BlobId) -> None:
-        for path in (self.path(blob), self._digests_path(blob), self._part_path(blob), self._part_digests_path(blob)):
+        """Remove a blob, and what is still arriving of it."""
+        for path in (self.path(blob), *self.folder.glob(f"{blob.hex()}.*")):
             path.unlink(missing_ok=True)
 
-    def keep_only(self, wanted: set[BlobId]) -> None:
-        """Remove everything else, what was left half-written included."""
+    def keep_only(self, wanted: set[BlobId], *, incomplete_since_unix_s: float = math.inf) -> None:
+        """Remove everything else. Blobs that were still arriving at ``incomplete_since_unix_s`` or later may go on."""
         names = {blob.hex() for blob in wanted}
         for path in self.folder.iterdir():
-            if path.name.split(".")[0] not in names:
+            name, _, rest = path.name.partition(".")
+            arriving = "part" in rest and path.stat().st_mtime >= incomplete_since_unix_s
+            if name not in names and not arriving:
                 path.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
@@ -169,12 +188,6 @@ class Spool:
     def _digests_path(self, blob: BlobId) -> Path:
         return self.folder / f"{blob.hex()}.frames"
 
-    def _part_path(self, blob: BlobId) -> Path:
-        return self.folder / f"{blob.hex()}.part"
-
-    def _part_digests_path(self, blob: BlobId) -> Path:
-        return self.folder / f"{blob.hex()}.part.frames"
-
 
 class BlobWriter:
     """Takes the frames of one blob in order and makes it whole.
@@ -183,11 +196,12 @@ class BlobWriter:
     refused and leaves what was taken before in place, so that the sender can go on from ``next_frame``.
     """
 
-    def __init__(self, spool: Spool, blob: Blob) -> None:
+    def __init__(self, spool: Spool, blob: Blob, sender: str) -> None:
         self._spool = spool
         self._blob = blob
-        self._part = spool._part_path(blob.id)
-        self._part_digests = spool._part_digests_path(blob.id)
+        stem = f"{blob.id.hex()}.{sender}." if sender else f"{blob.id.hex()}."
+        self._part = spool.folder / f"{stem}part"
+        self._part_digests = spool.folder / f"{stem}part.frames"
         self.next_frame = blob.frames if spool.has(blob) else self._recover()
         self._file: BinaryIO | None = None
         self._digests: BinaryIO | None = None
@@ -212,10 +226,9 @@ class BlobWriter:
             )
         if hashlib.sha256(frame.data).digest() != frame.sha256:
             raise FrameError(f"Frame {frame.index} was corrupted on its way", expected="content matching its SHA-256")
-        with _disk_errors():
-            if self._file is None or self._digests is None:
-                self._file = self._part.open("ab", buffering=0)
-                self._digests = self._part_digests.open("ab", buffering=0)
+        with disk_errors():
+            self._file = self._file or self._part.open("ab", buffering=0)
+            self._digests = self._digests or self._part_digests.open("ab", buffering=0)
             try:
                 _write_all(self._file, frame.data)
                 _write_all(self._digests, frame.sha256)
@@ -234,17 +247,19 @@ class BlobWriter:
                 dropped, so that a fresh upload starts at frame 0.
         """
         if self._spool.has(self._blob):
+            self.close()
+            self._drop()
             return
         if self.next_frame < self._blob.frames:
             raise FrameError(
                 "The blob is not complete", expected=f"{self._blob.frames} frames", got=f"{self.next_frame}"
             )
-        with _disk_errors():
+        with disk_errors():
             self.close(flush=True)
             self._part.touch()
             self._part_digests.touch()
         if name_of(self._blob.size, self._part_digests.read_bytes()) != self._blob.id:
-            self._spool.remove(self._blob.id)
+            self._drop()
             self.next_frame = 0
             raise BlobMismatchError("The frames that arrived do not make the blob that was announced")
         self._part_digests.rename(self._spool._digests_path(self._blob.id))
@@ -258,9 +273,16 @@ class BlobWriter:
                 file.close()
         self._file = self._digests = None
 
+    def _drop(self) -> None:
+        self._part.unlink(missing_ok=True)
+        self._part_digests.unlink(missing_ok=True)
+
     def _recover(self) -> int:
         """Frames of an earlier attempt that are whole on disk; torn ones are cut off."""
         if not self._part.exists() or not self._part_digests.exists():
+            # One without the other is what a kill between the two renames of ``finish`` leaves; new frames must not
+            # be appended to it.
+            self._drop()
             return 0
         digests = self._part_digests.read_bytes()
         whole = min(self._part.stat().st_size // FRAME_BYTES, len(digests) // _DIGEST_BYTES)
@@ -275,13 +297,13 @@ class BlobWriter:
         return whole
 
 
-class _disk_errors:  # noqa: N801  # reads as a statement
+class disk_errors:  # noqa: N801  # reads as a statement
     """Translate a full disk."""
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(
                 "The disk that holds the spool is full",
                 action="Free some space; the transfer then goes on where it ended",

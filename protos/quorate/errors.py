@@ -68,14 +68,20 @@ class InputError(QuorateError):
 
 
 class ConfigError(InputError):
+    """A configuration file or an address in it is wrong."""
+
     code = "bad_config"
 
 
 class StudyError(InputError):
+    """A study, or the file that describes one, is wrong."""
+
     code = "bad_study"
 
 
 class SchemaError(InputError):
+    """A schema file is wrong."""
+
     code = "bad_schema"
 
 
@@ -86,16 +92,22 @@ class DataError(InputError):
 
 
 class NotFoundError(InputError):
+    """There is nothing of that name."""
+
     code = "not_found"
     status = "NOT_FOUND"
 
 
 class AlreadyExistsError(InputError):
+    """There is already something of that name."""
+
     code = "already_exists"
     status = "ALREADY_EXISTS"
 
 
 class WrongStateError(InputError):
+    """It is not possible in the present state, for example to resume a run that is over."""
+
     code = "wrong_state"
     status = "FAILED_PRECONDITION"
 
@@ -104,6 +116,8 @@ class WrongStateError(InputError):
 
 
 class IdentityError(QuorateError):
+    """The caller could not prove who it is."""
+
     code = "identity_refused"
     status: ClassVar[GrpcStatus] = "UNAUTHENTICATED"
 
@@ -116,18 +130,26 @@ class WrongRoleError(IdentityError):
 
 
 class CertificateRevokedError(IdentityError):
+    """The operator revoked the certificate."""
+
     code = "certificate_revoked"
 
 
 class CertificateExpiredError(IdentityError):
+    """The certificate's time is over; a site renews its own while its daemon runs."""
+
     code = "certificate_expired"
 
 
 class InvitationSpentError(IdentityError):
+    """The invitation was used before; each one works once."""
+
     code = "invitation_spent"
 
 
 class InvitationExpiredError(IdentityError):
+    """The invitation's time is over."""
+
     code = "invitation_expired"
 
 
@@ -168,18 +190,26 @@ class SiteRefusalError(QuorateError):
 
 
 class StudyNotApprovedError(SiteRefusalError):
+    """The site's administrator has not approved the study."""
+
     code = "study_not_approved"
 
 
 class PolicyError(SiteRefusalError):
+    """The site's policy does not allow the study."""
+
     code = "policy_refused"
 
 
 class ProtectionRefusedError(PolicyError):
+    """The site's policy does not allow the study's mode of protection."""
+
     code = "protection_refused"
 
 
 class RosterTooSmallError(PolicyError):
+    """The study has fewer sites, or a smaller quorum, than the site's policy demands."""
+
     code = "roster_too_small"
 
 
@@ -190,14 +220,20 @@ class TaskMismatchError(SiteRefusalError):
 
 
 class TaskMissingError(SiteRefusalError):
+    """The task is not installed."""
+
     code = "task_missing"
 
 
 class DatasetMissingError(SiteRefusalError):
+    """The data set is not registered at the site, or its file is gone."""
+
     code = "dataset_missing"
 
 
 class SitePausedError(SiteRefusalError):
+    """The site's administrator paused it."""
+
     code = "site_paused"
 
 
@@ -220,7 +256,15 @@ class TaskCrashedError(SiteRefusalError):
 
 
 class TaskTimeoutError(SiteRefusalError):
+    """The task did not end before the deadline."""
+
     code = "task_timeout"
+
+
+class WorkWithdrawnError(SiteRefusalError):
+    """The server withdrew the work before it was done, or the site is going down."""
+
+    code = "work_withdrawn"
 
 
 class UpdateNotFiniteError(SiteRefusalError):
@@ -236,6 +280,8 @@ class BaseModelMismatchError(SiteRefusalError):
 
 
 class DiskFullError(QuorateError):
+    """There is not enough free space on a disk."""
+
     code = "disk_full"
     status = "RESOURCE_EXHAUSTED"
 
@@ -244,11 +290,15 @@ class DiskFullError(QuorateError):
 
 
 class TransportError(QuorateError):
+    """A call or a transfer failed for a reason that has no code of its own."""
+
     code = "transport"
     status: ClassVar[GrpcStatus] = "UNAVAILABLE"
 
 
 class ServerUnreachableError(TransportError):
+    """The server did not answer."""
+
     code = "server_unreachable"
 
 
@@ -260,10 +310,14 @@ class FrameError(TransportError):
 
 
 class BlobMismatchError(FrameError):
+    """The content that arrived is not the content that was named."""
+
     code = "blob_mismatch"
 
 
 class BlobMissingError(TransportError):
+    """The content is not, or no longer, there."""
+
     code = "blob_missing"
     status = "NOT_FOUND"
 
@@ -279,11 +333,15 @@ class MessageUnknownError(TransportError):
 
 
 class RoundError(QuorateError):
+    """A round failed for a reason that has no code of its own."""
+
     code = "round_failed"
     status = "FAILED_PRECONDITION"
 
 
 class QuorumMissingError(RoundError):
+    """Too few sites contributed; the run pauses."""
+
     code = "quorum_missing"
 
 

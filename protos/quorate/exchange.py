@@ -93,7 +93,8 @@ class StudyWork:
     """What a site needs to arrive at the model of this round, whatever it missed.
 
     ``checkpoint`` (if any) is the model state after ``checkpoint_round``; the sums of the rounds after it follow,
-    oldest first. A site that is up to date needs at most the last sum.
+    oldest first. A site that is up to date needs at most the last sum. ``agreed_digest`` names the last model that the
+    sites agreed on (after ``agreed_round``): a site whose model of that round differs builds it anew.
     """
 
     total_weight: int = 0
@@ -102,6 +103,12 @@ class StudyWork:
     checkpoint_round: int = 0
     sums: tuple[SumRef, ...] = ()
     dimension: int = 0
+    agreed_digest: bytes = b""
+    agreed_round: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.agreed_digest) not in (0, 32):
+            raise FrameError("The content of an instruction is malformed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,8 @@ def work_to_bytes(value: StudyWork) -> bytes:
             for ref in value.sums
         ],
         dimension=value.dimension,
+        agreed_digest=value.agreed_digest,
+        agreed_round=value.agreed_round,
     ).SerializeToString(deterministic=True)
 
 
@@ -150,6 +152,8 @@ def work_from_bytes(data: bytes) -> StudyWork:
         checkpoint_round=proto.checkpoint_round,
         sums=tuple(SumRef(ref.round, blob_from_proto(ref.blob), ref.weight, ref.contributors) for ref in proto.sums),
         dimension=proto.dimension,
+        agreed_digest=proto.agreed_digest,
+        agreed_round=proto.agreed_round,
     )
 
 
@@ -199,6 +203,13 @@ def run_to_proto(view: RunView) -> operator_pb2.RunStatus:
 
 
 def run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
+    try:
+        return _run_from_proto(proto)
+    except ValueError as error:
+        raise FrameError("The server speaks of a run in a way that this version does not know") from error
+
+
+def _run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
     return RunView(
         run=RunId(proto.run),
         study=proto.study,

@@ -24,6 +24,7 @@ GUEST_PREFIX = "flower:"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
@@ -34,23 +35,29 @@ class _Frozen(BaseModel):
 class Rounds(_Frozen):
     """How long the study runs and when a round counts."""
 
-    count: int = Field(ge=1, le=100_000)
+    count: int = Field(ge=1, le=100_000, description="rounds that have to count before the study is done")
     quorum: int = Field(ge=1, description="least sites whose updates make a round count")
-    deadline_s: Positive = 600.0
-    absent_grace_s: float = Field(default=10.0, ge=0, description="a site that is gone this long is not waited for")
+    deadline_s: Positive = Field(
+        default=600.0, description="a phase of a round that takes longer closes without the rest"
+    )
+    absent_grace_s: NotNegative = Field(default=10.0, description="a site that is gone this long is not waited for")
     checkpoint_every: int = Field(default=10, ge=1, description="rounds between model checkpoints at the server")
 
 
 class Optimizer(_Frozen):
     """The federated optimiser that every site applies to the opened average (Reddi et al. 2021, algorithm 2)."""
 
-    name: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
-    learning_rate: Positive = 1.0
-    momentum: Fraction = 0.9
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
-    tau: Positive = 1e-3
-    proximal_mu: float = Field(default=0.0, ge=0, description="FedProx: weight of the pull towards the global model")
+    name: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = Field(
+        default="fedavg", description="the rule by which the average of the updates changes the model"
+    )
+    learning_rate: Positive = Field(default=1.0, description="step of the federated optimiser, not of local training")
+    momentum: Fraction = Field(default=0.9, description="FedAvgM: share of the last step that is kept")
+    beta1: Fraction = Field(default=0.9, description="FedAdam, FedYogi: decay of the first moment")
+    beta2: Fraction = Field(default=0.99, description="FedAdam, FedYogi: decay of the second moment")
+    tau: Positive = Field(
+        default=1e-3, description="FedAdam, FedYogi: keeps small second moments from blowing up a step"
+    )
+    proximal_mu: NotNegative = Field(default=0.0, description="FedProx: weight of the pull towards the global model")
 
     @model_validator(mode="after")
     def _fedprox_pulls(self) -> Self:
@@ -62,14 +69,16 @@ class Optimizer(_Frozen):
 class Protection(_Frozen):
     """How updates are protected on their way. ``none`` must be asked for here and allowed in each site's policy."""
 
-    mode: Literal["none"]
+    mode: Literal["none"] = Field(description="none: the server can read every update")
     value_bound: Positive = Field(default=4.0, description="each coordinate of an update is clipped to this size")
 
 
 class Release(_Frozen):
     """Who gets the final model in the clear, beside the sites."""
 
-    model: Literal["operator", "sites"] = "sites"
+    model: Literal["operator", "sites"] = Field(
+        default="sites", description="operator: the operator may fetch it too; sites: it stays with the sites"
+    )
 
 
 class TaskRef(_Frozen):
@@ -87,8 +96,10 @@ class TaskRef(_Frozen):
 class Guest(_Frozen):
     """A stock Flower ServerApp that runs unchanged over our transport."""
 
-    server_app: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    run_config: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    server_app: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="MODULE:ATTRIBUTE at the server")
+    run_config: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="the app's run configuration, as Flower calls it"
+    )
 
 
 class Site(_Frozen):
@@ -128,6 +139,7 @@ class Study(_Frozen):
             raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but the study has {len(names)} sites")
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
+        self.canonical()  # raises ValueError for what canonical JSON cannot say, such as infinity among the parameters
         return self
 
     @property
@@ -163,17 +175,23 @@ class Study(_Frozen):
 
 
 class _TaskInFile(_Frozen):
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    """The installed task."""
+
+    name: str = Field(description="its entry point, or flower:MODULE:ATTRIBUTE of a stock Flower ClientApp")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="what the task takes; schema_file names a TOML file beside this one"
+    )
 
 
 class StudyFile(_Frozen):
     """The TOML file that an operator writes."""
 
-    name: Name
-    purpose: str = Field(min_length=1, max_length=2000)
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    sites: tuple[Name, ...] = Field(min_length=1)
+    name: Name = Field(description="what operators and administrators call the study")
+    purpose: str = Field(
+        min_length=1, max_length=2000, description="for the people at the sites who have to approve it"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of the initial model and of everything drawn in training")
+    sites: tuple[Name, ...] = Field(min_length=1, description="the sites that take part, by name")
     task: _TaskInFile
     rounds: Rounds
     optimizer: Optimizer = Optimizer()
@@ -185,15 +203,18 @@ class StudyFile(_Frozen):
     def read(cls, path: Path) -> StudyFile:
         """Read and check a study file.
 
+        ``schema_file`` among the task's parameters is replaced by ``schema``, the content of that TOML file, which is
+        looked for beside the study file: sites register their data with the same file.
+
         Raises:
             StudyError: naming the file and each wrong key with what was expected.
         """
+        content = _read_toml(path, "study")
+        parameters = content.get("task", {}).get("parameters", {}) if isinstance(content.get("task"), dict) else {}
+        if isinstance(parameters, dict) and "schema_file" in parameters:
+            parameters["schema"] = _read_toml(path.parent / str(parameters.pop("schema_file")), "schema")
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise StudyError(f"Cannot read the study file {path}", got=error.strerror or "") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise StudyError(f"The study file {path} is not TOML", got=str(error)) from error
+            return cls.model_validate(content)
         except ValidationError as error:
             raise _study_error(f"The study file {path}", error) from error
 
@@ -231,6 +252,15 @@ class StudyFile(_Frozen):
             return Study.model_validate(content)
         except ValidationError as error:
             raise _study_error("The study", error) from error
+
+
+def _read_toml(path: Path, what: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"Cannot read the {what} file {path}", got=error.strerror or "") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StudyError(f"The {what} file {path} is not TOML", got=str(error)) from error
 
 
 def _study_error(subject: str, error: ValidationError) -> StudyError:

@@ -51,9 +51,9 @@ def task_digest(name: str) -> str:
     module = task_reference(name).partition(":")[0]
     try:
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):  # of a parent package; ValueError where the text cannot be a module's name
         spec = None
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise TaskMissingError(f"The task {name!r} names the module {module!r}, which is not installed here")
     origin = Path(spec.origin)
     in_package = "." in module or spec.submodule_search_locations is not None

@@ -52,7 +52,7 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class ServerEvent(_message.Message):
-    __slots__ = ("welcome", "instruction", "ack", "withdraw", "studies_changed", "heartbeat", "refused")
+    __slots__ = ("welcome", "instruction", "ack", "withdraw", "studies_changed", "heartbeat", "refused", "refused_reply")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class ServerEvent(_message.Message):
     STUDIES_CHANGED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_REPLY_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     instruction: Instruction
     ack: ReplyAck
@@ -67,7 +68,8 @@ class ServerEvent(_message.Message):
     studies_changed: StudiesChanged
     heartbeat: Heartbeat
     refused: _common_pb2.ErrorDetail
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., instruction: _Optional[_Union[Instruction, _Mapping]] = ..., ack: _Optional[_Union[ReplyAck, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., studies_changed: _Optional[_Union[StudiesChanged, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., refused: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+    refused_reply: RefusedReply
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., instruction: _Optional[_Union[Instruction, _Mapping]] = ..., ack: _Optional[_Union[ReplyAck, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., studies_changed: _Optional[_Union[StudiesChanged, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., refused: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., refused_reply: _Optional[_Union[RefusedReply, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("consortium", "heartbeat_s", "server_unix_s")
@@ -84,6 +86,14 @@ class ReplyAck(_message.Message):
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     message_id: bytes
     def __init__(self, message_id: _Optional[bytes] = ...) -> None: ...
+
+class RefusedReply(_message.Message):
+    __slots__ = ("message_id", "reason")
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    message_id: bytes
+    reason: _common_pb2.ErrorDetail
+    def __init__(self, message_id: _Optional[bytes] = ..., reason: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class Withdraw(_message.Message):
     __slots__ = ("message_id",)
@@ -132,20 +142,24 @@ class Reply(_message.Message):
     def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ...) -> None: ...
 
 class StudyWork(_message.Message):
-    __slots__ = ("total_weight", "statistics", "checkpoint", "checkpoint_round", "sums", "dimension")
+    __slots__ = ("total_weight", "statistics", "checkpoint", "checkpoint_round", "sums", "dimension", "agreed_digest", "agreed_round")
     TOTAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_ROUND_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
     DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    AGREED_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    AGREED_ROUND_FIELD_NUMBER: _ClassVar[int]
     total_weight: int
     statistics: _containers.RepeatedScalarFieldContainer[int]
     checkpoint: _common_pb2.Blob
     checkpoint_round: int
     sums: _containers.RepeatedCompositeFieldContainer[SumRef]
     dimension: int
-    def __init__(self, total_weight: _Optional[int] = ..., statistics: _Optional[_Iterable[int]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., sums: _Optional[_Iterable[_Union[SumRef, _Mapping]]] = ..., dimension: _Optional[int] = ...) -> None: ...
+    agreed_digest: bytes
+    agreed_round: int
+    def __init__(self, total_weight: _Optional[int] = ..., statistics: _Optional[_Iterable[int]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., sums: _Optional[_Iterable[_Union[SumRef, _Mapping]]] = ..., dimension: _Optional[int] = ..., agreed_digest: _Optional[bytes] = ..., agreed_round: _Optional[int] = ...) -> None: ...
 
 class SumRef(_message.Message):
     __slots__ = ("round", "blob", "weight", "contributors")

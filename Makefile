@@ -1,0 +1,62 @@
+# Everything runs in the virtual environment .venv, which is made on first use (some minutes, about 2 GB).
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+BENCH ?= rounds
+PROTOS := $(sort $(wildcard protos/quorate/v1/*.proto))
+PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
+
+# Flower calls home unless it is told not to.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: help setup demo test lint generated protos docs bench clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(READY) ## Make the virtual environment with everything in it
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Quorate needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# First, so that nothing else can decide for another build of it.
+	@echo "Installing PyTorch (a minute or two) ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	@echo "Installing Quorate and what it needs (another minute) ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[server,site,demo,dev]'
+	@touch $@
+
+demo: setup ## Four hospitals train a model on this machine
+	@$(BIN)/python demo/run.py
+
+test: setup ## Run all tests
+	@$(BIN)/pytest -q
+
+lint: setup ## Style, types, and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+generated: setup ## Check that generated code and pages are fresh
+	@rm -rf build/generated && mkdir -p build/generated
+	@$(PROTOC) --python_out=../build/generated --pyi_out=../build/generated --grpc_python_out=../build/generated $(PROTOS:protos/%=%)
+	@diff -r -x '__init__.py' -x '__pycache__' -x '*.proto' protos/quorate/v1 build/generated/quorate/v1 \
+		|| { echo "The generated code is stale: run \`make protos\`."; exit 1; }
+	@$(BIN)/python docs/generate.py --check
+
+protos: setup ## Generate the code of the gRPC services again
+	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS:protos/%=%)
+
+docs: setup ## Generate docs/reference again
+	@$(BIN)/python docs/generate.py
+
+bench: setup ## Measure: make bench BENCH=rounds
+	@$(BIN)/python -m bench $(BENCH)
+
+clean: ## Remove everything that was made here
+	rm -rf .venv build dist demo-run .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

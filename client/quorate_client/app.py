@@ -1,0 +1,216 @@
+"""The daemon, put together: everything that a site's process does between its start and its end.
+
+It stays light: neither flwr nor torch nor numpy is imported here. The engine comes in with the first instruction, and
+the tasks run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry
+
+from quorate import __version__
+from quorate.blobs import BlobId, Spool
+from quorate.exchange import Instruction, MessageId, Reply
+from quorate_client.agent import Agent, Surroundings
+from quorate_client.agreement import Agreement
+from quorate_client.approvals import Answers
+from quorate_client.channel import open_channel
+from quorate_client.config import Config
+from quorate_client.deliveries import cancel
+from quorate_client.folder import SiteFolder
+from quorate_client.installed import InstalledTasks
+from quorate_client.journal import Journal
+from quorate_client.keys import certificate_life, load_credentials, load_identity
+from quorate_client.link import Link
+from quorate_client.metrics import ClientMetrics, serve_metrics
+from quorate_client.policy import check_policy_now, read_policy
+from quorate_client.state import State, site_state
+from quorate_client.transfers import Downloads
+from quorate_client.upkeep import CertificateKeeper, forget_the_old, heed_pause
+from quorate_client.work import Engine, Fetch, Site, Work
+
+log = structlog.get_logger()
+
+
+class LazyEngine:
+    """The engine, made when the first instruction comes: its imports would triple the memory of an idle daemon."""
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self._make = make
+        self._engine: Engine | None = None
+
+    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        if self._engine is None:
+            self._engine = self._make()
+        return await self._engine.perform(instruction, agreement, fetch)
+
+    async def withdraw(self, message_id: MessageId) -> None:
+        if self._engine is not None:
+            await self._engine.withdraw(message_id)
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+
+def make_engine(folder: SiteFolder, config: Config, spool: Spool) -> Engine:
+    """The engine with task workers that cannot see the site's keys. Imports numpy."""
+    from quorate_client.engine import Engine as SiteEngine
+    from quorate_client.isolation import Confinement
+    from quorate_client.worker_process import WorkerSettings
+    from quorate_client.workers import ProcessWorkers
+
+    memory_bytes = config.task_memory_mb * 1024**2 if config.task_memory_mb is not None else None
+    settings = WorkerSettings(
+        folder=folder.work,
+        log_path=folder.log / "tasks.log",
+        confinement=Confinement(hidden=(folder.keys.resolve(),), memory_bytes=memory_bytes),
+        require_isolation=read_policy(folder.policy).require_isolation,
+    )
+    return SiteEngine(ProcessWorkers(settings), spool, folder.work, time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The parts of one daemon that have to be run."""
+
+    agent: Agent
+    work: Work
+    upkeep: CertificateKeeper
+    journal: Journal
+    drop: Callable[[set[BlobId]], None]
+
+
+def assemble(
+    folder: SiteFolder,
+    config: Config,
+    state: State,
+    metrics: ClientMetrics,
+    spool: Spool,
+    engine: Engine,
+    wall: Callable[[], float] = time.time,
+) -> Daemon:
+    """Wire the parts. Nothing runs yet."""
+    identity = load_identity(folder.keys)
+    address = config.address or identity.address
+    draw = random.SystemRandom().random
+    journal = Journal(state, wall)
+    answers = Answers(state, wall)
+    tasks = InstalledTasks(time.monotonic)
+    link = Link()
+
+    def connect() -> grpc.aio.Channel:
+        return open_channel(load_credentials(folder.keys), address, config.proxy)
+
+    def drop(blobs: set[BlobId]) -> None:
+        for blob in blobs:
+            spool.remove(blob)
+
+    def agree(instruction: Instruction) -> Agreement:
+        agreement = answers.agreement(instruction.study_digest, identity.site)
+        check_policy_now(folder.policy, agreement.study)
+        tasks.check(agreement.study.task)
+        return agreement
+
+    agent = Agent(Surroundings(connect, address, wall, draw), state, journal, spool, link, metrics)
+    site = Site(
+        journal=journal,
+        engine=engine,
+        metrics=metrics,
+        agree=agree,
+        fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
+        drop=drop,
+        started=agent.started,
+        replied=agent.replied,
+    )
+    spool.keep_only(journal.blobs())
+    return Daemon(agent, Work(site), CertificateKeeper(folder, agent, link, metrics, draw), journal, drop)
+
+
+async def serve(folder: SiteFolder, config: Config) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Raises:
+        SupersededError, IdentityClonedError, CertificateRevokedError: this identity must not go on.
+        WrongStateError: another daemon runs on the folder, or the site has not joined. ConfigError, IdentityError.
+    """
+    identity = load_identity(folder.keys)
+    policy = read_policy(folder.policy)
+    _warn_of_expiry(folder)
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    with folder.held_by_this_daemon(), site_state(folder.database) as state, _metrics_endpoint(config, registry):
+        spool = Spool(folder.spool)
+        engine = LazyEngine(lambda: make_engine(folder, config, spool))
+        daemon = assemble(folder, config, state, metrics, spool, engine)
+        log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
+        if "none" in policy.protection:
+            log.warning("the policy allows studies without protection: the server can read their updates")
+        daemon.work.recover()
+        daemon.work.paused = state.paused
+        metrics.paused_is(state.paused)
+        beside = {
+            asyncio.create_task(daemon.upkeep.run()),
+            asyncio.create_task(heed_pause(state, daemon.work, daemon.agent, metrics)),
+            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, config.keep_replies_days)),
+        }
+        _stop_on_signals(daemon.agent)
+        try:
+            await _run_with(daemon.agent.run(daemon.work), beside)
+        finally:
+            await cancel(beside)
+            await engine.close()
+        log.info("daemon stopped")
+
+
+async def _run_with(main: Coroutine[Any, Any, None], beside: set[asyncio.Task[None]]) -> None:
+    """Run ``main`` to its end; a task beside it that fails is a mistake of ours and ends the daemon, loudly."""
+    running = asyncio.create_task(main)
+    try:
+        done, _ = await asyncio.wait({running, *beside}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await cancel({running})
+
+
+def _stop_on_signals(agent: Agent) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+
+
+def _warn_of_expiry(folder: SiteFolder) -> None:
+    """A server refuses an expired certificate in the handshake, which looks as if it were down. Only a warning,
+    because it is this machine's clock that says so.
+    """
+    _, end = certificate_life(load_credentials(folder.keys).certificate_pem)
+    if end.timestamp() < time.time():
+        log.warning(
+            "by this machine's clock the site's certificate has expired",
+            expired=end.isoformat(),
+            action="Check the clock; if it is right, ask the operator to invite this site again with --keep-keys",
+        )
+
+
+@contextmanager
+def _metrics_endpoint(config: Config, registry: CollectorRegistry) -> Iterator[None]:
+    if not config.metrics_listen:
+        yield
+        return
+    server = serve_metrics(config.metrics_listen, registry)
+    log.info("metrics are served", listen=config.metrics_listen, port=server.port)
+    try:
+        yield
+    finally:
+        server.stop()

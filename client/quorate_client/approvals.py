@@ -1,0 +1,193 @@
+"""The site's registered data sets and its answers to studies, in its database.
+
+The daemon looks an agreement up for every instruction, so what an administrator approves or withdraws counts from the
+next instruction on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from quorate.errors import AlreadyExistsError, DatasetMissingError, NotFoundError, StudyNotApprovedError
+from quorate.identity import Member, SiteName
+from quorate.study import Study
+from quorate_client.agreement import Agreement, Dataset
+from quorate_client.state import State, transaction
+
+AnswerWord = Literal["approved", "rejected"]
+NodeConfig = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What this site's administrator said to a study. ``members`` is the roster that was pinned with it."""
+
+    study: Study
+    digest: bytes
+    answer: AnswerWord
+    signature: bytes
+    dataset: str | None = None
+    node_config: NodeConfig = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
+    answered_unix_s: float = 0.0
+
+
+class Datasets:
+    """The data sets that the administrator registered."""
+
+    def __init__(self, state: State, clock: Callable[[], float]) -> None:
+        self._database = state.database
+        self._clock = clock
+
+    def add(self, dataset: Dataset) -> None:
+        """Raises AlreadyExistsError when the name is taken."""
+        with transaction(self._database):
+            if self.find(dataset.name) is not None:
+                raise AlreadyExistsError(
+                    f"There is a data set {dataset.name} already",
+                    action=f"Choose another name, or run `quorate-client data remove {dataset.name}` first",
+                )
+            self._database.execute(
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    dataset.name,
+                    dataset.kind,
+                    str(dataset.path),
+                    json.dumps(dataset.schema),
+                    dataset.test_fraction,
+                    dataset.records,
+                    self._clock(),
+                ),
+            )
+
+    def find(self, name: str) -> Dataset | None:
+        row = self._database.execute(f"SELECT {_DATASET} FROM datasets WHERE name = ?", (name,)).fetchone()  # noqa: S608  # constant
+        return None if row is None else _dataset(row)
+
+    def get(self, name: str) -> Dataset:
+        """Raises NotFoundError when there is no such data set."""
+        dataset = self.find(name)
+        if dataset is None:
+            raise NotFoundError(
+                f"There is no data set {name}",
+                expected=", ".join(each.name for each in self.all()) or "none is registered yet",
+                action="Register it with `quorate-client data add NAME PATH --schema FILE`",
+            )
+        return dataset
+
+    def all(self) -> list[Dataset]:
+        rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY name").fetchall()  # noqa: S608  # constant
+        return [_dataset(row) for row in rows]
+
+    def remove(self, name: str) -> None:
+        """Forget a data set; the records themselves are not touched. Studies that use it are refused from now on.
+
+        Raises:
+            NotFoundError: there is no such data set.
+        """
+        self.get(name)
+        with transaction(self._database):
+            self._database.execute("DELETE FROM datasets WHERE name = ?", (name,))
+
+
+class Answers:
+    """The site's answers to studies, with the roster pinned at each approval."""
+
+    def __init__(self, state: State, clock: Callable[[], float]) -> None:
+        self._database = state.database
+        self._clock = clock
+        self._datasets = Datasets(state, clock)
+
+    def record(self, answer: Answer) -> None:
+        """Put an answer in the place of an earlier one to the same study."""
+        with transaction(self._database):
+            self._database.execute("DELETE FROM answers WHERE digest = ?", (answer.digest,))
+            self._database.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    answer.digest,
+                    answer.study.canonical(),
+                    answer.answer,
+                    answer.dataset,
+                    json.dumps(answer.node_config),
+                    answer.signature,
+                    self._clock(),
+                ),
+            )
+            self._database.executemany(
+                "INSERT INTO roster VALUES (?, ?, ?, ?, ?)",
+                [(answer.digest, m.name, m.signing_key, m.sealing_key, m.sealing_proof) for m in answer.members],
+            )
+
+    def find(self, digest: bytes) -> Answer | None:
+        row = self._database.execute(f"SELECT {_ANSWER} FROM answers WHERE digest = ?", (digest,)).fetchone()  # noqa: S608  # constant
+        return None if row is None else self._answer(row)
+
+    def all(self) -> list[Answer]:
+        rows = self._database.execute(f"SELECT {_ANSWER} FROM answers ORDER BY answered_unix_s").fetchall()  # noqa: S608  # constant
+        return [self._answer(row) for row in rows]
+
+    def pinned_keys(self, site: SiteName) -> set[bytes]:
+        """The signing keys under which this site was in a roster that was approved here."""
+        rows = self._database.execute(
+            "SELECT DISTINCT signing_key FROM roster JOIN answers USING (digest) "
+            "WHERE name = ? AND answer = 'approved'",
+            (site,),
+        )
+        return {row[0] for row in rows}
+
+    def agreement(self, digest: bytes, site: SiteName) -> Agreement:
+        """The approved study with this digest.
+
+        Raises:
+            StudyNotApprovedError: the administrator has not approved it, or took the approval back.
+            DatasetMissingError: its data set is no longer registered.
+        """
+        answer = self.find(digest)
+        if answer is None or answer.answer != "approved":
+            raise StudyNotApprovedError(
+                f"The study {digest.hex()[:12]} is not approved at this site",
+                action="Read it with `quorate-client show STUDY`, then approve or reject it",
+            )
+        dataset = self._datasets.find(answer.dataset) if answer.dataset is not None else None
+        if answer.dataset is not None and dataset is None:
+            raise DatasetMissingError(
+                f"The data set {answer.dataset} of the study {answer.study.name} is no longer registered",
+                action="Register it again, or approve the study with another one",
+            )
+        return Agreement(answer.study, digest, site, dataset, answer.node_config)
+
+    def _answer(self, row: Sequence[Any]) -> Answer:
+        digest, canonical, answer, dataset, node_config, signature, answered = row
+        members = self._database.execute(
+            "SELECT name, signing_key, sealing_key, sealing_proof FROM roster WHERE digest = ? ORDER BY name", (digest,)
+        )
+        return Answer(
+            _study(canonical),
+            digest,
+            answer,
+            signature,
+            dataset,
+            json.loads(node_config),
+            tuple(Member(SiteName(name), *keys) for name, *keys in members),
+            answered,
+        )
+
+
+_DATASET = "name, kind, path, schema, test_fraction, records"
+_ANSWER = "digest, canonical, answer, dataset, node_config, signature, answered_unix_s"
+
+
+@lru_cache(maxsize=64)
+def _study(canonical: bytes) -> Study:
+    return Study.from_canonical(canonical)
+
+
+def _dataset(row: Sequence[Any]) -> Dataset:
+    name, kind, path, schema, test_fraction, records = row
+    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records)

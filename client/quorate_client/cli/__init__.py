@@ -1,0 +1,71 @@
+"""``quorate-client``: the daemon and the commands of a site's administrator.
+
+Exit codes: 0 done, 1 another failure, 2 wrong input, 3 refused (identity, policy, approval), 4 the server cannot be
+reached. The daemon besides: 10 another daemon took over, 11 the identity was copied, 12 the certificate was revoked.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from quorate.errors import (
+    CertificateRevokedError,
+    IdentityClonedError,
+    IdentityError,
+    InputError,
+    QuorateError,
+    SiteRefusalError,
+    SupersededError,
+    TransportError,
+)
+from quorate_client.cli import daemon, data, site, studies
+from quorate_client.cli.output import show_error
+
+EXIT_CODES: tuple[tuple[type[QuorateError], int], ...] = (
+    (SupersededError, 10),
+    (IdentityClonedError, 11),
+    (CertificateRevokedError, 12),
+    (InputError, 2),
+    (IdentityError, 3),
+    (SiteRefusalError, 3),
+    (TransportError, 4),
+)
+"""The first class that fits decides; everything else is 1."""
+
+app = typer.Typer(
+    name="quorate-client",
+    help="Take part in federated studies: join a consortium, register data, approve studies, run the daemon.",
+    epilog="Exit codes: 0 done, 1 other failure, 2 wrong input, 3 refused, 4 server unreachable; "
+    "the daemon: 10 taken over, 11 identity copied, 12 certificate revoked.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.command()(site.join)
+app.command()(daemon.run)
+app.command()(site.status)
+app.command()(site.pause)
+app.command()(site.resume)
+app.command()(site.doctor)
+app.command("studies")(studies.studies)
+app.command()(studies.show)
+app.command()(studies.approve)
+app.command()(studies.reject)
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit. Expected failures are one message; a traceback is a mistake of ours."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given)
+    except QuorateError as error:
+        show_error(error, as_json="--json" in given)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: QuorateError) -> int:
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)

@@ -1,0 +1,209 @@
+"""Commands about studies: what is offered, what it means, saying yes or no."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quorate.errors import InputError, QuorateError
+from quorate.identity import SiteName
+from quorate_client.approvals import Answers, Datasets, NodeConfig
+from quorate_client.cli.output import (
+    DEFAULT_STATE,
+    JsonOption,
+    StateOption,
+    cell,
+    out,
+    say,
+    show_json,
+    table,
+    warn,
+)
+from quorate_client.folder import SiteFolder
+from quorate_client.installed import InstalledTasks
+from quorate_client.state import site_state
+from quorate_client.studies import Assessment, Door, StudyDesk, find_offer, open_door
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")]
+
+UNPROTECTED = "Protection is none: the server can read every update of this site."
+
+
+def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
+    """List the studies that the consortium offers to this site, and how they stand here."""
+    with _desk(state) as open_desk:
+        found = [open_desk.desk.assess(offer) for offer in open_desk.door.offers()]
+    if as_json:
+        show_json([_summary(each) for each in found])
+        return
+    rows = table("study", "digest", "task", "protection", "answer", "stands")
+    for each in found:
+        study = each.offer.study
+        mode = study.protection.mode
+        rows.add_row(
+            cell(study.name),
+            each.offer.digest.hex()[:12],
+            cell(study.task.name),
+            cell(f"WARNING: {mode}", "bold yellow") if mode == "none" else cell(mode),
+            cell(each.answer or "unanswered"),
+            cell(_standing(each), "green" if each.may_be_approved else "yellow"),
+        )
+    out().print(rows)
+    if any(each.offer.study.protection.mode == "none" for each in found):
+        warn("In a study with protection none the server can read every update of this site.")
+
+
+def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
+    """Show everything that has to be read before a study is approved."""
+    with _desk(state) as open_desk:
+        assessment = open_desk.desk.assess(find_offer(open_desk.door.offers(), study))
+        new_keys = [m.name for m in assessment.offer.members if open_desk.desk.is_new_key(m)]
+    if as_json:
+        show_json(
+            _summary(assessment) | {"study": assessment.offer.study.model_dump(mode="json"), "new_keys": new_keys}
+        )
+        return
+    _show_study(assessment)
+    _show_roster(assessment, new_keys)
+    if assessment.offer.study.protection.mode == "none":
+        warn(UNPROTECTED)
+    for refusal in _refusals(assessment):
+        say(f"Cannot be approved [{refusal.code}]: {refusal}", "red")
+    if assessment.may_be_approved and assessment.answer is None:
+        say(f"To take part: quorate-client approve {assessment.offer.study.name} --dataset NAME", "bold")
+
+
+def approve(
+    study: StudyArgument,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="The registered data set to use.")] = None,
+    node_config: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For a Flower app: part of its node_config.")
+    ] = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve a study: from now on the daemon takes part in its runs. Take it back with `reject`."""
+    settings = _node_config(node_config or [])
+    with _desk(state) as open_desk:
+        offer = find_offer(open_desk.door.offers(), study)
+        answer = open_desk.desk.approve(open_desk.door, offer, dataset, settings)
+    if as_json:
+        show_json(
+            {"study": offer.study.name, "digest": offer.digest.hex(), "answer": "approved"}
+            | {"dataset": answer.dataset, "protection": offer.study.protection.mode}
+        )
+        return
+    on = f" on {answer.dataset}" if answer.dataset else ""
+    say(f"Approved {offer.study.name} ({offer.digest.hex()[:12]}){on}.", "green")
+    if offer.study.protection.mode == "none":
+        warn(UNPROTECTED)
+
+
+def reject(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
+    """Reject a study, or take an approval back. Counts at this site at once."""
+    with _desk(state) as open_desk:
+        offer = find_offer(open_desk.door.offers(), study)
+        open_desk.desk.reject(open_desk.door, offer)
+    if as_json:
+        show_json({"study": offer.study.name, "digest": offer.digest.hex(), "answer": "rejected"})
+        return
+    say(f"Rejected {offer.study.name} ({offer.digest.hex()[:12]}).")
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenDesk:
+    desk: StudyDesk
+    door: Door
+
+
+@contextmanager
+def _desk(folder: Path) -> Iterator[_OpenDesk]:
+    site = SiteFolder(folder)
+    with open_door(site) as door, site_state(site.database) as state:
+        answers, datasets = Answers(state, time.time), Datasets(state, time.time)
+        yield _OpenDesk(StudyDesk(site, answers, datasets, InstalledTasks(time.monotonic)), door)
+
+
+def _show_study(assessment: Assessment) -> None:
+    study = assessment.offer.study
+    rows = table("", "")
+    rows.add_row("study", cell(f"{study.name} in {study.consortium}", "bold"))
+    rows.add_row("digest", assessment.offer.digest.hex())
+    rows.add_row("purpose", cell(study.purpose))
+    rows.add_row("kind", study.kind)
+    task_state = "the installed one" if assessment.task is None else f"NOT the installed one ({assessment.task.code})"
+    rows.add_row("task", cell(study.task.name))
+    rows.add_row(
+        "task digest", cell(f"{study.task.digest[:16]}…: {task_state}", "" if assessment.task is None else "red")
+    )
+    rows.add_row("parameters", cell(json.dumps(study.task.parameters, sort_keys=True)))
+    if study.guest is not None:
+        rows.add_row("server app", cell(study.guest.server_app))
+        rows.add_row("run config", cell(json.dumps(study.guest.run_config, sort_keys=True)))
+    rounds = study.rounds
+    rows.add_row(
+        "rounds", f"{rounds.count}, each with at least {rounds.quorum} sites, at most {rounds.deadline_s:g} s a phase"
+    )
+    rows.add_row("optimiser", study.optimizer.name)
+    rows.add_row("protection", cell(study.protection.mode, "bold yellow" if study.protection.mode == "none" else ""))
+    who = "the sites and the operator" if study.release.model == "operator" else "the sites only"
+    rows.add_row("final model", f"for {who}")
+    rows.add_row("answer", cell(assessment.answer or "unanswered"))
+    out().print(rows)
+
+
+def _show_roster(assessment: Assessment, new_keys: list[SiteName]) -> None:
+    rows = table("site", "fingerprint", "", title="Sites: compare the fingerprints with them over another channel")
+    for member in assessment.offer.members:
+        note = "another key than in a study approved before" if member.name in new_keys else ""
+        rows.add_row(cell(member.name), member.fingerprint, cell(note, "bold yellow"))
+    out().print(rows)
+
+
+def _summary(assessment: Assessment) -> dict[str, Any]:
+    study = assessment.offer.study
+    return {
+        "name": study.name,
+        "digest": assessment.offer.digest.hex(),
+        "purpose": study.purpose,
+        "kind": study.kind,
+        "task": study.task.name,
+        "task_is_installed": assessment.task is None,
+        "protection": study.protection.mode,
+        "warnings": [UNPROTECTED] if study.protection.mode == "none" else [],
+        "release": study.release.model,
+        "answer": assessment.answer,
+        "may_be_approved": assessment.may_be_approved,
+        "refusals": [{"code": refusal.code, "text": str(refusal)} for refusal in _refusals(assessment)],
+        "roster": [{"site": m.name, "fingerprint": m.fingerprint} for m in assessment.offer.members],
+    }
+
+
+def _refusals(assessment: Assessment) -> list[QuorateError]:
+    return [each for each in (assessment.roster, assessment.task, assessment.policy) if each is not None]
+
+
+def _standing(assessment: Assessment) -> str:
+    return ", ".join(refusal.code for refusal in _refusals(assessment)) or "can be approved"
+
+
+def _node_config(pairs: list[str]) -> NodeConfig:
+    """``KEY=VALUE`` pairs; a value that reads as a number, true or false is one."""
+    found: NodeConfig = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise InputError("A setting of node_config is malformed", expected="KEY=VALUE", got=pair[:80])
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found[key] = value if isinstance(value, int | float | bool | str) else text
+    return found

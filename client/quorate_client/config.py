@@ -1,0 +1,70 @@
+"""The daemon's configuration: ``config.toml`` in the site's folder, read once into one frozen value.
+
+What the administrator *allows* is not here but in ``policy.toml`` (``policy.py``), which may belong to another person.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quorate.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5}$")]
+ProxyUrl = Annotated[str, Field(pattern=r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    """How the daemon runs. Every key has a default, so an empty or missing file is fine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: Address | None = Field(default=None, description="host:port of the server, where it has moved")
+    proxy: ProxyUrl | None = Field(default=None, description="HTTP CONNECT proxy, http://[user:password@]host:port")
+    metrics_listen: Address | Literal[""] = Field(default="127.0.0.1:9465", description='"" switches metrics off')
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
+    log_json: bool = Field(default=False, description="log one JSON object a line, for collectors")
+    keep_replies_days: Positive = Field(default=7.0, description="how long the answers to finished work are kept")
+    task_memory_mb: int | None = Field(default=None, ge=512, description="most memory of a task; absent: the machine's")
+
+
+def read_config(path: Path) -> Config:
+    """Read ``config.toml``; a missing file means the defaults.
+
+    Raises:
+        ConfigError: naming the file, each wrong key and what was expected.
+    """
+    return read_toml(path, Config) if path.exists() else Config()
+
+
+def read_toml(path: Path, model: type[Model]) -> Model:
+    """Read a TOML file into a frozen value.
+
+    Raises:
+        ConfigError: naming the file, each wrong key and what was expected.
+    """
+    try:
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}", got=error.strerror or "") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML", got=str(error)) from error
+    except ValidationError as error:
+        problems = [_problem(model, problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
+        raise ConfigError(
+            f"{path} has {len(problems)} problem{'s' if len(problems) > 1 else ''}",
+            got="; ".join(problems[:8]),
+            action="Correct these keys and start again",
+        ) from error
+
+
+def _problem(model: type[BaseModel], location: tuple[int | str, ...], kind: str, message: str) -> str:
+    key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key, expected one of {', '.join(sorted(model.model_fields))}"
+    return f"{key}: {message}"

@@ -1,0 +1,135 @@
+"""Bringing stored replies to the server, over the present connection: bulk data first, then the reply.
+
+A delivery lives as long as the connection; whatever is still owed begins again at the next one, where the server says
+how much of a blob it already has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from quorate.blobs import Spool
+from quorate.errors import BlobMissingError, FrameError, MessageUnknownError, QuorateError
+from quorate.exchange import MessageId, Reply
+from quorate.messages import reply_to_proto
+from quorate.v1 import rounds_pb2
+from quorate_client.backoff import Backoff
+from quorate_client.journal import Entry, Journal
+from quorate_client.link import Connection
+from quorate_client.metrics import ClientMetrics
+from quorate_client.transfers import upload, upload_until_done
+
+log = structlog.get_logger()
+
+AGAIN_AFTER_S = 1.0
+
+
+class Deliveries:
+    """What is being said on one connection beside reading it."""
+
+    def __init__(self, journal: Journal, spool: Spool, metrics: ClientMetrics, random: Callable[[], float]) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._metrics = metrics
+        self._random = random
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._replies: dict[MessageId, asyncio.Task[None]] = {}
+
+    def start(self, action: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something on the connection beside the reading of it. It ends with the connection."""
+        task = asyncio.create_task(_logged(action))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def begin(self, connection: Connection, message: MessageId, after_s: float = 0.0) -> None:
+        """Bring a stored reply to the server, unless that is already being done."""
+        if message not in self._replies:
+            self._replies[message] = self.start(self._deliver(connection, message, after_s))
+            self._replies[message].add_done_callback(lambda _: self._replies.pop(message, None))
+
+    def refused(self, connection: Connection, message: MessageId, reason: QuorateError) -> None:
+        """The server could not take a reply: mend what can be mended, else let it go."""
+        log.warning("reply not taken by the server", code=reason.code, reason=str(reason))
+        if isinstance(reason, BlobMissingError | FrameError):
+            self.begin(connection, message, AGAIN_AFTER_S)
+        else:
+            self._journal.settle(message)
+
+    async def finish(self) -> None:
+        """Wait until the replies that are on their way have been sent."""
+        if self._replies:
+            await asyncio.wait(set(self._replies.values()))
+
+    async def cancel(self) -> None:
+        """The connection is over."""
+        await cancel(self._tasks)
+        self._replies.clear()
+
+    async def _deliver(self, connection: Connection, message: MessageId, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        entry = self._journal.find(message)
+        if entry is None or entry.reply is None or entry.is_settled:
+            return
+        reply = entry.reply
+        try:
+            # After the time that the work had, nobody waits for it; another connection, or a repeated instruction,
+            # begins a new delivery.
+            async with asyncio.timeout(entry.deadline_s):
+                await self._upload(connection, entry, reply)
+        except MessageUnknownError:
+            log.info("reply came too late", run=entry.run, round=entry.round_number, phase=entry.phase)
+            self._journal.settle(message)
+            return
+        except TimeoutError:
+            log.warning("reply not delivered in time", run=entry.run, round=entry.round_number, phase=entry.phase)
+            return
+        except (BlobMissingError, FrameError) as error:
+            log.error("bulk data of a reply is damaged", run=entry.run, round=entry.round_number, code=error.code)
+            reply = Reply(message, error.code)
+            self._journal.replace(reply)
+        proto = reply_to_proto(reply)
+        await connection.send(rounds_pb2.SiteEvent(reply=proto))
+        self._metrics.reply_bytes_sent(proto.ByteSize())
+
+    async def _upload(self, connection: Connection, entry: Entry, reply: Reply) -> None:
+        sent = partial(self._metrics.blob_bytes_sent, entry.phase)
+        for blob in reply.blobs:
+            if blob.inline is None:
+                attempt = partial(
+                    upload, connection.stub, connection.address, self._spool, entry.message_id, blob, sent
+                )
+                await upload_until_done(attempt, Backoff(self._random))
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    ending = set(tasks)
+    for task in ending:
+        task.cancel()
+    if ending:
+        await asyncio.wait(ending)
+
+
+async def wait_for_event(event: asyncio.Event, timeout_s: float) -> bool:
+    """Whether the event came within that time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+async def _logged(action: Coroutine[Any, Any, None]) -> None:
+    """The reader of the connection meets its end too; a failure here is worth a line and no more."""
+    try:
+        await action
+    except QuorateError as error:
+        log.debug("not said to the server", code=error.code)
+    except Exception:
+        log.exception("unexpected failure on the connection")

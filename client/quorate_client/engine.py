@@ -1,0 +1,127 @@
+"""The site's engine: does one instruction and gives the reply. Transport, journal and policy are the agent's.
+
+What leaves the site is made here: coded errors without text, exact counts, the words of an update (``protect.py``), and
+the model where the study says so. The task itself runs elsewhere (``workers.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from quorate.blobs import Spool
+from quorate.errors import FrameError, StudyNotApprovedError, TaskTimeoutError, WorkWithdrawnError
+from quorate.exchange import Instruction, MessageId, Reply
+from quorate.identity import RunId
+from quorate_client.agreement import Agreement
+from quorate_client.guest_run import GuestRun
+from quorate_client.head import Fetch
+from quorate_client.study_run import StudyRun
+from quorate_client.workers import TaskWorkers
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+class Engine:
+    """Performs instructions; several at a time, of one run one after the other.
+
+    Args:
+        folder: ``folder/runs/RUN`` holds what a run needs at this site; nobody else writes there.
+        clock: Monotonic seconds.
+        randomness: Gives secret random bytes. The seed of local training comes from the site: who knows it (a server
+            that could choose it, say) knows which records made an update.
+    """
+
+    def __init__(
+        self,
+        workers: TaskWorkers,
+        spool: Spool,
+        folder: Path,
+        clock: Callable[[], float],
+        randomness: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._workers = workers
+        self._spool = spool
+        self._runs = folder / "runs"
+        self._clock = clock
+        self._randomness = randomness
+        self._live: dict[RunId, tuple[bytes, StudyRun | GuestRun]] = {}
+        self._turns: dict[RunId, asyncio.Lock] = {}
+        self._limits: dict[MessageId, asyncio.Timeout] = {}
+        self._withdrawn: set[MessageId] = set()
+
+    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        """Do the work and make the reply. Blobs of the reply that are not inline are in the spool afterwards.
+
+        Args:
+            fetch: Brings a blob into the spool.
+
+        Raises:
+            SiteRefusalError: with the code that the server gets. Other QuorateErrors: the disk is full, a blob could
+                not be fetched, or the instruction is malformed; their code does as well.
+        """
+        if instruction.study_digest != agreement.digest:
+            raise StudyNotApprovedError("The work is of another study than the one that was approved")
+        name = instruction.message_id
+        try:
+            # The study that was approved says how long a round may take; the server may only ask for less.
+            async with asyncio.timeout(min(agreement.study.rounds.deadline_s, instruction.deadline_s)) as limit:
+                self._limits[name] = limit
+                async with self._turns.setdefault(instruction.run, asyncio.Lock()):
+                    return await self._perform(instruction, agreement, fetch)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if name in self._withdrawn:
+                raise WorkWithdrawnError("The server does not need this work any more") from error
+            raise TaskTimeoutError(
+                "The work was not done before the round's deadline",
+                action="Give the task a faster machine, or have the operator raise rounds.deadline_s",
+            ) from error
+        finally:
+            self._limits.pop(name, None)
+            self._withdrawn.discard(name)
+
+    async def withdraw(self, message_id: MessageId) -> None:
+        """Stop working on an instruction; ``perform`` then raises WorkWithdrawnError. Nothing if it is done."""
+        limit = self._limits.get(message_id)
+        if limit is not None and not limit.expired():
+            self._withdrawn.add(message_id)
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def forget(self, run: RunId) -> None:
+        """Remove all that is left of a run, its model included."""
+        async with self._turns.setdefault(run, asyncio.Lock()):
+            self._live.pop(run, None)
+            await asyncio.to_thread(shutil.rmtree, self._folder(run), ignore_errors=True)
+        self._turns.pop(run, None)
+
+    async def close(self) -> None:
+        """Stop all work and end the workers."""
+        for message_id in list(self._limits):
+            await self.withdraw(message_id)
+        await self._workers.close()
+
+    async def _perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        if instruction.run not in self._live:
+            self._live[instruction.run] = agreement.digest, await asyncio.to_thread(self._begin, instruction, agreement)
+        digest, run = self._live[instruction.run]
+        if digest != agreement.digest:
+            raise FrameError("The server gives one run's name to two studies")
+        return await run.perform(instruction, agreement, fetch)
+
+    def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | GuestRun:
+        folder = self._folder(instruction.run)
+        if agreement.study.kind == "guest":
+            return GuestRun(folder, self._workers, self._spool, self._clock)
+        study = agreement.study
+        return StudyRun(instruction.run, folder, study, self._workers, self._spool, self._clock, self._randomness)
+
+    def _folder(self, run: RunId) -> Path:
+        if not _RUN.fullmatch(run):
+            raise FrameError("The server names a run in a way that cannot be a folder's name")
+        return self._runs / run

@@ -1,0 +1,108 @@
+"""Where a site keeps what is its own: one folder, private to the daemon's user.
+
+``config.toml`` and ``policy.toml`` are the administrator's; ``keys/`` holds the identity, ``state.sqlite`` what was
+agreed and done, ``spool/`` bulk bytes in flight, ``work/`` what the tasks leave, ``log/`` the daemon's log.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quorate.errors import WrongStateError
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFolder:
+    """The paths of one site's state."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def policy(self) -> Path:
+        return self.root / "policy.toml"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "state.sqlite"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "daemon.lock"
+
+    def create(self) -> None:
+        """Make the folder and those in it, readable by this user only."""
+        for folder in (self.root, self.keys, self.spool, self.work, self.log):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextmanager
+    def held_by_this_daemon(self) -> Iterator[None]:
+        """Keep a second daemon out of the same folder; the system frees the lock when the process dies.
+
+        Raises:
+            WrongStateError: another daemon runs on this folder.
+        """
+        with self.lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WrongStateError(
+                    f"A daemon already runs on {self.root}",
+                    action="Stop it first, or pass another folder with --state",
+                ) from error
+            yield
+
+    def daemon_runs(self) -> bool:
+        """Whether a daemon holds the folder at this moment."""
+        if not self.lock.exists():
+            return False
+        with self.lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put a file in place whole, flushed to disk and readable by this user only (mode 0600)."""
+    scratch = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,155 @@
+"""What the server asked and what this site answered, so that work is done at most once and a reply is never lost.
+
+An entry goes from started to replied to settled. The reply is on disk before a byte of it is sent. A reply stays after
+the server acknowledged it, because a power cut at the server may make it ask again; entries are forgotten two rounds
+later, or after some days. The blobs that an entry needs are kept with it and freed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quorate.blobs import BlobId
+from quorate.exchange import Instruction, MessageId, Phase, Reply
+from quorate.identity import RunId
+from quorate.messages import reply_from_bytes, reply_to_bytes
+from quorate_client.state import State, transaction
+
+ROUNDS_KEPT = 2
+_COLUMNS = "message_id, run, round, phase, deadline_s, reply, is_settled"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One instruction. ``reply`` is None while the work is not done; settled means that the server wants no more."""
+
+    message_id: MessageId
+    run: RunId
+    round_number: int
+    phase: Phase
+    deadline_s: float
+    reply: Reply | None
+    is_settled: bool
+
+
+class Journal:
+    """The entries, in the site's database.
+
+    Args:
+        clock: Unix seconds, for the age of entries only.
+    """
+
+    def __init__(self, state: State, clock: Callable[[], float]) -> None:
+        self._database = state.database
+        self._clock = clock
+
+    def find(self, message: MessageId) -> Entry | None:
+        row = self._database.execute(f"SELECT {_COLUMNS} FROM journal WHERE message_id = ?", (message,)).fetchone()  # noqa: S608  # constant
+        return None if row is None else _entry(row)
+
+    def start(self, instruction: Instruction) -> None:
+        """Remember that work begins, before it begins."""
+        with transaction(self._database):
+            self._insert(instruction)
+
+    def needs(self, message: MessageId, blob: BlobId) -> None:
+        """Remember that the work needs a blob, before its first frame is stored."""
+        with transaction(self._database):
+            self._database.execute("INSERT OR IGNORE INTO journal_blobs VALUES (?, ?)", (message, blob))
+
+    def reply(self, instruction: Instruction, reply: Reply) -> None:
+        """Store the reply, before it is sent. The first reply to an instruction is final."""
+        with transaction(self._database):
+            self._insert(instruction)
+            self._store(reply)
+
+    def interrupt(self) -> list[MessageId]:
+        """Answer everything that an earlier life of the daemon began and did not finish. Returns what it was."""
+        with transaction(self._database):
+            rows = self._database.execute("SELECT message_id FROM journal WHERE reply IS NULL").fetchall()
+            messages = [MessageId(row[0]) for row in rows]
+            for message in messages:
+                self._store(Reply(message, "site_interrupted"))
+        return messages
+
+    def replace(self, reply: Reply) -> None:
+        """Put a refusal in the place of a reply whose bulk data turned out to be damaged and so never counted."""
+        with transaction(self._database):
+            self._database.execute("UPDATE journal SET reply = NULL WHERE message_id = ?", (reply.message_id,))
+            self._store(reply)
+
+    def settle(self, message: MessageId, settled: bool = True) -> None:
+        """The server acknowledged the reply or does not want it; or (False) it asks for it again."""
+        with transaction(self._database):
+            self._database.execute("UPDATE journal SET is_settled = ? WHERE message_id = ?", (settled, message))
+
+    def owed(self) -> list[Entry]:
+        """Entries whose reply the server has not acknowledged, oldest first."""
+        rows = self._database.execute(
+            f"SELECT {_COLUMNS} FROM journal WHERE reply IS NOT NULL AND NOT is_settled ORDER BY rowid"  # noqa: S608  # constant
+        ).fetchall()
+        return [_entry(row) for row in rows]
+
+    def forget_rounds(self, run: RunId, round_number: int) -> set[BlobId]:
+        """Forget what is more than two rounds before ``round_number``. Returns the blobs that nothing needs any more.
+
+        Two, because the server may have lost the end of its own log in a power cut and ask for the last round again.
+        """
+        return self._forget(
+            "run = ? AND round < ? AND reply IS NOT NULL", (run, max(0, round_number - ROUNDS_KEPT + 1))
+        )
+
+    def forget_older_than(self, seconds: float) -> set[BlobId]:
+        """Forget what is too old for any round to wait for. Returns the blobs that nothing needs any more."""
+        return self._forget("started_unix_s < ? AND reply IS NOT NULL", (self._clock() - seconds,))
+
+    def blobs(self) -> set[BlobId]:
+        """All blobs that some entry needs."""
+        return {BlobId(row[0]) for row in self._database.execute("SELECT DISTINCT blob FROM journal_blobs")}
+
+    def _insert(self, instruction: Instruction) -> None:
+        self._database.execute(
+            "INSERT OR IGNORE INTO journal (message_id, run, round, phase, deadline_s, started_unix_s) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                instruction.message_id,
+                instruction.run,
+                instruction.round_number,
+                instruction.phase,
+                instruction.deadline_s,
+                self._clock(),
+            ),
+        )
+
+    def _store(self, reply: Reply) -> None:
+        self._database.execute(
+            "UPDATE journal SET reply = ?, is_settled = 0 WHERE message_id = ? AND reply IS NULL",
+            (reply_to_bytes(reply), reply.message_id),
+        )
+        self._database.executemany(
+            "INSERT OR IGNORE INTO journal_blobs VALUES (?, ?)",
+            [(reply.message_id, blob.id) for blob in reply.blobs if blob.inline is None],
+        )
+
+    def _forget(self, condition: str, values: tuple[object, ...]) -> set[BlobId]:
+        with transaction(self._database):
+            rows = self._database.execute(
+                f"SELECT DISTINCT blob FROM journal_blobs JOIN journal USING (message_id) WHERE {condition}",  # noqa: S608  # constant
+                values,
+            ).fetchall()
+            self._database.execute(f"DELETE FROM journal WHERE {condition}", values)  # noqa: S608  # constant
+            return {BlobId(row[0]) for row in rows} - self.blobs()
+
+
+def _entry(row: tuple[bytes, str, int, str, float, bytes | None, int]) -> Entry:
+    message, run, round_number, phase, deadline_s, reply, settled = row
+    return Entry(
+        MessageId(message),
+        RunId(run),
+        round_number,
+        Phase(phase),
+        deadline_s,
+        reply_from_bytes(reply) if reply is not None else None,
+        bool(settled),
+    )

@@ -1,0 +1,293 @@
+"""Model states on disk: the file's form, and how one state is made from the one before.
+
+"Model r" is the model after round r; model 0 comes from the study's seed. A state file holds the model and the
+optimiser's moments; all sites hold the same bytes, so the file's blob name is what they agree on, and a checkpoint is
+the file itself. The header binds a state to its run, to the state before it and to the sum that led to it.
+
+A state appears under its name only when it is whole and on disk; being killed anywhere leaves the states before it.
+The last two are kept. Everything goes in blocks: memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from quorate.blobs import FRAME_BYTES, Blob, BlobId, name_of
+from quorate.errors import BaseModelMismatchError, DiskFullError, TaskFailedError
+from quorate.exchange import SumRef
+from quorate.identity import RunId
+from quorate.study import Study
+from quorate_client.protect import BLOCK_BYTES, FLOAT_BYTES, open_plain, read_blocks
+
+log = structlog.get_logger()
+
+# magic, round, number of moments, dimension, weight of the last sum, lineage, digest of the state before, last sum
+_HEADER = struct.Struct("<8sIIQQ32s32s32s")
+_MAGIC = b"QuorMdl\x01"
+_NOTHING = bytes(32)
+THETA_OFFSET = _HEADER.size
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A state file: a header of ``THETA_OFFSET`` bytes, theta float32[dimension], then each moment like theta."""
+
+    path: Path
+    digest: BlobId
+    round_number: int
+    moments: int
+    dimension: int
+    weight: int
+    lineage: bytes
+    parent: bytes
+    sum_id: bytes
+
+    @property
+    def size(self) -> int:
+        return _size(self.dimension, self.moments)
+
+    def came_from(self, ref: SumRef) -> bool:
+        return self.sum_id == ref.blob.id and self.weight == ref.weight
+
+
+class StateFolder:
+    """The states of one run, in a folder of their own.
+
+    The methods do file work of the model's size and are meant for threads. A thread whose caller was cancelled works
+    on to its end: the lock makes the next one wait for it.
+    """
+
+    def __init__(self, folder: Path, run: RunId, study: Study) -> None:
+        self.folder = folder
+        self._study = study
+        self._lineage = hashlib.sha256(b"quorate/lineage/v1\x00" + study.digest() + run.encode()).digest()
+        self._lock = threading.RLock()
+        self._states: list[ModelState] | None = None
+
+    def states(self) -> tuple[ModelState, ...]:
+        """What is here. Read from disk once, each file against its name; what was left half-written goes away."""
+        with self._lock:
+            if self._states is None:
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                for leftover in self.folder.glob("new-*"):
+                    leftover.unlink()
+                self._states = [state for path in self.folder.glob("model-*.state") if (state := self._checked(path))]
+            return tuple(self._states)
+
+    def scratch(self) -> Path:
+        """A path for a passing file. What is left there goes away at the next start."""
+        return self.folder / f"new-{os.urandom(8).hex()}"
+
+    def drop_all(self) -> None:
+        self._retain(lambda _: False)
+
+    def found(self, initial: Path, dimension: int) -> ModelState:
+        """Model 0, from the parameters float32[dimension] that the task made of the study's seed.
+
+        Raises:
+            BaseModelMismatchError: the task's model does not have the study's size.
+        """
+        moments = self._moments_at_start()
+        with open_plain(initial) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != dimension * FLOAT_BYTES:
+                raise BaseModelMismatchError(
+                    "The task's model does not have the study's size",
+                    expected=f"{dimension} parameters",
+                    got=f"{size // FLOAT_BYTES}",
+                )
+
+            def write(out: BinaryIO) -> None:
+                out.write(_HEADER.pack(_MAGIC, 0, len(moments), dimension, 0, self._lineage, _NOTHING, _NOTHING))
+                out.writelines(read_blocks(file, size))
+                for start in moments:
+                    out.writelines(struct.pack("<f", start) * count for count in _pieces(dimension))
+
+            return self._keep(write, lambda _: True)
+
+    def check_size(self, checkpoint: Blob, dimension: int) -> None:
+        """Before it is fetched. Raises BaseModelMismatchError when a checkpoint cannot be one of this study."""
+        if checkpoint.size != _size(dimension, len(self._moments_at_start())):
+            raise BaseModelMismatchError("The checkpoint that the server sent does not have the study's size")
+
+    def adopt(self, content: BinaryIO, checkpoint: Blob, round_number: int, dimension: int) -> ModelState:
+        """Take a checkpoint for this site's own, if it is what it was announced to be.
+
+        Raises:
+            BaseModelMismatchError: other content, or not this run's model of that round.
+        """
+        moments = len(self._moments_at_start())
+
+        def announced(state: ModelState) -> bool:
+            return (
+                state.digest == checkpoint.id
+                and state.lineage == self._lineage
+                and (state.round_number, state.dimension, state.moments) == (round_number, dimension, moments)
+            )
+
+        return self._keep(lambda out: out.writelines(read_blocks(content, checkpoint.size)), announced)
+
+    def apply(self, state: ModelState, ref: SumRef, total: BinaryIO) -> ModelState:
+        """The next model: open the sum, and let the optimiser do its step.
+
+        Args:
+            ref: Of the round that follows. total: Its words, uint32[dimension], little-endian.
+
+        Raises:
+            BaseModelMismatchError: the step leads out of the numbers. ContributionError: the weight is impossible.
+        """
+        identity = (state.moments, state.dimension, ref.weight, self._lineage, state.digest, ref.blob.id)
+        with open_plain(state.path) as old:
+
+            def write(out: BinaryIO) -> None:
+                out.write(_HEADER.pack(_MAGIC, ref.round_number, *identity))
+                self._step(state, old, total, ref.weight, out)
+
+            return self._keep(write, lambda _: True)
+
+    def _step(self, state: ModelState, old: BinaryIO, total: BinaryIO, weight: int, out: BinaryIO) -> None:
+        import numpy as np  # the idle daemon does without it
+
+        from quorate.secagg.plain import PlainScheme
+        from quorate_client.optimizer import step
+
+        scheme = PlainScheme(self._study.protection.value_bound, len(self._study.sites))
+        start = 0
+        for count in _pieces(state.dimension):
+            places = [
+                THETA_OFFSET + FLOAT_BYTES * (part * state.dimension + start) for part in range(1 + state.moments)
+            ]
+            now = [np.frombuffer(_read_at(old, place, count), "<f4").astype(np.float64) for place in places]
+            average = scheme.decode(np.frombuffer(total.read(count * FLOAT_BYTES), "<u4"), weight)
+            theta, moments = step(self._study.optimizer, now[0], tuple(now[1:]), average)
+            for place, vector in zip(places, (theta, *moments), strict=True):
+                with np.errstate(over="ignore"):
+                    stored = vector.astype("<f4")
+                if not np.isfinite(stored).all():
+                    raise BaseModelMismatchError(
+                        "The federated optimiser's step led to values that are not finite",
+                        action="Have the operator lower optimizer.learning_rate",
+                    )
+                out.seek(place)
+                out.write(stored.tobytes())
+            start += count
+
+    def _moments_at_start(self) -> tuple[float, ...]:
+        from quorate_client.optimizer import moments_at_start  # imports numpy
+
+        return moments_at_start(self._study.optimizer)
+
+    def _keep(self, write: Callable[[BinaryIO], None], accepted: Callable[[ModelState], bool]) -> ModelState:
+        """Write a state, and let it appear once it is whole, on disk and accepted."""
+        scratch = self.scratch()
+        try:
+            with _full_disk(), scratch.open("xb") as out:
+                write(out)
+                out.flush()
+                os.fsync(out.fileno())
+            state = read_state(scratch)
+            if state is None or not accepted(state):
+                raise BaseModelMismatchError(
+                    "The checkpoint that the server sent is not this run's model of that round"
+                )
+            state = replace(state, path=self.folder / _name(state))
+            scratch.rename(state.path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+        _flush_folder(self.folder)
+        with self._lock:
+            self._states = [*(other for other in self.states() if other.digest != state.digest), state]
+            self._retain(lambda other: other.digest in (state.digest, state.parent))
+        return state
+
+    def _retain(self, wanted: Callable[[ModelState], bool]) -> None:
+        with self._lock:
+            for state in self.states():
+                if not wanted(state):
+                    state.path.unlink(missing_ok=True)
+            self._states = [state for state in self.states() if wanted(state)]
+
+    def _checked(self, path: Path) -> ModelState | None:
+        with suppress(TaskFailedError):  # it is not even a plain file
+            state = read_state(path)
+            if state is not None and state.lineage == self._lineage and path.name == _name(state):
+                return state
+        log.warning("a damaged model state is dropped", file=path.name)
+        path.unlink()
+        return None
+
+
+def read_state(path: Path) -> ModelState | None:
+    """What a state file says of itself, with its digest; None when it is not one.
+
+    Raises:
+        TaskFailedError: not a plain file.
+    """
+    digests = bytearray()
+    with open_plain(path) as file:
+        head = file.read(_HEADER.size)
+        file.seek(0)
+        size = 0
+        while frame := file.read(FRAME_BYTES):
+            digests += hashlib.sha256(frame).digest()
+            size += len(frame)
+    if len(head) != _HEADER.size:
+        return None
+    magic, round_number, moments, dimension, weight, lineage, parent, sum_id = _HEADER.unpack(head)
+    if magic != _MAGIC or size != _size(dimension, moments):
+        return None
+    digest = name_of(size, bytes(digests))
+    return ModelState(path, digest, round_number, moments, dimension, weight, lineage, parent, sum_id)
+
+
+def _name(state: ModelState) -> str:
+    return f"model-{state.round_number}-{state.digest.hex()}.state"
+
+
+def _size(dimension: int, moments: int) -> int:
+    return _HEADER.size + FLOAT_BYTES * dimension * (1 + moments)
+
+
+def _pieces(dimension: int) -> Iterable[int]:
+    """The lengths of the blocks in which ``dimension`` values are worked on."""
+    length = BLOCK_BYTES // FLOAT_BYTES
+    return (min(length, dimension - start) for start in range(0, dimension, length))
+
+
+def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(place)
+    return file.read(count * FLOAT_BYTES)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            "The disk that holds this site's model is full",
+            action="Free some space; the site takes part again in the next round",
+        ) from error

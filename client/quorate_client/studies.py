@@ -1,0 +1,274 @@
+"""The studies that the server offers to this site: reading them, checking them, answering them.
+
+The commands call the server themselves, with the site's certificate, so they work whether or not the daemon runs. The
+server is not trusted with what a study says: its digest is computed here, the roster's keys are compared with the
+study's, and the answer is signed by the site.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from quorate.errors import (
+    IdentityError,
+    InputError,
+    KeyMismatchError,
+    NotFoundError,
+    QuorateError,
+    StudyError,
+)
+from quorate.identity import Member
+from quorate.messages import member_from_proto
+from quorate.study import Study
+from quorate.tasks import task_reference
+from quorate.v1 import rounds_pb2
+from quorate_client.agreement import Dataset
+from quorate_client.approvals import Answer, Answers, AnswerWord, Datasets, NodeConfig
+from quorate_client.channel import open_blocking_channel, rounds_stub, translated
+from quorate_client.config import read_config
+from quorate_client.folder import SiteFolder
+from quorate_client.installed import InstalledTasks
+from quorate_client.keys import Identity, SiteKeys, load_credentials, load_identity, load_keys
+from quorate_client.policy import check_policy_now
+
+CALL_TIMEOUT_S = 20.0
+LEAST_PREFIX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A study as the server offers it, with the public keys of its sites. Valid once built."""
+
+    study: Study
+    digest: bytes
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        if hashlib.sha256(self.study.canonical()).digest() != self.digest:
+            raise StudyError(
+                f"The study {self.study.name} that the server sent is not the one that it names",
+                action="Do not answer it; tell the operator",
+            )
+        listed = {site.name: site.signing_key for site in self.study.sites}
+        if {member.name: member.signing_key.hex() for member in self.members} != listed:
+            raise KeyMismatchError(
+                f"The keys that the server shows for the sites of {self.study.name} are not those in the study",
+                action="A site may have joined again: have the study published anew. If not, distrust the server",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """How a study stands at this site. The refusals are None where nothing is to be said against it."""
+
+    offer: Offer
+    answer: AnswerWord | None
+    roster: QuorateError | None
+    task: QuorateError | None
+    policy: QuorateError | None
+
+    @property
+    def may_be_approved(self) -> bool:
+        return self.roster is None and self.task is None and self.policy is None
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The calls that a site's commands make."""
+
+    stub: Any
+    address: str
+
+    def offers(self) -> list[Offer]:
+        """All studies that name this site.
+
+        Raises:
+            StudyError, KeyMismatchError: the server sent something that contradicts itself.
+        """
+        with translated(self.address):
+            reply = self.stub.ListStudies(rounds_pb2.SiteStudiesRequest(), timeout=CALL_TIMEOUT_S)
+        return [
+            Offer(
+                Study.from_canonical(each.canonical),
+                each.digest,
+                tuple(sorted(map(member_from_proto, each.members), key=lambda member: member.name)),
+            )
+            for each in reply.studies
+        ]
+
+    def answer(self, digest: bytes, answer: AnswerWord, signature: bytes) -> None:
+        request = rounds_pb2.AnswerStudyRequest(digest=digest, answer=answer, signature=signature)
+        with translated(self.address):
+            self.stub.AnswerStudy(request, timeout=CALL_TIMEOUT_S)
+
+
+@contextmanager
+def open_door(folder: SiteFolder) -> Iterator[Door]:
+    """Connect as this site for a few short calls."""
+    config = read_config(folder.config)
+    address = config.address or load_identity(folder.keys).address
+    with open_blocking_channel(load_credentials(folder.keys), address, config.proxy) as channel:
+        yield Door(rounds_stub(channel), address)
+
+
+def find_offer(offers: list[Offer], text: str) -> Offer:
+    """The offer with this name, or with a digest that begins so.
+
+    Raises:
+        NotFoundError: there is none. InputError: there are several.
+    """
+    found = [
+        offer
+        for offer in offers
+        if offer.study.name == text or (len(text) >= LEAST_PREFIX and offer.digest.hex().startswith(text.lower()))
+    ]
+    if not found:
+        raise NotFoundError(
+            f"The server offers this site no study {text}",
+            expected=", ".join(offer.study.name for offer in offers) or "none is published for this site",
+            action=f"Give a name, or {LEAST_PREFIX} or more digits of a digest; `quorate-client studies` lists all",
+        )
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} studies fit {text}",
+            expected=", ".join(offer.digest.hex()[:12] for offer in found),
+            action="Give more digits of the digest",
+        )
+    return found[0]
+
+
+class StudyDesk:
+    """Reading and answering studies at one site."""
+
+    def __init__(self, folder: SiteFolder, answers: Answers, datasets: Datasets, tasks: InstalledTasks) -> None:
+        self._folder = folder
+        self._answers = answers
+        self._datasets = datasets
+        self._tasks = tasks
+        self._identity: Identity = load_identity(folder.keys)
+        self._keys: SiteKeys = load_keys(folder.keys)
+
+    def assess(self, offer: Offer) -> Assessment:
+        answer = self._answers.find(offer.digest)
+        return Assessment(
+            offer,
+            answer.answer if answer else None,
+            _refusal(lambda: check_roster(offer.study, self._identity, self._keys)),
+            _refusal(lambda: self._tasks.check(offer.study.task)),
+            _refusal(lambda: check_policy_now(self._folder.policy, offer.study)),
+        )
+
+    def is_new_key(self, member: Member) -> bool:
+        """Whether this site knew the member under another key in a study that it approved before."""
+        known = self._answers.pinned_keys(member.name)
+        return bool(known) and member.signing_key not in known
+
+    def approve(self, door: Door, offer: Offer, dataset: str | None, node_config: NodeConfig) -> Answer:
+        """Approve a study: check it, tell the server, pin the roster. Nothing counts before the server was told.
+
+        Raises:
+            QuorateError: what is against it.
+        """
+        assessment = self.assess(offer)
+        for refusal in (assessment.roster, assessment.task, assessment.policy):
+            if refusal is not None:
+                raise refusal
+        chosen = self._choose(offer.study, dataset)
+        if chosen is not None:
+            check_dataset(offer.study, chosen)
+        signature = self._keys.sign_answer("approved", offer.digest)
+        door.answer(offer.digest, "approved", signature)
+        answer = Answer(
+            offer.study,
+            offer.digest,
+            "approved",
+            signature,
+            chosen.name if chosen else None,
+            node_config,
+            offer.members,
+        )
+        self._answers.record(answer)
+        return answer
+
+    def reject(self, door: Door, offer: Offer) -> Answer:
+        """Reject a study, or take an approval back. Counts here at once, even if the server cannot be told."""
+        signature = self._keys.sign_answer("rejected", offer.digest)
+        answer = Answer(offer.study, offer.digest, "rejected", signature)
+        self._answers.record(answer)
+        door.answer(offer.digest, "rejected", signature)
+        return answer
+
+    def _choose(self, study: Study, name: str | None) -> Dataset | None:
+        if name is not None:
+            return self._datasets.get(name)
+        registered = self._datasets.all()
+        if study.kind == "guest":
+            return None
+        if len(registered) == 1:
+            return registered[0]
+        raise InputError(
+            f"Which data set is the study {study.name} to use?",
+            expected=", ".join(dataset.name for dataset in registered) or "none is registered yet",
+            action="Name it with --dataset; `quorate-client data add` registers one",
+        )
+
+
+def check_roster(study: Study, identity: Identity, keys: SiteKeys) -> None:
+    """This site must be in the roster once, with the key that it really has.
+
+    Raises:
+        IdentityError: the study is another consortium's, or leaves this site out. KeyMismatchError: it names another
+            key for this site, so somebody else would speak in its name.
+    """
+    if study.consortium != identity.consortium:
+        raise IdentityError(
+            f"The study {study.name} belongs to another consortium",
+            expected=identity.consortium,
+            got=study.consortium,
+        )
+    own_key = keys.signing.public_key().public_bytes_raw().hex()
+    named = [site.signing_key for site in study.sites if site.name == identity.site]
+    if len(named) != 1 or [site.signing_key for site in study.sites].count(own_key) > 1:
+        raise IdentityError(f"The study {study.name} does not list {identity.site} exactly once")
+    if named[0] != own_key:
+        raise KeyMismatchError(
+            f"The study {study.name} names another signing key for {identity.site} than this site has",
+            action="If this site joined again, have the study published anew; if not, tell the operator: "
+            "somebody may pretend to be this site",
+        )
+
+
+def check_dataset(study: Study, dataset: Dataset) -> None:
+    """The data set must have what the study reads. The task's code runs for this, after its digest was checked.
+
+    Raises:
+        StudyError: the parameters are wrong. SchemaError: the data set does not fit.
+    """
+    from quorate_client.schema import ImageSchema, TabularSchema, parse_schema
+    from quorate_client.schema_fit import require_fit
+    from quorate_client.tasks import load_task
+
+    if study.task.is_guest:
+        return
+    task = load_task(task_reference(study.task.name))
+    task.check(study.task.parameters)
+    offered = parse_schema(dataset.schema, f"The schema of the data set {dataset.name}")
+    match task.schema(study.task.parameters):
+        case TabularSchema() as wanted:
+            require_fit(offered, wanted, dataset.name)
+        case ImageSchema() as wanted:
+            require_fit(offered, wanted, dataset.name)
+        case unknown:
+            assert_never(unknown)
+
+
+def _refusal(check: Any) -> QuorateError | None:
+    try:
+        check()
+    except QuorateError as error:
+        return error
+    return None

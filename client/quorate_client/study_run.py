@@ -1,0 +1,148 @@
+"""The phases of a study at a site, as values in and out: what a site computes and what it sends in each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import assert_never
+
+import structlog
+
+from quorate.blobs import Blob, Spool
+from quorate.errors import BaseModelMismatchError, FrameError
+from quorate.exchange import Instruction, Phase, Reply, StudyContribution, StudyWork
+from quorate.identity import RunId
+from quorate.messages import contribution_to_bytes, work_from_bytes
+from quorate.study import Study
+from quorate_client.agreement import Agreement
+from quorate_client.head import Fetch, Head
+from quorate_client.model_state import ModelState, StateFolder
+from quorate_client.protect import protect, store_file
+from quorate_client.task_calls import TaskCalls
+from quorate_client.workers import TaskWorkers
+
+log = structlog.get_logger()
+
+RELEASED_MODEL = "model.npz"
+
+
+class StudyRun:
+    """One run of a study at this site. One instruction at a time.
+
+    Args:
+        folder: Belongs to the run alone. The final model stays there as ``RELEASED_MODEL``.
+        randomness: Gives secret random bytes.
+    """
+
+    def __init__(
+        self,
+        run: RunId,
+        folder: Path,
+        study: Study,
+        workers: TaskWorkers,
+        spool: Spool,
+        clock: Callable[[], float],
+        randomness: Callable[[int], bytes],
+    ) -> None:
+        self._run = run
+        self._study = study
+        self._states = StateFolder(folder, run, study)
+        self._head = Head(self._states, spool)
+        self._workers = workers
+        self._spool = spool
+        self._clock = clock
+        self._randomness = randomness
+
+    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        """Do one phase.
+
+        Raises:
+            QuorateError: what keeps this site from it. Nothing is half-applied then.
+        """
+        work = work_from_bytes(instruction.body)
+        if instruction.phase is not Phase.PREPARE and (work.dimension < 1 or not work.statistics):
+            raise FrameError("The server asks for a round's work before the study was prepared")
+        # The first of the summed extras of `prepare` is the number of all records; the task's own follow.
+        task = TaskCalls(self._workers, agreement, work.statistics[1:], self._clock)
+        number = instruction.round_number
+        match instruction.phase:
+            case Phase.PREPARE:
+                contribution, blob = await self._prepare(task)
+            case Phase.TRAIN:
+                state = await self._head.advance(work, number - 1, task.initial, fetch)
+                contribution, blob = await self._train(task, state, work, number)
+            case Phase.EVALUATE:
+                state = await self._head.advance(work, number, task.initial, fetch)
+                contribution, blob = _about(state, await task.evaluate(state)), None
+            case Phase.CHECKPOINT:
+                state = await self._head.advance(work, number, task.initial, fetch)
+                contribution, blob = _about(state), await self._checkpoint(state)
+            case Phase.RELEASE:
+                state = await self._head.advance(work, number, task.initial, fetch)
+                contribution, blob = _about(state), await self._release(task, state)
+            case Phase.GUEST:
+                raise FrameError("The server asks for a guest app's work in a study")
+            case _:
+                assert_never(instruction.phase)
+        return Reply(
+            instruction.message_id,
+            body=contribution_to_bytes(contribution),
+            blobs=() if blob is None else (blob,),
+            working_s=task.working_s,
+        )
+
+    async def _prepare(self, task: TaskCalls) -> tuple[StudyContribution, None]:
+        measure = await task.measure()
+        extras = (measure.records, *measure.statistics)
+        return StudyContribution(dimension=measure.dimension, extras=extras), None
+
+    async def _train(
+        self, task: TaskCalls, state: ModelState, work: StudyWork, round_number: int
+    ) -> tuple[StudyContribution, Blob]:
+        """Train on the model of the round before; what leaves is made by ``protect``.
+
+        The seed of the training is drawn here and told to nobody: whoever could choose it would know which records
+        made the update.
+        """
+        seed = int.from_bytes(self._randomness(8), "big") >> 1
+        update = self._states.scratch()
+        try:
+            report = await task.train(state, update, round_number, seed, self._study.optimizer.proximal_mu)
+            weight = _weight_of(report.records, work.total_weight)
+            sent = await asyncio.to_thread(protect, update, state.dimension, weight, self._study, self._spool)
+        finally:
+            update.unlink(missing_ok=True)
+        if sent.clipped:
+            log.warning("update clipped", run=self._run, round=round_number, coordinates=sent.clipped)
+        extras = (report.records, report.loss, sent.clipped)
+        return StudyContribution(state.digest, state.dimension, sent.weight, extras), sent.blob
+
+    async def _checkpoint(self, state: ModelState) -> Blob:
+        blob = await asyncio.to_thread(store_file, state.path, self._spool)
+        if blob.id != state.digest:
+            self._spool.remove(blob.id)
+            raise BaseModelMismatchError("This site's model was changed on its disk, so it was not sent")
+        return blob
+
+    async def _release(self, task: TaskCalls, state: ModelState) -> Blob | None:
+        """The model in the form in which it is used. It is sent only where the study that was approved says so."""
+        scratch = self._states.scratch()
+        try:
+            await task.export(state, scratch)
+            released = scratch.rename(self._states.folder / RELEASED_MODEL)
+        finally:
+            scratch.unlink(missing_ok=True)
+        if self._study.release.model != "operator":
+            return None
+        return await asyncio.to_thread(store_file, released, self._spool)
+
+
+def _weight_of(records: int, total_records: int) -> int:
+    from quorate.secagg.plain import weight_of  # imports numpy
+
+    return weight_of(records, total_records)
+
+
+def _about(state: ModelState, extras: tuple[int, ...] = ()) -> StudyContribution:
+    return StudyContribution(state.digest, state.dimension, extras=extras)

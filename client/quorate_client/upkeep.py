@@ -1,0 +1,102 @@
+"""What the daemon does beside rounds: keep the certificate young, heed the administrator, forget what is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from quorate.blobs import BlobId
+from quorate.errors import QuorateError
+from quorate_client.agent import Agent
+from quorate_client.backoff import Backoff
+from quorate_client.channel import enrolment_stub
+from quorate_client.enrol import renew, renewal_due_unix_s
+from quorate_client.folder import SiteFolder
+from quorate_client.journal import Journal
+from quorate_client.keys import certificate_life, load_credentials, load_identity, load_keys
+from quorate_client.link import Connection, Link
+from quorate_client.metrics import ClientMetrics
+from quorate_client.state import State
+from quorate_client.work import Work
+
+log = structlog.get_logger()
+
+Sleep = Callable[[float], Awaitable[None]]
+
+LOOK_EVERY_S = 3600.0
+RETRY_FACTOR = 60.0
+PAUSE_EVERY_S = 0.5
+AFTER_RENEWAL_S = 1.0
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateKeeper:
+    """Renews the certificate when a third of its life is left, by the server's clock.
+
+    Args:
+        random: For the back-off after a refusal.
+    """
+
+    folder: SiteFolder
+    agent: Agent
+    link: Link
+    metrics: ClientMetrics
+    random: Callable[[], float]
+    sleep: Sleep = asyncio.sleep
+
+    async def run(self) -> None:
+        """Look after the certificate for ever. Run it as a task and cancel it."""
+        waits = Backoff(self.random)
+        while True:
+            connection = await self.link.connected()
+            try:
+                wait_s = await self._look(connection)
+                waits.reset()
+            except QuorateError as error:
+                # There is a third of its life for this; no need to hurry.
+                log.warning("certificate not renewed", code=error.code, reason=str(error))
+                wait_s = waits.next_s() * RETRY_FACTOR
+            await self.sleep(wait_s)
+
+    async def _look(self, connection: Connection) -> float:
+        """Renew if it is time. Returns the seconds until the next look."""
+        certificate_pem = load_credentials(self.folder.keys).certificate_pem
+        self.metrics.certificate_expires(certificate_life(certificate_pem)[1].timestamp())
+        left_s = renewal_due_unix_s(certificate_pem) - self.agent.server_unix_s
+        if left_s > 0:
+            return min(left_s, LOOK_EVERY_S)
+        keys, identity = load_keys(self.folder.keys), load_identity(self.folder.keys)
+        await renew(enrolment_stub(connection.channel), connection.address, self.folder, keys, identity)
+        log.info("certificate renewed")
+        self.agent.reconnect()
+        return AFTER_RENEWAL_S
+
+
+async def heed_pause(
+    state: State, work: Work, agent: Agent, metrics: ClientMetrics, sleep: Sleep = asyncio.sleep
+) -> None:
+    """Take up `pause` and `resume` for ever. Work that is being done is finished; nothing new begins."""
+    while True:
+        paused = state.paused
+        metrics.paused_is(paused)
+        if paused != work.paused:
+            log.info("paused by the administrator" if paused else "resumed by the administrator")
+            work.paused = paused
+            agent.beat_now()
+        await sleep(PAUSE_EVERY_S)
+
+
+async def forget_the_old(
+    journal: Journal, drop: Callable[[set[BlobId]], None], keep_days: float, sleep: Sleep = asyncio.sleep
+) -> None:
+    """Forget, for ever, replies so old that no round waits for them."""
+    while True:
+        try:
+            drop(journal.forget_older_than(keep_days * DAY_S))
+        except QuorateError as error:
+            log.warning("old replies not forgotten", code=error.code)
+        await sleep(LOOK_EVERY_S)

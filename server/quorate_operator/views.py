@@ -1,0 +1,65 @@
+"""Sites and studies as the operator sees them: plain values. Runs are ``quorate.runs.RunView``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quorate.identity import Member, SiteName
+
+if TYPE_CHECKING:
+    from quorate.study import Site, Study
+
+
+@dataclass(frozen=True, slots=True)
+class SiteView:
+    """One site. Times are Unix seconds; 0 where there is none."""
+
+    name: SiteName
+    state: str
+    member: Member | None
+    certificate_expires_unix_s: int
+    invitation_expires_unix_s: int
+    last_seen_unix_s: float
+    version: str
+
+    @property
+    def can_take_part(self) -> bool:
+        return self.member is not None and self.state not in ("invited", "revoked")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerView:
+    """``answer`` is approved, rejected or none."""
+
+    site: SiteName
+    answer: str
+    at_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StudyView:
+    digest: bytes
+    study: Study
+    published_unix_s: float
+    answers: tuple[AnswerView, ...]
+
+    def roster(self) -> Iterator[tuple[Site, AnswerView]]:
+        """Each site of the study with its answer."""
+        given = {answer.site: answer for answer in self.answers}
+        for name, site in zip(self.study.site_names, self.study.sites, strict=True):
+            yield site, given.get(name, AnswerView(name, "none", 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationView:
+    """What goes into an invitation file. It holds a private key: whoever has it can join under this name."""
+
+    consortium: str
+    address: str
+    site: SiteName
+    ca_pem: bytes
+    certificate_pem: bytes
+    key_pem: bytes
+    expires_unix_s: int

@@ -1,0 +1,200 @@
+"""The server daemon: builds every part, opens the doors, and closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import time
+from collections import Counter as Tally
+from functools import partial
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry
+
+from quorate.blobs import FRAME_BYTES, Spool
+from quorate.errors import ConfigError
+from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from quorate_server.access import AccessGuard
+from quorate_server.ca import Authority
+from quorate_server.config import ServerConfig
+from quorate_server.database import open_database
+from quorate_server.enrolment_service import EnrolmentService
+from quorate_server.journal import Journal
+from quorate_server.mailbox import Mailbox
+from quorate_server.metrics import ServerMetrics, serve_metrics, watch_event_loop
+from quorate_server.operator_service import OperatorService
+from quorate_server.registry import Registry
+from quorate_server.registry_tables import Standing
+from quorate_server.rounds_service import RoundsService
+from quorate_server.server_identity import ServerIdentity
+from quorate_server.sessions import Sessions
+from quorate_server.supervisor import Runs
+
+log = structlog.get_logger()
+
+SWEEP_S = 0.5
+GRACE_S = 2.0
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024 - FRAME_BYTES
+# Measured for many large uploads at once: without the bandwidth probe and with this much lookahead the memory of eight
+# uploads is bounded, and a line of 40 ms still fills.
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 3 * 1024 * 1024),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+)
+
+
+class _Announcer:
+    """Tells the connected sites that there is a study to read."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def studies_changed(self) -> None:
+        self._sessions.broadcast(rounds_pb2.ServerEvent(studies_changed=rounds_pb2.StudiesChanged()))
+
+
+class Server:
+    """All parts of one server. ``start`` opens the doors, ``stop`` closes them; runs go on at the next start."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        engine = open_database(config.engine_url)
+        self.registry = Registry(engine)
+        self.journal = Journal(engine)
+        self.prometheus = CollectorRegistry()
+        self.metrics = ServerMetrics(self.prometheus)
+        self.spool = Spool(config.spool_dir)
+        self.sessions = Sessions(self.journal, config.silent_after_s)
+        self.mailbox = Mailbox(self.sessions, self.journal, self.spool)
+        self.runs = Runs(
+            config=config,
+            registry=self.registry,
+            journal=self.journal,
+            mailbox=self.mailbox,
+            sessions=self.sessions,
+            spool=self.spool,
+            metrics=self.metrics,
+        )
+        authority = Authority.load(config.ca_dir, config.consortium)
+        self._identity = ServerIdentity(authority, config.public_host, time.time)
+        self._guard = AccessGuard(config.consortium, self.registry)
+        self._door = grpc.aio.server(interceptors=[self._guard], options=CHANNEL_OPTIONS)
+        self._add_services(authority)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics.certificate_expires("ca", authority.expires_unix_s)
+        self.metrics.certificate_expires("server", self._identity.expires_unix_s)
+
+    def _add_services(self, authority: Authority) -> None:
+        config = self._config
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(
+            EnrolmentService(
+                authority=authority,
+                registry=self.registry,
+                presence=self.sessions,
+                forget_session=self.journal.forget_session,
+                certificate_days=config.certificate_days,
+            ),
+            self._door,
+        )
+        operator_pb2_grpc.add_OperatorServicer_to_server(
+            OperatorService(
+                config=config,
+                authority=authority,
+                registry=self.registry,
+                runs=self.runs,
+                presence=self.sessions,
+                announcer=_Announcer(self.sessions),
+            ),
+            self._door,
+        )
+        rounds_pb2_grpc.add_RoundsServicer_to_server(
+            RoundsService(
+                consortium=config.consortium,
+                heartbeat_s=config.heartbeat_s,
+                upload_slots=config.upload_slots,
+                sessions=self.sessions,
+                mailbox=self.mailbox,
+                registry=self.registry,
+                spool=self.spool,
+                metrics=self.metrics,
+            ),
+            self._door,
+        )
+
+    async def start(self) -> int:
+        """Open the doors. Returns the port of the gRPC door.
+
+        Raises:
+            ConfigError: the address is taken.
+        """
+        try:
+            port = self._door.add_secure_port(self._config.listen, self._identity.server_credentials())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"The server cannot listen on {self._config.listen}",
+                action="Is another server running? Otherwise change `listen` in server.toml",
+            ) from error
+        self._metrics_server = (
+            serve_metrics(self._config.metrics_listen, self.prometheus) if self._config.metrics_listen else None
+        )
+        await self._door.start()
+        await self.runs.recover()
+        self._count_sites()
+        self._spawn(self._sweep())
+        self._spawn(watch_event_loop(self.metrics))
+        log.info(
+            "server ready",
+            consortium=self._config.consortium,
+            port=port,
+            metrics_port=self._metrics_server.port if self._metrics_server else None,
+            free_gb=round(shutil.disk_usage(self._config.state_dir).free / 1e9, 1),
+        )
+        return int(port)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self.runs.close()
+        self.sessions.drop_all()
+        await self._door.stop(GRACE_S)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.stop)
+        self.journal.close()
+        log.info("server stopped")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sessions.sweep()
+            await asyncio.to_thread(self._count_sites)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]  # any coroutine
+        self._tasks.add(task)
+
+    def _count_sites(self) -> None:
+        counts = Tally(
+            self.sessions.state(record.name) if record.standing is Standing.ACTIVE else record.standing.value
+            for record in self.registry.sites()
+        )
+        self.metrics.sites_are(counts)
+
+
+async def serve(config: ServerConfig) -> None:
+    """Run until SIGINT or SIGTERM."""
+    server = Server(config)
+    await server.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, partial(stop.set))
+    await stop.wait()
+    await server.stop()

@@ -1,0 +1,269 @@
+"""What the server must remember of runs to go on after a crash: runs, replies, results, session numbers.
+
+A reply is written before it is acknowledged. Replies that arrive while a write is under way share the next one, so that
+two hundred sites cost a few commits, not two hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from quorate.exchange import Instruction, MessageId, Reply
+from quorate.identity import RunId, SiteName
+from quorate.messages import reply_from_bytes, reply_to_bytes
+from quorate.runs import RunState
+from quorate_server.database import METADATA
+
+_RUNS = Table(
+    "runs",
+    METADATA,
+    Column("run", String(80), primary_key=True),
+    Column("study_digest", LargeBinary(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("progress", Text, nullable=False, default=""),
+    Column("started_unix_s", Float, nullable=False),
+    Column("changed_unix_s", Float, nullable=False),
+)
+_REPLIES = Table(
+    "replies",
+    METADATA,
+    Column("message_id", LargeBinary(32), primary_key=True),
+    Column("run", ForeignKey("runs.run"), nullable=False, index=True),
+    Column("round", Integer, nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("site", String(63), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("reply", LargeBinary, nullable=False),
+    Column("forgiven", Boolean, nullable=False, default=False),
+)
+_RESULTS = Table(
+    "results",
+    METADATA,
+    Column("run", ForeignKey("runs.run"), primary_key=True),
+    Column("round", Integer, primary_key=True),
+    Column("result", Text, nullable=False),
+)
+_SESSIONS = Table(
+    "sessions",
+    METADATA,
+    Column("site", String(63), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as it is stored. ``reason`` and ``progress`` are JSON, or empty."""
+
+    run: RunId
+    study_digest: bytes
+    state: RunState
+    reason: str
+    progress: str
+    started_unix_s: float
+    changed_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingReply:
+    site: SiteName
+    instruction: Instruction
+    reply: Reply
+    written: asyncio.Future[Reply]
+
+
+class Journal:
+    """The tables above, with short transactions. ``record_reply`` is for the event loop, the rest is synchronous."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._pending: list[_PendingReply] = []
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._writing: asyncio.Task[None] | None = None
+
+    def close(self) -> None:
+        self._writer.shutdown(wait=True)
+
+    # --- sessions ---
+
+    def raise_session(self, site: SiteName, number: int) -> bool:
+        """Fencing: remember a higher session number. False when the number is not higher than the last one.
+
+        One conditional update decides, so that of two who show the same number at the same moment one wins.
+        """
+        mine = _SESSIONS.c.site == site
+        try:
+            with self._engine.begin() as db:
+                if db.execute(
+                    update(_SESSIONS).where(mine, _SESSIONS.c.number < number).values(number=number)
+                ).rowcount:
+                    return True
+                if db.execute(select(_SESSIONS.c.site).where(mine)).first() is not None:
+                    return False
+                db.execute(insert(_SESSIONS).values(site=site, number=number))
+        except IntegrityError:  # the other one's insertion came first
+            return False
+        return True
+
+    def forget_session(self, site: SiteName) -> None:
+        """A site that enrolled anew counts from one again."""
+        with self._engine.begin() as db:
+            db.execute(delete(_SESSIONS).where(_SESSIONS.c.site == site))
+
+    # --- runs ---
+
+    def create_run(self, run: RunId, study_digest: bytes) -> None:
+        now = self._clock()
+        with self._engine.begin() as db:
+            db.execute(
+                insert(_RUNS).values(
+                    run=run,
+                    study_digest=study_digest,
+                    state=RunState.RUNNING,
+                    reason="",
+                    progress="",
+                    started_unix_s=now,
+                    changed_unix_s=now,
+                )
+            )
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, oldest first."""
+        with self._engine.connect() as db:
+            rows = db.execute(select(_RUNS).order_by(_RUNS.c.started_unix_s)).all()
+        return [RunRecord(RunId(row[0]), row[1], RunState(row[2]), *row[3:]) for row in rows]
+
+    def set_state(self, run: RunId, state: RunState, reason: str = "") -> None:
+        with self._engine.begin() as db:
+            db.execute(
+                update(_RUNS).where(_RUNS.c.run == run).values(state=state, reason=reason, changed_unix_s=self._clock())
+            )
+
+    def commit_progress(self, run: RunId, progress: str, result: tuple[int, str] | None) -> None:
+        """One step forward: the new progress and, if a round ended, its result, in one transaction."""
+        with self._engine.begin() as db:
+            db.execute(update(_RUNS).where(_RUNS.c.run == run).values(progress=progress, changed_unix_s=self._clock()))
+            if result is not None:
+                db.execute(delete(_RESULTS).where(_RESULTS.c.run == run, _RESULTS.c.round == result[0]))
+                db.execute(insert(_RESULTS).values(run=run, round=result[0], result=result[1]))
+
+    def results(self, run: RunId) -> list[dict[str, object]]:
+        with self._engine.connect() as db:
+            rows = db.execute(select(_RESULTS.c.result).where(_RESULTS.c.run == run).order_by(_RESULTS.c.round))
+            return [json.loads(text) for (text,) in rows]
+
+    # --- replies ---
+
+    async def record_reply(self, site: SiteName, instruction: Instruction, reply: Reply) -> Reply:
+        """Returns when a reply to this instruction is in the database, with that reply: the first one stays."""
+        written: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._pending.append(_PendingReply(site, instruction, reply, written))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._drain())
+        return await written
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                stored = await loop.run_in_executor(self._writer, self._write_replies, batch)
+            except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
+                for item in batch:
+                    if not item.written.done():  # done: its waiter's connection ended meanwhile
+                        item.written.set_exception(error)
+            else:
+                for item, reply in zip(batch, stored, strict=True):
+                    if not item.written.done():
+                        item.written.set_result(reply)
+
+    def _write_replies(self, batch: list[_PendingReply]) -> list[Reply]:
+        stored: list[Reply] = []
+        with self._engine.begin() as db:
+            for item in batch:
+                known = db.execute(
+                    select(_REPLIES.c.reply).where(_REPLIES.c.message_id == item.reply.message_id)
+                ).scalar()
+                stored.append(item.reply if known is None else reply_from_bytes(known))
+                if known is None:
+                    db.execute(
+                        insert(_REPLIES).values(
+                            message_id=item.reply.message_id,
+                            run=item.instruction.run,
+                            round=item.instruction.round_number,
+                            phase=item.instruction.phase,
+                            attempt=item.instruction.attempt,
+                            site=item.site,
+                            code=item.reply.code,
+                            reply=reply_to_bytes(item.reply),
+                            forgiven=False,
+                        )
+                    )
+        return stored
+
+    def has_reply(self, site: SiteName, message: MessageId) -> bool:
+        """Whether this site's reply to this message was written down, and its round is not forgotten yet."""
+        mine = (_REPLIES.c.message_id == message, _REPLIES.c.site == site)
+        with self._engine.connect() as db:
+            return db.execute(select(_REPLIES.c.run).where(*mine)).first() is not None
+
+    def refuse_reply(self, message: MessageId, code: str) -> None:
+        """The run could not use a reply: it counts as a refusal with this code, so that the site may be asked again."""
+        with self._engine.begin() as db:
+            db.execute(update(_REPLIES).where(_REPLIES.c.message_id == message).values(code=code))
+
+    def replies(self, run: RunId) -> dict[MessageId, Reply]:
+        with self._engine.connect() as db:
+            rows = db.execute(select(_REPLIES.c.message_id, _REPLIES.c.reply).where(_REPLIES.c.run == run)).all()
+        return {MessageId(key): reply_from_bytes(data) for key, data in rows}
+
+    def forgive_refusals(self, run: RunId) -> None:
+        """An operator resumed the run: sites that refused may be asked again, under a new attempt."""
+        with self._engine.begin() as db:
+            db.execute(update(_REPLIES).where(_REPLIES.c.run == run, _REPLIES.c.code != "").values(forgiven=True))
+
+    def attempts(self, run: RunId) -> dict[tuple[int, str, SiteName], int]:
+        """The attempt under which a site is asked next, where it is not the first, by (round, phase, site)."""
+        with self._engine.connect() as db:
+            rows = db.execute(
+                select(_REPLIES.c.round, _REPLIES.c.phase, _REPLIES.c.site, _REPLIES.c.attempt).where(
+                    _REPLIES.c.run == run, _REPLIES.c.forgiven
+                )
+            ).all()
+        found: dict[tuple[int, str, SiteName], int] = {}
+        for round_number, phase, site, attempt in rows:
+            key = (round_number, phase, SiteName(site))
+            found[key] = max(found.get(key, 0), attempt + 1)
+        return found
+
+    def forget_replies(self, run: RunId, before_round: int) -> None:
+        """Replies of rounds that are over are not needed again."""
+        with self._engine.begin() as db:
+            db.execute(delete(_REPLIES).where(_REPLIES.c.run == run, _REPLIES.c.round < before_round))

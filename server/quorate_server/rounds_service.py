@@ -1,0 +1,269 @@
+"""The gRPC door of rounds. Thin: it moves bytes between the wire and ``Sessions``, ``Mailbox`` and the spool."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from weakref import WeakValueDictionary
+
+import grpc
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from quorate.blobs import BlobId, BlobWriter, Frame, Spool
+from quorate.errors import FrameError, KeyMismatchError, QuorateError, TransportError
+from quorate.exchange import MessageId
+from quorate.identity import SiteName
+from quorate.messages import (
+    blob_from_proto,
+    frame_from_proto,
+    frame_to_proto,
+    instruction_to_proto,
+    member_to_proto,
+    reply_from_proto,
+)
+from quorate.v1 import rounds_pb2, rounds_pb2_grpc
+from quorate.wire import detail_of
+from quorate_server.access import Caller, caller
+from quorate_server.cancellation import to_its_end
+from quorate_server.mailbox import Mailbox
+from quorate_server.metrics import ServerMetrics
+from quorate_server.registry import Registry
+from quorate_server.sessions import Session, Sessions
+
+log = structlog.get_logger()
+
+FRAMES_PER_THREAD_HOP = 8
+UPLOAD_IDLE_S = 30.0
+
+
+class RoundsService(rounds_pb2_grpc.RoundsServicer):
+    """Caller of every call: a site."""
+
+    def __init__(
+        self,
+        *,
+        consortium: str,
+        heartbeat_s: float,
+        upload_slots: int,
+        sessions: Sessions,
+        mailbox: Mailbox,
+        registry: Registry,
+        spool: Spool,
+        metrics: ServerMetrics,
+        upload_idle_s: float = UPLOAD_IDLE_S,
+    ) -> None:
+        self._consortium = consortium
+        self._heartbeat_s = heartbeat_s
+        self._sessions = sessions
+        self._mailbox = mailbox
+        self._registry = registry
+        self._spool = spool
+        self._metrics = metrics
+        self._upload_slots = asyncio.Semaphore(upload_slots)
+        self._upload_idle_s = upload_idle_s
+        # A site that comes back may be faster than the news of its lost connection: one writer at a time.
+        self._writers: WeakValueDictionary[tuple[SiteName, BlobId], asyncio.Lock] = WeakValueDictionary()
+
+    # --- control ---
+
+    async def Connect(
+        self,
+        requests: AsyncIterator[rounds_pb2.SiteEvent],
+        context: grpc.aio.ServicerContext[rounds_pb2.SiteEvent, rounds_pb2.ServerEvent],
+    ) -> None:
+        who = caller()
+        site = SiteName(who.subject.name)
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("event") != "hello":
+            raise FrameError("A connection must begin with the site's hello")
+        session = await self._sessions.attach(site, first.hello.session, first.hello.version)
+        log.info("site connected", site=site, session=session.number)
+        welcome = rounds_pb2.Welcome(
+            consortium=self._consortium, heartbeat_s=self._heartbeat_s, server_unix_s=time.time()
+        )
+        await context.write(rounds_pb2.ServerEvent(welcome=welcome))
+        for instruction in self._mailbox.owed_by(site):
+            session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
+        reader = asyncio.create_task(self._read(session, who, requests))
+        beats = asyncio.create_task(self._beat(session))
+        try:
+            while (event := await session.outgoing.get()) is not None:
+                await context.write(event)
+        finally:
+            beats.cancel()
+            reader.cancel()
+            self._sessions.detach(session)
+            log.info("site disconnected", site=site, session=session.number)
+
+    async def _read(self, session: Session, who: Caller, requests: AsyncIterator[rounds_pb2.SiteEvent]) -> None:
+        """Everything that a site says, until its stream ends; then the session ends."""
+        try:
+            async for event in requests:
+                # grpc.aio gives None for a message that it cannot parse.
+                match event.WhichOneof("event") if event is not None else None:
+                    case "heartbeat":
+                        # A revoked or expired certificate ends an open stream at its next heartbeat.
+                        await asyncio.to_thread(self._registry.check_certificate, who.subject, who.serial)
+                        self._sessions.heard(session, paused=event.heartbeat.paused)
+                    case "reply":
+                        await self._take(session, event.reply)
+                    case "started":
+                        log.debug("work started", site=session.site, message=event.started.message_id.hex()[:12])
+                    case "started":
+                        pass  # the site's word that it works on it; whoever watches sees that already
+                    case "goodbye":
+                        break
+                    case _:
+                        session.end(FrameError("The site sent something that does not belong here"))
+                        return
+        except QuorateError as error:
+            session.end(error)
+            return
+        except grpc.RpcError:
+            log.info("connection lost", site=session.site)
+        finally:
+            session.end()
+
+    async def _take(self, session: Session, proto: rounds_pb2.Reply) -> None:
+        reply = reply_from_proto(proto)
+        try:
+            taken = await self._mailbox.take(session.site, reply)
+        except QuorateError as error:
+            self._metrics.update_refused(error.code)
+            log.warning("reply not taken", site=session.site, code=error.code)
+            session.send(
+                rounds_pb2.ServerEvent(
+                    refused_reply=rounds_pb2.RefusedReply(message_id=reply.message_id, reason=detail_of(error))
+                )
+            )
+            return
+        if taken:
+            session.send(rounds_pb2.ServerEvent(ack=rounds_pb2.ReplyAck(message_id=reply.message_id)))
+
+    async def _beat(self, session: Session) -> None:
+        sequence = 0
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            sequence += 1
+            beat = rounds_pb2.Heartbeat(sequence=sequence, sent_unix_s=time.time())
+            session.send(rounds_pb2.ServerEvent(heartbeat=beat))
+
+    # --- bulk data ---
+
+    async def OpenUpload(
+        self, request: rounds_pb2.OpenUploadRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> rounds_pb2.OpenUploadReply:
+        site = SiteName(caller().subject.name)
+        blob = blob_from_proto(request.blob)
+        self._mailbox.announce(site, MessageId(request.message_id), blob)
+        async with self._writing(site, blob.id):
+            if self._spool.has(blob):
+                return rounds_pb2.OpenUploadReply(next_frame=blob.frames, complete=True)
+            writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob, site))
+        if writer.next_frame:
+            self._metrics.frames_resumed(writer.next_frame)
+        return rounds_pb2.OpenUploadReply(next_frame=writer.next_frame)
+
+    async def Upload(
+        self,
+        requests: AsyncIterator[rounds_pb2.UploadFrame],
+        context: grpc.aio.ServicerContext[rounds_pb2.UploadFrame, rounds_pb2.UploadReply],
+    ) -> rounds_pb2.UploadReply:
+        site = SiteName(caller().subject.name)
+        stream = aiter(requests)
+        first = await anext(stream, None)
+        if first is None:
+            raise FrameError("An upload holds no frame")
+        message, blob = self._mailbox.announced(site, BlobId(first.blob_id))
+        # Not reading is the back-pressure: the transport's window of a waiting stream fills up and stays full.
+        async with self._writing(site, blob.id), self._upload_slots:
+            writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob, site))
+            try:
+                await self._receive(writer, first, stream)
+                await to_its_end(asyncio.to_thread(writer.finish))
+            finally:
+                writer.close()
+        self._mailbox.uploaded(site, message, blob.id)
+        return rounds_pb2.UploadReply(complete=True)
+
+    def _writing(self, site: SiteName, blob: BlobId) -> asyncio.Lock:
+        return self._writers.setdefault((site, blob), asyncio.Lock())
+
+    async def _receive(
+        self, writer: BlobWriter, first: rounds_pb2.UploadFrame, stream: AsyncIterator[rounds_pb2.UploadFrame]
+    ) -> None:
+        pending = [frame_from_proto(first.frame)]
+        while True:
+            try:
+                async with asyncio.timeout(self._upload_idle_s):  # a stopped site must not hold a slot for ever
+                    message = await anext(stream, None)
+            except TimeoutError as error:
+                raise TransportError(
+                    "An upload stood still", action="The daemon goes on with it where it ended, by itself"
+                ) from error
+            if message is None:
+                break
+            pending.append(frame_from_proto(message.frame))
+            if len(pending) >= FRAMES_PER_THREAD_HOP:
+                await self._take_frames(writer, pending)
+                pending = []
+        await self._take_frames(writer, pending)
+
+    async def _take_frames(self, writer: BlobWriter, frames: list[Frame]) -> None:
+        """Hash and write outside the event loop, several frames a hop."""
+
+        def take() -> None:
+            for frame in frames:
+                writer.take(frame)
+
+        await to_its_end(asyncio.to_thread(take))
+        self._metrics.bytes_received("blob", sum(len(frame.data) for frame in frames))
+
+    async def Download(
+        self,
+        request: rounds_pb2.DownloadRequest,
+        context: grpc.aio.ServicerContext[rounds_pb2.DownloadRequest, rounds_pb2.UploadFrame],
+    ) -> None:
+        site = SiteName(caller().subject.name)
+        blob = self._mailbox.check_download(site, BlobId(request.blob_id))
+        for frame in self._spool.read(blob, request.first_frame):
+            await context.write(frame_to_proto(frame))
+            self._metrics.bytes_sent("blob", len(frame.data))
+
+    # --- studies ---
+
+    async def ListStudies(
+        self, request: rounds_pb2.SiteStudiesRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> rounds_pb2.SiteStudiesReply:
+        site = SiteName(caller().subject.name)
+        return rounds_pb2.SiteStudiesReply(
+            studies=[
+                rounds_pb2.SiteStudy(
+                    digest=record.digest,
+                    canonical=record.canonical,
+                    members=[member_to_proto(member) for member in self._registry.members(record.study.site_names)],
+                )
+                for record in self._registry.studies()
+                if site in record.study.site_names
+            ]
+        )
+
+    async def AnswerStudy(
+        self, request: rounds_pb2.AnswerStudyRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> rounds_pb2.AnswerStudyReply:
+        site = SiteName(caller().subject.name)
+        (member,) = self._registry.members((site,))
+        signed = b"quorate/answer/v1\x00" + request.answer.encode() + b"\x00" + request.digest
+        try:
+            Ed25519PublicKey.from_public_bytes(member.signing_key).verify(request.signature, signed)
+        except InvalidSignature as error:
+            raise KeyMismatchError(
+                "The answer to the study is not signed with the site's own key",
+                action="Run the command with the state folder of this site",
+            ) from error
+        self._registry.record_answer(request.digest, site, request.answer, request.signature)
+        log.info("study answered", site=site, answer=request.answer, study=request.digest.hex()[:12])
+        return rounds_pb2.AnswerStudyReply()

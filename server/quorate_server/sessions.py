@@ -1,0 +1,178 @@
+"""Who is connected: one session per site, fencing, liveness.
+
+Liveness is by application heartbeats and an explicit goodbye, not by the transport: a stopped process keeps its
+TCP connection open, and a killed one looks like a clean close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quorate.errors import FrameError, IdentityClonedError, QuorateError, SupersededError
+from quorate.identity import SiteName
+from quorate.v1 import rounds_pb2
+from quorate.wire import detail_of
+from quorate_server.journal import Journal
+
+MAX_SESSION = 2**63 - 1
+
+PresenceState = Literal["online", "silent", "paused", "offline"]
+
+
+@dataclass(slots=True)
+class Session:
+    """One open stream of a site. ``outgoing`` ends with None."""
+
+    site: SiteName
+    number: int
+    version: str
+    outgoing: asyncio.Queue[rounds_pb2.ServerEvent | None] = field(default_factory=asyncio.Queue)
+    last_heard_s: float = 0.0
+    paused: bool = False
+    silent: bool = False
+    ended: bool = False
+
+    def send(self, event: rounds_pb2.ServerEvent) -> None:
+        if not self.ended:
+            self.outgoing.put_nowait(event)
+
+    def end(self, error: QuorateError | None = None) -> None:
+        """Let the stream end, with the reason why."""
+        if error is not None:
+            self.send(rounds_pb2.ServerEvent(refused=detail_of(error)))
+        self.ended = True
+        self.outgoing.put_nowait(None)
+
+
+class Sessions:
+    """All open sessions, and since when the other sites are gone.
+
+    Args:
+        journal: Persists the session numbers.
+        silent_after_s: A site that is not heard of this long counts as gone though its stream is open.
+        on_change: Called after each change of who is there.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        silent_after_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._journal = journal
+        self._silent_after_s = silent_after_s
+        self._monotonic = monotonic
+        self._wall_clock = wall_clock
+        self._open: dict[SiteName, Session] = {}
+        self._gone_since_s: dict[SiteName, float] = {}
+        self._last_seen_unix_s: dict[SiteName, float] = {}
+        self._versions: dict[SiteName, str] = {}
+        self._started_s = monotonic()
+        self.on_change: list[Callable[[], None]] = []
+
+    async def attach(self, site: SiteName, number: int, version: str) -> Session:
+        """Open a session. A higher number takes over from an open one.
+
+        Raises:
+            IdentityClonedError: the number is not higher than the last one: somebody else uses this identity.
+            SupersededError: a newer connection was faster. FrameError: not a session number.
+        """
+        if not 0 < number <= MAX_SESSION:
+            raise FrameError("A session number is out of range", expected=f"1 to {MAX_SESSION}")
+        if not await asyncio.to_thread(self._journal.raise_session, site, number):
+            raise IdentityClonedError(
+                f"The session number of {site} was already used, so two daemons use its identity",
+                expected="a number higher than at every earlier connection",
+                got=f"{number}",
+                action="Stop the other daemon, or revoke and invite the site again if its keys were copied or restored",
+            )
+        previous = self._open.get(site)
+        if previous is not None:
+            superseded = SupersededError(
+                f"A newer connection of {site} took over",
+                action="If no second daemon of this site should run, its keys were copied: revoke the site",
+            )
+            if previous.number > number:  # it attached while this one's number was being written down
+                raise superseded
+            previous.end(superseded)
+        session = Session(site, number, version, last_heard_s=self._monotonic())
+        self._open[site] = session
+        self._versions[site] = version
+        self._last_seen_unix_s[site] = self._wall_clock()
+        self._changed()
+        return session
+
+    def detach(self, session: Session) -> None:
+        session.ended = True
+        if self._open.get(session.site) is session:
+            del self._open[session.site]
+            self._gone_since_s[session.site] = self._monotonic()
+            self._changed()
+
+    def heard(self, session: Session, *, paused: bool) -> None:
+        """A heartbeat arrived."""
+        session.last_heard_s = self._monotonic()
+        self._last_seen_unix_s[session.site] = self._wall_clock()
+        if session.silent or session.paused != paused:
+            session.silent = False
+            session.paused = paused
+            self._changed()
+
+    def sweep(self) -> None:
+        """Mark those who have fallen silent; called about once a second."""
+        now = self._monotonic()
+        fallen = [s for s in self._open.values() if not s.silent and now - s.last_heard_s > self._silent_after_s]
+        for session in fallen:
+            session.silent = True
+            self._gone_since_s[session.site] = now
+        if fallen:
+            self._changed()
+
+    async def drop(self, site: SiteName, error: QuorateError) -> None:
+        """End a site's session from this side."""
+        session = self._open.get(site)
+        if session is not None:
+            session.end(error)
+            self.detach(session)
+
+    def drop_all(self) -> None:
+        """The server stops."""
+        for session in list(self._open.values()):
+            session.end()
+
+    def session(self, site: SiteName) -> Session | None:
+        return self._open.get(site)
+
+    def broadcast(self, event: rounds_pb2.ServerEvent) -> None:
+        for session in self._open.values():
+            session.send(event)
+
+    def state(self, site: SiteName) -> PresenceState:
+        session = self._open.get(site)
+        if session is None:
+            return "offline"
+        if session.silent:
+            return "silent"
+        return "paused" if session.paused else "online"
+
+    def gone_for_s(self, site: SiteName) -> float | None:
+        """Seconds since the site was last there; None while it is. After a start of the server all count from then."""
+        session = self._open.get(site)
+        if session is not None and not session.silent:
+            return None
+        return self._monotonic() - self._gone_since_s.get(site, self._started_s)
+
+    def last_seen(self, site: SiteName) -> float:
+        return self._last_seen_unix_s.get(site, 0.0)
+
+    def version(self, site: SiteName) -> str:
+        return self._versions.get(site, "")
+
+    def _changed(self) -> None:
+        for listener in self.on_change:
+            listener()

@@ -1,0 +1,478 @@
+"""All runs: starting, watching and ending their worker processes, and what an operator sees of them.
+
+Pausing and stopping simply end the worker: every step is committed before the next, so nothing is lost. A worker that
+dies by itself is started again; one that dies again and again without a step forward fails its run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from quorate.blobs import BlobId, Spool
+from quorate.errors import (
+    InputError,
+    NotFoundError,
+    QuorateError,
+    QuorumMissingError,
+    RunWorkerError,
+    StudyError,
+    WrongStateError,
+)
+from quorate.exchange import MessageId, Reply
+from quorate.identity import RunId, SiteName
+from quorate.messages import instruction_from_bytes, reply_to_bytes
+from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.study import Study
+from quorate.v1 import common_pb2
+from quorate.wire import detail_of, error_of
+from quorate_server.cancellation import to_its_end
+from quorate_server.config import ServerConfig
+from quorate_server.journal import Journal, RunRecord
+from quorate_server.mailbox import Mailbox
+from quorate_server.metrics import RoundOutcome, ServerMetrics
+from quorate_server.pipe import Note, Verb
+from quorate_server.progress import StudyProgress, result_from_json
+from quorate_server.registry import Registry
+from quorate_server.sessions import Sessions
+from quorate_server.worker_process import WorkerProcess
+
+log = structlog.get_logger()
+
+MAX_DEATHS_WITHOUT_PROGRESS = 3
+KEEP_INCOMPLETE_S = 24 * 3600.0
+END_OF_ROUNDS = 2**31 - 1
+
+
+@dataclass(slots=True)
+class _LiveRun:
+    """What the daemon holds of a run while its worker lives. ``hears``: the worker has got its order."""
+
+    study: Study
+    task: asyncio.Task[None] | None = None
+    worker: WorkerProcess | None = None
+    hears: bool = False
+    asked: set[MessageId] = field(default_factory=set)
+    answered: dict[MessageId, Reply] = field(default_factory=dict)
+    deaths: int = 0
+
+    def tell(self, note: Note) -> None:
+        """A worker that does not hear yet finds the same in what is stored."""
+        if self.worker is not None and self.hears:
+            self.worker.send(note)
+
+
+class Runs:
+    """Implements the operator's ``RunControl``."""
+
+    def __init__(
+        self,
+        *,
+        config: ServerConfig,
+        registry: Registry,
+        journal: Journal,
+        mailbox: Mailbox,
+        sessions: Sessions,
+        spool: Spool,
+        metrics: ServerMetrics,
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._journal = journal
+        self._mailbox = mailbox
+        self._sessions = sessions
+        self._spool = spool
+        self._metrics = metrics
+        self._views: dict[RunId, RunView] = {}
+        self._live: dict[RunId, _LiveRun] = {}
+        self._changed: dict[RunId, asyncio.Event] = {}
+        self._needed: dict[RunId, set[BlobId]] = {}
+        self._moving = asyncio.Lock()
+        sessions.on_change.append(self._tell_presence)
+
+    async def recover(self) -> None:
+        """At the server's start: know all runs, go on with those that were running, tidy the spool."""
+        for record in self._journal.runs():
+            study = self._registry.study(record.study_digest.hex()).study
+            self._views[record.run] = self._view_of(record, study)
+            if not record.state.is_over and record.progress:
+                self._needed[record.run] = StudyProgress.model_validate_json(record.progress).blobs()
+            if record.state is RunState.RUNNING:
+                log.info("run goes on after a restart", run=record.run)
+                self._launch(record.run, study)
+        self._tidy_spool()
+        self._count_runs()
+
+    async def close(self) -> None:
+        """The server stops; running runs go on at its next start."""
+        for live in list(self._live.values()):
+            await self._end_worker(live)
+
+    # --- RunControl ---
+
+    async def start(self, study: Study) -> RunView:
+        async with self._moving:  # of two operators at the same moment one is first
+            return await self._start(study)
+
+    async def _start(self, study: Study) -> RunView:
+        digest = study.digest()
+        busy = [v.run for v in self._views.values() if v.study_digest == digest and not v.state.is_over]
+        if busy:
+            raise WrongStateError(
+                f"The study {study.name} already has the run {busy[0]}",
+                expected="no run of this study in progress: parallel runs would train twice on the same records",
+                action=f"Wait for it, or `quorate run stop {busy[0]}`",
+            )
+        self._require_guest_allowed(study)
+        run = RunId(f"{study.name}-{secrets.token_hex(3)}")
+        await asyncio.to_thread(self._journal.create_run, run, digest)
+        record = next(record for record in self._journal.runs() if record.run == run)
+        self._views[run] = self._view_of(record, study)
+        if study.protection.mode == "none":
+            log.warning("this run is not protected: the server can read every update", run=run, study=study.name)
+        log.info("run started", run=run, study=study.name, sites=len(study.sites), rounds=study.rounds.count)
+        self._launch(run, study)
+        self._count_runs()
+        return self.view(run)
+
+    async def pause(self, run: RunId) -> RunView:
+        async with self._moving:
+            run = self._require_state(run, RunState.RUNNING).run
+            await self._settle(run, RunState.PAUSED, WrongStateError("An operator paused the run"))
+            return self.view(run)
+
+    async def resume(self, run: RunId) -> RunView:
+        async with self._moving:
+            view = self._require_state(run, RunState.PAUSED)
+            run = view.run
+            await asyncio.to_thread(self._journal.forgive_refusals, run)
+            await asyncio.to_thread(self._journal.set_state, run, RunState.RUNNING)
+            self._update(run, state=RunState.RUNNING, reason=None)
+            log.info("run resumed", run=run)
+            self._launch(run, self._registry.study(view.study_digest.hex()).study)
+            self._count_runs()
+            return self.view(run)
+
+    async def stop(self, run: RunId) -> RunView:
+        async with self._moving:
+            run = self._require_state(run, RunState.RUNNING, RunState.PAUSED).run
+            await self._settle(run, RunState.STOPPED, None)
+            return self.view(run)
+
+    def list(self) -> list[RunView]:
+        return sorted(self._views.values(), key=lambda view: view.started_unix_s)
+
+    def view(self, run: RunId) -> RunView:
+        """Raises NotFoundError; a unique beginning of a run's name is enough."""
+        matches = [name for name in self._views if name == run] or [n for n in self._views if n.startswith(run)]
+        if len(matches) != 1:
+            raise NotFoundError(
+                f"There is no run {run!r}" if not matches else f"{run!r} begins the name of {len(matches)} runs",
+                action="See `quorate run list`",
+            )
+        return self._views[matches[0]]
+
+    async def changes(self, run: RunId) -> AsyncIterator[RunView]:
+        run = self.view(run).run
+        while True:
+            event = self._changed.setdefault(run, asyncio.Event())
+            view = self.view(run)
+            yield view
+            if view.state.is_over:
+                return
+            await event.wait()
+
+    async def report(self, run: RunId, format: str) -> bytes:
+        from quorate_server import report  # matplotlib takes half a second to import
+
+        view = self.view(run)
+        study = self._registry.study(view.study_digest.hex()).study
+        match format:
+            case "json":
+                return json.dumps(report.report_json(view, study, time.time()), indent=2).encode()
+            case "html":
+                return (await asyncio.to_thread(report.report_html, view, study, time.time())).encode()
+            case _:
+                raise InputError("There is no such form of the report", expected="html or json", got=format[:40])
+
+    def model(self, run: RunId) -> Path:
+        view = self.view(run)
+        path = self._folder(view.run) / "model.npz"
+        if not path.is_file():
+            raise WrongStateError(
+                f"The run {view.run} has no released model",
+                expected='a completed run of a study with release.model = "operator"',
+                got=f"state {view.state}",
+                action="Without a release the model stays at the sites: `quorate-client model export`",
+            )
+        return path
+
+    # --- a run's life ---
+
+    def _launch(self, run: RunId, study: Study) -> None:
+        live = _LiveRun(study)
+        self._live[run] = live
+        live.task = asyncio.create_task(self._supervise(run, live))
+
+    async def _supervise(self, run: RunId, live: _LiveRun) -> None:
+        """Keep a worker alive until the run is over or paused.
+
+        What sites were asked stays asked when a worker dies: they go on, and its successor asks the same again.
+        """
+        while live.deaths < MAX_DEATHS_WITHOUT_PROGRESS:
+            worker = await to_its_end(self._spawn(run, live))
+            try:
+                await self._begin(run, live, worker)
+                done = await self._serve(run, live, worker)
+            except Exception:  # the door: what the worker says may be anything
+                log.exception("the run's worker could not be served", run=run)
+                done = None
+            if done is not None:
+                await worker.wait()
+                await self._withdraw_all(live)
+                await self._finish(run, done)
+                return
+            await worker.kill()
+            live.deaths += 1
+            log.warning("the run's worker died and is started again", run=run, deaths=live.deaths)
+        failure = RunWorkerError(
+            f"The worker process of the run died {live.deaths} times in a row",
+            action=f"Read {self._folder(run) / 'worker.log'} on the server",
+        )
+        await self._withdraw_all(live)
+        await self._finish(run, {"state": RunState.FAILED, "reason": _encode(failure)})
+
+    async def _spawn(self, run: RunId, live: _LiveRun) -> WorkerProcess:
+        live.hears = False
+        live.worker = await WorkerProcess.spawn(self._folder(run))
+        return live.worker
+
+    async def _begin(self, run: RunId, live: _LiveRun, worker: WorkerProcess) -> None:
+        record = next(r for r in await asyncio.to_thread(self._journal.runs) if r.run == run)
+        live.answered |= await asyncio.to_thread(self._journal.replies, run)
+        attempts = await asyncio.to_thread(self._journal.attempts, run)
+        order = {
+            "run": run,
+            "study": base64.b64encode(live.study.canonical()).decode(),
+            "spool": str(self._spool.folder),
+            "progress": record.progress,
+            "attempts": [[list(key), attempt] for key, attempt in attempts.items()],
+        }
+        worker.send(Note(Verb.BEGIN, json.dumps(order).encode()))
+        live.hears = True
+        live.tell(self._presence_note(live.study))
+
+    async def _serve(self, run: RunId, live: _LiveRun, worker: WorkerProcess) -> dict[str, Any] | None:
+        """Carry the worker's messages until it is done (its last word) or gone (None)."""
+        while (note := await worker.receive()) is not None:
+            match note.verb:
+                case Verb.SEND:
+                    self._send(run, live, worker, note)
+                case Verb.WITHDRAW:
+                    names = {
+                        MessageId(note.payload[at : at + 32]) for at in range(0, len(note.payload), 32)
+                    } & live.asked
+                    live.asked -= names
+                    await self._mailbox.withdraw(names)
+                case Verb.REFUSE:
+                    await self._refuse(live, MessageId(note.payload[:32]), note.payload[32:].decode())
+                case Verb.STATUS:
+                    self._note_status(run, json.loads(note.payload))
+                case Verb.COMMIT:
+                    await to_its_end(self._commit(run, live, json.loads(note.payload)))
+                case Verb.DONE:
+                    done: dict[str, Any] = json.loads(note.payload)
+                    return done
+                case _:
+                    raise RunWorkerError("The run's worker sent what only the daemon may send")
+        return None
+
+    def _send(self, run: RunId, live: _LiveRun, worker: WorkerProcess, note: Note) -> None:
+        """Ask a site, unless its reply is already here."""
+        instruction = instruction_from_bytes(note.payload)
+        site = SiteName(note.site)
+        if instruction.run != run or site not in live.study.site_names:
+            raise RunWorkerError("The run's worker addressed what is not part of its run")
+        known = live.answered.get(instruction.message_id)
+        if known is not None:
+            worker.send(Note(Verb.REPLY, reply_to_bytes(known), site))
+            return
+        live.asked.add(instruction.message_id)
+
+        def take(site: SiteName, reply: Reply) -> None:
+            live.asked.discard(reply.message_id)
+            live.answered[reply.message_id] = reply
+            if reply.code:
+                self._metrics.update_refused(reply.code)
+            else:
+                self._metrics.update_received()
+            live.tell(Note(Verb.REPLY, reply_to_bytes(reply), site))
+
+        self._mailbox.send(site, instruction, frozenset(blob.id for blob in instruction.blobs), take)
+
+    async def _commit(self, run: RunId, live: _LiveRun, step: dict[str, Any]) -> None:
+        result = result_from_json(step["result"]) if step["result"] else None
+        stored = (result.round_number, json.dumps(step["result"])) if result else None
+        await asyncio.to_thread(self._journal.commit_progress, run, step["progress"], stored)
+        live.deaths = 0
+        self._needed[run] = StudyProgress.model_validate_json(step["progress"]).blobs()
+        self._remove_unneeded({BlobId(bytes.fromhex(name)) for name in step["obsolete"]})
+        if result is not None:
+            await asyncio.to_thread(self._journal.forget_replies, run, result.round_number)
+            live.answered.clear()
+            self._note_result(run, live.study, result)
+
+    async def _refuse(self, live: _LiveRun, message: MessageId, code: str) -> None:
+        """The run could not use a reply that was taken."""
+        if message in live.answered:
+            self._metrics.update_refused(code)
+            await asyncio.to_thread(self._journal.refuse_reply, message, code)
+
+    def _remove_unneeded(self, blobs: set[BlobId]) -> None:
+        """Blobs are named by content, so what is obsolete in one run can be needed in another."""
+        for blob in blobs.difference(*self._needed.values()):
+            self._spool.remove(blob)
+
+    async def _finish(self, run: RunId, done: dict[str, Any]) -> None:
+        """The worker's last word, or its failure, becomes the run's state."""
+        state = RunState(done["state"])
+        reason = (
+            error_of(common_pb2.ErrorDetail.FromString(base64.b64decode(done["reason"]))) if done["reason"] else None
+        )
+        async with self._moving:
+            self._live.pop(run, None)
+            if isinstance(reason, QuorumMissingError):
+                self._metrics.quorum_missed()
+            if state is not RunState.COMPLETED:
+                self._metrics.round_ended(RoundOutcome.ABANDONED)
+            await self._write_state(run, state, reason)
+
+    async def _settle(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
+        """An operator ends or pauses the run."""
+        live = self._live.pop(run, None)
+        if live is not None:
+            await self._end_worker(live)
+            await self._withdraw_all(live)
+        await self._write_state(run, state, reason)
+
+    async def _write_state(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
+        await asyncio.to_thread(self._journal.set_state, run, state, _encode(reason) if reason else "")
+        if state.is_over:
+            await asyncio.to_thread(self._journal.forget_replies, run, END_OF_ROUNDS)
+            self._remove_unneeded(self._needed.pop(run, set()))
+        self._update(run, state=state, reason=reason, phase="", sites=())
+        self._count_runs()
+        log.info("run " + state.value, run=run, reason=reason.code if reason else "")
+
+    async def _end_worker(self, live: _LiveRun) -> None:
+        if live.task is not None:
+            live.task.cancel()
+            await asyncio.gather(live.task, return_exceptions=True)
+        if live.worker is not None:
+            await live.worker.kill()
+
+    async def _withdraw_all(self, live: _LiveRun) -> None:
+        asked, live.asked = live.asked, set()
+        await self._mailbox.withdraw(asked)
+
+    # --- presence ---
+
+    def _tell_presence(self) -> None:
+        for live in self._live.values():
+            live.tell(self._presence_note(live.study))
+
+    def _presence_note(self, study: Study) -> Note:
+        gone = {site: self._sessions.gone_for_s(site) for site in study.site_names}
+        absent = {site: seconds for site, seconds in gone.items() if seconds is not None}
+        return Note(Verb.PRESENCE, json.dumps(absent).encode())
+
+    # --- views ---
+
+    def _view_of(self, record: RunRecord, study: Study) -> RunView:
+        progress = StudyProgress.model_validate_json(record.progress) if record.progress else StudyProgress()
+        results = tuple(result_from_json(value) for value in self._journal.results(record.run))
+        return RunView(
+            run=record.run,
+            study=study.name,
+            study_digest=record.study_digest,
+            kind=study.kind,
+            protection=study.protection.mode,
+            state=record.state,
+            rounds=study.rounds.count,
+            round_number=progress.evaluated,
+            reason=_decode(record.reason) if record.reason else None,
+            results=results,
+            started_unix_s=record.started_unix_s,
+            changed_unix_s=record.changed_unix_s,
+            model_available=(self._folder(record.run) / "model.npz").is_file(),
+        )
+
+    def _note_status(self, run: RunId, status: dict[str, Any]) -> None:
+        sites = tuple(SiteProgress(SiteName(n), Progress(state), code) for n, state, code in status["sites"])
+        self._update(run, round_number=status["round"], phase=status["phase"], sites=sites)
+
+    def _note_result(self, run: RunId, study: Study, result: RoundResult) -> None:
+        full = len(result.contributed) == len(study.sites)
+        self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL)
+        for phase, seconds in result.phase_seconds.items():
+            self._metrics.phase_closed(phase, seconds)  # type: ignore[arg-type]  # phases of our own results
+        self._metrics.round_measured(result.metrics)
+        self._update(run, results=(*self.view(run).results, result), round_number=result.round_number)
+
+    def _update(self, run: RunId, **changes: Any) -> None:
+        model = (self._folder(run) / "model.npz").is_file()
+        self._views[run] = replace(self._views[run], changed_unix_s=time.time(), model_available=model, **changes)
+        event = self._changed.pop(run, None)
+        if event is not None:
+            event.set()
+
+    def _count_runs(self) -> None:
+        states = [view.state for view in self._views.values()]
+        self._metrics.runs_are({state: states.count(state) for state in RunState})
+
+    def _require_state(self, run: RunId, *allowed: RunState) -> RunView:
+        view = self.view(run)
+        if view.state not in allowed:
+            raise WrongStateError(
+                f"The run {view.run} is {view.state}", expected=f"a run that is {' or '.join(allowed)}"
+            )
+        return view
+
+    def _require_guest_allowed(self, study: Study) -> None:
+        if study.guest is not None and study.guest.server_app not in self._config.guest_apps:
+            raise StudyError(
+                f"This server does not run the guest app {study.guest.server_app}",
+                expected=f"one of {', '.join(self._config.guest_apps) or '(none is allowed)'}",
+                action="The server's administrator adds it to guest_apps in server.toml and restarts",
+            )
+
+    def _folder(self, run: RunId) -> Path:
+        return self._config.runs_dir / run
+
+    def _tidy_spool(self) -> None:
+        """Keep what live runs refer to, and uploads that may still go on."""
+        kept: set[BlobId] = set()
+        for record in self._journal.runs():
+            if record.state in (RunState.RUNNING, RunState.PAUSED):
+                if record.progress:
+                    kept |= StudyProgress.model_validate_json(record.progress).blobs()
+                for reply in self._journal.replies(record.run).values():
+                    kept |= {blob.id for blob in reply.blobs}
+        self._spool.keep_only(kept, incomplete_since_unix_s=time.time() - KEEP_INCOMPLETE_S)
+
+
+def _encode(error: QuorateError) -> str:
+    return base64.b64encode(detail_of(error).SerializeToString()).decode()
+
+
+def _decode(text: str) -> QuorateError:
+    return error_of(common_pb2.ErrorDetail.FromString(base64.b64decode(text)))

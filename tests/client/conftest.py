@@ -1,0 +1,230 @@
+"""What the tests of a site share: a consortium, a server, a site that has joined, a study that it approved."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from quorate.blobs import Blob, Spool
+from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
+from quorate.identity import Role, RunId, SiteName, Subject
+from quorate.study import Guest, Protection, Rounds, Site, Study, TaskRef
+from quorate.tasks import task_digest
+from quorate_client.agreement import Agreement
+from quorate_client.app import Daemon, assemble
+from quorate_client.approvals import Answer, Answers
+from quorate_client.config import Config
+from quorate_client.deliveries import cancel
+from quorate_client.folder import SiteFolder
+from quorate_client.keys import Identity, load_keys, make_or_load_keys, save_identity
+from quorate_client.metrics import ClientMetrics
+from quorate_client.state import State, open_state
+
+from .consortium import NAME, Authority, RunningServer, Server, Visit, blocking_server, start_server
+
+SITE = SiteName("north")
+OTHERS = ("east", "south", "west")
+RUN = RunId("run-1")
+# A package of Python itself stands for an app: it is installed everywhere and does not change while tests run.
+APP = "flower:json:JSONDecoder"
+
+POLICY = f"""
+protection = ["none"]
+minimum_sites = 3
+tasks = ["{APP}", "tabular-classifier"]
+"""
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def services(authority: Authority, tmp_path: Path) -> Server:
+    return Server(authority, tmp_path / "server-spool")
+
+
+@pytest.fixture
+async def server(services: Server) -> AsyncIterator[RunningServer]:
+    running = await start_server(services)
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+def address(services: Server) -> Iterator[str]:
+    """A server for tests of commands, which block."""
+    with blocking_server(services) as where:
+        yield where
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SiteFolder:
+    return SiteFolder(tmp_path / "site")
+
+
+def enrol(folder: SiteFolder, services: Server, address: str, name: str = SITE, life: tuple[float, float] = (-1, 86_400)) -> None:
+    """A site that has joined; its certificate is valid from and to so many seconds from now."""
+    folder.create()
+    keys = make_or_load_keys(folder.keys)
+    subject = Subject(services.authority.consortium, Role.SITE, name)
+    certificate = services.authority.issue(subject, keys.tls.public_key(), *life)
+    identity = Identity(services.authority.consortium, SiteName(name), address)
+    save_identity(folder.keys, identity, services.authority.pem, certificate)
+    services.members[name] = keys.member(SiteName(name))
+    folder.policy.write_text(POLICY)
+
+
+@pytest.fixture
+def joined(folder: SiteFolder, services: Server, address: str, tmp_path: Path) -> SiteFolder:
+    """A site that joined at the blocking server, in a consortium with three others."""
+    enrol(folder, services, address)
+    add_others(services, tmp_path)
+    return folder
+
+
+def add_others(services: Server, tmp_path: Path) -> None:
+    for name in OTHERS:
+        keys = tmp_path / "others" / name
+        keys.mkdir(parents=True)
+        services.members[name] = make_or_load_keys(keys).member(SiteName(name))
+
+
+def make_study(services: Server, **changes: Any) -> Study:
+    """A study of all members, with a stock app unless ``task`` says otherwise."""
+    content: dict[str, Any] = {
+        "consortium": NAME,
+        "name": "hearts",
+        "purpose": "To see whether it works",
+        "task": TaskRef(name=APP, digest=task_digest(APP)),
+        "rounds": Rounds(count=3, quorum=3),
+        "protection": Protection(mode="none"),
+        "guest": Guest(server_app="json:JSONEncoder"),
+        "sites": [Site(name=m.name, signing_key=m.signing_key.hex()) for _, m in sorted(services.members.items())],
+    }
+    return Study.model_validate(content | changes)
+
+
+Perform = Callable[[Instruction, Agreement, Callable[[Blob], Awaitable[None]]], Awaitable[Reply]]
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine that does what a test says; by default it fetches the blobs and answers with the body reversed."""
+
+    perform_next: list[Perform] = field(default_factory=list)
+    performed: list[MessageId] = field(default_factory=list)
+    withdrawn: list[MessageId] = field(default_factory=list)
+
+    async def perform(
+        self, instruction: Instruction, agreement: Agreement, fetch: Callable[[Blob], Awaitable[None]]
+    ) -> Reply:
+        self.performed.append(instruction.message_id)
+        if self.perform_next:
+            return await self.perform_next.pop(0)(instruction, agreement, fetch)
+        for blob in instruction.blobs:
+            await fetch(blob)
+        return Reply(instruction.message_id, body=instruction.body[::-1], working_s=0.5)
+
+    async def withdraw(self, message_id: MessageId) -> None:
+        self.withdrawn.append(message_id)
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class RunningSite:
+    """One life of a site's daemon."""
+
+    daemon: Daemon
+    state: State
+    spool: Spool
+    engine: ScriptedEngine
+    registry: CollectorRegistry
+    running: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        self.daemon.agent.stop()
+        async with asyncio.timeout(10):
+            await self.running
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+
+@asynccontextmanager
+async def live(
+    folder: SiteFolder, engine: ScriptedEngine, config: Config | None = None, wall: Callable[[], float] | None = None
+) -> AsyncIterator[RunningSite]:
+    """Run a daemon's parts on a folder. Leaving the block is like a kill: nothing is said to the server."""
+    state = open_state(folder.database)
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    spool = Spool(folder.spool)
+    clock = {} if wall is None else {"wall": wall}
+    daemon = assemble(folder, config or Config(), state, metrics, spool, engine, **clock)
+    daemon.work.recover()
+    running = asyncio.create_task(daemon.agent.run(daemon.work))
+    try:
+        yield RunningSite(daemon, state, spool, engine, registry, running)
+    finally:
+        await cancel({running})
+        state.close()
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+async def site(folder: SiteFolder, server: RunningServer, engine: ScriptedEngine, tmp_path: Path) -> AsyncIterator[RunningSite]:
+    """A running site that has approved the study that ``instruct`` is about."""
+    enrol(folder, server.services, server.address)
+    add_others(server.services, tmp_path)
+    approve(folder, make_study(server.services))
+    async with live(folder, engine) as running:
+        yield running
+
+
+@pytest.fixture
+async def visit(server: RunningServer, site: RunningSite) -> Visit:
+    """The running site's connection, as the server sees it."""
+    return await server.services.visit()
+
+
+def approve(folder: SiteFolder, study: Study) -> None:
+    keys = load_keys(folder.keys)
+    state = open_state(folder.database)
+    signature = keys.sign_answer("approved", study.digest())
+    Answers(state, lambda: 0.0).record(Answer(study, study.digest(), "approved", signature))
+    state.close()
+
+
+def instruct(services: Server, round_number: int = 1, **changes: Any) -> Instruction:
+    """An instruction of the approved study."""
+    content: dict[str, Any] = {
+        "message_id": message_id(RUN, round_number, Phase.GUEST, 0, SITE),
+        "run": RUN,
+        "round_number": round_number,
+        "phase": Phase.GUEST,
+        "attempt": 0,
+        "study_digest": make_study(services).digest(),
+        "deadline_s": 60.0,
+        "body": b"abc",
+    }
+    return Instruction(**(content | changes))
+
+
+def write_invitation(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(content))
+    return path

@@ -1,0 +1,201 @@
+"""What tests of the site's engine share: a task that is really installed, sites, and a server's part in a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from quorate.blobs import Blob, BlobId, Spool
+from quorate.exchange import Instruction, Phase, Reply, StudyContribution, StudyWork, SumRef, message_id
+from quorate.identity import RunId, SiteName
+from quorate.messages import contribution_from_bytes, work_to_bytes
+from quorate.secagg import plain
+from quorate.study import Guest, Optimizer, Protection, Release, Rounds, Site, Study, TaskRef
+from quorate.tasks import task_digest
+from quorate_client.agreement import Agreement, Dataset
+from quorate_client.engine import Engine
+from quorate_client.isolation import Confinement
+from quorate_client.worker_process import WorkerSettings
+from quorate_client.workers import InProcessWorkers, ProcessWorkers, TaskWorkers
+
+RUN = RunId("run-1")
+SITES = ("east", "north", "south")
+
+
+@pytest.fixture(name="installed")
+def installed_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The tests' task and Flower app, installed in this process and in those it starts."""
+    folder = tmp_path / "site-packages"
+    info = folder / "linear_task-1.0.dist-info"
+    info.mkdir(parents=True)
+    for name in ("linear_task.py", "guest_app.py"):
+        shutil.copy(Path(__file__).parent / name, folder)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: linear-task\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[quorate.tasks]\nlinear = linear_task:TASK\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    yield folder
+    sys.modules.pop("linear_task", None)
+    sys.modules.pop("guest_app", None)
+
+
+def make_study(*, guest: bool = False, sites: tuple[str, ...] = SITES, **changes: Any) -> Study:
+    """A study of the tests' task. ``parameters`` are the task's, other changes are fields."""
+    name = "flower:guest_app:app" if guest else "linear"
+    task = TaskRef(name=name, digest=task_digest(name), parameters=changes.pop("parameters", {}))
+    fields: dict[str, Any] = {
+        "consortium": "tests",
+        "name": "study",
+        "purpose": "to be tested",
+        "seed": 7,
+        "task": task,
+        "rounds": Rounds(count=3, quorum=1),
+        "optimizer": Optimizer(),
+        "protection": Protection(mode="none"),
+        "release": Release(),
+        "guest": Guest(server_app="guest:server", run_config={"rate": 0.5}) if guest else None,
+        "sites": tuple(Site(name=site, signing_key=f"{index:064x}") for index, site in enumerate(sites)),
+    }
+    return Study(**fields | changes)
+
+
+def records_of(site: str, count: int = 40, features: int = 3) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    rng = np.random.default_rng(sum(site.encode()))
+    x = rng.normal(loc=1.0, size=(count + SITES.index(site), features))
+    return x, (x @ np.arange(1.0, features + 1) + rng.normal(size=len(x)) > features).astype(np.int64)
+
+
+def make_agreement(study: Study, folder: Path, site: str = "north", **node_config: str) -> Agreement:
+    """What a site's administrator approved, with its records on disk."""
+    dataset = None
+    if study.kind == "study":
+        x, y = records_of(site)
+        path = folder / f"{site}.npz"
+        np.savez(path, x=x, y=y)
+        dataset = Dataset("records", "tabular", path, {}, 0.2, len(x))
+    return Agreement(study, study.digest(), SiteName(site), dataset, dict(node_config))
+
+
+@dataclass
+class SiteUnderTest:
+    """An engine with a spool, and the server whose blobs it fetches."""
+
+    engine: Engine
+    agreement: Agreement
+    spool: Spool
+    folder: Path
+    server: ServerPart
+    workers: TaskWorkers
+    fetched: list[BlobId] = field(default_factory=list)
+
+    async def fetch(self, blob: Blob) -> None:
+        self.fetched.append(blob.id)
+        writer = self.spool.writer(blob)
+        for frame in self.server.spool.read(blob):
+            writer.take(frame)
+        writer.finish()
+
+    async def perform(self, instruction: Instruction) -> Reply:
+        return await self.engine.perform(instruction, self.agreement, self.fetch)
+
+    async def do(self, phase: Phase, round_number: int = 0) -> StudyContribution:
+        """One phase as the server has it; what the site sends is kept at the server."""
+        return self.server.take(await self.perform(self.server.instruction(phase, round_number)), self.spool)
+
+    def restarted(self) -> SiteUnderTest:
+        """The same site after its daemon ended in whatever way and started again."""
+        engine = Engine(self.workers, self.spool, self.folder, time.monotonic, lambda count: b"\x01" * count)
+        return replace(self, engine=engine, fetched=[])
+
+
+class ServerPart:
+    """The server's part of a study: it adds words and remembers sums."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study = study
+        self.spool = Spool(folder)
+        self.work = StudyWork()
+        self.inline_sums = False
+        self.updates: list[tuple[Blob, int]] = []
+
+    def instruction(self, phase: Phase, round_number: int = 0, work: StudyWork | None = None) -> Instruction:
+        name = message_id(RUN, round_number, phase, 0, SiteName("north"))
+        body = work_to_bytes(work or self.work)
+        return Instruction(name, RUN, round_number, phase, 0, self.study.digest(), 60.0, body)
+
+    def take(self, reply: Reply, spool: Spool) -> StudyContribution:
+        contribution = contribution_from_bytes(reply.body)
+        for blob in reply.blobs:
+            content = spool.content(blob)
+            stored = self.spool.put([content])
+            assert stored.id == blob.id
+            if contribution.weight:
+                self.updates.append((stored, contribution.weight))
+        return contribution
+
+    def prepared(self, contributions: list[StudyContribution]) -> None:
+        totals = tuple(sum(column) for column in zip(*(item.extras for item in contributions), strict=True))
+        dimension = contributions[0].dimension
+        self.work = replace(self.work, total_weight=totals[0], statistics=totals, dimension=dimension)
+
+    def close_round(self, round_number: int) -> SumRef:
+        """Add up the updates that came in, and offer their sum."""
+        total = np.zeros(self.work.dimension, np.uint32)
+        for blob, _ in self.updates:
+            plain.add(total, np.frombuffer(self.spool.content(blob), np.uint32))
+        weight = sum(weight for _, weight in self.updates)
+        blob = Blob.of(total.tobytes()) if self.inline_sums else self.spool.put([total.tobytes()])
+        ref = SumRef(round_number, blob, weight, len(self.updates))
+        self.updates.clear()
+        self.work = replace(self.work, sums=(*self.work.sums, ref))
+        return ref
+
+
+async def gone(descriptor: int) -> None:
+    """Wait until the process behind a descriptor of ``os.pidfd_open`` is gone."""
+    readable, _, _ = await asyncio.to_thread(select.select, [descriptor], [], [], 10)
+    os.close(descriptor)
+    assert readable
+
+
+def process_settings(folder: Path, **changes: Any) -> WorkerSettings:
+    (folder / "tasks").mkdir(parents=True, exist_ok=True)
+    return WorkerSettings(folder / "tasks", folder / "tasks.log", **changes)
+
+
+@asynccontextmanager
+async def site(
+    server: ServerPart,
+    folder: Path,
+    name: str = "north",
+    *,
+    processes: bool = False,
+    confinement: Confinement | None = None,
+    randomness: Callable[[int], bytes] = lambda count: b"\x01" * count,
+    **node_config: str,
+) -> AsyncIterator[SiteUnderTest]:
+    """A site with the tests' task: in this process, or in worker processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    workers: TaskWorkers = InProcessWorkers()
+    if processes:
+        workers = ProcessWorkers(process_settings(folder, confinement=confinement or Confinement()))
+    spool = Spool(folder / "spool")
+    engine = Engine(workers, spool, folder, time.monotonic, randomness)
+    agreement = make_agreement(server.study, folder, name, **node_config)
+    try:
+        yield SiteUnderTest(engine, agreement, spool, folder, server, workers)
+    finally:
+        await engine.close()

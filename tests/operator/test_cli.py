@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quorate import __version__
+from quorate.errors import (
+    ContributionError,
+    DiskFullError,
+    PolicyError,
+    QuorateError,
+    StudyError,
+    TransportError,
+    WrongRoleError,
+)
+from quorate.exits import INPUT, OTHER, REFUSED, RUN_NOT_COMPLETED, UNREACHABLE, exit_code
+from quorate.identity import SiteName
+from quorate.runs import RunState
+from quorate.tasks import task_digest
+from quorate_operator.cli import main
+from tests.operator.conftest import Inside
+from tests.server.door import Door, SiteKeys, a_study
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def quorate(door: Door, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUORATE_PROFILE", str(door.state_dir / "operator"))
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def app_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An installed Flower app, as far as naming it goes."""
+    package = tmp_path / "modules"
+    package.mkdir()
+    (package / "hospital_app.py").write_text("client = server = None\n")
+    monkeypatch.syspath_prepend(package)
+    return "hospital_app"
+
+
+def study_file(folder: Path, module: str, *sites: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(
+        f"""
+name = "malignancy"
+purpose = "Tell malignant from benign"
+sites = {json.dumps(list(sites))}
+
+[task]
+name = "flower:{module}:client"
+
+[guest]
+server_app = "{module}:server"
+
+[rounds]
+count = 2
+quorum = 1
+
+[protection]
+mode = "none"
+"""
+    )
+    return path
+
+
+def a_run(door: Door, inside: Inside) -> str:
+    view = inside(door.runs.start(a_study(SiteKeys.make("north"))))
+    return str(view.run)
+
+
+def test_an_invitation_is_written_for_its_reader_only_and_never_over_another(
+    quorate: Command, door: Door, tmp_path: Path
+) -> None:
+    code, out, err = quorate("site", "invite", "north", "--days", 2)
+    assert (code, err) == (0, "")
+    path = tmp_path / "north.invitation.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert "quorate-client join north.invitation.json" in out
+    assert "(in 1 day)" in out
+    content = json.loads(path.read_text())
+    assert content["format"] == "quorate.invitation/1"
+    assert content["ca_pem"].encode() == door.authority.ca_pem
+    assert content["expires_unix_s"] == int(door.clock()) + 2 * 86_400
+    code, _, err = quorate("site", "invite", "north")
+    assert code == INPUT
+    assert "not overwritten" in err
+    assert json.loads(path.read_text()) == content
+
+
+def test_a_refused_invitation_leaves_no_file(quorate: Command, door: Door, tmp_path: Path) -> None:
+    door.enrol("north")
+    code, _, err = quorate("site", "invite", "north", "-o", tmp_path / "north.json")
+    assert code == INPUT
+    assert "quorate site reinvite north" in err
+    assert not (tmp_path / "north.json").exists()
+    code, out, _ = quorate("site", "reinvite", "north", "-o", tmp_path / "north.json")
+    assert code == 0
+    assert "quorate-client join --keep-keys north.json" in out
+
+
+def test_no_key_of_an_invitation_appears_on_the_terminal(quorate: Command, tmp_path: Path) -> None:
+    _, out, _ = quorate("site", "invite", "north", "--json")
+    assert set(json.loads(out)) == {"site", "path", "address", "expires_unix_s"}
+    assert "PRIVATE" not in out
+
+
+def test_sites_are_listed_and_revoked(quorate: Command, door: Door) -> None:
+    door.enrol("north")
+    door.presence.states["north"] = "online"
+    code, out, _ = quorate("site", "list")
+    assert code == 0
+    assert "north" in out
+    assert "online" in out
+    (site,) = json.loads(quorate("site", "list", "--json")[1])
+    assert (site["name"], site["state"]) == ("north", "online")
+    assert json.loads(quorate("site", "revoke", "north", "--json")[1])["state"] == "revoked"
+    assert quorate("site", "revoke", "unknown")[0] == INPUT
+
+
+def test_a_study_file_is_published_with_what_its_names_stand_for(
+    quorate: Command, door: Door, app_module: str, tmp_path: Path
+) -> None:
+    keys, _ = door.enrol("north")
+    code, out, _ = quorate("study", "publish", study_file(tmp_path, app_module, "north"))
+    assert code == 0
+    assert "WARNING" in out
+    assert "quorate-client show malignancy" in out
+    study = door.registry.study("malignancy").study
+    assert [site.signing_key for site in study.sites] == [keys.member.signing_key.hex()]
+    assert study.task.digest == task_digest(f"flower:{app_module}:client")
+    assert door.announcer.announced == 1
+
+
+def test_a_study_with_a_site_that_has_not_joined_is_refused_here(
+    quorate: Command, door: Door, app_module: str, tmp_path: Path
+) -> None:
+    door.enrol("north")
+    door.enrol("gone")
+    door.registry.revoke_site(SiteName("gone"))
+    code, _, err = quorate("study", "publish", study_file(tmp_path, app_module, "north", "gone"))
+    assert code == INPUT
+    assert "gone, not enrolled" in err
+    code, _, err = quorate("study", "publish", tmp_path / "missing.toml")
+    assert code == INPUT
+    assert "missing.toml" in err
+    assert door.registry.studies() == ()
+
+
+def test_studies_are_listed_and_shown_with_their_warning(quorate: Command, door: Door) -> None:
+    keys, _ = door.enrol("north")
+    study = a_study(keys)
+    door.registry.publish(study)
+    for command in (("study", "list"), ("study", "show", "malignancy")):
+        code, out, _ = quorate(*command)
+        assert code == 0
+        assert "WARNING" in out
+    shown = json.loads(quorate("study", "show", study.digest().hex()[:8], "--json")[1])
+    assert shown["digest"] == study.digest().hex()
+    assert quorate("study", "show", "unknown")[0] == INPUT
+
+
+def test_a_run_is_started_paused_resumed_shown_and_stopped(quorate: Command, door: Door) -> None:
+    keys, _ = door.enrol("north")
+    door.registry.publish(a_study(keys))
+    started = json.loads(quorate("run", "start", "malignancy", "--json")[1])
+    assert started["state"] == "running"
+    for command, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopped")):
+        code, out, _ = quorate("run", command, started["run"][:8], "--json")
+        assert (code, json.loads(out)["state"]) == (0, state)
+    code, out, _ = quorate("run", "list")
+    assert code == 0
+    assert "stopped" in out
+    assert "WARNING" in out
+    assert "WARNING" in quorate("run", "show", started["run"])[1]
+
+
+@pytest.mark.parametrize(("end", "code"), [("complete", 0), ("stop", RUN_NOT_COMPLETED)])
+def test_a_watch_ends_with_the_run_and_its_exit_code_says_how(
+    quorate: Command, door: Door, inside: Inside, end: str, code: int
+) -> None:
+    run = a_run(door, inside)
+
+    def drive() -> None:
+        for _ in range(3 if end == "complete" else 1):
+            inside(door.runs.close_round(run, loss=0.5))
+        if end == "stop":
+            inside(door.runs.stop(run))
+
+    driver = threading.Thread(target=drive)
+    driver.start()
+    ended, out, _ = quorate("run", "watch", run)
+    driver.join()
+    assert ended == code
+    lines = out.splitlines()
+    assert "WARNING" in lines[0]
+    assert any("round 1 of 3" in line for line in lines)
+    assert lines[-1].endswith("is completed" if end == "complete" else "is stopped")
+
+
+def test_a_watch_for_programs_ends_with_the_final_view(quorate: Command, door: Door, inside: Inside) -> None:
+    run = a_run(door, inside)
+    for _ in range(3):
+        inside(door.runs.close_round(run, loss=0.5))
+    code, out, _ = quorate("run", "watch", run, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["state"] == RunState.COMPLETED
+
+
+def test_reports_and_models_are_fetched_into_files(
+    quorate: Command, door: Door, inside: Inside, tmp_path: Path
+) -> None:
+    run = a_run(door, inside)
+    assert quorate("run", "report", run[:6])[0] == 0
+    assert (tmp_path / f"{run}.html").read_text() == f"<p>{run}"
+    code, out, _ = quorate("run", "report", run, "--format", "json", "-o", tmp_path / "r.json", "--json")
+    assert (code, json.loads(out)) == (0, {"path": str(tmp_path / "r.json"), "bytes": 2})
+    assert quorate("run", "report", run, "--format", "pdf")[0] == INPUT
+    code, _, err = quorate("model", "fetch", run)
+    assert code == INPUT
+    assert "no released model" in err
+    assert not (tmp_path / "model.npz").exists()
+    door.runs.model_path = tmp_path / "released"
+    door.runs.model_path.write_bytes(b"weights")
+    assert quorate("model", "fetch", run)[0] == 0
+    assert (tmp_path / "model.npz").read_bytes() == b"weights"
+
+
+def test_a_refusal_is_one_message_on_standard_error_and_an_exit_code(quorate: Command, door: Door) -> None:
+    door.registry.revoke_operator("operator")
+    code, out, err = quorate("site", "list")
+    assert (code, out) == (REFUSED, "")
+    assert err.startswith("quorate: The certificate of operator does not count")
+    assert err.count("\n") == 1
+    code, out, err = quorate("site", "list", "--json")
+    assert (code, out) == (REFUSED, "")
+    assert json.loads(err)["error"]["code"] == "certificate_revoked"
+
+
+def test_a_server_that_is_not_there_and_a_credential_that_is_not_there_are_told_apart(
+    quorate: Command, door: Door, tmp_path: Path
+) -> None:
+    profile = door.state_dir / "operator" / "profile.json"
+    profile.write_text(profile.read_text().replace(f":{door.port}", ":1"))
+    assert quorate("site", "list")[0] == UNREACHABLE
+    code, _, err = quorate("--profile", tmp_path / "nowhere", "site", "list")
+    assert code == INPUT
+    assert "nowhere" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StudyError("x"), INPUT),
+        (WrongRoleError("x"), REFUSED),
+        (PolicyError("x"), REFUSED),
+        (TransportError("x"), UNREACHABLE),
+        (ContributionError("x"), RUN_NOT_COMPLETED),
+        (DiskFullError("x"), OTHER),
+        (QuorateError("x"), OTHER),
+    ],
+)
+def test_exit_codes_follow_who_must_act(error: QuorateError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_the_version_is_told_without_a_credential(quorate: Command) -> None:
+    assert quorate("--version")[:2] == (0, f"quorate {__version__}\n")
