@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## Four hospitals train a model on this machine
-	@$(BIN)/python demo/run.py
+	@$(BIN)/python -m demo
 
 test: setup ## Run all tests
 	@$(BIN)/pytest -q

@@ -1,7 +1,7 @@
 """Many sites in one process, without tasks: real connections and real uploads, canned content.
 
 ``python -m bench.light_sites STATE COUNT DIMENSION`` makes COUNT members with the authority of the server in STATE,
-prints ``ready``, connects them all on a line from standard input, and answers every instruction until standard input ends.
+prints ``ready``, connects them all on a line from standard input, and answers instructions until standard input ends.
 Each further line that it prints is a JSON event.
 """
 

@@ -11,10 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from quorate_client.data import evaluation_part
-from quorate_client.schema import parse_schema, read_schema
-from quorate_client.table import read_table
-from quorate_client.tasks.tabular_model import predict
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -22,9 +18,11 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-
-DATASET = "cells"
-TEST_FRACTION = 0.2
+from demo.consortium import DATASET, TEST_FRACTION
+from quorate_client.data import evaluation_part
+from quorate_client.schema import parse_schema, read_schema
+from quorate_client.table import read_table
+from quorate_client.tasks.tabular_model import predict
 
 
 def show(console: Console, tables: dict[str, Path], schema: Path, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Splits scikit-learn's Wisconsin breast-cancer data (569 real records) over four hospitals of different sizes and mixes.
+"""Splits scikit-learn's Wisconsin breast-cancer data (569 real records) over four hospitals of different sizes.
 
 As a program: ``python demo/hospitals.py FOLDER`` writes FOLDER/north.csv and so on.
 """

@@ -21,6 +21,9 @@ from quorate_client.keys import Credentials
 SERVER_NAME = "quorate-server"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
+# gRPC tells it in words only, as one more way of being unavailable.
+_SIGNS_OF_ANOTHER_SERVER = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.ssl_target_name_override", SERVER_NAME),
     # The probe of the bandwidth-delay product buffers several times what the lookahead needs (measured: 307 against
@@ -79,7 +82,7 @@ def translated(address: str) -> Iterator[None]:
 def call_error(failure: FailedCall, address: str) -> QuorateError:
     """The refusal behind a failed call. A server that is not the pinned one is told apart from one that is down."""
     details = failure.details() or ""
-    if "CERTIFICATE_VERIFY_FAILED" in details or "not in peer certificate" in details:
+    if any(sign in details for sign in _SIGNS_OF_ANOTHER_SERVER):
         return ServerIdentityError(
             f"What answers at {address} is not this consortium's server",
             expected="a certificate that the consortium's pinned authority issued",

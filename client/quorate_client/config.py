@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quorate.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5}$")]
+_HOST_AND_PORT = r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5}"
+Address = Annotated[str, Field(pattern=f"^{_HOST_AND_PORT}$")]
+AddressOrNothing = Annotated[str, Field(pattern=f"^({_HOST_AND_PORT})?$")]
 ProxyUrl = Annotated[str, Field(pattern=r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -24,9 +26,11 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    address: Address | None = Field(default=None, description="host:port of the server, where it has moved")
+    address: Address | None = Field(default=None, description="host:port of the server, if it has moved")
     proxy: ProxyUrl | None = Field(default=None, description="HTTP CONNECT proxy, http://[user:password@]host:port")
-    metrics_listen: Address | Literal[""] = Field(default="127.0.0.1:9465", description='"" switches metrics off')
+    metrics_listen: AddressOrNothing = Field(
+        default="127.0.0.1:9465", description='host:port to listen on; "" switches metrics off'
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
     log_json: bool = Field(default=False, description="log one JSON object a line, for collectors")
     keep_replies_days: Positive = Field(default=7.0, description="how long the answers to finished work are kept")
@@ -67,4 +71,6 @@ def _problem(model: type[BaseModel], location: tuple[int | str, ...], kind: str,
     key = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
         return f"{key}: unknown key, expected one of {', '.join(sorted(model.model_fields))}"
+    if kind == "string_pattern_mismatch" and key in model.model_fields:
+        return f"{key}: expected {model.model_fields[key].description}"
     return f"{key}: {message}"

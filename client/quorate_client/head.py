@@ -106,7 +106,9 @@ class Head:
             BaseModelMismatchError: there is no way to it, or what came is not this run's. DiskFullError: no room.
                 The states that were here are still here.
         """
-        local = await asyncio.to_thread(self._states.states)
+        local = self._states.known
+        if local is None:
+            local = await asyncio.to_thread(self._states.states)
         route = plan(local, work, target)
         state = await self._travel(route, work, make_initial, fetch)
         if state is None and isinstance(route.base, ModelState):

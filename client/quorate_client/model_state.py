@@ -4,8 +4,9 @@
 optimiser's moments; all sites hold the same bytes, so the file's blob name is what they agree on, and a checkpoint is
 the file itself. The header binds a state to its run, to the state before it and to the sum that led to it.
 
-A state appears under its name only when it is whole and on disk; being killed anywhere leaves the states before it.
-The last two are kept. Everything goes in blocks: memory does not grow with the model.
+A state appears under its name only when it is whole and on disk; being killed anywhere leaves the states before it. So
+does a power cut that undoes the renaming, which is therefore not flushed: the site gets there again from the sums. The
+last two states are kept. Everything goes in blocks: memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class StateFolder:
         self._lineage = hashlib.sha256(b"quorate/lineage/v1\x00" + study.digest() + run.encode()).digest()
         self._lock = threading.RLock()
         self._states: list[ModelState] | None = None
+
+    @property
+    def known(self) -> tuple[ModelState, ...] | None:
+        """What is here, if it was read before."""
+        return None if self._states is None else tuple(self._states)
 
     def states(self) -> tuple[ModelState, ...]:
         """What is here. Read from disk once, each file against its name; what was left half-written goes away."""
@@ -206,7 +212,6 @@ class StateFolder:
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
-        _flush_folder(self.folder)
         with self._lock:
             self._states = [*(other for other in self.states() if other.digest != state.digest), state]
             self._retain(lambda other: other.digest in (state.digest, state.parent))
@@ -269,15 +274,6 @@ def _pieces(dimension: int) -> Iterable[int]:
 def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
     file.seek(place)
     return file.read(count * FLOAT_BYTES)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

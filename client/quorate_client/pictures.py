@@ -105,8 +105,6 @@ def _array(
             shape, dtype = _header(member)
             wanted = mismatch(shape, dtype) if shape else "an array"
             size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if not wanted and size > archive.getinfo(f"{key}.npy").file_size:
-                raise ValueError
             if wanted or size > _MAX_BYTES:
                 got = f"{' x '.join(map(str, shape))} of the type {dtype.name}"
                 raise DataError(

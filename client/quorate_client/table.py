@@ -25,7 +25,6 @@ from quorate_client.findings import Findings
 from quorate_client.schema import TabularSchema
 
 _PIECE_ROWS = 20_000
-_MAX_BYTES = 16 * 1024**3
 _ACTION = "Correct the file or the schema; rows are counted from 1 after the header, without blank lines"
 
 
@@ -154,8 +153,6 @@ def _open_parquet(path: Path, file: Any, schema: TabularSchema) -> tuple[Sequenc
     except pa.ArrowException:
         raise DataError(f"{path} is not a Parquet file") from None
     places = _places(path, list(source.schema_arrow.names), schema)
-    if source.metadata.num_rows * len(places) * 8 > _MAX_BYTES:
-        raise DataError(f"{path} is too large", expected=f"at most {_MAX_BYTES} bytes of numbers")
     return places, _parquet_pieces(path, source, [*(column.name for column in schema.columns), schema.label.name])
 
 

@@ -94,7 +94,7 @@ class Server:
 
     def _add_services(self, authority: Authority) -> None:
         config = self._config
-        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             EnrolmentService(
                 authority=authority,
                 registry=self.registry,
@@ -104,7 +104,7 @@ class Server:
             ),
             self._door,
         )
-        operator_pb2_grpc.add_OperatorServicer_to_server(
+        operator_pb2_grpc.add_OperatorServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             OperatorService(
                 config=config,
                 authority=authority,
@@ -115,7 +115,7 @@ class Server:
             ),
             self._door,
         )
-        rounds_pb2_grpc.add_RoundsServicer_to_server(
+        rounds_pb2_grpc.add_RoundsServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             RoundsService(
                 consortium=config.consortium,
                 heartbeat_s=config.heartbeat_s,
@@ -182,7 +182,7 @@ class Server:
 
     def _count_sites(self) -> None:
         counts = Tally(
-            self.sessions.state(record.name) if record.standing is Standing.ACTIVE else record.standing.value
+            self.sessions.state(record.name) if record.state is Standing.ACTIVE else record.state.value
             for record in self.registry.sites()
         )
         self.metrics.sites_are(counts)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import grpc
 import structlog
 
-from quorate.errors import CertificateRevokedError, IdentityError
+from quorate.errors import CertificateRevokedError
 from quorate.identity import Member, SiteName
 from quorate.messages import member_from_proto
 from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc
@@ -52,13 +52,6 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
     ) -> enrolment_pb2.Certificate:
         invited = SiteName(caller().subject.name)
         member = member_from_proto(request.member)
-        if member.name != invited:
-            raise IdentityError(
-                "The invitation is for another site",
-                expected=invited,
-                got=member.name,
-                action="Join under the name that the operator invited, or ask for another invitation",
-            )
         offered = self._authority.issue_site(invited, request.csr_pem, self._clock(), self._certificate_days)
         issued = self._registry.redeem(caller().serial, member, _request_digest(request.csr_pem, member), offered)
         self._forget_session(invited)

@@ -50,6 +50,7 @@ log = structlog.get_logger()
 
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 KEEP_INCOMPLETE_S = 24 * 3600.0
+WATCH_EVERY_S = 0.05
 END_OF_ROUNDS = 2**31 - 1
 
 
@@ -190,6 +191,7 @@ class Runs:
             if view.state.is_over:
                 return
             await event.wait()
+            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are told of together
 
     async def report(self, run: RunId, format: str) -> bytes:
         from quorate_server import report  # matplotlib takes half a second to import

@@ -25,14 +25,13 @@ from cryptography.x509.oid import NameOID
 
 from quorate.blobs import Blob, BlobId, Spool
 from quorate.errors import (
-    IdentityError,
     InvitationSpentError,
     MessageUnknownError,
     QuorateError,
     WrongRoleError,
 )
 from quorate.exchange import Instruction
-from quorate.identity import Member, Role, SiteName, Subject
+from quorate.identity import Member, Role, Subject
 from quorate.messages import (
     blob_from_proto,
     frame_from_proto,
@@ -180,6 +179,7 @@ class Faults:
     downloads_corrupted: int = 0
     downloads_truncated: int = 0
     answers_refused: QuorateError | None = None
+    studies_refused: QuorateError | None = None
     welcome_refused: QuorateError | None = None
     redeem_answers_lost: int = 0
 
@@ -249,6 +249,8 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
     def ListStudies(self, request: Any, context: Any) -> Any:  # noqa: N802
         with refusals(context):
             _caller(context, Role.SITE)
+            if self.faults.studies_refused is not None:
+                raise self.faults.studies_refused
             return rounds_pb2.SiteStudiesReply(
                 studies=[
                     rounds_pb2.SiteStudy(
@@ -424,7 +426,3 @@ def blocking_server(services: Server, issuer: Authority | None = None) -> Any:
             yield f"127.0.0.1:{port}"
         finally:
             server.stop(None).wait()
-
-
-def site_name(text: str) -> SiteName:
-    return SiteName(text)

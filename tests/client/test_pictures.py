@@ -118,6 +118,16 @@ def test_a_member_that_lies_about_its_size_or_is_damaged_is_refused(tmp_path: Pa
     assert caught.value.__cause__ is None
 
 
+def test_an_archive_that_vouches_for_the_lie_is_refused_before_memory_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "records.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", npy((10**12, 4, 3), b""))
+        archive.writestr("labels.npy", npy((1,), bytes(1)))
+        archive.getinfo("images.npy").file_size = 13 * 10**12
+    with pytest.raises(DataError, match=r"Expected at most 17179869184 bytes; got 1000000000000 x 4 x 3"):
+        read_images(path, schema())
+
+
 def test_a_pickle_inside_an_archive_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "records.npz"
     with zipfile.ZipFile(path, "w") as archive:

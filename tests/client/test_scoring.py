@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from quorate.errors import UpdateNotFiniteError
-from quorate.evaluation import LOSS_CAP, LOSS_ONE
+from quorate.evaluation import BINS, LOG_ODDS_SCALE, LOSS_CAP, LOSS_ONE
 from quorate_client.scoring import tally
 
 
@@ -46,6 +46,15 @@ def test_several_classes_are_scored_against_the_rest_without_saturating() -> Non
     assert found.metrics()["accuracy"] == (logits.argmax(axis=1) == labels).mean()
     extreme = tally(np.array([[900.0, -900.0, 0.0], [-900.0, 900.0, 0.0]]), np.zeros(2), np.array([0, 1]))
     assert extreme.metrics()["auc"] == 1.0
+
+
+def test_a_score_falls_into_the_bin_that_the_contract_defines() -> None:
+    logits = np.array([[2.0, 0.0, 0.0]])
+    found = tally(logits, np.zeros(1), np.array([0]))
+    for place, odds in ((0, 2 - np.log(2)), (3, -np.log(1 + np.exp(2))), (5, -np.log(1 + np.exp(2)))):
+        histogram = found.histograms[place * BINS : (place + 1) * BINS]
+        assert histogram.index(1) == int(BINS / (1 + np.exp(-odds / LOG_ODDS_SCALE)))
+        assert sum(histogram) == 1
 
 
 def test_two_logits_count_like_their_difference() -> None:

@@ -18,13 +18,14 @@ from sklearn.preprocessing import StandardScaler
 
 from quorate.errors import ContributionError, InputError, StudyError, WrongStateError
 from quorate.evaluation import ClassificationTally
+from quorate.exchange import MAX_EXTRAS
 from quorate_client.agreement import Dataset
 from quorate_client.data import load_table, register
 from quorate_client.schema import TabularSchema
 from quorate_client.table import Table
 from quorate_client.tasks import TaskSession
 from quorate_client.tasks.tabular import TASK
-from quorate_client.tasks.tabular_model import SUM_ONE, column_sums, features, predict, standardisation
+from quorate_client.tasks.tabular_model import SUM_ONE, SUMS_PER_COLUMN, column_sums, features, predict, standardisation
 from tests.client.real_data import real_data
 
 SCHEMA: dict[str, Any] = {
@@ -145,6 +146,14 @@ def test_parameters_without_a_schema_are_refused() -> None:
         TASK.check({"epochs": 2})
 
 
+def test_the_sums_of_the_widest_table_fit_into_a_reply() -> None:
+    columns = [{"name": f"x{number}", "type": "flag"} for number in range(4096)]
+    TASK.check({"schema": {**SCHEMA, "columns": columns}})
+    with pytest.raises(StudyError, match="at most 4096"):
+        TASK.check({"schema": {**SCHEMA, "columns": [*columns, {"name": "y", "type": "flag"}]}})
+    assert 4096 * SUMS_PER_COLUMN <= MAX_EXTRAS
+
+
 def test_sums_are_exact_integers_over_the_public_range_without_missing_values() -> None:
     part = table((25, 150, 10, 0, 1), (75, NAN, NAN, 1, 0), (100, 50, 0, 2, 1))
     quarter, half = SUM_ONE // 4, SUM_ONE // 2
@@ -171,10 +180,11 @@ def test_the_sums_of_several_sites_give_the_moments_of_all_records() -> None:
 
 
 def test_a_column_that_does_not_vary_or_is_never_there_is_divided_by_its_range() -> None:
-    by = standardisation(schema(), column_sums(schema(), table((33.3, NAN, 1, 0, 0), (33.3, NAN, 2, 0, 0))))
-    assert by.means[0] == pytest.approx(33.3, rel=1e-6)
-    assert by.scales[0] == 100
-    assert (by.means[1], by.scales[1]) == (150, 200)
+    for value in np.linspace(0.1, 99.9, 200):  # rounding lets some of them seem to vary
+        by = standardisation(schema(), column_sums(schema(), table(*[(value, NAN, 1, 0, 0)] * 5)))
+        assert by.means[0] == pytest.approx(value, abs=1e-6)
+        assert by.scales[0] == 100
+        assert (by.means[1], by.scales[1]) == (150, 200)
 
 
 @pytest.mark.parametrize("place", range(9))

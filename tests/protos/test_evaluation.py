@@ -81,7 +81,7 @@ def test_each_number_of_classes_has_its_own_length_and_fits_into_a_reply() -> No
     assert all(ClassificationTally.decode(t.encode()) == t for t in empty)
 
 
-@pytest.mark.parametrize("change", ["shorter", "longer", "empty", "negative", "moved"])
+@pytest.mark.parametrize("change", ["shorter", "longer", "empty", "negative loss", "negative count", "moved"])
 def test_words_that_are_not_a_tally_are_refused(change: str) -> None:
     words = list(tally([(1, 200), (0, 10)], 1.0).encode())
     match change:
@@ -91,8 +91,10 @@ def test_words_that_are_not_a_tally_are_refused(change: str) -> None:
             words.append(0)
         case "empty":
             words = []
-        case "negative":
-            words[2], words[3] = -1, 1
+        case "negative loss":
+            words[0] = -1
+        case "negative count":  # sums that still agree
+            words[3], words[4] = -1, 2
         case "moved":  # a positive of the histogram that the confusion counts do not know
             words[5] += 1
     with pytest.raises(ContributionError):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from quorate.errors import (
     StudyError,
     WrongStateError,
 )
-from quorate.identity import SiteName
+from quorate.identity import RunId, SiteName
 from quorate.messages import run_from_proto
 from quorate.runs import RunState
 from quorate.v1 import operator_pb2, operator_pb2_grpc
@@ -171,7 +172,9 @@ async def test_an_ambiguous_or_unknown_id_names_no_run(door: Door) -> None:
     keys = SiteKeys.make("north")
     for _ in range(2):
         await door.runs.start(a_study(keys))
-    assert find_run("malignancy-000001", door.runs.list()) == "malignancy-000001"
+    exact = door.runs.list()[1]
+    longer = replace(exact, run=RunId(exact.run + "a"))
+    assert find_run(exact.run, [longer, exact]) == exact.run
     for text in ("", "malig", "other"):
         with pytest.raises(NotFoundError):
             find_run(text, door.runs.list())

@@ -25,11 +25,11 @@ NAME = "image-classifier"
 class ImageParameters(LocalTraining):
     """What a study may set beside the schema."""
 
-    learning_rate: Positive = 0.05
+    learning_rate: Positive = Field(default=0.05, description="of a step at the site")
     filters: tuple[Width, ...] = Field(
         default=(16, 32, 64), min_length=1, max_length=8, description="of each block: convolve, normalise, halve"
     )
-    normalisation: Literal["group", "none"] = "group"
+    normalisation: Literal["group", "none"] = Field(default="group", description="group norm after each convolution")
 
 
 class ImageClassifier:

@@ -20,10 +20,10 @@ class LocalTraining(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=1, ge=1, le=1000, description="passes over the training records in a round")
-    batch_size: int = Field(default=32, ge=1, le=1_000_000)
-    learning_rate: Positive = 0.1
-    weight_decay: float = Field(default=0.0, ge=0, le=1e6, allow_inf_nan=False, description="L2 penalty")
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    batch_size: int = Field(default=32, ge=1, le=1_000_000, description="records in a step")
+    learning_rate: Positive = Field(default=0.1, description="of a step at the site")
+    weight_decay: float = Field(default=0.0, ge=0, le=1e6, allow_inf_nan=False, description="L2 penalty on the model")
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="at the site; adam starts anew in each round")
 
 
 Parameters = TypeVar("Parameters", bound=LocalTraining)

@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from quorate.errors import StudyError
-from quorate.exchange import MAX_EXTRAS
 from quorate_client.agreement import Dataset
-from quorate_client.schema import NumberColumn, TabularSchema
+from quorate_client.schema import TabularSchema
 from quorate_client.tasks.parameters import LocalTraining, Width, parse_parameters, schema_parameter
 
 if TYPE_CHECKING:
     from quorate_client.tasks.tabular_session import TabularSession
 
 NAME = "tabular-classifier"
-SUMS_PER_COLUMN = 3
-"""Of each column of numbers: how many values, their sum, the sum of their squares (``tabular_model.column_sums``)."""
 
 
 class TabularParameters(LocalTraining):
     """What a study may set beside the schema."""
 
-    model: Literal["logistic", "mlp"] = "logistic"
+    model: Literal["logistic", "mlp"] = Field(
+        default="logistic", description="logistic regression or a multilayer perceptron"
+    )
     hidden: tuple[Width, ...] | None = Field(
         default=None, min_length=1, max_length=8, description="widths of an mlp's hidden layers, (32,) if not given"
     )
@@ -67,13 +65,6 @@ class TabularClassifier:
     def _parse(self, parameters: Mapping[str, Any]) -> tuple[TabularParameters, TabularSchema]:
         settings = parse_parameters(TabularParameters, parameters, NAME)
         schema = schema_parameter(TabularSchema, parameters, NAME)
-        numbers = sum(isinstance(column, NumberColumn) for column in schema.columns)
-        if numbers * SUMS_PER_COLUMN > MAX_EXTRAS:
-            raise StudyError(
-                f"The schema of the task {NAME} has too many columns of numbers",
-                expected=f"at most {MAX_EXTRAS // SUMS_PER_COLUMN}",
-                got=str(numbers),
-            )
         return settings, schema
 
 

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from quorate.errors import ContributionError, InputError
 from quorate_client.schema import REFUSE, CategoryColumn, FlagColumn, NumberColumn, TabularSchema, parse_schema
 from quorate_client.table import Table
-from quorate_client.tasks.tabular import SUMS_PER_COLUMN
 
+SUMS_PER_COLUMN = 3
+"""Of each column of numbers: how many values, their sum and the sum of their squares. The most columns that a schema
+may have make no more sums than a reply has room for."""
 SUM_ONE = 1 << 26
 """The fixed-point unit of summed features. Sums over 2^25 records stay within 51 bits, below the modulus of an
 encrypted sum; one value is off by at most 2^-27 of its column's range."""

@@ -1,0 +1,289 @@
+"""The transport and the round loop: overhead, start, reconnect, large updates, many sites.
+
+Real daemons on loopback; the peer is a stock Flower SuperLink with as many SuperNodes, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import flower_peer
+from bench.processes import Watch, memory_mb
+from bench.table import Row
+from demo import hospitals
+from demo.consortium import QUIET, Consortium, ended, free_port
+from quorate.errors import QuorateError
+from quorate.identity import RunId
+from quorate.runs import RunState, RunView
+from quorate_operator.client import OperatorClient
+from quorate_operator.profile import Profile
+
+DEMO = Path(hospitals.__file__).parent
+SITES = 4
+WARM_UP, COUNTED = 10, 100
+LARGE_SITES, LARGE_BYTES, LARGE_ROUNDS = 8, 100_000_000, 2
+MANY_SITES = 200
+LINE_DELAY_MS = 20  # one way; 40 ms there and back
+PATIENCE_S = 240.0
+
+
+def rows() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        found = [*_real_sites(root / "real"), *_large_updates(root / "large"), *_many_sites(root / "many")]
+    peer = statistics.median(flower_peer.measure(SITES, 3).round_s)
+    return [Row(**{**row, "peer": peer} if row["name"].startswith("round") else row) for row in found]
+
+
+# --- four real sites --------------------------------------------------------------------------------------------------
+
+
+def _real_sites(root: Path) -> Iterator[dict[str, object]]:
+    """Overhead per round, start and reconnect, with real client daemons and a tiny model."""
+    tables = {}
+    for name, table in hospitals.hospitals().items():
+        root.mkdir(parents=True, exist_ok=True)
+        tables[name] = root / f"{name}.csv"
+        table.head(40).to_csv(tables[name], index=False)
+    with Consortium(root) as consortium:
+        consortium.found()
+        consortium.start_server()
+        consortium.set_up_sites(tables, DEMO / "schema.toml")
+        for name in tables:
+            consortium.start_site(name)
+        yield _row("idle client, before torch is loaded", "MB", _idle_client_mb(consortium), goal=100)
+        _publish(
+            root,
+            consortium,
+            sorted(tables),
+            WARM_UP + COUNTED,
+            'schema_file = "schema.toml"\nepochs = 1\nbatch_size = 64',
+        )
+        consortium.approve("bench")
+        with _operator(consortium) as operator:
+            seconds = _seconds_per_round(operator)
+            yield _row("round of train and evaluate, 4 sites", "s", seconds, goal=0.03)
+        yield _row("start of the server to the first round", "s", _server_start_s(consortium), goal=5)
+        yield _row("reconnect of a killed client", "s", _reconnect_s(consortium), goal=3)
+
+
+def _seconds_per_round(operator: OperatorClient) -> float:
+    """From the end of round WARM_UP to the end of the run."""
+    run = operator.start("bench").run
+    warm: tuple[int, float] | None = None
+    for view in operator.watch(run):
+        if warm is None and len(view.results) >= WARM_UP:
+            warm = (len(view.results), time.monotonic())
+        if view.state is not RunState.RUNNING:
+            _require_completed(view)
+            break
+    if warm is None:
+        raise RuntimeError("the run ended before it was warm")
+    return (time.monotonic() - warm[1]) / (WARM_UP + COUNTED - warm[0])
+
+
+def _server_start_s(consortium: Consortium) -> float:
+    """A killed server starts again; its sites find it by themselves; a run is started; its first round ends."""
+    _kill(consortium.server)
+    started = time.monotonic()
+    consortium.start_server()
+    with _operator(consortium) as operator:
+        _until(lambda: _online(operator) == SITES)
+        run = operator.start("bench").run
+        next(view for view in operator.watch(run) if view.results)
+        seconds = time.monotonic() - started
+        operator.stop(run)
+    return seconds
+
+
+def _reconnect_s(consortium: Consortium) -> float:
+    with _operator(consortium) as operator:
+        name = next(iter(consortium.sites))
+        _kill(consortium.sites[name])
+        _until(lambda: _online(operator) == SITES - 1)
+        started = time.monotonic()
+        consortium.start_site(name)
+        _until(lambda: _online(operator) == SITES)
+        return time.monotonic() - started
+
+
+def _idle_client_mb(consortium: Consortium) -> float:
+    with _operator(consortium) as operator:
+        _until(lambda: _online(operator) == SITES)
+    return max(memory_mb(process.pid) for process in consortium.sites.values())
+
+
+# --- light sites ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Light:
+    """Light sites that are connected, and how long connecting took."""
+
+    connected_s: float
+
+
+def _large_updates(root: Path) -> Iterator[dict[str, object]]:
+    """100 MB from each of 8 sites: memory and processor time of the server, then the same over a slow line."""
+    with _light_consortium(root / "idle", LARGE_SITES, 31) as (consortium, _), _operator(consortium) as operator:
+        idle_mb, _, _ = _watched_run(consortium, operator)
+    dimension = LARGE_BYTES // 4
+    with (
+        _light_consortium(root / "large", LARGE_SITES, dimension) as (consortium, _),
+        _operator(consortium) as operator,
+    ):
+        peak_mb, cpu_s, view = _watched_run(consortium, operator)
+    megabytes = LARGE_SITES * LARGE_BYTES * LARGE_ROUNDS / 1e6
+    yield _row("peak memory over idle, in updates of 100 MB", "x", (peak_mb - idle_mb) / (LARGE_BYTES / 1e6), goal=1.5)
+    yield _row("received per CPU second of the server", "MB/s", megabytes / cpu_s, goal=250, more_is_better=True)
+    with (
+        _light_consortium(root / "line", LARGE_SITES, dimension, LINE_DELAY_MS) as (consortium, _),
+        _operator(consortium) as operator,
+    ):
+        _, _, view = _watched_run(consortium, operator)
+    seconds = sum(result.phase_seconds["train"] for result in view.results)
+    yield _row("received over a line of 40 ms", "MB/s", megabytes / seconds, goal=50, more_is_better=True)
+
+
+def _many_sites(root: Path) -> Iterator[dict[str, object]]:
+    with _light_consortium(root, MANY_SITES, 31) as (consortium, light), _operator(consortium) as operator:
+        _, _, view = _watched_run(consortium, operator)
+    yield _row("200 sites connect", "s", light.connected_s, goal=3)
+    worst = max(sum(result.phase_seconds.values()) for result in view.results)
+    yield _row("slowest round of 200 sites", "s", worst, goal=2)
+
+
+def _watched_run(consortium: Consortium, operator: OperatorClient) -> tuple[float, float, RunView]:
+    """Peak memory in MB and processor seconds of the server and its worker, and the completed run."""
+    if consortium.server is None:
+        raise RuntimeError("the server is not running")
+    with Watch(consortium.server.pid) as watch:
+        run = operator.start("bench").run
+        view = _wait(operator, run)
+    return watch.peak_mb, watch.cpu_s, view
+
+
+@contextmanager
+def _light_consortium(root: Path, sites: int, dimension: int, delay_ms: int = 0) -> Iterator[tuple[Consortium, _Light]]:
+    root.mkdir(parents=True)
+    with Consortium(root) as consortium:
+        consortium.found()
+        consortium.start_server()
+        address = consortium.address
+        relay = None
+        if delay_ms:
+            port = free_port()
+            target = address.rpartition(":")[2]
+            relay = _module("bench.relay", str(port), target, str(delay_ms))
+            address = f"127.0.0.1:{port}"
+        process = _module("bench.light_sites", str(consortium.server_dir), str(sites), str(dimension), address)
+        try:
+            names = json.loads(_line(process).partition(" ")[2])
+            _publish(root, consortium, sorted(names), LARGE_ROUNDS, "")
+            _write(process, "go\n")
+            yield consortium, _Light(json.loads(_line(process))["seconds"])
+        finally:
+            for one in (process, relay):
+                if one is not None:
+                    with ended(one):
+                        pass
+
+
+def _module(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", name, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | QUIET,
+        start_new_session=True,
+    )
+
+
+def _line(process: subprocess.Popen[bytes]) -> str:
+    if process.stdout is None or not (line := process.stdout.readline()):
+        raise RuntimeError("the light sites ended by themselves")
+    return line.decode()
+
+
+def _write(process: subprocess.Popen[bytes], text: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(text.encode())
+        process.stdin.flush()
+
+
+# --- small things -----------------------------------------------------------------------------------------------------
+
+
+def _publish(root: Path, consortium: Consortium, sites: list[str], rounds: int, parameters: str) -> None:
+    (root / "schema.toml").write_bytes((DEMO / "schema.toml").read_bytes())
+    (root / "study.toml").write_text(
+        f"""name = "bench"
+purpose = "To measure."
+sites = {json.dumps(sites)}
+[task]
+name = "tabular-classifier"
+[task.parameters]
+{parameters}
+[rounds]
+count = {rounds}
+quorum = {len(sites)}
+[protection]
+mode = "none"
+""",
+        encoding="utf-8",
+    )
+    consortium.operator("study", "publish", root / "study.toml")
+
+
+@contextmanager
+def _operator(consortium: Consortium) -> Iterator[OperatorClient]:
+    with OperatorClient(Profile.load(consortium.profile, time.time())) as client:
+        yield client
+
+
+def _online(operator: OperatorClient) -> int:
+    try:
+        return sum(site.state == "online" for site in operator.sites())
+    except QuorateError:
+        return -1
+
+
+def _wait(operator: OperatorClient, run: RunId) -> RunView:
+    for view in operator.watch(run):
+        if view.state is not RunState.RUNNING:
+            return _require_completed(view)
+    raise RuntimeError("the server stopped telling of the run")
+
+
+def _require_completed(view: RunView) -> RunView:
+    if view.state is not RunState.COMPLETED:
+        raise RuntimeError(f"the run is {view.state}: {view.reason}")
+    return view
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > end:
+            raise RuntimeError("what the bench waits for does not happen")
+        time.sleep(0.02)
+
+
+def _kill(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None:
+        process.kill()
+        process.wait()
+
+
+def _row(name: str, unit: str, ours: float, **more: float | bool) -> dict[str, object]:
+    return {"name": name, "unit": unit, "ours": ours, **more}

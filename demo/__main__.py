@@ -1,0 +1,77 @@
+"""The main job on one machine: one server and four hospitals, as separate processes with separate folders.
+
+Each step runs the command that a person would type. Everything is written below one folder; nothing is left running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from demo import compare, hospitals
+from demo.consortium import CommandFailedError, Consortium
+
+HERE = Path(__file__).parent
+SCHEMA = HERE / "schema.toml"
+console = Console()
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+
+def run(root: Path) -> None:
+    """The whole demo, in the order in which people would act."""
+    tables = hospitals.write(root / "data")
+    with Consortium(root) as consortium:
+        with step("server: certificate authority, configuration, operator's credential"):
+            consortium.found()
+            consortium.start_server()
+        with step("four hospitals: invited, joined over mutual TLS, data checked against the schema"):
+            consortium.set_up_sites(tables, SCHEMA)
+            for name in tables:
+                consortium.start_site(name)
+        with step("study: published by the operator, read and approved by each hospital"):
+            consortium.operator("study", "publish", HERE / "study.toml")
+            consortium.approve("malignancy")
+        with step("run: 20 rounds"):
+            consortium.operator("run", "start", "malignancy")
+            consortium.operator("run", "watch", "malignancy", show=True)
+        consortium.operator("model", "fetch", "malignancy", "-o", root / "model.npz")
+        for form in ("html", "json"):
+            consortium.operator("run", "report", "malignancy", "--format", form, "-o", root / f"report.{form}")
+    compare.show(console, tables, SCHEMA, root / "model.npz")
+    console.print(f"model   {root / 'model.npz'}\nreport  {root / 'report.html'} (and .json)\nlogs    {root}/*.log")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m demo", description="Run a whole consortium on this machine.")
+    parser.add_argument("--folder", type=Path, default=Path("demo-run"), help="where all is written; emptied first")
+    root: Path = parser.parse_args().folder.resolve()
+    if root.exists() and not (root / "server.log").exists() and any(root.iterdir()):
+        console.print(f"[red]{root} holds something else than an earlier demo;[/] choose another --folder")
+        return 2
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    started = time.monotonic()
+    try:
+        run(root)
+    except CommandFailedError as error:
+        console.print(f"[red]The demo failed:[/] {error}\nThe logs are {root}/*.log", highlight=False)
+        return 1
+    console.print(f"[dim]{time.monotonic() - started:.0f} s in all; every process has ended[/]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

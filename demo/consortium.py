@@ -1,0 +1,158 @@
+"""A consortium of real daemons on this machine, set up by the commands that people would type."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self
+
+BIN = Path(sys.executable).parent
+STOP_S = 10.0
+COMMAND_S = 120.0
+DATASET = "cells"
+TEST_FRACTION = 0.2
+QUIET = {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+
+class CommandFailedError(Exception):
+    """A command did not succeed; its message is in this one's."""
+
+
+def command(name: str, *arguments: str | Path, show: bool = False) -> str:
+    """Run one of the three commands to its end. Returns what it printed, unless that is shown."""
+    line = [str(BIN / name), *map(str, arguments)]
+    done = subprocess.run(
+        line,
+        stdout=None if show else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=COMMAND_S,
+        env=os.environ | QUIET,
+    )
+    if done.returncode != 0:
+        raise CommandFailedError(f"{name} {' '.join(map(str, arguments))}\n{done.stderr.strip()}")
+    return done.stdout or ""
+
+
+def start(log: Path, name: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Start a daemon beside us."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [str(BIN / name), *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | QUIET,
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """End a daemon by its own process id, politely first."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_settings(path: Path, settings: Mapping[str, str]) -> None:
+    """Set keys in a configuration file, which may not be there yet."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
+    path.write_text("\n".join([*(f"{k} = {v}" for k, v in settings.items()), *kept]) + "\n", encoding="utf-8")
+
+
+class Consortium:
+    """One server and its sites below a folder. Leaving it ends every process that it started."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.server_dir = root / "server"
+        self.profile = self.server_dir / "operator"
+        self.address = f"127.0.0.1:{free_port()}"
+        self.sites: dict[str, subprocess.Popen[bytes]] = {}
+        self.server: subprocess.Popen[bytes] | None = None
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def operator(self, *arguments: str | Path, show: bool = False) -> str:
+        return command("quorate", "--profile", self.profile, *arguments, show=show)
+
+    def found(self) -> None:
+        """Certificate authority, configuration, the operator's credential."""
+        names = ("--consortium", "demo", "--address", self.address, "--listen", self.address)
+        command("quorate-server", "init", self.server_dir, *names)
+        write_settings(self.server_dir / "server.toml", {"metrics_listen": '""'})
+
+    def start_server(self) -> None:
+        self.server = start(self.root / "server.log", "quorate-server", "run", "--state", self.server_dir)
+        self._running.enter_context(ended(self.server))
+        for _ in range(200):
+            if self.server.poll() is not None:
+                raise CommandFailedError(f"quorate-server ended by itself; see {self.root / 'server.log'}")
+            try:
+                socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), 1.0).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise CommandFailedError("quorate-server did not open its door")
+
+    def site_state(self, name: str) -> Path:
+        return self.root / f"site-{name}"
+
+    def set_up_sites(self, tables: Mapping[str, Path], schema: Path) -> None:
+        """Invite, join, register the data; allow studies without protection, which is this machine's choice."""
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(self._set_up_site, name, table, schema) for name, table in tables.items()]:
+                done.result()
+
+    def _set_up_site(self, name: str, table: Path, schema: Path) -> None:
+        invitation, state = self.root / f"{name}.invitation.json", self.site_state(name)
+        self.operator("site", "invite", name, "-o", invitation)
+        command("quorate-client", "join", invitation, "--state", state)
+        write_settings(state / "policy.toml", {"protection": '["none"]', "release": '["operator", "sites"]'})
+        write_settings(state / "config.toml", {"metrics_listen": '""'})
+        fraction = ("--test-fraction", str(TEST_FRACTION))
+        command("quorate-client", "data", "add", DATASET, table, "--schema", schema, *fraction, "--state", state)
+
+    def start_site(self, name: str) -> None:
+        log = self.root / f"site-{name}.log"
+        self.sites[name] = start(log, "quorate-client", "run", "--state", self.site_state(name))
+        self._running.enter_context(ended(self.sites[name]))
+
+    def approve(self, study: str) -> None:
+        """Each hospital reads the study and approves it."""
+        with ThreadPoolExecutor(2) as pool:
+            approvals = [
+                pool.submit(
+                    command, "quorate-client", "approve", study, "--dataset", DATASET, "--state", self.site_state(name)
+                )
+                for name in self.sites
+            ]
+            for done in approvals:
+                done.result()

@@ -1,0 +1,212 @@
+"""Runs the commands that a document shows, as its reader would type them.
+
+A block is run when a comment stands above it: ``<!-- run: NAME -->``. NAME is a terminal; each name gets a shell of its
+own that lives from its first block to the end, so what one block exports the next one sees. With ``until TEXT`` the
+block is one that stays (a daemon), and the next one follows when TEXT was printed.
+
+A ``console`` block shows commands behind ``$ ``, continued behind ``> ``, and what they print: that is compared, with
+``…`` for whatever differs from one run to the next, in a line or as a line of its own for any number of lines. A
+``bash`` block shows commands only. The first command that fails fails its document.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_BLOCK = re.compile(
+    r"^<!-- run: (?P<terminal>\w+)(?: until (?P<until>.+?))? -->\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+)
+_TIMEOUT_S = 90.0
+_STOP_S = 15.0
+
+
+class CommandError(AssertionError):
+    """A document shows something that does not work like that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block that is to be run. ``line`` is where it begins in its document."""
+
+    line: int
+    terminal: str
+    until: str | None
+    language: str
+    text: str
+
+    def steps(self) -> Iterator[tuple[str, list[str] | None]]:
+        """The commands in order, each with what it is said to print, or None where nothing is said."""
+        if self.language != "console":
+            yield self.text, None
+            return
+        command, printed = "", list[str]()
+        for line in self.text.splitlines():
+            if line.startswith("$ "):
+                if command:
+                    yield command, printed
+                command, printed = line[2:], []
+            elif line.startswith("> ") and not printed:
+                command += "\n" + line[2:]
+            else:
+                printed.append(line)
+        yield command, printed
+
+
+def blocks(text: str) -> list[Block]:
+    """The blocks of a document that are to be run."""
+    found = []
+    for match in _BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start()) + 2
+        found.append(Block(line, match["terminal"], match["until"], match["language"], match["text"]))
+    return found
+
+
+def fits(shown: list[str], printed: str) -> bool:
+    """Whether what was printed is what a document shows, apart from spacing and from ``…``."""
+    pattern = ""
+    for line in _tidied("\n".join(shown)):
+        if line == "…":
+            pattern += r"(?:.*\n)*?"
+        else:
+            pattern += ".*?".join(re.escape(part) for part in line.split("…")) + r"\n"
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in _tidied(printed))) is not None
+
+
+def _tidied(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+class Terminal:
+    """A shell that is typed into."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._shell = subprocess.Popen(
+            ["bash", "-eu", "-o", "pipefail"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self._printed = ""
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def run(self, command: str, number: int) -> str:
+        """Run a command to its end. Returns what the terminal showed meanwhile."""
+        mark = f"[command {number} is done]"
+        before = len(self._printed)
+        self._type(f"{command}\nprintf '\\n%s\\n' '{mark}'\n")
+        self._wait(f"\n{mark}\n", before)
+        return self._printed[before:].partition(f"\n{mark}\n")[0]
+
+    def begin(self, command: str, until: str) -> None:
+        """Start a command that stays."""
+        before = len(self._printed)
+        self._type(f"{command}\n")
+        self._wait(until, before)
+
+    def close(self) -> None:
+        """End the shell and all that it started, politely first; by its own group and nothing else."""
+        self._signal(signal.SIGTERM)
+        end_s = time.monotonic() + _STOP_S
+        while self._signal(0) and time.monotonic() < end_s:
+            self._shell.poll()
+            time.sleep(0.05)
+        self._signal(signal.SIGKILL)
+        self._shell.wait()
+        self._reader.join()
+        for stream in (self._shell.stdin, self._shell.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _signal(self, number: int) -> bool:
+        try:
+            os.killpg(self._shell.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _type(self, text: str) -> None:
+        assert self._shell.stdin is not None
+        try:
+            self._shell.stdin.write(text)
+            self._shell.stdin.flush()
+        except BrokenPipeError as error:
+            raise CommandError(f"the shell has ended:\n{self._printed[-4000:]}") from error
+
+    def _wait(self, text: str, start: int) -> None:
+        with self._news:
+            self._news.wait_for(lambda: text in self._printed[start:] or not self._reader.is_alive(), _TIMEOUT_S)
+        if text not in self._printed[start:]:
+            raise CommandError(f"failed, or did not come to its end:\n{self._printed[start:][-4000:]}")
+
+    def _read(self) -> None:
+        assert self._shell.stdout is not None
+        for line in self._shell.stdout:
+            with self._news:
+                self._printed += line
+                self._news.notify_all()
+
+
+@contextmanager
+def terminals(folder: Path, environment: Mapping[str, str]) -> Iterator[dict[str, Terminal]]:
+    """Shells by name; all are closed at the end, the last one first."""
+    opened: dict[str, Terminal] = {}
+    try:
+        yield opened
+    finally:
+        for terminal in reversed(opened.values()):
+            terminal.close()
+
+
+def run_document(path: Path, folder: Path, environment: Mapping[str, str], replaced: Mapping[str, str]) -> int:
+    """Run all marked blocks of a document in ``folder``. Returns how many commands that were.
+
+    Args:
+        replaced: Text that cannot be as the document has it, such as a port that may be taken.
+
+    Raises:
+        CommandError: naming the line, and what the command printed.
+    """
+    text = path.read_text(encoding="utf-8")
+    number = 0
+    with terminals(folder, environment) as opened:
+        for block in blocks(text):
+            if block.terminal not in opened:
+                opened[block.terminal] = Terminal(folder, environment)
+            for command, shown in block.steps():
+                number += 1
+                place = f"{path.name}, block at line {block.line}: {command.strip().splitlines()[0]}"
+                try:
+                    _step(opened[block.terminal], block, command, shown, number, replaced)
+                except CommandError as error:
+                    raise CommandError(f"{place}\n{error}") from None
+    return number
+
+
+def _step(
+    terminal: Terminal, block: Block, command: str, shown: list[str] | None, number: int, replaced: Mapping[str, str]
+) -> None:
+    for old, new in replaced.items():
+        command = command.replace(old, new)
+        shown = [line.replace(old, new) for line in shown] if shown is not None else None
+    if block.until is not None:
+        terminal.begin(command, block.until)
+        return
+    printed = terminal.run(command, number)
+    if shown is not None and not fits(shown, printed):
+        raise CommandError(f"prints something else than shown:\n{printed}")

@@ -1,0 +1,252 @@
+"""The study: what everybody hashes and signs, and what cannot be agreed on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rfc8785
+
+from quorate.errors import StudyError
+from quorate.identity import SiteName
+from quorate.study import Study, StudyFile
+
+KEYS = {SiteName(name): bytes([number]) * 32 for number, name in enumerate(("east", "north", "south", "west"), 1)}
+
+GOOD = """
+name = "malignancy"
+purpose = "Tell malignant from benign"
+seed = 7
+sites = ["north", "east", "south"]
+
+[task]
+name = "tabular-classifier"
+[task.parameters]
+model = "mlp"
+hidden = [16, 8]
+learning_rate = 0.05
+
+[rounds]
+count = 20
+quorum = 2
+deadline_s = 30
+
+[protection]
+mode = "none"
+"""
+
+
+def digest_of(_: str) -> str:
+    return "ab" * 32
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def study(**changes: Any) -> Study:
+    content: dict[str, Any] = {
+        "consortium": "north-sea",
+        "name": "malignancy",
+        "purpose": "Tell malignant from benign",
+        "task": {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"model": "logistic"}},
+        "rounds": {"count": 3, "quorum": 2},
+        "protection": {"mode": "none"},
+        "sites": [{"name": name, "signing_key": key.hex()} for name, key in KEYS.items()],
+    }
+    return Study.model_validate(content | changes)
+
+
+# --- the file ---
+
+
+def test_a_study_file_becomes_a_study_with_sites_by_name_and_their_keys(tmp_path: Path) -> None:
+    made = StudyFile.read(written(tmp_path, GOOD)).resolve("north-sea", KEYS, digest_of)
+    assert made.site_names == ("east", "north", "south")
+    assert [site.signing_key for site in made.sites] == [KEYS[name].hex() for name in made.site_names]
+    assert made.task.digest == "ab" * 32
+    assert made.task.parameters == {"model": "mlp", "hidden": [16, 8], "learning_rate": 0.05}
+    assert made.kind == "study"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("seed = 7", "sead = 7", "sead"),
+        ("seed = 7", "seed = -1", "seed"),
+        ("seed = 7", "seed = 2147483648", "seed"),
+        ('name = "malignancy"', 'name = "Malignancy"', "name"),
+        ('name = "malignancy"', 'name = "../etc"', "name"),
+        ('purpose = "Tell malignant from benign"', 'purpose = ""', "purpose"),
+        ('sites = ["north", "east", "south"]', "sites = []", "sites"),
+        ("count = 20", "count = 0", "rounds.count"),
+        ("quorum = 2", "quorum = 0", "rounds.quorum"),
+        ("quorum = 2", 'quorum = "two"', "rounds.quorum"),
+        ("deadline_s = 30", "deadline_s = inf", "rounds.deadline_s"),
+        ("deadline_s = 30", "deadline_s = 0", "rounds.deadline_s"),
+        ("deadline_s = 30", "absent_grace_s = inf", "rounds.absent_grace_s"),
+        ("deadline_s = 30", "absent_grace_s = nan", "rounds.absent_grace_s"),
+        ('mode = "none"', 'mode = "secret"', "protection.mode"),
+        ('mode = "none"', "", "protection.mode"),
+        ('mode = "none"', 'mode = "none"\nvalue_bound = 0.0', "protection.value_bound"),
+        ('mode = "none"', 'mode = "none"\n[optimizer]\nname = "sgd"', "optimizer.name"),
+        ('mode = "none"', 'mode = "none"\n[optimizer]\nbeta1 = 1.0', "optimizer.beta1"),
+        ('mode = "none"', 'mode = "none"\n[optimizer]\nname = "fedprox"', "proximal_mu"),
+        ('mode = "none"', 'mode = "none"\n[optimizer]\nproximal_mu = 0.1', "proximal_mu"),
+        ('mode = "none"', 'mode = "none"\n[optimizer]\nname = "fedprox"\nproximal_mu = inf', "proximal_mu"),
+        ('mode = "none"', 'mode = "none"\n[release]\nmodel = "everybody"', "release.model"),
+        ('mode = "none"', 'mode = "none"\n[guest]\nserver_app = "no colon"', "guest.server_app"),
+    ],
+)
+def test_a_bad_file_is_refused_naming_the_file_and_the_key(tmp_path: Path, old: str, new: str, named: str) -> None:
+    assert GOOD.count(old) == 1
+    path = written(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(StudyError) as caught:
+        StudyFile.read(path)
+    assert str(path) in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_all_wrong_keys_are_named_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("count = 20", "count = 0").replace("quorum = 2", "quorum = 0").replace("seed = 7", "sead = 7")
+    with pytest.raises(StudyError) as caught:
+        StudyFile.read(written(tmp_path, text))
+    assert "3 problems" in str(caught.value)
+    assert all(key in str(caught.value) for key in ("rounds.count", "rounds.quorum", "sead"))
+
+
+@pytest.mark.parametrize("content", [b"name = [", b"\xff\xfe", None], ids=["not TOML", "not UTF-8", "not there"])
+def test_what_is_no_toml_file_is_refused_with_its_name(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "study.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StudyError, match="study.toml"):
+        StudyFile.read(path)
+
+
+def test_a_schema_file_beside_the_study_becomes_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "schema.toml").write_text("[columns.age]\ntype = 'number'\n", encoding="utf-8")
+    text = GOOD.replace('model = "mlp"', 'schema_file = "schema.toml"')
+    parameters = StudyFile.read(written(tmp_path, text)).task.parameters
+    assert parameters["schema"] == {"columns": {"age": {"type": "number"}}}
+    assert "schema_file" not in parameters
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('"south"]', '"atlantis"]', "atlantis"),
+        ("quorum = 2", "quorum = 4", "quorum"),
+        ('"south"]', '"north"]', "distinct"),
+        ('name = "tabular-classifier"', 'name = "flower:app:app"', "guest"),
+        ('mode = "none"', 'mode = "none"\n[guest]\nserver_app = "server:app"', "guest"),
+        ("learning_rate = 0.05", "learning_rate = inf", "parameters"),
+        ("learning_rate = 0.05", "learning_rate = 9007199254740993", "parameters"),
+    ],
+    ids=["unknown site", "quorum > sites", "site twice", "guest task alone", "guest app alone", "infinite", "too exact"],
+)
+def test_what_cannot_be_agreed_on_is_refused_before_it_is_published(
+    tmp_path: Path, old: str, new: str, named: str
+) -> None:
+    assert GOOD.count(old) == 1
+    file = StudyFile.read(written(tmp_path, GOOD.replace(old, new)))
+    with pytest.raises(StudyError) as caught:
+        file.resolve("north-sea", KEYS, digest_of)
+    assert named in str(caught.value)
+
+
+def test_two_sites_cannot_have_one_key(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="same signing key"):
+        StudyFile.read(written(tmp_path, GOOD)).resolve("north-sea", dict.fromkeys(KEYS, bytes(32)), digest_of)
+
+
+# --- the canonical form ---
+
+
+def test_the_canonical_form_and_the_digest_never_change() -> None:
+    assert study().canonical().decode() == GOLDEN_CANONICAL
+    assert study().digest().hex() == GOLDEN_DIGEST
+
+
+def test_what_is_read_from_the_canonical_form_is_the_same_study() -> None:
+    guest = study(
+        task={"name": "flower:app:app", "digest": "cd" * 32},
+        guest={"server_app": "server:app", "run_config": {"rounds": 3, "lr": 0.5, "name": "x", "flag": True}},
+    )
+    for made in (study(), study(seed=1), study(optimizer={"name": "fedprox", "proximal_mu": 0.5}), guest):
+        again = Study.from_canonical(made.canonical())
+        assert again == made
+        assert again.canonical() == made.canonical()
+        assert again.digest() == made.digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"purpose": "Tell benign from malignant"},
+        {"rounds": {"count": 3, "quorum": 3}},
+        {"task": {"name": "tabular-classifier", "digest": "ac" * 32, "parameters": {"model": "logistic"}}},
+        {"task": {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"model": "mlp"}}},
+        {"release": {"model": "operator"}},
+        {"sites": [{"name": name, "signing_key": bytes([9, *key[1:]]).hex()} for name, key in list(KEYS.items())[:2]]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_changed_argument_is_a_different_study(changes: dict[str, Any]) -> None:
+    assert study(**changes).digest() != study().digest()
+
+
+def changed(edit: dict[str, Any]) -> bytes:
+    return rfc8785.dumps(json.loads(study().canonical()) | edit)
+
+
+@pytest.mark.parametrize(
+    "canonical",
+    [
+        b"",
+        b"null",
+        b"{}",
+        b"\xff",
+        b"[" * 10_000,
+        study().canonical() + b" ",
+        json.dumps(json.loads(study().canonical())).encode(),
+        study().canonical().replace(b'"seed":0', b'"seed":0.0'),
+        study().canonical().replace(b'"seed":0', b'"seed":"0"'),
+        study().canonical().replace(b'"seed":0', b'"seed":0,"seed":0'),
+        study().canonical().replace(b'"model":"logistic"', b'"model":NaN'),
+        study().canonical().replace(b'"model":"logistic"', b'"model":9007199254740993'),
+        changed({"sites": list(reversed(json.loads(study().canonical())["sites"]))}),
+        changed({"format": "quorate.study/2"}),
+        changed({"surprise": 1}),
+        changed({"rounds": {**json.loads(study().canonical())["rounds"], "quorum": 5}}),
+        study().canonical().replace(b',"seed":0', b""),
+    ],
+    ids=[
+        "nothing", "null", "empty", "not UTF-8", "deep", "trailing space", "other order", "a float", "a text",
+        "a key twice", "not a number", "not exact", "sites unsorted", "another format", "an unknown key", "quorum",
+        "a default left out",
+    ],
+)  # fmt: skip
+def test_what_is_not_canonical_is_refused(canonical: bytes) -> None:
+    with pytest.raises(StudyError):
+        Study.from_canonical(canonical)
+
+
+GOLDEN_CANONICAL = (
+    '{"consortium":"north-sea","format":"quorate.study/1","guest":null,"name":"malignancy","optimizer":{"'
+    'beta1":0.9,"beta2":0.99,"learning_rate":1,"momentum":0.9,"name":"fedavg","proximal_mu":0,"tau":0.001'
+    '},"protection":{"mode":"none","value_bound":4},"purpose":"Tell malignant from benign","release":{"mo'
+    'del":"sites"},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quorum'
+    '":2},"seed":0,"sites":[{"name":"east","signing_key":"01010101010101010101010101010101010101010101010'
+    '10101010101010101"},{"name":"north","signing_key":"0202020202020202020202020202020202020202020202020'
+    '202020202020202"},{"name":"south","signing_key":"030303030303030303030303030303030303030303030303030'
+    '3030303030303"},{"name":"west","signing_key":"040404040404040404040404040404040404040404040404040404'
+    '0404040404"}],"task":{"digest":"abababababababababababababababababababababababababababababababab","n'
+    'ame":"tabular-classifier","parameters":{"model":"logistic"}}}'
+)
+GOLDEN_DIGEST = "abf3cf67f0247fb38746e41315b2a1241156b33a28f1d8625e3541c41d133d0a"
