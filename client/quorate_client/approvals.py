@@ -148,19 +148,23 @@ class Answers:
             StudyNotApprovedError: the administrator has not approved it, or took the approval back.
             DatasetMissingError: its data set is no longer registered.
         """
-        answer = self.find(digest)
-        if answer is None or answer.answer != "approved":
+        # Asked for every instruction, so the roster's signatures are not checked anew each time.
+        row = self._database.execute(
+            "SELECT canonical, dataset, node_config FROM answers WHERE digest = ? AND answer = 'approved'", (digest,)
+        ).fetchone()
+        if row is None:
             raise StudyNotApprovedError(
                 f"The study {digest.hex()[:12]} is not approved at this site",
                 action="Read it with `quorate-client show STUDY`, then approve or reject it",
             )
-        dataset = self._datasets.find(answer.dataset) if answer.dataset is not None else None
-        if answer.dataset is not None and dataset is None:
+        study, name, node_config = _study(row[0]), row[1], json.loads(row[2])
+        dataset = self._datasets.find(name) if name is not None else None
+        if name is not None and dataset is None:
             raise DatasetMissingError(
-                f"The data set {answer.dataset} of the study {answer.study.name} is no longer registered",
+                f"The data set {name} of the study {study.name} is no longer registered",
                 action="Register it again, or approve the study with another one",
             )
-        return Agreement(answer.study, digest, site, dataset, answer.node_config)
+        return Agreement(study, digest, site, dataset, node_config)
 
     def _answer(self, row: Sequence[Any]) -> Answer:
         digest, canonical, answer, dataset, node_config, signature, answered = row

@@ -46,7 +46,7 @@ class Engine:
     ) -> None:
         self._workers = workers
         self._spool = spool
-        self._runs = folder / "runs"
+        self._runs = folder.absolute() / "runs"  # workers have a working folder of their own
         self._clock = clock
         self._randomness = randomness
         self._live: dict[RunId, tuple[bytes, StudyRun | GuestRun]] = {}
@@ -69,7 +69,7 @@ class Engine:
         name = instruction.message_id
         try:
             # The study that was approved says how long a round may take; the server may only ask for less.
-            async with asyncio.timeout(instruction.deadline_s) as limit:
+            async with asyncio.timeout(min(agreement.study.rounds.deadline_s, instruction.deadline_s)) as limit:
                 self._limits[name] = limit
                 async with self._turns.setdefault(instruction.run, asyncio.Lock()):
                     return await self._perform(instruction, agreement, fetch)

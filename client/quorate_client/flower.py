@@ -3,7 +3,8 @@
 ``handle`` runs a stock ClientApp on one message, bytes in and bytes out. ``app`` is the reverse: a ClientApp that runs
 this site's engine behind Flower's own transport (``flower-supernode``) or in its simulation. There each message carries
 a record ``quorate`` with an instruction, and a record ``blobs`` with all bulk data that the instruction names, by the
-hex of their ids; the reply has the same form. Confinement, journal and policy are then the host's, not ours.
+hex of their ids; the reply has the same form. A message that asks ``who`` is answered with the site's name.
+Confinement, journal and policy are then the host's, not ours.
 
 Flower's conversion between messages and bytes is not public; it is used here only.
 """
@@ -169,6 +170,8 @@ _workers: dict[Path, InProcessWorkers] = {}
 
 def _serve(message: Message, context: Context) -> Message:
     """An instruction in, a reply out. Flower would send the text of an exception to the server: none passes."""
+    if "who" in message.content.config_records.get("quorate", ConfigRecord()):
+        return Message(RecordDict({"quorate": ConfigRecord({"site": _name_of(context)})}), reply_to=message)
     instruction = instruction_from_bytes(_field(message.content, "quorate", "instruction"))
     blobs = message.content.config_records.get("blobs", ConfigRecord())
     try:
@@ -201,6 +204,15 @@ async def _perform(instruction: Instruction, blobs: ConfigRecord, site: Site) ->
         return reply, {blob.id.hex(): spool.content(blob) for blob in reply.blobs if blob.inline is None}
     finally:
         spool.keep_only(set())
+
+
+def _name_of(context: Context) -> str:
+    """The site's name; empty where the node does not know it: why is for its own log."""
+    try:
+        return _site_of(context).agreement.site
+    except QuorateError:
+        traceback.print_exc()
+        return ""
 
 
 def _site_of(context: Context) -> Site:

@@ -51,7 +51,7 @@ class GuestRun:
                 inline.write_bytes(blob.inline)
             elif not self._spool.has(blob):
                 await fetch(blob)
-            content = self._spool.path(blob.id) if blob.inline is None else inline
+            content = inline if blob.inline is not None else self._spool.path(blob.id).absolute()
             async with self._workers.lease(WorkerKey(agreement.digest, "")) as worker:
                 started = self._clock()
                 answer = await worker.call(

@@ -58,11 +58,16 @@ class Journal:
         with transaction(self._database):
             self._database.execute("INSERT OR IGNORE INTO journal_blobs VALUES (?, ?)", (message, blob))
 
-    def reply(self, instruction: Instruction, reply: Reply) -> None:
-        """Store the reply, before it is sent. The first reply to an instruction is final."""
+    def reply(self, instruction: Instruction, reply: Reply, *, wanted: bool = True) -> None:
+        """Store the reply, before it is sent. The first reply to an instruction is final.
+
+        Args:
+            wanted: Whether the server is to get it: not if it withdrew the instruction.
+        """
         with transaction(self._database):
             self._insert(instruction)
             self._store(reply)
+            self._settle(instruction.message_id, not wanted)
 
     def interrupt(self) -> list[MessageId]:
         """Answer everything that an earlier life of the daemon began and did not finish. Returns what it was."""
@@ -79,10 +84,10 @@ class Journal:
             self._database.execute("UPDATE journal SET reply = NULL WHERE message_id = ?", (reply.message_id,))
             self._store(reply)
 
-    def settle(self, message: MessageId, settled: bool = True) -> None:
-        """The server acknowledged the reply or does not want it; or (False) it asks for it again."""
+    def settle(self, message: MessageId) -> None:
+        """The server acknowledged the reply or does not want it."""
         with transaction(self._database):
-            self._database.execute("UPDATE journal SET is_settled = ? WHERE message_id = ?", (settled, message))
+            self._settle(message, True)
 
     def owed(self) -> list[Entry]:
         """Entries whose reply the server has not acknowledged, oldest first."""
@@ -92,7 +97,7 @@ class Journal:
         return [_entry(row) for row in rows]
 
     def forget_rounds(self, run: RunId, round_number: int) -> set[BlobId]:
-        """Forget what is more than two rounds before ``round_number``. Returns the blobs that nothing needs any more.
+        """Keep of a run this round and the one before. Returns the blobs that nothing needs any more.
 
         Two, because the server may have lost the end of its own log in a power cut and ask for the last round again.
         """
@@ -122,9 +127,12 @@ class Journal:
             ),
         )
 
+    def _settle(self, message: MessageId, settled: bool) -> None:
+        self._database.execute("UPDATE journal SET is_settled = ? WHERE message_id = ?", (settled, message))
+
     def _store(self, reply: Reply) -> None:
         self._database.execute(
-            "UPDATE journal SET reply = ?, is_settled = 0 WHERE message_id = ? AND reply IS NULL",
+            "UPDATE journal SET reply = ? WHERE message_id = ? AND reply IS NULL",
             (reply_to_bytes(reply), reply.message_id),
         )
         self._database.executemany(

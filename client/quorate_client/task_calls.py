@@ -136,7 +136,7 @@ class TaskCalls:
             dataset={
                 "name": dataset.name,
                 "kind": dataset.kind,
-                "path": str(dataset.path),
+                "path": str(dataset.path.absolute()),
                 "schema": dataset.schema,
                 "test_fraction": dataset.test_fraction,
                 "records": dataset.records,

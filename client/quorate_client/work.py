@@ -140,14 +140,14 @@ class Work:
 
     def _store(self, instruction: Instruction, reply: Reply) -> None:
         """Nothing is sent that is not on disk."""
+        wanted = instruction.message_id not in self._withdrawn
         try:
-            self._site.journal.reply(instruction, reply)
-            self._site.journal.settle(instruction.message_id, instruction.message_id in self._withdrawn)
+            self._site.journal.reply(instruction, reply, wanted=wanted)
         except QuorateError as error:
             log.error("reply not stored and so not sent", run=instruction.run, code=error.code, reason=str(error))
-            return
-        if instruction.message_id not in self._withdrawn:
-            self._site.replied(instruction.message_id)
+        else:
+            if wanted:
+                self._site.replied(instruction.message_id)
 
     async def _within_deadline(self, instruction: Instruction) -> Reply:
         """The deadline counts from the receipt, waiting for another instruction of the same run included."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint, parse_name
@@ -26,6 +26,12 @@ HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+def _in_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises ValueError for what canonical JSON cannot say: dates, infinity, integers beyond 2^53."""
+    rfc8785.dumps(value)
+    return value
 
 
 class _Frozen(BaseModel):
@@ -86,7 +92,7 @@ class TaskRef(_Frozen):
 
     name: str = Field(min_length=1, max_length=200)
     digest: HexKey
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, Any], AfterValidator(_in_json)] = Field(default_factory=dict)
 
     @property
     def is_guest(self) -> bool:
@@ -97,7 +103,7 @@ class Guest(_Frozen):
     """A stock Flower ServerApp that runs unchanged over our transport."""
 
     server_app: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="MODULE:ATTRIBUTE at the server")
-    run_config: dict[str, str | int | float | bool] = Field(
+    run_config: Annotated[dict[str, str | int | float | bool], AfterValidator(_in_json)] = Field(
         default_factory=dict, description="the app's run configuration, as Flower calls it"
     )
 
@@ -139,7 +145,6 @@ class Study(_Frozen):
             raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but the study has {len(names)} sites")
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
-        self.canonical()  # raises ValueError for what canonical JSON cannot say, such as infinity among the parameters
         return self
 
     @property

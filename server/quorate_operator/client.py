@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import grpc
 from quorate.errors import FrameError, QuorateError, ServerIdentityError, ServerUnreachableError
 from quorate.identity import SiteName
 from quorate.messages import frame_from_proto, member_from_proto, run_from_proto
-from quorate.runs import RunView
+from quorate.runs import RoundResult, RunView
 from quorate.study import Study
 from quorate.v1 import operator_pb2, operator_pb2_grpc
 from quorate.wire import error_from_call
@@ -100,7 +101,15 @@ class OperatorClient:
         return [run_from_proto(run) for run in self._call(self._stub.ListRuns, operator_pb2.ListRunsRequest()).runs]
 
     def run(self, run: str) -> RunView:
-        return run_from_proto(self._call(self._stub.GetRun, operator_pb2.GetRunRequest(run=run)))
+        """The run with all its results, which may take several messages."""
+        results: tuple[RoundResult, ...] = ()
+        while True:
+            after = results[-1].round_number if results else 0
+            status = self._call(self._stub.GetRun, operator_pb2.GetRunRequest(run=run, after_round=after))
+            view = run_from_proto(status)
+            results += view.results
+            if not status.more_results:
+                return replace(view, results=results)
 
     def pause(self, run: str) -> RunView:
         return run_from_proto(self._call(self._stub.PauseRun, operator_pb2.GetRunRequest(run=run)))
@@ -115,11 +124,15 @@ class OperatorClient:
         """The run now and after each change until it is over. A server that restarts is waited for."""
         failures = 0
         seen = False
+        results: tuple[RoundResult, ...] = ()
         while True:
             try:
                 with self._translated():
-                    for status in self._stub.WatchRun(operator_pb2.GetRunRequest(run=run)):
-                        view = run_from_proto(status)
+                    after = results[-1].round_number if results else 0
+                    for status in self._stub.WatchRun(operator_pb2.GetRunRequest(run=run, after_round=after)):
+                        news = run_from_proto(status)
+                        results += news.results
+                        view = replace(news, results=results)
                         failures, seen = 0, True
                         yield view
                         if view.state.is_over:

@@ -4,8 +4,9 @@
 ``app`` is our own ServerApp: the study loop. On our Grid it uses the spool directly (one accumulator of memory); on any
 other Grid (a stock SuperLink, Flower's simulation) its instructions and bulk data travel inside Flower messages.
 
-Private names of flwr that are used here, kept together: ``TaskIdentity`` (``Message`` needs it in a ServerApp), the
-serialisers, and ``Metadata``'s dictionary (message ids are the grid's to assign).
+Names of flwr that are used here and are not public, kept together: ``TaskIdentity`` (``Message`` needs it in a
+ServerApp), ``Run``, ``ErrorCode``, ``make_message``, the serialisers, and ``Metadata``'s dictionary (message ids are
+the grid's to assign). tests/compat/test_flwr_names.py fails when one of them changes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ import hashlib
 import importlib
 import io
 import os
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +29,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import structlog
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.common.serde_utils import metadata_to_proto
@@ -34,7 +40,17 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from quorate.blobs import INLINE_BYTES, Blob, BlobId, blob_id
-from quorate.errors import BlobMismatchError, BlobMissingError, FrameError, QuorateError, StudyError, TaskFailedError
+from quorate.errors import (
+    BlobMismatchError,
+    BlobMissingError,
+    FrameError,
+    QuorateError,
+    StudyError,
+    TaskCrashedError,
+    TaskFailedError,
+    TaskMismatchError,
+    TaskMissingError,
+)
 from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_to_bytes, reply_from_bytes
@@ -46,7 +62,22 @@ from quorate_server.study_loop import Arrived, Presence, Status, StudyLoop
 
 log = structlog.get_logger()
 
-POLL_S = 0.05
+POLL_S = 0.2
+LISTEN_S = 3600.0
+LOOK_AGAIN_S = 1.0
+GONE_FOR_GOOD_S = 1e9
+ABSENT = "absent"
+LATE = "late"
+
+_FLOWER_CODES = {
+    ABSENT: ErrorCode.NODE_UNAVAILABLE,
+    LATE: ErrorCode.MESSAGE_UNAVAILABLE,
+    TaskFailedError.code: ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+    TaskCrashedError.code: ErrorCode.CLIENT_APP_CRASHED,
+    TaskMissingError.code: ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+    TaskMismatchError.code: ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+}
+"""What Flower calls the codes for which it has a word; the others are UNKNOWN there. Our code is the error's reason."""
 
 
 def node_id(study: Study, site: SiteName) -> int:
@@ -60,27 +91,55 @@ def run_number(run: RunId) -> int:
     return int.from_bytes(hashlib.sha256(b"quorate/run/v1\x00" + run.encode()).digest()[:8], "big") >> 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A message that is on its way. ``metadata_only`` is the message without its content, which may be large."""
+
+    number: int
+    site: SiteName
+    metadata_only: Message
+    expires_s: float
+
+
 class QuorateGrid(Grid):
-    """Flower's Grid over our transport, for one run in one process.
+    """Flower's Grid over our transport, for one run in one process. Any number of the app's threads may use it.
 
     A message's name is made from its content, so when a guest app starts again after a crash, messages that are equal
-    to earlier ones get the replies that the journal holds, and only new ones cost work.
+    to earlier ones get the replies that the journal holds, and only new ones cost work. For the same reason replies
+    come back in the order of the nodes' ids and not of their arrival: strategies add floats in the order that they get.
+
+    As in Flower, a node whose connection is lost counts as there for a while (the study's ``absent_grace_s``); then, or
+    when its time to live is over, a message is answered by an error. What nobody waits for any more is withdrawn.
+
+    Args:
+        forgiven: Messages that were refused or withdrawn before an operator resumed the run: they are asked anew.
     """
 
-    def __init__(self, run: RunId, study: Study, exchange: PipeExchange) -> None:
+    def __init__(
+        self, run: RunId, study: Study, exchange: PipeExchange, forgiven: AbstractSet[MessageId] = frozenset()
+    ) -> None:
         self.exchange = exchange
         self._run_id = run
         self._study = study
+        self._forgiven = forgiven
         self._run = Run.create_empty(run_number(run))
         self._sites = {node_id(study, site): site for site in study.site_names}
-        self._nodes = {site: node for node, site in self._sites.items()}
-        self._gone: set[SiteName] = set(study.site_names)
-        self._asked: dict[MessageId, Message] = {}
+        self._changed = threading.Condition()
+        self._gone_since_s: dict[SiteName, float] | None = None
+        self._asked: dict[MessageId, _Asked] = {}
         self._arrived: dict[MessageId, Reply] = {}
-        self._repeats: dict[bytes, int] = {}
+        self._pushed = 0
+        self._repeats: Counter[bytes] = Counter()
+        self._turns: Counter[SiteName] = Counter()
         TaskIdentity.run_id = self._run.run_id
         TaskIdentity.task_id = self._run.run_id
         TaskIdentity.node_id = 1
+
+    def listen(self) -> None:
+        """Begin to take what arrives. From here on the events of the exchange belong to the grid."""
+        threading.Thread(target=self._listen, daemon=True, name="grid").start()
+
+    # --- Flower's Grid ---
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -95,85 +154,148 @@ class QuorateGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        self._pump(0.0)
-        return sorted(self._nodes[site] for site in self._study.site_names if site not in self._gone)
+        with self._changed:
+            self._changed.wait_for(lambda: self._gone_since_s is not None)  # the daemon's first word
+            return sorted(node for node, site in self._sites.items() if not self._is_gone(site))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        blobs: dict[int, Blob] = {}
+        # Strategies send one content to all nodes: it is packed once. Not so what a generator yields: that may be the
+        # same object each time, with something else in it.
+        packed: dict[int, Blob] = {}
+        is_settled = isinstance(messages, list | tuple)
         names: list[str] = []
         for message in messages:
-            # One blob for a content that goes to many sites: strategies send the same record to all.
-            content = message.content
-            blob = blobs.get(id(content)) or blobs.setdefault(id(content), self._pack(content))
+            blob = packed.get(id(message.content)) if is_settled else None
+            packed[id(message.content)] = blob = blob or self._pack(message.content)
             names.append(self._push(message, blob).hex())
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        self._pump(0.0)
-        wanted = [MessageId(bytes.fromhex(name)) for name in message_ids]
-        return [self._unpack(name, self._arrived.pop(name)) for name in wanted if name in self._arrived]
+        wanted = {MessageId(bytes.fromhex(name)) for name in message_ids}
+        with self._changed:
+            lost = self._lose(wanted)
+            taken = self._take(wanted)
+        self.exchange.withdraw(lost)
+        return self._unpack(taken)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        waiting = {MessageId(bytes.fromhex(name)) for name in self.push_messages(messages)}
-        end_s = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
-        while waiting and (end_s is None or time.monotonic() < end_s):
-            for name in [name for name in waiting if name in self._arrived]:
-                waiting.discard(name)
-                replies.append(self._unpack(name, self._arrived.pop(name)))
-            if waiting:
-                self._pump(60.0 if end_s is None else min(60.0, max(0.0, end_s - time.monotonic())))
-        self.exchange.withdraw(waiting)
-        for name in waiting:
-            del self._asked[name]
-        return replies
+        names = {MessageId(bytes.fromhex(name)) for name in self.push_messages(messages)}
+        end_s = float("inf") if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            withdrawn = self._lose(names)
+            while (waiting := names - set(self._arrived)) and (now := time.monotonic()) < end_s:
+                until_s = min(end_s, *(self._lost_s(self._asked[name]) for name in waiting))
+                self._changed.wait(min(LISTEN_S, max(0.0, until_s - now)))
+                withdrawn |= self._lose(names)
+            taken = self._take(names)
+            for name in waiting:
+                del self._asked[name]
+        self.exchange.withdraw(withdrawn | waiting)
+        return self._unpack(taken)
+
+    # --- sending ---
 
     def _pack(self, content: RecordDict) -> Blob:
         data = recorddict_to_proto(content).SerializeToString(deterministic=True)
         return Blob.of(data) if len(data) <= INLINE_BYTES else self.exchange.put([data])
 
     def _push(self, message: Message, blob: Blob) -> MessageId:
-        site = self._sites.get(message.metadata.dst_node_id)
+        metadata = message.metadata
+        site = self._sites.get(metadata.dst_node_id)
         if site is None:
-            raise ValueError(f"There is no node {message.metadata.dst_node_id} in this study")
-        kind = message.metadata.message_type.encode()
-        salt = hashlib.sha256(len(kind).to_bytes(2, "big") + kind + site.encode() + blob.id).digest()
-        attempt = self._repeats.get(salt, 0)
-        self._repeats[salt] = attempt + 1
-        name = message_id(self._run_id, 0, Phase.GUEST, attempt, site, salt)
-        message.metadata.__dict__["_message_id"] = name.hex()
-        message.metadata.__dict__["_run_id"] = self._run.run_id
-        envelope = MessageProto(metadata=metadata_to_proto(message.metadata))
-        self._asked[name] = message
-        self.exchange.send(
-            site,
-            Instruction(
+            raise ValueError(f"There is no node {metadata.dst_node_id} in this study")
+        with self._changed:
+            name, attempt = self._name(site, metadata.message_type.encode(), blob)
+            if not any(self._asked[owed].site == site for owed in set(self._asked) - set(self._arrived)):
+                self._turns[site] += 1
+            metadata.__dict__["_message_id"] = name.hex()
+            metadata.__dict__["_run_id"] = self._run.run_id
+            metadata_only = make_message(metadata, content=RecordDict())
+            self._pushed += 1
+            self._asked[name] = _Asked(self._pushed, site, metadata_only, time.monotonic() + metadata.ttl)
+            instruction = Instruction(
                 message_id=name,
                 run=self._run_id,
-                round_number=0,
+                # The site forgets what is two turns old. All messages that it owes at one time are of one turn.
+                round_number=self._turns[site],
                 phase=Phase.GUEST,
                 attempt=attempt,
                 study_digest=self._study.digest(),
-                deadline_s=message.metadata.ttl,
-                body=envelope.SerializeToString(),
+                deadline_s=metadata.ttl,
+                body=MessageProto(metadata=metadata_to_proto(metadata)).SerializeToString(),
                 blobs=(blob,),
-            ),
-        )
+            )
+        self.exchange.send(site, instruction)
         return name
 
-    def _unpack(self, name: MessageId, reply: Reply) -> Message:
+    def _name(self, site: SiteName, kind: bytes, blob: Blob) -> tuple[MessageId, int]:
+        salt = hashlib.sha256(len(kind).to_bytes(2, "big") + kind + site.encode() + blob.id).digest()
+        while True:
+            attempt = self._repeats[salt]
+            self._repeats[salt] += 1
+            name = message_id(self._run_id, 0, Phase.GUEST, attempt, site, salt)
+            if name not in self._forgiven:
+                return name, attempt
+
+    # --- what arrives, and what does not; under the lock ---
+
+    def _listen(self) -> None:
+        while True:
+            event = self.exchange.next_event(LISTEN_S)
+            with self._changed:
+                match event:
+                    case Arrived(_, reply) if reply.message_id in self._asked:
+                        self._arrived.setdefault(reply.message_id, reply)
+                    case Presence(gone_for_s):
+                        now = time.monotonic()
+                        self._gone_since_s = {site: now - seconds for site, seconds in gone_for_s.items()}
+                self._changed.notify_all()
+
+    def _is_gone(self, site: SiteName) -> bool:
+        return self._gone_until_s(site) <= time.monotonic()
+
+    def _gone_until_s(self, site: SiteName) -> float:
+        """When a site counts as gone, unless it comes back."""
+        since_s = (self._gone_since_s or {}).get(site)
+        return float("inf") if since_s is None else since_s + self._study.rounds.absent_grace_s
+
+    def _lost_s(self, asked: _Asked) -> float:
+        return min(asked.expires_s, self._gone_until_s(asked.site))
+
+    def _lose(self, names: AbstractSet[MessageId]) -> set[MessageId]:
+        """Answer by an error what will not be answered by its node. Returns which these are."""
+        now = time.monotonic()
+        open_now = {name: self._asked[name] for name in names if name in self._asked and name not in self._arrived}
+        lost = {name: asked for name, asked in open_now.items() if self._lost_s(asked) <= now}
+        for name, asked in lost.items():
+            self._arrived[name] = Reply(name, LATE if asked.expires_s <= now else ABSENT)
+        return set(lost)
+
+    def _take(self, names: AbstractSet[MessageId]) -> list[tuple[_Asked, Reply]]:
+        """Replies that are here; each is given out once."""
+        here = [name for name in names if name in self._arrived]
+        return [(self._asked.pop(name), self._arrived.pop(name)) for name in here]
+
+    # --- replies ---
+
+    def _unpack(self, taken: list[tuple[_Asked, Reply]]) -> list[Message]:
+        ordered = sorted(taken, key=lambda pair: (pair[0].metadata_only.metadata.dst_node_id, pair[0].number))
+        return [self._message(asked, reply) for asked, reply in ordered]
+
+    def _message(self, asked: _Asked, reply: Reply) -> Message:
         """The reply as Flower knows it. Its metadata follows from what was asked: a site cannot say otherwise."""
-        asked = self._asked.pop(name)
         code, record = reply.code, RecordDict()
         if not code:
             try:
                 record = self._record(reply)
             except QuorateError as error:
-                site = self._sites[asked.metadata.dst_node_id]
-                log.warning("contribution refused", run=self._run_id, site=site, code=error.code, reason=str(error))
+                log.warning(
+                    "contribution refused", run=self._run_id, site=asked.site, code=error.code, reason=str(error)
+                )
                 code = error.code
-        message = Message(Error(ErrorCode.UNKNOWN, code) if code else record, reply_to=asked)
-        message.metadata.__dict__["_message_id"] = hashlib.sha256(b"reply" + name).hexdigest()
+        error_or_record = Error(_FLOWER_CODES.get(code, ErrorCode.UNKNOWN), code) if code else record
+        message = Message(error_or_record, reply_to=asked.metadata_only)
+        message.metadata.__dict__["_message_id"] = hashlib.sha256(b"reply" + reply.message_id).hexdigest()
         return message
 
     def _record(self, reply: Reply) -> RecordDict:
@@ -187,23 +309,12 @@ class QuorateGrid(Grid):
         except Exception as error:  # whatever Flower's parsers meet in a site's bytes
             raise FrameError("A guest app's reply cannot be read") from error
 
-    def _pump(self, timeout_s: float) -> None:
-        """Wait for one event at most this long, then take all that are there."""
-        event = self.exchange.next_event(timeout_s)
-        while event is not None:
-            match event:
-                case Arrived(_, reply):
-                    if reply.message_id in self._asked:
-                        self._arrived[reply.message_id] = reply
-                case Presence(gone_for_s):
-                    self._gone = set(gone_for_s)
-            event = self.exchange.next_event(0.0)
-
 
 class FlowerExchange:
     """The study loop's transport over any Flower Grid. Nothing is committed: a stock run that dies starts again.
 
-    Each node is asked once which site it is; a site's bulk data travels inside its messages.
+    Each node is asked once which site it is; a site's bulk data travels inside its messages. A node that comes when the
+    run has begun is not in it.
     """
 
     def __init__(self, grid: Grid, study: Study, folder: Path) -> None:
@@ -213,24 +324,25 @@ class FlowerExchange:
         self._open: dict[str, tuple[SiteName, MessageId]] = {}
         self._nodes = self._introduce(study)
         self._pending: list[Arrived | Presence] = [
-            Presence({site: 3600.0 for site in study.site_names if site not in self._nodes})
+            Presence({site: GONE_FOR_GOOD_S for site in study.site_names if site not in self._nodes})
         ]
 
     def _introduce(self, study: Study) -> dict[SiteName, int]:
-        """Which node is which site."""
+        """Which node is which site. A quorum is waited for without end, as strategies do; the rest for the grace."""
         nodes: dict[SiteName, int] = {}
-        while len(nodes) < study.rounds.quorum:
-            asked = [
-                Message(RecordDict({"quorate": ConfigRecord({"who": True})}), node, "query")
-                for node in self._grid.get_node_ids()
-            ]
-            for answer in self._grid.send_and_receive(asked, timeout=study.rounds.deadline_s):
-                if answer.has_content():
-                    name = str(answer.content.config_records.get("quorate", ConfigRecord()).get("site"))
-                    if name in study.site_names:
-                        nodes[SiteName(name)] = answer.metadata.src_node_id
-            if len(nodes) < len(study.site_names):
-                time.sleep(1.0)
+        enough_s = float("inf")
+        while len(nodes) < len(study.sites) and time.monotonic() < enough_s + study.rounds.absent_grace_s:
+            unknown = set(self._grid.get_node_ids()) - set(nodes.values())
+            asked = [Message(RecordDict({"quorate": ConfigRecord({"who": True})}), node, "query") for node in unknown]
+            for answer in self._grid.send_and_receive(asked, timeout=study.rounds.deadline_s) if asked else ():
+                name = _site_of(answer)
+                if name in study.site_names:
+                    nodes.setdefault(name, answer.metadata.src_node_id)
+            if len(nodes) >= study.rounds.quorum:
+                enough_s = min(enough_s, time.monotonic())
+            log.info("nodes introduced", study=study.name, sites=sorted(nodes), of=len(study.sites))
+            if len(nodes) < len(study.sites):
+                time.sleep(LOOK_AGAIN_S)
         return nodes
 
     def send(self, site: SiteName, instruction: Instruction) -> None:
@@ -243,23 +355,26 @@ class FlowerExchange:
                 "blobs": ConfigRecord({blob.id.hex(): self._blobs[blob.id] for blob in instruction.blobs}),
             }
         )
-        for name in self._grid.push_messages([Message(content, self._nodes[site], kind)]):
+        message = Message(content, self._nodes[site], kind, ttl=instruction.deadline_s)
+        for name in self._grid.push_messages([message]):
             self._open[name] = (site, instruction.message_id)
 
     def withdraw(self, messages: Iterable[MessageId]) -> None:
-        del messages  # Flower has no way to take a message back; a late reply is not waited for
+        """Flower has no way to take a message back: it ends with its time to live, and nobody looks for its reply."""
+        names = set(messages)
+        self._open = {name: asked for name, asked in self._open.items() if asked[1] not in names}
 
     def next_event(self, timeout_s: float) -> Arrived | Presence | None:
         end_s = time.monotonic() + timeout_s
         while not self._pending:
-            for message in self._grid.pull_messages(list(self._open)):
+            for message in self._grid.pull_messages(list(self._open)) if self._open else ():
                 asked = self._open.pop(message.metadata.reply_to_message_id, None)
                 if asked is not None:
                     self._pending.append(Arrived(asked[0], self._reply(message, asked[1])))
             if time.monotonic() >= end_s:
                 break
             if not self._pending:
-                time.sleep(POLL_S)
+                time.sleep(min(POLL_S, max(0.0, end_s - time.monotonic())))
         return self._pending.pop(0) if self._pending else None
 
     def refuse(self, message: MessageId, code: str) -> None:
@@ -307,6 +422,12 @@ class FlowerExchange:
         del status  # Flower's own log shows the run
 
 
+def _site_of(answer: Message) -> SiteName:
+    """Which site a node says that it is; empty where it does not say so."""
+    record = answer.content.config_records.get("quorate", ConfigRecord()) if answer.has_content() else ConfigRecord()
+    return SiteName(str(record.get("site", "")))
+
+
 def _bytes(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise FrameError("A node sent something else than bytes")
@@ -343,15 +464,17 @@ def run_app(
     exchange: PipeExchange,
     progress: StudyProgress,
     attempts: Mapping[tuple[int, str, SiteName], int],
+    forgiven: AbstractSet[MessageId],
 ) -> None:
     """Run a study's or a guest's ServerApp on our Grid, in this process, to its end."""
-    grid = QuorateGrid(run, study, exchange)
+    grid = QuorateGrid(run, study, exchange, forgiven)
     if study.guest is None:
         server_app = study_app(lambda _grid, _context: StudyLoop(run, study, exchange, progress, attempts))
         run_config: dict[str, str | int | float | bool] = {}
     else:
         server_app = _load(study.guest.server_app)
-        run_config = study.guest.run_config
+        run_config = dict(study.guest.run_config)
+        grid.listen()
     context = Context(run_id=grid.run.run_id, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
     server_app(grid, context)
 

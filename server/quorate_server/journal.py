@@ -167,12 +167,16 @@ class Journal:
             )
 
     def commit_progress(self, run: RunId, progress: str, result: tuple[int, str] | None) -> None:
-        """One step forward: the new progress and, if a round ended, its result, in one transaction."""
+        """One step forward: the new progress and, if a round ended, its result, in one transaction.
+
+        The replies of earlier rounds are not needed again then, and go.
+        """
         with self._engine.begin() as db:
             db.execute(update(_RUNS).where(_RUNS.c.run == run).values(progress=progress, changed_unix_s=self._clock()))
             if result is not None:
                 db.execute(delete(_RESULTS).where(_RESULTS.c.run == run, _RESULTS.c.round == result[0]))
                 db.execute(insert(_RESULTS).values(run=run, round=result[0], result=result[1]))
+                db.execute(delete(_REPLIES).where(_REPLIES.c.run == run, _REPLIES.c.round < result[0]))
 
     def results(self, run: RunId) -> list[dict[str, object]]:
         with self._engine.connect() as db:
@@ -205,28 +209,15 @@ class Journal:
                         item.written.set_result(reply)
 
     def _write_replies(self, batch: list[_PendingReply]) -> list[Reply]:
-        stored: list[Reply] = []
+        """What is stored under each name: the reply itself, or an earlier one of the same name. One round trip each."""
+        names = [item.reply.message_id for item in batch]
         with self._engine.begin() as db:
-            for item in batch:
-                known = db.execute(
-                    select(_REPLIES.c.reply).where(_REPLIES.c.message_id == item.reply.message_id)
-                ).scalar()
-                stored.append(item.reply if known is None else reply_from_bytes(known))
-                if known is None:
-                    db.execute(
-                        insert(_REPLIES).values(
-                            message_id=item.reply.message_id,
-                            run=item.instruction.run,
-                            round=item.instruction.round_number,
-                            phase=item.instruction.phase,
-                            attempt=item.instruction.attempt,
-                            site=item.site,
-                            code=item.reply.code,
-                            reply=reply_to_bytes(item.reply),
-                            forgiven=False,
-                        )
-                    )
-        return stored
+            rows = db.execute(select(_REPLIES.c.message_id, _REPLIES.c.reply).where(_REPLIES.c.message_id.in_(names)))
+            stored = {MessageId(name): reply_from_bytes(data) for name, data in rows}
+            fresh = {item.reply.message_id: item for item in reversed(batch) if item.reply.message_id not in stored}
+            if fresh:
+                db.execute(insert(_REPLIES), [_row_of(item) for item in fresh.values()])
+        return [stored.get(name) or fresh[name].reply for name in names]
 
     def has_reply(self, site: SiteName, message: MessageId) -> bool:
         """Whether this site's reply to this message was written down, and its round is not forgotten yet."""
@@ -249,6 +240,12 @@ class Journal:
         with self._engine.begin() as db:
             db.execute(update(_REPLIES).where(_REPLIES.c.run == run, _REPLIES.c.code != "").values(forgiven=True))
 
+    def forgiven(self, run: RunId) -> set[MessageId]:
+        """Messages of a guest app that are asked under another attempt: names made from content are not numbered."""
+        with self._engine.connect() as db:
+            rows = db.execute(select(_REPLIES.c.message_id).where(_REPLIES.c.run == run, _REPLIES.c.forgiven)).all()
+        return {MessageId(key) for (key,) in rows}
+
     def attempts(self, run: RunId) -> dict[tuple[int, str, SiteName], int]:
         """The attempt under which a site is asked next, where it is not the first, by (round, phase, site)."""
         with self._engine.connect() as db:
@@ -263,7 +260,21 @@ class Journal:
             found[key] = max(found.get(key, 0), attempt + 1)
         return found
 
-    def forget_replies(self, run: RunId, before_round: int) -> None:
-        """Replies of rounds that are over are not needed again."""
+    def forget_replies(self, run: RunId) -> None:
+        """The run is over."""
         with self._engine.begin() as db:
-            db.execute(delete(_REPLIES).where(_REPLIES.c.run == run, _REPLIES.c.round < before_round))
+            db.execute(delete(_REPLIES).where(_REPLIES.c.run == run))
+
+
+def _row_of(item: _PendingReply) -> dict[str, object]:
+    return {
+        "message_id": item.reply.message_id,
+        "run": item.instruction.run,
+        "round": item.instruction.round_number,
+        "phase": item.instruction.phase,
+        "attempt": item.instruction.attempt,
+        "site": item.site,
+        "code": item.reply.code,
+        "reply": reply_to_bytes(item.reply),
+        "forgiven": False,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -25,6 +26,8 @@ from quorate_server.registry import Registry
 from quorate_server.registry_tables import AnswerRecord, SiteRecord, Standing, StudyRecord
 
 log = structlog.get_logger()
+
+PAGE_BYTES = 1024 * 1024
 
 MAX_INVITATION_DAYS = 90
 REPORT_FORMATS = ("html", "json")
@@ -154,44 +157,51 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         study = self._registry.study(request.study).study
         view = await self._runs.start(study)
         log.info("run asked for", run=view.run, study=study.name, operator=_operator())
-        return run_to_proto(view)
+        return _brief(view)
 
     async def ListRuns(
         self, request: operator_pb2.ListRunsRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.ListRunsReply:
-        return operator_pb2.ListRunsReply(runs=[run_to_proto(view) for view in self._runs.list()])
+        return operator_pb2.ListRunsReply(runs=[_brief(view) for view in self._runs.list()])
 
     async def GetRun(
         self, request: operator_pb2.GetRunRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.RunStatus:
-        return run_to_proto(self._runs.view(self._find(request.run)))
+        return _page(self._runs.view(self._find(request.run)), request.after_round)
 
     async def WatchRun(
         self, request: operator_pb2.GetRunRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[operator_pb2.RunStatus]:
+        # Each result travels once: a message holds those that are new since the last one.
+        after = request.after_round
         async for view in self._runs.changes(self._find(request.run)):
-            yield run_to_proto(view)
+            more = True
+            while more:
+                page = _page(view, after)
+                more = page.more_results
+                yield page
+                after = page.results[-1].round if page.results else after
 
     async def PauseRun(
         self, request: operator_pb2.GetRunRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.RunStatus:
         view = await self._runs.pause(self._find(request.run))
         log.info("run paused", run=view.run, operator=_operator())
-        return run_to_proto(view)
+        return _brief(view)
 
     async def ResumeRun(
         self, request: operator_pb2.GetRunRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.RunStatus:
         view = await self._runs.resume(self._find(request.run))
         log.info("run resumed", run=view.run, operator=_operator())
-        return run_to_proto(view)
+        return _brief(view)
 
     async def StopRun(
         self, request: operator_pb2.GetRunRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.RunStatus:
         view = await self._runs.stop(self._find(request.run))
         log.info("run stopped", run=view.run, operator=_operator())
-        return run_to_proto(view)
+        return _brief(view)
 
     async def GetReport(
         self, request: operator_pb2.GetReportRequest, context: grpc.aio.ServicerContext
@@ -257,6 +267,24 @@ def check_roster(study: Study, sites: Sequence[SiteRecord]) -> None:
             got="; ".join(problems),
             action="Publish the study file again with `quorate study publish`, once all its sites have joined",
         )
+
+
+def _brief(view: RunView) -> operator_pb2.RunStatus:
+    """A run with no more than its last result."""
+    return run_to_proto(replace(view, results=view.results[-1:]))
+
+
+def _page(view: RunView, after_round: int) -> operator_pb2.RunStatus:
+    """A run with its results after a round, as many as a message may hold."""
+    status = run_to_proto(replace(view, results=tuple(r for r in view.results if r.round_number > after_round)))
+    size = 0
+    for count, result in enumerate(status.results):
+        size += result.ByteSize()
+        if size > PAGE_BYTES and count:
+            del status.results[count:]
+            status.more_results = True
+            break
+    return status
 
 
 def _study_status(record: StudyRecord) -> operator_pb2.StudyStatus:

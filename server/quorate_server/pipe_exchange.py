@@ -40,26 +40,31 @@ class PipeExchange:
         self._spool = spool
         self._hung_up = hung_up
         self._events: queue.SimpleQueue[Arrived | Presence] = queue.SimpleQueue()
+        self._writing = threading.Lock()  # a guest app may have threads
         self._reader = threading.Thread(target=self._read, daemon=True, name="pipe")
 
     def start(self) -> None:
         self._reader.start()
 
     def note(self, verb: Verb, value: Any) -> None:
-        self._sock.sendall(Note(verb, json.dumps(value).encode()).to_bytes())
+        self._send(Note(verb, json.dumps(value).encode()))
+
+    def _send(self, note: Note) -> None:
+        with self._writing:
+            self._sock.sendall(note.to_bytes())
 
     # --- Exchange ---
 
     def send(self, site: SiteName, instruction: Instruction) -> None:
-        self._sock.sendall(Note(Verb.SEND, instruction_to_bytes(instruction), site).to_bytes())
+        self._send(Note(Verb.SEND, instruction_to_bytes(instruction), site))
 
     def withdraw(self, messages: Iterable[MessageId]) -> None:
         names = b"".join(messages)
         if names:
-            self._sock.sendall(Note(Verb.WITHDRAW, names).to_bytes())
+            self._send(Note(Verb.WITHDRAW, names))
 
     def refuse(self, message: MessageId, code: str) -> None:
-        self._sock.sendall(Note(Verb.REFUSE, message + code.encode()).to_bytes())
+        self._send(Note(Verb.REFUSE, message + code.encode()))
 
     def next_event(self, timeout_s: float) -> Arrived | Presence | None:
         try:

@@ -35,7 +35,7 @@ from quorate_server.sessions import Session, Sessions
 
 log = structlog.get_logger()
 
-FRAMES_PER_THREAD_HOP = 8
+FRAMES_PER_THREAD_HOP = 4
 UPLOAD_IDLE_S = 30.0
 
 
@@ -84,14 +84,16 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         welcome = rounds_pb2.Welcome(
             consortium=self._consortium, heartbeat_s=self._heartbeat_s, server_unix_s=time.time()
         )
-        await context.write(rounds_pb2.ServerEvent(welcome=welcome))
-        for instruction in self._mailbox.owed_by(site):
-            session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
         reader = asyncio.create_task(self._read(session, who, requests))
         beats = asyncio.create_task(self._beat(session))
         try:
+            await context.write(rounds_pb2.ServerEvent(welcome=welcome))
+            for instruction in self._mailbox.owed_by(site):
+                session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
             while (event := await session.outgoing.get()) is not None:
                 await context.write(event)
+            if reader.done():
+                reader.result()  # what nobody foresaw is logged at the door
         finally:
             beats.cancel()
             reader.cancel()
@@ -110,8 +112,6 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         self._sessions.heard(session, paused=event.heartbeat.paused)
                     case "reply":
                         await self._take(session, event.reply)
-                    case "started":
-                        log.debug("work started", site=session.site, message=event.started.message_id.hex()[:12])
                     case "started":
                         pass  # the site's word that it works on it; whoever watches sees that already
                     case "goodbye":

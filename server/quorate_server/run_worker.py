@@ -18,6 +18,7 @@ import structlog
 
 from quorate.blobs import Spool
 from quorate.errors import QuorateError, RunWorkerError
+from quorate.exchange import MessageId
 from quorate.identity import RunId, SiteName
 from quorate.runs import RunState
 from quorate.study import Study
@@ -62,7 +63,8 @@ def _run(order: dict[str, Any], exchange: PipeExchange) -> None:
     study = Study.from_canonical(base64.b64decode(order["study"]))
     progress = StudyProgress.model_validate_json(order["progress"]) if order["progress"] else StudyProgress()
     attempts = {(key[0], key[1], SiteName(key[2])): value for key, value in order["attempts"]}
-    flower.run_app(RunId(order["run"]), study, exchange, progress, attempts)
+    forgiven = {MessageId(bytes.fromhex(name)) for name in order["forgiven"]}
+    flower.run_app(RunId(order["run"]), study, exchange, progress, attempts, forgiven)
 
 
 def _reason(error: QuorateError) -> str:

@@ -209,7 +209,8 @@ class StudyLoop:
             adder.admit(contribution, update.size)
             if agreed:
                 fold(contribution, update)
-            else:
+                return
+            with self._exchange.open(update):  # refused now if it is not there
                 held[site] = (contribution, update)
 
         done = self._open_phase(Phase.TRAIN, round_number, self._work(), take)

@@ -28,7 +28,7 @@ from quorate.errors import (
     StudyError,
     WrongStateError,
 )
-from quorate.exchange import MessageId, Reply
+from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
@@ -51,7 +51,6 @@ log = structlog.get_logger()
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 KEEP_INCOMPLETE_S = 24 * 3600.0
 WATCH_EVERY_S = 0.05
-END_OF_ROUNDS = 2**31 - 1
 
 
 @dataclass(slots=True)
@@ -107,6 +106,8 @@ class Runs:
             self._views[record.run] = self._view_of(record, study)
             if not record.state.is_over and record.progress:
                 self._needed[record.run] = StudyProgress.model_validate_json(record.progress).blobs()
+            if not record.state.is_over and study.guest is not None:
+                self._keep_for_guest(record.run, *self._journal.replies(record.run).values())
             if record.state is RunState.RUNNING:
                 log.info("run goes on after a restart", run=record.run)
                 self._launch(record.run, study)
@@ -262,12 +263,14 @@ class Runs:
         record = next(r for r in await asyncio.to_thread(self._journal.runs) if r.run == run)
         live.answered |= await asyncio.to_thread(self._journal.replies, run)
         attempts = await asyncio.to_thread(self._journal.attempts, run)
+        forgiven = await asyncio.to_thread(self._journal.forgiven, run)
         order = {
             "run": run,
             "study": base64.b64encode(live.study.canonical()).decode(),
             "spool": str(self._spool.folder),
             "progress": record.progress,
             "attempts": [[list(key), attempt] for key, attempt in attempts.items()],
+            "forgiven": [message.hex() for message in forgiven],
         }
         worker.send(Note(Verb.BEGIN, json.dumps(order).encode()))
         live.hears = True
@@ -309,10 +312,14 @@ class Runs:
             worker.send(Note(Verb.REPLY, reply_to_bytes(known), site))
             return
         live.asked.add(instruction.message_id)
+        if live.study.guest is not None:
+            self._keep_for_guest(run, instruction)
 
         def take(site: SiteName, reply: Reply) -> None:
             live.asked.discard(reply.message_id)
             live.answered[reply.message_id] = reply
+            if live.study.guest is not None:
+                self._keep_for_guest(run, reply)
             if reply.code:
                 self._metrics.update_refused(reply.code)
             else:
@@ -327,9 +334,8 @@ class Runs:
         await asyncio.to_thread(self._journal.commit_progress, run, step["progress"], stored)
         live.deaths = 0
         self._needed[run] = StudyProgress.model_validate_json(step["progress"]).blobs()
-        self._remove_unneeded({BlobId(bytes.fromhex(name)) for name in step["obsolete"]})
+        await self._remove_unneeded({BlobId(bytes.fromhex(name)) for name in step["obsolete"]})
         if result is not None:
-            await asyncio.to_thread(self._journal.forget_replies, run, result.round_number)
             live.answered.clear()
             self._note_result(run, live.study, result)
 
@@ -339,10 +345,20 @@ class Runs:
             self._metrics.update_refused(code)
             await asyncio.to_thread(self._journal.refuse_reply, message, code)
 
-    def _remove_unneeded(self, blobs: set[BlobId]) -> None:
+    def _keep_for_guest(self, run: RunId, *messages: Instruction | Reply) -> None:
+        """A guest app commits nothing: when it starts again it needs all that it was answered, until it is over."""
+        blobs = {blob.id for message in messages for blob in message.blobs if blob.inline is None}
+        self._needed.setdefault(run, set()).update(blobs)
+
+    async def _remove_unneeded(self, blobs: set[BlobId]) -> None:
         """Blobs are named by content, so what is obsolete in one run can be needed in another."""
-        for blob in blobs.difference(*self._needed.values()):
-            self._spool.remove(blob)
+        unneeded = blobs.difference(*self._needed.values())
+
+        def remove() -> None:
+            for blob in unneeded:
+                self._spool.remove(blob)
+
+        await asyncio.to_thread(remove)  # deleting a file can take a millisecond
 
     async def _finish(self, run: RunId, done: dict[str, Any]) -> None:
         """The worker's last word, or its failure, becomes the run's state."""
@@ -369,8 +385,8 @@ class Runs:
     async def _write_state(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
         await asyncio.to_thread(self._journal.set_state, run, state, _encode(reason) if reason else "")
         if state.is_over:
-            await asyncio.to_thread(self._journal.forget_replies, run, END_OF_ROUNDS)
-            self._remove_unneeded(self._needed.pop(run, set()))
+            await asyncio.to_thread(self._journal.forget_replies, run)
+            await self._remove_unneeded(self._needed.pop(run, set()))
         self._update(run, state=state, reason=reason, phase="", sites=())
         self._count_runs()
         log.info("run " + state.value, run=run, reason=reason.code if reason else "")

@@ -26,7 +26,7 @@ from quorate_client.deliveries import cancel
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import Identity, load_keys, make_or_load_keys, save_identity
 from quorate_client.metrics import ClientMetrics
-from quorate_client.state import State, open_state
+from quorate_client.state import ConnectionReport, State, open_state
 
 from .consortium import NAME, Authority, RunningServer, Server, Visit, blocking_server, start_server
 
@@ -72,7 +72,9 @@ def folder(tmp_path: Path) -> SiteFolder:
     return SiteFolder(tmp_path / "site")
 
 
-def enrol(folder: SiteFolder, services: Server, address: str, name: str = SITE, life: tuple[float, float] = (-1, 86_400)) -> None:
+def enrol(
+    folder: SiteFolder, services: Server, address: str, name: str = SITE, life: tuple[float, float] = (-1, 86_400)
+) -> None:
     """A site that has joined; its certificate is valid from and to so many seconds from now."""
     folder.create()
     keys = make_or_load_keys(folder.keys)
@@ -141,12 +143,31 @@ class ScriptedEngine:
     async def close(self) -> None: ...
 
 
+class WatchedState(State):
+    """The site's database, which also tells the test how the connection stands."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state.database)
+        self._reports: asyncio.Queue[ConnectionReport] = asyncio.Queue()
+
+    def report_connection(self, report: ConnectionReport) -> None:
+        super().report_connection(report)
+        self._reports.put_nowait(report)
+
+    async def until(self, state: str) -> ConnectionReport:
+        """Wait until the connection is reported in that state."""
+        async with asyncio.timeout(20):
+            while (report := await self._reports.get()).state != state:
+                pass
+        return report
+
+
 @dataclass
 class RunningSite:
     """One life of a site's daemon."""
 
     daemon: Daemon
-    state: State
+    state: WatchedState
     spool: Spool
     engine: ScriptedEngine
     registry: CollectorRegistry
@@ -166,7 +187,7 @@ async def live(
     folder: SiteFolder, engine: ScriptedEngine, config: Config | None = None, wall: Callable[[], float] | None = None
 ) -> AsyncIterator[RunningSite]:
     """Run a daemon's parts on a folder. Leaving the block is like a kill: nothing is said to the server."""
-    state = open_state(folder.database)
+    state = WatchedState(open_state(folder.database))
     registry = CollectorRegistry()
     metrics = ClientMetrics(registry)
     spool = Spool(folder.spool)
@@ -187,7 +208,9 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-async def site(folder: SiteFolder, server: RunningServer, engine: ScriptedEngine, tmp_path: Path) -> AsyncIterator[RunningSite]:
+async def site(
+    folder: SiteFolder, server: RunningServer, engine: ScriptedEngine, tmp_path: Path
+) -> AsyncIterator[RunningSite]:
     """A running site that has approved the study that ``instruct`` is about."""
     enrol(folder, server.services, server.address)
     add_others(server.services, tmp_path)

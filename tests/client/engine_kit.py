@@ -185,7 +185,7 @@ async def site(
     processes: bool = False,
     confinement: Confinement | None = None,
     randomness: Callable[[int], bytes] = lambda count: b"\x01" * count,
-    **node_config: str,
+    node_config: dict[str, str] | None = None,
 ) -> AsyncIterator[SiteUnderTest]:
     """A site with the tests' task: in this process, or in worker processes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ async def site(
         workers = ProcessWorkers(process_settings(folder, confinement=confinement or Confinement()))
     spool = Spool(folder / "spool")
     engine = Engine(workers, spool, folder, time.monotonic, randomness)
-    agreement = make_agreement(server.study, folder, name, **node_config)
+    agreement = make_agreement(server.study, folder, name, **(node_config or {}))
     try:
         yield SiteUnderTest(engine, agreement, spool, folder, server, workers)
     finally:

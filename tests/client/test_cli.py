@@ -241,9 +241,7 @@ def test_a_study_is_approved_on_a_data_set_that_fits(
     assert agreement.dataset.records == 40
 
 
-def test_a_data_set_that_does_not_fit_is_refused(
-    run: Run, joined: SiteFolder, services: Server, dataset: str
-) -> None:
+def test_a_data_set_that_does_not_fit_is_refused(run: Run, joined: SiteFolder, services: Server, dataset: str) -> None:
     schema = {
         "kind": "tabular",
         "columns": [{"name": "weight", "type": "number", "range": [0.0, 300.0]}],
@@ -264,9 +262,7 @@ def test_a_study_needs_a_data_set(run: Run, joined: SiteFolder, services: Server
     assert run("approve", "hearts", "--dataset", "nothing").code == 2
 
 
-def test_a_study_that_the_policy_refuses_cannot_be_approved(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
+def test_a_study_that_the_policy_refuses_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
     services.studies.append(make_study(services))
     joined.policy.write_text(POLICY.replace('"none"', '"secagg"'))
     result = run("approve", "hearts")
@@ -336,9 +332,7 @@ def test_a_member_that_comes_with_a_new_key_is_marked(
     assert "another key than" in run("show", "lungs").out
 
 
-def test_an_approval_that_the_server_refuses_does_not_count(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
+def test_an_approval_that_the_server_refuses_does_not_count(run: Run, joined: SiteFolder, services: Server) -> None:
     study = make_study(services)
     services.studies.append(study)
     services.faults.answers_refused = WrongStateError("The study was withdrawn")
@@ -465,9 +459,7 @@ def test_a_server_that_is_away_is_exit_code_four(run: Run, joined: SiteFolder) -
     assert run("studies").code == 4
 
 
-def test_another_server_at_the_address_is_exit_code_three(
-    run: Run, joined: SiteFolder, authority: Authority
-) -> None:
+def test_another_server_at_the_address_is_exit_code_three(run: Run, joined: SiteFolder, authority: Authority) -> None:
     (joined.keys / "ca.pem").write_bytes(Authority().pem)
 
     assert run("studies").code == 3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -30,10 +32,11 @@ from quorate.errors import (
 from quorate.evaluation import LOSS_ONE, ClassificationTally
 from quorate.exchange import Phase, Reply, StudyContribution, StudyWork
 from quorate.identity import RunId
-from quorate.messages import contribution_from_bytes, reply_to_bytes
+from quorate.messages import reply_to_bytes
 from quorate.secagg.plain import WEIGHT_ONE
 from quorate.study import Optimizer, Release, Rounds, Study
 from quorate_client.engine import Engine
+from quorate_client.host import write_model
 from quorate_client.model_state import THETA_OFFSET
 from tests.client.engine_kit import (
     RUN,
@@ -198,6 +201,13 @@ async def test_the_released_model_is_the_same_bytes_at_every_site_and_stays_ther
             assert arrays["__metadata__"].tobytes() == b'{"task": "linear"}'
 
 
+def test_a_model_has_the_same_bytes_in_whatever_order_its_arrays_come(tmp_path: Path) -> None:
+    one, other = {"a": np.arange(3), "b": np.arange(4)}, {"b": np.arange(4), "a": np.arange(3)}
+    write_model(tmp_path / "one", one, {"x": 1, "y": 2})
+    write_model(tmp_path / "other", other, {"y": 2, "x": 1})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
 async def test_the_model_stays_at_the_sites_where_the_study_says_so_whatever_the_server_asks(
     installed: Path, tmp_path: Path
 ) -> None:
@@ -312,7 +322,12 @@ async def test_a_blob_that_does_not_arrive_is_said(installed: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("trouble", "refusal"),
-    [("nan", UpdateNotFiniteError), ("lost", UpdateNotFiniteError), ("short", TaskFailedError)],
+    [
+        ("nan", UpdateNotFiniteError),
+        ("lost", UpdateNotFiniteError),
+        ("short", TaskFailedError),
+        ("liar", TaskFailedError),
+    ],
 )
 async def test_an_update_that_must_not_leave_does_not(
     installed: Path, tmp_path: Path, trouble: str, refusal: type[Exception]
@@ -420,13 +435,23 @@ async def test_closing_stops_all_work(installed: Path, tmp_path: Path) -> None:
 
 
 async def test_instructions_of_one_run_are_done_one_after_the_other(installed: Path, tmp_path: Path) -> None:
+    """The second finds the model of the first: the sum is fetched once."""
     async with lone_site(tmp_path) as (server, alone):
-        first = server.instruction(Phase.TRAIN, 1)
-        second = replace(first, message_id=server.instruction(Phase.TRAIN, 2).message_id)
-        replies = await asyncio.gather(alone.perform(first), alone.perform(second))
-        digests = {contribution_from_bytes(reply.body).model_digest for reply in replies}
-        assert len(digests) == 1
-        assert len(list((alone.folder / "runs" / RUN).iterdir())) == 1
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        first = server.instruction(Phase.EVALUATE, 1)
+        second = replace(first, message_id=server.instruction(Phase.TRAIN, 1).message_id)
+        fetched: list[Blob] = []
+
+        async def fetch(blob: Blob) -> None:
+            fetched.append(blob)
+            await asyncio.sleep(0)
+            await alone.fetch(blob)
+
+        work = [alone.engine.perform(each, alone.agreement, fetch) for each in (first, second)]
+        replies = await asyncio.gather(*work)
+        assert replies[0].body == replies[1].body
+        assert len(fetched) == 1
 
 
 # --- restarts, and the end ---
@@ -444,7 +469,7 @@ async def test_after_a_restart_of_the_daemon_the_site_goes_on(installed: Path, t
 
 
 async def test_a_forgotten_run_leaves_nothing(installed: Path, tmp_path: Path) -> None:
-    async with lone_site(tmp_path) as (server, alone):
+    async with lone_site(tmp_path) as (_, alone):
         await alone.do(Phase.TRAIN, 1)
         await alone.engine.forget(RUN)
         assert list((alone.folder / "runs").iterdir()) == []
@@ -458,3 +483,18 @@ async def test_malformed_work_is_refused(installed: Path, tmp_path: Path) -> Non
             await alone.perform(replace(server.instruction(Phase.TRAIN, 1), body=b"\xff\xff"))
         with pytest.raises(FrameError):
             await alone.perform(server.instruction(Phase.TRAIN, 1, StudyWork()))
+
+
+async def test_folders_may_be_given_relative_to_where_the_daemon_runs(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with lone_site(Path("here"), processes=True) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        await alone.do(Phase.EVALUATE, 1)
+
+
+def test_the_engine_loads_nothing_heavy_before_it_is_used() -> None:
+    script = "import sys, quorate_client.engine; print({'numpy', 'torch', 'flwr', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"

@@ -19,6 +19,7 @@ from quorate.errors import (
     WrongRoleError,
 )
 from quorate.identity import Role
+from quorate.v1 import enrolment_pb2, rounds_pb2
 from quorate_client.channel import enrolment_stub, open_blocking_channel, rounds_stub, translated
 from quorate_client.enrol import (
     Invitation,
@@ -30,7 +31,6 @@ from quorate_client.enrol import (
 )
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import Credentials, has_identity, load_credentials, load_identity, load_keys
-from quorate.v1 import enrolment_pb2, rounds_pb2
 
 from .conftest import SITE, write_invitation
 from .consortium import DAY_S, Authority, Server, blocking_server
@@ -136,9 +136,8 @@ def test_a_site_of_the_same_consortium_cannot_pose_as_the_server(
         def credential(self, role: Role, name: str, ends_s: float = DAY_S, dns: str = "") -> tuple[bytes, bytes]:
             return authority.credential(Role.SITE, "south")
 
-    with blocking_server(services, issuer=Sibling()) as where:
-        with pytest.raises(ServerIdentityError):
-            join(joining, Invitation.model_validate(authority.invitation(SITE, where)))
+    with blocking_server(services, issuer=Sibling()) as where, pytest.raises(ServerIdentityError):
+        join(joining, Invitation.model_validate(authority.invitation(SITE, where)))
 
     assert services.redeemed == {}
 
@@ -155,15 +154,11 @@ def test_an_expired_invitation_says_so_though_the_server_looks_dead(
     assert "clock" in caught.value.action
 
 
-def test_a_clock_that_is_ahead_does_not_refuse_a_valid_invitation(
-    joining: Joining, invitation: Invitation
-) -> None:
+def test_a_clock_that_is_ahead_does_not_refuse_a_valid_invitation(joining: Joining, invitation: Invitation) -> None:
     assert join(replace(joining, clock=lambda: time.time() + 10 * DAY_S), invitation).site == SITE
 
 
-def test_a_server_that_is_down_is_told_apart_from_an_expired_invitation(
-    joining: Joining, authority: Authority
-) -> None:
+def test_a_server_that_is_down_is_told_apart_from_an_expired_invitation(joining: Joining, authority: Authority) -> None:
     with pytest.raises(ServerUnreachableError):
         join(joining, Invitation.model_validate(authority.invitation(SITE, "127.0.0.1:1")))
 
@@ -179,7 +174,9 @@ def test_the_bootstrap_certificate_opens_no_other_call(invitation: Invitation, a
 # --- the file ---
 
 
-@pytest.mark.parametrize("content", ["", "not json", "[1, 2", '"text"', "[]", "{}", '{"format": "quorate.invitation/2"}'])
+@pytest.mark.parametrize(
+    "content", ["", "not json", "[1, 2", '"text"', "[]", "{}", '{"format": "quorate.invitation/2"}']
+)
 def test_a_file_that_is_no_invitation_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "invitation.json"
     path.write_text(content)
@@ -229,7 +226,7 @@ def test_an_authority_that_came_by_another_way_is_compared(authority: Authority)
 
 
 def test_renewal_is_due_when_a_third_of_the_life_is_left(authority: Authority, joining: Joining) -> None:
-    key, certificate = authority.credential(Role.SITE, SITE, ends_s=7 * DAY_S)  # it began two days ago
+    _, certificate = authority.credential(Role.SITE, SITE, ends_s=7 * DAY_S)  # it began two days ago
 
     assert renewal_due_unix_s(certificate) == pytest.approx(time.time() + 4 * DAY_S, abs=60)
 

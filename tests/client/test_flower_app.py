@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.task_identity import TaskIdentity
@@ -55,9 +55,7 @@ def guest_instruction(server: ServerPart, content: RecordDict, number: int, mess
     body.ClearField("content")
     data = recorddict_to_proto(content).SerializeToString()
     blob = Blob.of(data) if len(data) <= INLINE_BYTES else server.spool.put([data])
-    return replace(
-        server.instruction(Phase.GUEST, number, StudyWork()), body=body.SerializeToString(), blobs=(blob,)
-    )
+    return replace(server.instruction(Phase.GUEST, number, StudyWork()), body=body.SerializeToString(), blobs=(blob,))
 
 
 def guest_reply(reply: Reply, site: SiteUnderTest) -> Message:
@@ -70,7 +68,7 @@ def guest_reply(reply: Reply, site: SiteUnderTest) -> Message:
 @asynccontextmanager
 async def guest_site(folder: Path, *, processes: bool = False, **node_config: str) -> AsyncIterator[SiteUnderTest]:
     server = ServerPart(make_study(guest=True), folder / "server")
-    async with site(server, folder / "site", processes=processes, **node_config) as alone:
+    async with site(server, folder / "site", processes=processes, node_config=node_config) as alone:
         yield alone
 
 

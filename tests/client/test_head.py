@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -30,6 +31,7 @@ from quorate_client.protect import store_file
 RUN = RunId("run-1")
 SIZE = 300_000  # more than one block
 SCHEME = PlainScheme(4.0, 2)
+GOLDEN_VECTORS = "386a843ffcffffbe288c95bdcdcc4c3a9a991931cdcc4cbba9cbd63524e084350f733437"
 
 
 def study_with(optimizer: Optimizer) -> Study:
@@ -248,6 +250,19 @@ async def test_a_site_whose_model_is_not_the_agreed_one_builds_it_anew(tmp_path:
     assert site.initials == 2
 
 
+async def test_the_bytes_of_a_state_file_are_these(tmp_path: Path) -> None:
+    """All sites must write the same: a change here splits a consortium in which versions differ."""
+    site = Site(tmp_path, size=3)
+    site.first = np.array([1.0, -0.5, 0.0], "<f4")
+    words = Blob.of(np.array([1 << 20, 3, 2**32 - (1 << 22)], "<u4").tobytes())
+    state = await site.at(StudyWork(sums=(SumRef(1, words, WEIGHT_ONE // 2, 2),), dimension=3), 1)
+    content = state.path.read_bytes()
+    assert content[:32] == struct.pack("<8sIIQQ", b"QuorMdl\x01", 1, 2, 3, WEIGHT_ONE // 2)
+    assert content[64:128] == state.parent + words.id
+    assert content[128:].hex() == GOLDEN_VECTORS
+    assert state.digest.hex() == blob_id(content).hex()
+
+
 # --- attacks and accidents ---
 
 
@@ -270,10 +285,10 @@ async def test_a_replayed_sum_is_not_applied_twice(tmp_path: Path) -> None:
     np.testing.assert_array_equal(theta_of(state), server.models[1])
 
 
-@pytest.mark.parametrize("change", [{"size": SIZE * 4 - 4}, {"size": SIZE * 4 + 4}])
-async def test_a_sum_of_another_size_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+@pytest.mark.parametrize("size", [SIZE * 4 - 4, SIZE * 4 + 4])
+async def test_a_sum_of_another_size_is_refused(tmp_path: Path, size: int) -> None:
     site, server = site_and_server(tmp_path, rounds=1)
-    blob = Blob(server.refs[0].blob.id, **change)
+    blob = Blob(server.refs[0].blob.id, size)
     site.server[blob.id] = bytes(blob.size)
     with pytest.raises(BaseModelMismatchError):
         await site.at(server.work(sums=(replace(server.refs[0], blob=blob),)), 1)
@@ -323,6 +338,14 @@ async def test_a_wrong_checkpoint_is_refused(tmp_path: Path, attack: str) -> Non
     with pytest.raises(BaseModelMismatchError):
         await site.at(StudyWork(checkpoint=checkpoint, checkpoint_round=2, dimension=dimension), 2)
     assert site.names() == []
+
+
+async def test_a_checkpoint_of_an_impossible_size_is_not_even_fetched(tmp_path: Path) -> None:
+    site, _ = site_and_server(tmp_path)
+    checkpoint = Blob(BlobId(bytes(32)), 64 * 1024**3)
+    with pytest.raises(BaseModelMismatchError):
+        await site.at(StudyWork(checkpoint=checkpoint, checkpoint_round=2, dimension=SIZE), 2)
+    assert site.fetched == []
 
 
 async def test_a_damaged_state_is_dropped_at_the_start_and_computed_again(tmp_path: Path) -> None:

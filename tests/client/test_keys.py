@@ -44,7 +44,9 @@ def test_a_key_that_others_may_read_is_refused(folder: SiteFolder) -> None:
     assert "chmod 600" in caught.value.action
 
 
-@pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
 def test_a_damaged_key_is_refused_without_being_shown(folder: SiteFolder, content: bytes) -> None:
     folder.create()
     make_or_load_keys(folder.keys)

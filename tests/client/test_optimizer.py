@@ -37,8 +37,9 @@ def flowers(strategy: Any) -> list[Vector]:
         strategy.current_arrays = (
             ArrayRecord([theta]) if isinstance(strategy, FedAvgM) else {"0": theta}  # what configure_train keeps
         )
-        content = {"arrays": ArrayRecord([theta + average]), "metrics": MetricRecord({"num-examples": 1})}
-        reply = Message(RecordDict(content), dst_node_id=1, message_type="train")
+        metrics = MetricRecord({"num-examples": 1})
+        content = RecordDict({"arrays": ArrayRecord([theta + average]), "metrics": metrics})
+        reply = Message(content, dst_node_id=1, message_type="train")
         reply.metadata.__dict__["_src_node_id"] = 1
         arrays, _ = strategy.aggregate_train(number, [reply])
         theta = arrays.to_numpy_ndarrays()[0]

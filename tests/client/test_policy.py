@@ -66,7 +66,9 @@ def test_the_written_default_is_the_default(tmp_path: Path) -> None:
     path.write_text(DEFAULT_POLICY_TOML)
 
     assert read_policy(path) == Policy()
-    assert set(Policy.model_fields) == {line.split(" = ")[0] for line in DEFAULT_POLICY_TOML.splitlines() if " = " in line and line[0] != "#"}
+    assert set(Policy.model_fields) == {
+        line.split(" = ")[0] for line in DEFAULT_POLICY_TOML.splitlines() if " = " in line and line[0] != "#"
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,13 @@ def test_a_link_to_a_secret_in_place_of_an_update_is_not_followed(tmp_path: Path
 def test_a_pipe_in_place_of_an_update_does_not_hold_the_daemon_up(tmp_path: Path, spool: Spool) -> None:
     os.mkfifo(tmp_path / "update")
     assert isinstance(refused(tmp_path / "update", spool, 1000), TaskFailedError)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_only_a_plain_file_is_stored(tmp_path: Path, spool: Spool, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "update")
+    with pytest.raises(TaskFailedError):
+        store_file(tmp_path / "update", spool)
 
 
 def test_a_missing_update_is_a_failure_of_the_task(tmp_path: Path, spool: Spool) -> None:

@@ -18,7 +18,7 @@ from .consortium import RunningServer, Visit
 HOUR_S = 3600.0
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """Ends a loop that would run for ever."""
 
 
@@ -33,7 +33,7 @@ class Naps:
         self.lengths.append(seconds)
         self.left -= 1
         if not self.left:
-            raise Ended
+            raise EndedError
         await asyncio.sleep(0)
 
 
@@ -54,11 +54,13 @@ async def test_a_certificate_with_less_than_a_third_left_is_renewed_and_used(
     assert (first.certificate_pem, second.certificate_pem) == (before, after)
 
 
-async def test_a_young_certificate_is_left_alone(server: RunningServer, site: RunningSite, visit: Visit, folder: SiteFolder) -> None:
+async def test_a_young_certificate_is_left_alone(
+    server: RunningServer, site: RunningSite, visit: Visit, folder: SiteFolder
+) -> None:
     before = load_credentials(folder.keys).certificate_pem
     naps = Naps(1)
     object.__setattr__(site.daemon.upkeep, "sleep", naps.sleep)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         await site.daemon.upkeep.run()
 
     assert load_credentials(folder.keys).certificate_pem == before
@@ -76,7 +78,7 @@ async def test_the_servers_clock_decides_about_renewal_when_this_one_is_off(
         await server.services.visit()
         naps = Naps(1)
         object.__setattr__(site.daemon.upkeep, "sleep", naps.sleep)
-        with pytest.raises(Ended):
+        with pytest.raises(EndedError):
             await site.daemon.upkeep.run()
 
     assert naps.lengths == [HOUR_S]
@@ -94,7 +96,7 @@ async def test_a_renewal_that_fails_leaves_the_certificate_and_is_tried_again_la
             await server.services.visit()
             naps = Naps(2)
             object.__setattr__(site.daemon.upkeep, "sleep", naps.sleep)
-            with pytest.raises(Ended):
+            with pytest.raises(EndedError):
                 await site.daemon.upkeep.run()
     finally:
         server.services.authority.consortium = "testers"
@@ -107,7 +109,7 @@ async def test_a_pause_is_taken_up_and_ended(server: RunningServer, site: Runnin
     metrics = site.daemon.upkeep.metrics
     for paused in (True, False):
         site.state.pause(paused)
-        with pytest.raises(Ended):
+        with pytest.raises(EndedError):
             await heed_pause(site.state, site.daemon.work, site.daemon.agent, metrics, Naps(1).sleep)
         while (await visit.next("heartbeat")).paused != paused:
             pass
@@ -118,7 +120,7 @@ async def test_a_pause_is_taken_up_and_ended(server: RunningServer, site: Runnin
 async def test_replies_that_are_too_old_are_forgotten(server: RunningServer, site: RunningSite) -> None:
     old = instruct(server.services)
     site.daemon.journal.reply(old, Reply(old.message_id))
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         await forget_the_old(site.daemon.journal, site.daemon.drop, -1.0, Naps(1).sleep)
 
     assert site.daemon.journal.find(old.message_id) is None

@@ -168,7 +168,7 @@ async def test_what_a_task_prints_stays_in_the_sites_log(
     assert SECRET not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("trouble", ["segfault", "exit", "hog"])
+@pytest.mark.parametrize("trouble", ["segfault", "exit", "hog", "forge"])
 async def test_a_task_that_takes_its_process_down_ends_the_job_and_the_next_gets_a_fresh_one(
     installed: Path, tmp_path: Path, trouble: str
 ) -> None:

@@ -1,12 +1,13 @@
 """Runs the commands that a document shows, as its reader would type them.
 
 A block is run when a comment stands above it: ``<!-- run: NAME -->``. NAME is a terminal; each name gets a shell of its
-own that lives from its first block to the end, so what one block exports the next one sees. With ``until TEXT`` the
-block is one that stays (a daemon), and the next one follows when TEXT was printed.
+own that lives from its first block to the end, so what one block exports the next one sees. ``until TEXT`` marks a
+block that stays (a daemon): the next one follows when TEXT was printed. ``after Ctrl-C`` ends it, before another block
+in the same terminal.
 
-A ``console`` block shows commands behind ``$ ``, continued behind ``> ``, and what they print: that is compared, with
-``…`` for whatever differs from one run to the next, in a line or as a line of its own for any number of lines. A
-``bash`` block shows commands only. The first command that fails fails its document.
+A ``console`` block shows commands behind ``$ ``, continued behind ``> ``, and what they print: that is compared. Times,
+keys, digests and decimals may differ; ``…`` stands for anything, in a line, or as a line of its own for any number of
+lines. A ``bash`` block shows commands only. The first command that fails fails its document.
 """
 
 from __future__ import annotations
@@ -22,8 +23,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _BLOCK = re.compile(
-    r"^<!-- run: (?P<terminal>\w+)(?: until (?P<until>.+?))? -->\n```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+    r"^<!-- run: (?P<terminal>\w+)(?P<interrupts> after Ctrl-C)?(?: until (?P<until>.+?))? -->\n"
+    r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.M | re.S,
+)
+# What differs from one run to the next, and is shown in a document as it once was.
+_VARIES = (
+    (re.compile(r"\b[0-9a-f]{4}(-[0-9a-f]{4}){5}\b"), "FINGERPRINT"),
+    (re.compile(r"\b([0-9a-f]{64}|[0-9a-f]{16}|[0-9a-f]{12})\b"), "DIGEST"),
+    (re.compile(r"-[0-9a-f]{6}\b"), "-RUN"),
+    (re.compile(r"\d{4}-\d\d-\d\d"), "DATE"),
+    (re.compile(r"\d\d:\d\d:\d\d"), "TIME"),
+    (re.compile(r"\d+ seconds? ago"), "AGO"),
+    (re.compile(r"[-+]?\d+ s\b"), "SECONDS"),
+    (re.compile(r"\d+\.\d+"), "DECIMAL"),
+    (re.compile(r"\d+ bytes"), "BYTES"),
 )
 _TIMEOUT_S = 90.0
 _STOP_S = 15.0
@@ -39,6 +56,7 @@ class Block:
 
     line: int
     terminal: str
+    interrupts: bool
     until: str | None
     language: str
     text: str
@@ -66,12 +84,14 @@ def blocks(text: str) -> list[Block]:
     found = []
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start()) + 2
-        found.append(Block(line, match["terminal"], match["until"], match["language"], match["text"]))
+        found.append(
+            Block(line, match["terminal"], bool(match["interrupts"]), match["until"], match["language"], match["text"])
+        )
     return found
 
 
 def fits(shown: list[str], printed: str) -> bool:
-    """Whether what was printed is what a document shows, apart from spacing and from ``…``."""
+    """Whether what was printed is what a document shows, apart from spacing, from what varies and from ``…``."""
     pattern = ""
     for line in _tidied("\n".join(shown)):
         if line == "…":
@@ -82,6 +102,8 @@ def fits(shown: list[str], printed: str) -> bool:
 
 
 def _tidied(text: str) -> list[str]:
+    for pattern, name in _VARIES:
+        text = pattern.sub(name, text)
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
@@ -101,6 +123,7 @@ class Terminal:
             start_new_session=True,
         )
         self._printed = ""
+        self._ended = False
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -118,6 +141,14 @@ class Terminal:
         before = len(self._printed)
         self._type(f"{command}\n")
         self._wait(until, before)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: end the command that stays, and see it gone."""
+        started = psutil.Process(self._shell.pid).children()
+        for process in started:
+            process.send_signal(signal.SIGINT)
+        if psutil.wait_procs(started, _STOP_S)[1]:
+            raise CommandError("Ctrl-C does not end what runs in this terminal")
 
     def close(self) -> None:
         """End the shell and all that it started, politely first; by its own group and nothing else."""
@@ -150,7 +181,7 @@ class Terminal:
 
     def _wait(self, text: str, start: int) -> None:
         with self._news:
-            self._news.wait_for(lambda: text in self._printed[start:] or not self._reader.is_alive(), _TIMEOUT_S)
+            self._news.wait_for(lambda: text in self._printed[start:] or self._ended, _TIMEOUT_S)
         if text not in self._printed[start:]:
             raise CommandError(f"failed, or did not come to its end:\n{self._printed[start:][-4000:]}")
 
@@ -160,6 +191,9 @@ class Terminal:
             with self._news:
                 self._printed += line
                 self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
 
 @contextmanager
@@ -188,6 +222,8 @@ def run_document(path: Path, folder: Path, environment: Mapping[str, str], repla
         for block in blocks(text):
             if block.terminal not in opened:
                 opened[block.terminal] = Terminal(folder, environment)
+            if block.interrupts:
+                opened[block.terminal].interrupt()
             for command, shown in block.steps():
                 number += 1
                 place = f"{path.name}, block at line {block.line}: {command.strip().splitlines()[0]}"

@@ -182,12 +182,14 @@ async def test_an_ambiguous_or_unknown_id_names_no_run(door: Door) -> None:
 
 async def test_a_watch_shows_each_change_and_ends_with_the_run(door: Door, operator: Any) -> None:
     view = await door.runs.start(a_study(SiteKeys.make("north")))
+    rounds: list[int] = []  # each result travels once
     states = []
     async for status in operator.WatchRun(operator_pb2.GetRunRequest(run=view.run)):
         seen = run_from_proto(status)
-        states.append((len(seen.results), seen.state))
+        rounds += [result.round_number for result in seen.results]
+        states.append((len(rounds), seen.state))
         if not seen.state.is_over:
-            await door.runs.close_round(view.run, loss=1.0 / (1 + len(seen.results)))
+            await door.runs.close_round(view.run, loss=1.0 / (1 + len(rounds)))
     assert states == [(0, RunState.RUNNING), (1, RunState.RUNNING), (2, RunState.RUNNING), (3, RunState.COMPLETED)]
 
 

@@ -132,10 +132,12 @@ class ListRunsReply(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[RunStatus, _Mapping]]] = ...) -> None: ...
 
 class GetRunRequest(_message.Message):
-    __slots__ = ("run",)
+    __slots__ = ("run", "after_round")
     RUN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_ROUND_FIELD_NUMBER: _ClassVar[int]
     run: str
-    def __init__(self, run: _Optional[str] = ...) -> None: ...
+    after_round: int
+    def __init__(self, run: _Optional[str] = ..., after_round: _Optional[int] = ...) -> None: ...
 
 class GetReportRequest(_message.Message):
     __slots__ = ("run", "format")
@@ -146,7 +148,7 @@ class GetReportRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run", "study", "study_digest", "state", "reason", "round", "rounds", "phase", "sites", "started_unix_s", "changed_unix_s", "results", "protection", "model_available", "kind")
+    __slots__ = ("run", "study", "study_digest", "state", "reason", "round", "rounds", "phase", "sites", "started_unix_s", "changed_unix_s", "results", "protection", "model_available", "kind", "more_results")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +164,7 @@ class RunStatus(_message.Message):
     PROTECTION_FIELD_NUMBER: _ClassVar[int]
     MODEL_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    MORE_RESULTS_FIELD_NUMBER: _ClassVar[int]
     run: str
     study: str
     study_digest: bytes
@@ -177,7 +180,8 @@ class RunStatus(_message.Message):
     protection: str
     model_available: bool
     kind: str
-    def __init__(self, run: _Optional[str] = ..., study: _Optional[str] = ..., study_digest: _Optional[bytes] = ..., state: _Optional[str] = ..., reason: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., phase: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteProgress, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., changed_unix_s: _Optional[float] = ..., results: _Optional[_Iterable[_Union[RoundResult, _Mapping]]] = ..., protection: _Optional[str] = ..., model_available: _Optional[bool] = ..., kind: _Optional[str] = ...) -> None: ...
+    more_results: bool
+    def __init__(self, run: _Optional[str] = ..., study: _Optional[str] = ..., study_digest: _Optional[bytes] = ..., state: _Optional[str] = ..., reason: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., phase: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteProgress, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., changed_unix_s: _Optional[float] = ..., results: _Optional[_Iterable[_Union[RoundResult, _Mapping]]] = ..., protection: _Optional[str] = ..., model_available: _Optional[bool] = ..., kind: _Optional[str] = ..., more_results: _Optional[bool] = ...) -> None: ...
 
 class SiteProgress(_message.Message):
     __slots__ = ("site", "state", "code")

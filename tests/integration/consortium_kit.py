@@ -1,0 +1,543 @@
+"""A consortium of real processes that a test can hold, kill, stop and look into.
+
+``Template`` founds one once, by the commands that people would type; ``Consortium`` is a copy of it on a port of its
+own, for one test. What the sites train is ``slow_task/crash_test_task.py``. Every wait has an end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+
+from quorate.errors import ServerUnreachableError
+from quorate.runs import RunState, RunView
+from quorate_operator.client import OperatorClient
+from quorate_operator.profile import Profile
+
+BIN = Path(sys.executable).parent
+TASK_FOLDER = Path(__file__).parent / "slow_task"
+NAME = "crash-test"
+RECORDS = {"east": 20, "north": 30, "west": 50}
+"""The sites and how many records each has."""
+SITES = tuple(RECORDS)
+DIMENSION = 400_000
+UPDATE_BYTES = 4 * DIMENSION
+UPDATE_FRAMES = 7
+PATIENCE_S = 40.0
+COMMAND_S = 60.0
+STOP_S = 15.0
+
+HOLD = "hold"
+RAISE = "raise"
+ALLOCATE = "allocate"
+
+STUDIES = {
+    # Waits for its sites: who is killed and started again takes part.
+    "patient": {"count": 3, "quorum": 2, "deadline_s": 60.0, "absent_grace_s": 30.0, "checkpoint_every": 2},
+    # Goes on without those who are gone.
+    "brisk": {"count": 3, "quorum": 2, "deadline_s": 60.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
+    # Waits for nobody very long.
+    "hasty": {"count": 2, "quorum": 2, "deadline_s": 5.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
+}
+
+SCHEMA = """
+kind = "tabular"
+[label]
+name = "outcome"
+classes = ["no", "yes"]
+[[columns]]
+name = "measured"
+type = "number"
+range = [0.0, 1.0]
+"""
+
+Value = TypeVar("Value")
+
+
+def environment() -> dict[str, str]:
+    """Of every process that is started here. Proxies of this machine have no business on its loopback."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return kept | {
+        "PYTHONPATH": str(TASK_FOLDER),
+        "OMP_NUM_THREADS": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+
+
+def command(name: str, *arguments: str | Path) -> str:
+    """Run one of the three commands to its end. Returns what it printed."""
+    done = subprocess.run(
+        [str(BIN / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_S,
+        env=environment(),
+    )
+    assert done.returncode == 0, f"{name} {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def eventually(found: Callable[[], Value | None], what: str, within_s: float = PATIENCE_S) -> Value:
+    """What ``found`` gives once that is true."""
+    end = time.monotonic() + within_s
+    while True:
+        value = found()
+        if value:
+            return value
+        assert time.monotonic() < end, f"waited {within_s:g} s for {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_settings(path: Path, settings: Mapping[str, str]) -> None:
+    """Set keys in a configuration file, which may not be there yet. Values are TOML."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
+    path.write_text("\n".join([*(f"{k} = {v}" for k, v in settings.items()), *kept]) + "\n", encoding="utf-8")
+
+
+class Daemon:
+    """One process beside us, in a session of its own, with its log."""
+
+    def __init__(self, log: Path, *line: str | Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(word) for word in line],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment(),
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """As a power cut would: it learns nothing of it."""
+        self.process.kill()
+        self.process.wait(STOP_S)
+
+    def stop(self) -> int:
+        """Politely. Returns its exit code."""
+        if self.runs:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        return self.process.wait(STOP_S)
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def exit_code(self) -> int:
+        """Of a process that ends by itself."""
+        return self.process.wait(PATIENCE_S)
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def end(self) -> None:
+        """Whatever state it is in."""
+        if self.runs:
+            try:
+                self.stop()
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+class Site:
+    """One site's folder, its daemon if there is one, and the strings of its task."""
+
+    def __init__(self, name: str, folder: Path, logs: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self.control = folder / "work" / "control"
+        self._logs = logs
+        self.daemon: Daemon | None = None
+
+    @property
+    def running(self) -> Daemon:
+        assert self.daemon is not None
+        return self.daemon
+
+    @property
+    def log(self) -> str:
+        return (self._logs / f"site-{self.name}.log").read_text(encoding="utf-8")
+
+    def start(self, *prefix: str) -> Daemon:
+        """``prefix`` is a command that runs the daemon, an ``unshare`` for example."""
+        line = (*prefix, BIN / "quorate-client", "run", "--state", self.folder)
+        self.daemon = Daemon(self._logs / f"site-{self.name}.log", *line)
+        return self.daemon
+
+    def order(self, step: str, word: str) -> None:
+        """What the task does when it comes to that step."""
+        scratch = self.control / "new-order"
+        scratch.write_text(word)
+        scratch.rename(self.control / step)
+
+    def release(self, step: str) -> None:
+        (self.control / step).unlink()
+
+    def steps(self) -> list[tuple[str, int]]:
+        """Each step that was begun, with the process that did it."""
+        try:
+            lines = (self.control / "steps").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [(line.split()[0], int(line.split()[1])) for line in lines]
+
+    def began(self, step: str) -> int:
+        """How often a step was begun."""
+        return Counter(name for name, _ in self.steps())[step]
+
+    def await_step(self, step: str) -> int:
+        """Wait until a step is begun. Returns the number of the process that is at it."""
+        return eventually(
+            lambda: next((pid for name, pid in reversed(self.steps()) if name == step), 0),
+            f"{self.name} to begin {step}",
+        )
+
+
+class Template:
+    """A consortium that was founded, joined and asked for approval by commands; its processes have ended."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        address = f"127.0.0.1:{free_port()}"
+        self._server, self._operator = root / "server", root / "server" / "operator"
+        names = ("--consortium", NAME, "--address", address, "--listen", address)
+        command("quorate-server", "init", self._server, *names)
+        (root / "schema.toml").write_text(SCHEMA)
+        settings = {"metrics_listen": '""', "heartbeat_s": "0.3", "silent_after_s": "1.0"}
+        write_settings(self._server / "server.toml", settings)
+        daemon = Daemon(root / "template.log", BIN / "quorate-server", "run", "--state", self._server)
+        try:
+            with OperatorClient(Profile.load(self._operator, time.time())) as operator:
+                eventually(lambda: _answers(operator), "the server")
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(self._join, SITES))
+                list(pool.map(self._publish, STUDIES))
+                list(pool.map(self._approve, [(site, study) for site in SITES for study in STUDIES]))
+            assert daemon.stop() == 0
+        finally:
+            daemon.end()
+
+    def _join(self, name: str) -> None:
+        invitation, state = self.root / f"{name}.json", self.root / name
+        command("quorate", "--profile", self._operator, "site", "invite", name, "-o", invitation)
+        command("quorate-client", "join", invitation, "--state", state)
+        policy = {
+            "protection": '["none"]',
+            "release": '["operator"]',
+            "minimum_sites": "2",
+            "tasks": '["crash-test"]',
+        }
+        (state / "policy.toml").unlink()
+        write_settings(state / "policy.toml", policy)
+        write_settings(state / "config.toml", {"metrics_listen": '""'})
+        (state / "work" / "control").mkdir(parents=True)
+        table = self.root / f"{name}.csv"
+        rows = [f"{number / 100},{'yes' if number % 2 else 'no'}" for number in range(RECORDS[name])]
+        table.write_text("\n".join(["measured,outcome", *rows, ""]))
+        schema = ("--schema", self.root / "schema.toml", "--test-fraction", "0.5")
+        command("quorate-client", "data", "add", name, table, *schema, "--state", state)
+
+    def _publish(self, study: str) -> None:
+        path = self.root / f"{study}.toml"
+        rounds = "\n".join(f"{key} = {value}" for key, value in STUDIES[study].items())
+        path.write_text(
+            f'name = "{study}"\npurpose = "To be interrupted"\nsites = {json.dumps(SITES)}\n'
+            f'[task]\nname = "crash-test"\n[task.parameters]\nschema_file = "schema.toml"\n'
+            f"sites = {json.dumps(SITES)}\ndimension = {DIMENSION}\n"
+            f'[rounds]\n{rounds}\n[protection]\nmode = "none"\n[release]\nmodel = "operator"\n'
+        )
+        command("quorate", "--profile", self._operator, "study", "publish", path)
+
+    def _approve(self, pair: tuple[str, str]) -> None:
+        site, study = pair
+        command("quorate-client", "approve", study, "--dataset", site, "--state", self.root / site)
+
+
+class Consortium:
+    """A copy of the template with processes of its own. Close it, whatever happened."""
+
+    def __init__(self, template: Template, root: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.template = template
+        self.root = root
+        self.server_dir = root / "server"
+        self.profile = self.server_dir / "operator"
+        for folder in ("server", *SITES):
+            shutil.copytree(template.root / folder, root / folder)
+        self.sites = {name: Site(name, root / name, root) for name in SITES}
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        address = json.dumps(self.address)
+        write_settings(self.server_dir / "server.toml", {"address": address, "listen": address, **(settings or {})})
+        profile = json.loads((self.profile / "profile.json").read_text()) | {"address": self.address}
+        (self.profile / "profile.json").write_text(json.dumps(profile))
+        for site in self.sites.values():
+            write_settings(site.folder / "config.toml", {"address": address})
+        self.server: Daemon | None = None
+        self._open = ExitStack()
+        self.operator = self._open.enter_context(OperatorClient(Profile.load(self.profile, time.time())))
+        self._started: list[Daemon] = []
+
+    # --- processes ---
+
+    def start_server(self, *prefix: str) -> Daemon:
+        """``prefix`` is a command that runs the daemon, an ``unshare`` for example. Does not wait for it."""
+        line = (*prefix, BIN / "quorate-server", "run", "--state", self.server_dir)
+        self.server = self.keep(Daemon(self.root / "server.log", *line))
+        return self.server
+
+    def start_site(self, name: str, *prefix: str) -> Daemon:
+        return self.keep(self.sites[name].start(*prefix))
+
+    def start(self) -> None:
+        """Everything, and wait until all are connected."""
+        self.start_server()
+        for name in SITES:
+            self.start_site(name)
+        self.await_sites()
+
+    def start_copy(self, name: str, folder: Path | None = None) -> Daemon:
+        """A second daemon with a site's identity, on a copy of its folder: as it is now, or the one given."""
+        if folder is None:
+            folder = self.root / f"copy-of-{name}"
+            shutil.copytree(self.sites[name].folder, folder)
+            # Its task writes to the same record and takes the same orders, so that nothing is done unseen.
+            shutil.rmtree(folder / "work" / "control")
+            (folder / "work" / "control").symlink_to(self.sites[name].control)
+        line = (BIN / "quorate-client", "run", "--state", folder)
+        return self.keep(Daemon(self.root / f"copy-of-{name}.log", *line))
+
+    def reroute(self, name: str, port: int) -> None:
+        """Have a site reach the server over another port, from its restart on."""
+        site = self.sites[name]
+        assert site.running.stop() == 0
+        write_settings(site.folder / "config.toml", {"address": json.dumps(f"127.0.0.1:{port}")})
+        self.start_site(name)
+        self.await_sites()
+
+    def keep(self, daemon: Daemon) -> Daemon:
+        """Have it ended with the rest."""
+        self._started.append(daemon)
+        return daemon
+
+    def await_sites(self, **states: str) -> None:
+        """Wait until the server sees the sites in these states; all online unless told otherwise."""
+        wanted = {name: states.get(name, "online") for name in SITES}
+        eventually(lambda: self.presence() == wanted, f"the sites to be {wanted}")
+
+    def presence(self) -> dict[str, str]:
+        try:
+            return {site.name: site.state for site in self.operator.sites()}
+        except ServerUnreachableError:
+            return {}
+
+    def close(self) -> None:
+        self._open.close()
+        for daemon in reversed(self._started):
+            daemon.process.send_signal(signal.SIGCONT)
+            if daemon.runs:
+                daemon.process.terminate()
+        for daemon in reversed(self._started):
+            daemon.end()
+
+    # --- the server's spool ---
+
+    def arriving(self, name: str) -> int:
+        """Bytes that have arrived of a site's incomplete uploads."""
+        return sum(path.stat().st_size for path in self._spool.glob(f"*.{name}.part"))
+
+    def spooled(self) -> list[str]:
+        return sorted(path.name for path in self._spool.iterdir())
+
+    @property
+    def _spool(self) -> Path:
+        return self.server_dir / "spool"
+
+    # --- runs ---
+
+    def run(self, study: str) -> str:
+        """Start a run of a study. Returns its name."""
+        return self.operator.start(study).run
+
+    def view(self, run: str) -> RunView:
+        return self.operator.run(run)
+
+    def await_run(
+        self, run: str, reached: Callable[[RunView], bool], what: str, within_s: float = PATIENCE_S
+    ) -> RunView:
+        """The run, once ``reached`` says so. A server that is away is waited for."""
+
+        def look() -> RunView | None:
+            try:
+                view = self.view(run)
+            except ServerUnreachableError:
+                return None
+            return view if reached(view) else None
+
+        return eventually(look, f"the run {what}", within_s)
+
+    def await_phase(self, run: str, phase: str, replied: Sequence[str] = ()) -> RunView:
+        """The run, once it is in that phase and at least these sites have replied in it."""
+
+        def reached(view: RunView) -> bool:
+            done = {site.site for site in view.sites if site.state == "replied"}
+            return view.phase == phase and done.issuperset(replied)
+
+        return self.await_run(run, reached, f"in {phase} with replies of {replied}")
+
+    def await_end(self, run: str) -> RunView:
+        """The run, completed: any other end fails the test at once."""
+        view = self.await_run(run, lambda view: view.state is not RunState.RUNNING, "to end")
+        assert view.state is RunState.COMPLETED, f"{view.state}: {view.reason}"
+        return view
+
+    def await_pause(self, run: str) -> RunView:
+        """The run, paused, with its reason."""
+        view = self.await_run(run, lambda view: view.state is not RunState.RUNNING, "to pause")
+        assert view.state is RunState.PAUSED, f"{view.state}: {view.reason}"
+        return view
+
+    def require_whole(self, run: str) -> RunView:
+        """A completed run holds each round once, each site trained at most once in each, and the model that was
+        released is made of exactly the contributions that the results name.
+        """
+        view = self.await_end(run)
+        assert [result.round_number for result in view.results] == list(range(1, view.rounds + 1))
+        shares = np.zeros(len(SITES))
+        for result in view.results:
+            total = sum(RECORDS[site] for site in result.contributed)
+            for site in result.contributed:
+                shares[SITES.index(site)] += RECORDS[site] / total
+                assert self.sites[site].began(f"train-{result.round_number}") == 1
+        model = self.root / "model.npz"
+        model.write_bytes(b"".join(self.operator.model(run)))
+        with np.load(model) as released:
+            np.testing.assert_allclose(released["shares"], shares, atol=1e-3)
+        for site in self.sites.values():
+            again = [step for step, count in Counter(name for name, _ in site.steps()).items() if count > 1]
+            assert not [step for step in again if step.startswith("train")], f"{site.name} trained twice in a round"
+        return view
+
+
+def _answers(operator: OperatorClient) -> bool:
+    try:
+        operator.sites()
+    except ServerUnreachableError:
+        return False
+    return True
+
+
+def contributed(view: RunView) -> list[set[str]]:
+    """Who is in each round."""
+    return [set(result.contributed) for result in view.results]
+
+
+class Relay:
+    """A line between a site and the server that a test can make slow or cut. Traffic is not looked into."""
+
+    PIECE_BYTES = 16 * 1024
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._slow = threading.Event()
+        self._rate = 0.0
+        self._ends: list[socket.socket] = []
+        self._closed = threading.Event()
+        self.sent_bytes = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def slow_down(self, bytes_per_s: float) -> None:
+        """From the site to the server."""
+        self._rate = bytes_per_s
+
+    def full_speed(self) -> None:
+        self._rate = 0.0
+
+    def close(self) -> None:
+        self._closed.set()
+        self._listener.close()
+        for end in self._ends:
+            _hang_up(end)
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                site, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+            except OSError:
+                site.close()
+                continue
+            self._ends += [site, server]
+            threading.Thread(target=self._pump, args=(site, server, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, site, False), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, upwards: bool) -> None:
+        try:
+            while piece := source.recv(self.PIECE_BYTES):
+                if upwards and self._rate:
+                    self._closed.wait(len(piece) / self._rate)
+                sink.sendall(piece)
+                self.sent_bytes += len(piece) if upwards else 0
+        except OSError:
+            pass
+        finally:
+            _hang_up(source)
+            _hang_up(sink)
+
+
+def _hang_up(end: socket.socket) -> None:
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    end.close()
+
+
+@contextmanager
+def relay(target_port: int) -> Iterator[Relay]:
+    line = Relay(target_port)
+    try:
+        yield line
+    finally:
+        line.close()

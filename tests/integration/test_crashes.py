@@ -1,0 +1,351 @@
+"""Processes that die in the middle of a round: nothing is lost, nothing is counted or trained twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from quorate.runs import RunState
+from tests.integration.consortium_kit import (
+    HOLD,
+    SITES,
+    UPDATE_BYTES,
+    Consortium,
+    contributed,
+    eventually,
+    relay,
+)
+
+pytestmark = pytest.mark.integration
+
+ALL = set(SITES)
+OTHERS = {"north", "west"}
+Found = Callable[..., Consortium]
+
+
+def run_worker(consortium: Consortium) -> psutil.Process:
+    """The process that drives the run."""
+    assert consortium.server is not None
+
+    def look() -> psutil.Process | None:
+        assert consortium.server is not None
+        workers = [child for child in consortium.server.children() if "quorate_server.run_worker" in child.cmdline()]
+        return workers[0] if workers else None
+
+    return eventually(look, "the run's worker")
+
+
+def restart_server(consortium: Consortium) -> None:
+    assert consortium.server is not None
+    consortium.server.kill()
+    consortium.start_server()
+
+
+# --- the server ---
+
+
+@pytest.mark.parametrize(
+    ("phase", "held", "step", "replied"),
+    [
+        ("prepare", ("west",), "measure", ("east", "north")),
+        ("train", SITES, "train-2", ()),
+        ("train", ("west",), "train-2", ("east", "north")),
+        ("evaluate", ("west",), "evaluate-2", ("east", "north")),
+        ("release", ("east",), "export-3", ()),
+    ],
+    ids=["prepare", "train before any reply", "train after some replies", "evaluate", "release"],
+)
+def test_a_run_goes_on_by_itself_when_the_server_was_killed_in(
+    consortium: Consortium, phase: str, held: tuple[str, ...], step: str, replied: tuple[str, ...]
+) -> None:
+    """The restarted server asks only for what it has not got; what sites did meanwhile counts, each round once."""
+    for name in held:
+        consortium.sites[name].order(step, HOLD)
+    run = consortium.run("patient")
+    for name in held:
+        consortium.sites[name].await_step(step)
+    consortium.await_phase(run, phase, replied)
+    assert consortium.server is not None
+    consortium.server.kill()
+    for name in held:  # they end their work while nobody is there to take it
+        consortium.sites[name].release(step)
+    consortium.start_server()
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+    for name in (*held, *replied):
+        assert consortium.sites[name].began(step) == 1
+
+
+def test_a_run_goes_on_by_itself_when_the_server_was_killed_in_a_checkpoint(found: Found) -> None:
+    """The site that was asked for the checkpoint is asked again; the round before it counts once."""
+    consortium = found(silent_after_s="30.0")
+    consortium.start()
+    consortium.sites["west"].order("evaluate-2", HOLD)
+    run = consortium.run("patient")
+    consortium.sites["west"].await_step("evaluate-2")
+    consortium.await_phase(run, "evaluate", ("east", "north"))
+    for name in ("east", "north"):
+        consortium.sites[name].running.freeze()
+    consortium.sites["west"].release("evaluate-2")
+    consortium.await_phase(run, "checkpoint")
+    assert consortium.server is not None
+    consortium.server.kill()
+    for name in ("east", "north"):
+        consortium.sites[name].running.thaw()
+    consortium.start_server()
+    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+
+
+def test_a_server_that_is_killed_again_and_again_counts_each_round_once(consortium: Consortium) -> None:
+    """Kills that are not timed by anybody's phase."""
+    run = consortium.run("patient")
+    for _ in range(3):
+        consortium.await_run(run, lambda view: True, "to be seen")
+        restart_server(consortium)
+    assert contributed(consortium.require_whole(run))[-1] == ALL
+
+
+def test_the_death_of_the_runs_worker_costs_nothing(consortium: Consortium) -> None:
+    """Its successor takes the replies that are there and waits for the rest."""
+    consortium.sites["west"].order("train-2", HOLD)
+    run = consortium.run("patient")
+    consortium.await_phase(run, "train", ("east", "north"))
+    consortium.sites["west"].await_step("train-2")
+    first = run_worker(consortium)
+    first.kill()
+    eventually(lambda: run_worker(consortium).pid != first.pid, "another worker")
+    consortium.sites["west"].release("train-2")
+    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+
+
+def test_a_runs_worker_that_dies_again_and_again_fails_its_run(consortium: Consortium) -> None:
+    """After three deaths without a step forward the run has failed, and says where to look. The server lives."""
+    for name in SITES:
+        consortium.sites[name].order("train-1", HOLD)
+    run = consortium.run("patient")
+    for name in SITES:
+        consortium.sites[name].await_step("train-1")
+    dead: set[int] = set()
+    while len(dead) < 3:
+        worker = run_worker(consortium)
+        if worker.pid not in dead:
+            worker.kill()
+            dead.add(worker.pid)
+    view = consortium.await_run(run, lambda view: view.state is not RunState.RUNNING, "to end")
+    assert view.state is RunState.FAILED
+    assert view.reason is not None
+    assert view.reason.code == "run_worker_failed"
+    assert "worker.log" in view.reason.action
+    assert view.results == ()
+    assert consortium.presence() == dict.fromkeys(SITES, "online")
+
+
+# --- a site ---
+
+
+def test_a_site_that_is_killed_while_it_trains_is_missed_for_that_round_only(consortium: Consortium) -> None:
+    """The round closes with the others; the site is back in the next one, and the work that it lost is not repeated."""
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    east.order("train-2", HOLD)
+    north.order("evaluate-2", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("train-2")
+    east.running.kill()
+    north.await_step("evaluate-2")
+    east.release("train-2")
+    consortium.start_site("east")
+    consortium.await_sites()
+    north.release("evaluate-2")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "absent"}
+    assert east.began("train-2") == 1
+    assert "site_interrupted" in east.log
+
+
+def test_a_site_that_comes_back_in_time_says_that_it_was_interrupted(consortium: Consortium) -> None:
+    """It does not train twice in a round, and nobody waits for it until the deadline."""
+    east = consortium.sites["east"]
+    east.order("train-2", HOLD)
+    run = consortium.run("patient")
+    east.await_step("train-2")
+    east.running.kill()
+    consortium.start_site("east")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "site_interrupted"}
+    assert east.began("train-2") == 1
+
+
+def test_an_upload_goes_on_where_a_killed_site_left_it(consortium: Consortium) -> None:
+    """Trained once, uploaded once: only the frames that the server lacks are sent after the restart."""
+    east = consortium.sites["east"]
+    with relay(consortium.port) as line:
+        consortium.reroute("east", line.port)
+        east.order("train-2", HOLD)
+        run = consortium.run("patient")
+        east.await_step("train-2")
+        line.slow_down(bytes_per_s=1_000_000)
+        east.release("train-2")
+        eventually(lambda: consortium.arriving("east") > UPDATE_BYTES // 3, "a third of the update")
+        east.running.kill()
+        line.full_speed()
+        sent_before = line.sent_bytes
+        consortium.start_site("east")
+        consortium.await_run(run, lambda view: len(view.results) > 1, "to close the round")
+        assert line.sent_bytes - sent_before < UPDATE_BYTES
+        view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+
+
+def test_an_upload_whose_round_closed_meanwhile_leaves_nothing_behind(consortium: Consortium) -> None:
+    """The round closes without the site that was killed in its upload; what had arrived is removed."""
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    with relay(consortium.port) as line:
+        consortium.reroute("east", line.port)
+        east.order("train-2", HOLD)
+        north.order("evaluate-2", HOLD)
+        run = consortium.run("brisk")
+        east.await_step("train-2")
+        line.slow_down(bytes_per_s=1_000_000)
+        east.release("train-2")
+        eventually(lambda: consortium.arriving("east") > UPDATE_BYTES // 3, "a third of the update")
+        east.running.kill()
+        line.full_speed()
+        north.await_step("evaluate-2")
+        consortium.start_site("east")
+        consortium.await_sites()
+        north.release("evaluate-2")
+        view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "absent"}
+    assert consortium.spooled() == []
+
+
+def test_what_a_site_delivered_before_it_was_killed_counts(consortium: Consortium) -> None:
+    """Its update is in the round, though it is dead when the round closes; after its restart it goes on."""
+    east, north, west = (consortium.sites[name] for name in SITES)
+    west.order("train-2", HOLD)
+    north.order("evaluate-2", HOLD)
+    run = consortium.run("brisk")
+    west.await_step("train-2")
+    consortium.await_phase(run, "train", ("east", "north"))
+    east.running.kill()
+    west.release("train-2")
+    north.await_step("evaluate-2")
+    consortium.start_site("east")
+    consortium.await_sites()
+    north.release("evaluate-2")
+    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+
+
+def test_the_death_of_a_tasks_process_ends_the_job_and_not_the_daemon(consortium: Consortium) -> None:
+    """The operator sees ``task_crashed``; the daemon lives, evaluates in the same round and trains in the next."""
+    east = consortium.sites["east"]
+    east.order("train-2", HOLD)
+    run = consortium.run("patient")
+    os.kill(east.await_step("train-2"), signal.SIGKILL)
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "task_crashed"}
+    assert east.running.runs
+    assert east.began("evaluate-2") == 1
+
+
+def test_a_frozen_site_is_absent_and_takes_part_again_when_it_thaws(consortium: Consortium) -> None:
+    """A stopped process keeps its connection open: the missing heartbeats tell."""
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    east.order("train-2", HOLD)
+    north.order("evaluate-2", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("train-2")
+    east.running.freeze()
+    consortium.await_sites(east="silent")
+    north.await_step("evaluate-2")
+    east.release("train-2")
+    east.running.thaw()
+    consortium.await_sites()
+    north.release("evaluate-2")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "absent"}
+
+
+def test_a_site_that_is_frozen_past_the_deadline_is_late(found: Found) -> None:
+    """Nobody noticed that it stood still, so the round waits until its deadline, and not longer."""
+    consortium = found(silent_after_s="60.0")
+    consortium.start()
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    east.order("train-1", HOLD)
+    north.order("evaluate-1", HOLD)
+    run = consortium.run("hasty")
+    east.await_step("train-1")
+    east.running.freeze()
+    north.await_step("evaluate-1")
+    east.release("train-1")
+    east.running.thaw()
+    north.release("evaluate-1")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [OTHERS, ALL]
+    assert dict(view.results[0].missing) == {"east": "late"}
+
+
+# --- two daemons with one identity ---
+
+
+def test_a_copy_of_a_running_site_takes_over_and_the_original_stops(consortium: Consortium) -> None:
+    """Of two daemons with one identity one goes on; the other ends with exit code 10 and says what that means."""
+    east = consortium.sites["east"]
+    east.order("train-2", HOLD)
+    run = consortium.run("patient")
+    east.await_step("train-2")
+    original = east.running
+    consortium.start_copy("east")
+    assert original.exit_code() == 10
+    assert "keys were copied" in original.log.read_text()
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "site_interrupted"}
+
+
+def test_a_stale_copy_of_a_site_is_turned_away(consortium: Consortium) -> None:
+    """A restored backup shows a session number that was used: exit code 11, and the site's own daemon is not disturbed."""
+    east = consortium.sites["east"]
+    stale = consortium.root / "stale"
+    shutil.copytree(consortium.template.root / "east", stale)
+    shutil.copy(east.folder / "config.toml", stale)
+    east.order("train-2", HOLD)
+    run = consortium.run("patient")
+    east.await_step("train-2")
+    copy = consortium.start_copy("east", stale)
+    assert copy.exit_code() == 11
+    assert "revoke and invite the site again" in copy.log.read_text()
+    east.release("train-2")
+    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+
+
+# --- afterwards ---
+
+
+def test_nothing_is_left_running_when_the_daemons_were_killed(consortium: Consortium) -> None:
+    """Workers die with the daemon that started them: of a server, of a site, however it ended."""
+    for name in SITES:
+        consortium.sites[name].order("train-1", HOLD)
+    consortium.run("patient")
+    for name in SITES:
+        consortium.sites[name].await_step("train-1")
+    worker = run_worker(consortium)
+    assert consortium.server is not None
+    daemons = [consortium.server, *(consortium.sites[name].running for name in SITES)]
+    children = [child for daemon in daemons for child in daemon.children()]
+    assert worker in children
+    assert len(children) >= 1 + len(SITES)
+    for daemon in daemons:
+        daemon.kill()
+    gone, alive = psutil.wait_procs(children, 5.0)
+    assert alive == []

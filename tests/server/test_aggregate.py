@@ -1,0 +1,151 @@
+"""The adder: exact, of one accumulator's size, and unmoved by what it refuses."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quorate.errors import ContributionError
+from quorate.exchange import StudyContribution
+from quorate.secagg.plain import MAX_TOTAL_WEIGHT, WEIGHT_ONE
+from quorate_server.aggregate import BLOCK_BYTES, Adder
+from tests.server.study_kit import words
+
+DIGEST = bytes(32)
+
+
+def contribution(**changes: Any) -> StudyContribution:
+    return StudyContribution(**{"model_digest": DIGEST, "dimension": 3, "weight": 5, "extras": (1, 2)} | changes)
+
+
+def add(adder: Adder, what: StudyContribution, update: bytes | None) -> None:
+    adder.admit(what, len(update) if update is not None else 0)
+    adder.fold(what, io.BytesIO(update) if update is not None else None)
+
+
+def state(adder: Adder) -> tuple[bytes, int, tuple[int, ...] | None, int]:
+    return b"".join(adder.blocks()), adder.weight, adder.extras, adder.contributors
+
+
+@given(st.permutations([0, 1, 2, 3]))
+def test_the_sum_does_not_depend_on_the_order_of_arrival(order: Sequence[int]) -> None:
+    updates = [words(1, -2, 2**31 - 1), words(0, 5, 1), words(-7, 2**31, 2**31 - 1), words(9, 9, 9)]
+    adder = Adder(3, 4)
+    for number in order:
+        add(adder, contribution(weight=number + 1, extras=(number, -number)), updates[number])
+    assert state(adder) == (words(3, 12 + 2**31, 2**32 + 8), 10, (6, -6), 4)
+
+
+def test_an_update_of_many_blocks_is_added_whole() -> None:
+    dimension = BLOCK_BYTES // 4 * 2 + 3
+    update = np.arange(dimension, dtype="<u4")
+    adder = Adder(dimension, 2)
+    for _ in range(2):
+        add(adder, contribution(dimension=dimension), update.tobytes())
+    assert np.array_equal(np.frombuffer(b"".join(adder.blocks()), dtype="<u4"), update * 2)
+
+
+def test_counts_alone_are_added_without_an_update() -> None:
+    adder = Adder(0, 2)
+    for extras in ((2**60, -1), (1, 1)):
+        add(adder, StudyContribution(dimension=9, extras=extras), None)
+    assert state(adder) == (b"", 0, (2**60 + 1, 0), 2)
+
+
+@pytest.mark.parametrize(
+    ("what", "update_bytes"),
+    [
+        (contribution(dimension=4), 12),
+        (contribution(dimension=4), 16),
+        (contribution(), 11),
+        (contribution(), 16),
+        (contribution(), 0),
+        (contribution(weight=0), 12),
+        (contribution(weight=WEIGHT_ONE + 1), 12),
+        (contribution(weight=2**64 - 1), 12),
+        (contribution(extras=(1,)), 12),
+        (contribution(extras=()), 12),
+        (contribution(extras=(1, 2, 3)), 12),
+        (contribution(extras=(2**62, 0)), 12),
+        (contribution(extras=(0, -(2**62))), 12),
+    ],
+    ids=[
+        "another dimension", "a larger model", "short", "long", "no update", "no weight", "too heavy", "far too heavy",
+        "fewer counts", "no counts", "more counts", "a count that could overflow", "a negative one",
+    ],
+)  # fmt: skip
+def test_a_contribution_of_another_form_is_refused_and_nothing_changes(
+    what: StudyContribution, update_bytes: int
+) -> None:
+    adder = Adder(3, 4)
+    add(adder, contribution(), words(1, 2, 3))
+    before = state(adder)
+    with pytest.raises(ContributionError):
+        adder.admit(what, update_bytes)
+    assert state(adder) == before
+    add(adder, contribution(), words(1, 2, 3))
+    assert state(adder) == (words(2, 4, 6), 10, (2, 4), 2)
+
+
+def test_weights_never_add_up_to_more_than_the_words_can_hold() -> None:
+    adder = Adder(1, 4)
+    one = contribution(dimension=1, weight=WEIGHT_ONE)
+    for _ in range(2):
+        add(adder, one, words(1))
+    assert adder.weight == MAX_TOTAL_WEIGHT
+    with pytest.raises(ContributionError):
+        adder.admit(contribution(dimension=1, weight=1), 4)
+    assert state(adder) == (words(2), MAX_TOTAL_WEIGHT, (2, 4), 2)
+
+
+@pytest.mark.parametrize("length", [0, 4, 11, 13, 16])
+def test_an_update_whose_file_is_not_as_long_as_it_was_said_changes_nothing(length: int) -> None:
+    adder = Adder(3, 4)
+    add(adder, contribution(), words(1, 2, 3))
+    before = state(adder)
+    adder.admit(contribution(), 12)
+    with pytest.raises(ContributionError):
+        adder.fold(contribution(), io.BytesIO(b"\x01" * length))
+    assert state(adder) == before
+
+
+_MEMORY = """
+import resource, sys
+from pathlib import Path
+from quorate.exchange import StudyContribution
+from quorate_server.aggregate import Adder
+
+update = Path(sys.argv[1])
+dimension = update.stat().st_size // 4
+what = StudyContribution(bytes(32), dimension, 1, ())
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+adder = Adder(dimension, 16)
+for _ in range(8):
+    adder.admit(what, dimension * 4)
+    with update.open("rb") as file:
+        adder.fold(what, file)
+total = sum(len(block) for block in adder.blocks())
+assert total == dimension * 4
+print((peak() - before) / (dimension * 4))
+"""
+
+
+def test_eight_updates_take_the_memory_of_one_accumulator(tmp_path: Path) -> None:
+    update = tmp_path / "update"
+    update.write_bytes(bytes(48 * 1024 * 1024))
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, str(update)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.3
