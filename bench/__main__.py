@@ -10,8 +10,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from bench import table
 from rich.console import Console
+
+from bench import table
 
 BENCHES = ("rounds",)
 RESULTS = Path("build/bench")

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docs.config_tables import UndocumentedKeyError, tables
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, Field
+
+from docs.config_tables import UndocumentedKeyError, tables
 
 ROOT = Path(__file__).parent.parent
 PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9A-Za-z.]+)")

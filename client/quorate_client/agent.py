@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import structlog
@@ -130,7 +131,7 @@ class Agent:
         """Work on an instruction has begun; the server may show it."""
         if self._link.connection is not None:
             event = rounds_pb2.SiteEvent(started=rounds_pb2.Started(message_id=message))
-            self._deliveries.start(self._link.connection.send(event))
+            self._deliveries.start(partial(self._link.connection.send, event))
 
     def replied(self, message: MessageId) -> None:
         """A reply is in the journal: bring it to the server now, or at the next connection."""
@@ -165,7 +166,7 @@ class Agent:
                 heartbeat_s = await self._introduce(connection)
                 self._link.use(connection)
                 self._report(ConnectionState.CONNECTED)
-                self._deliveries.start(self._beat(connection, work, heartbeat_s))
+                self._deliveries.start(partial(self._beat, connection, work, heartbeat_s))
                 for entry in self._journal.owed():
                     self._deliveries.begin(connection, entry.message_id)
                 await self._read(connection, work, MISSED_HEARTBEATS * heartbeat_s)
@@ -212,7 +213,7 @@ class Agent:
                     message = MessageId(event.refused_reply.message_id)
                     self._deliveries.refused(connection, message, error_of(event.refused_reply.reason))
                 case "withdraw":
-                    self._deliveries.start(work.withdraw(MessageId(event.withdraw.message_id)))
+                    self._deliveries.start(partial(work.withdraw, MessageId(event.withdraw.message_id)))
                 case "studies_changed":
                     log.info("there are new studies", action="Read them with `quorate-client studies`")
                 case "heartbeat":
@@ -228,7 +229,7 @@ class Agent:
             log.warning("instruction not understood", code=error.code, reason=str(error))
             self._metrics.instruction_refused(error.code)
             reply = rounds_pb2.Reply(message_id=proto.message_id, code=error.code)
-            self._deliveries.start(connection.send(rounds_pb2.SiteEvent(reply=reply)))
+            self._deliveries.start(partial(connection.send, rounds_pb2.SiteEvent(reply=reply)))
         else:
             work.take(instruction)
 

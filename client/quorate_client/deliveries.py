@@ -28,6 +28,9 @@ log = structlog.get_logger()
 
 AGAIN_AFTER_S = 1.0
 
+# Not a coroutine: one that is cancelled before its first step would never be awaited.
+Action = Callable[[], Coroutine[Any, Any, None]]
+
 
 class Deliveries:
     """What is being said on one connection beside reading it."""
@@ -40,7 +43,7 @@ class Deliveries:
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: dict[MessageId, asyncio.Task[None]] = {}
 
-    def start(self, action: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start(self, action: Action) -> asyncio.Task[None]:
         """Do something on the connection beside the reading of it. It ends with the connection."""
         task = asyncio.create_task(_logged(action))
         self._tasks.add(task)
@@ -50,7 +53,7 @@ class Deliveries:
     def begin(self, connection: Connection, message: MessageId, after_s: float = 0.0) -> None:
         """Bring a stored reply to the server, unless that is already being done."""
         if message not in self._replies:
-            self._replies[message] = self.start(self._deliver(connection, message, after_s))
+            self._replies[message] = self.start(partial(self._deliver, connection, message, after_s))
             self._replies[message].add_done_callback(lambda _: self._replies.pop(message, None))
 
     def refused(self, connection: Connection, message: MessageId, reason: QuorateError) -> None:
@@ -125,10 +128,10 @@ async def wait_for_event(event: asyncio.Event, timeout_s: float) -> bool:
         return False
 
 
-async def _logged(action: Coroutine[Any, Any, None]) -> None:
+async def _logged(action: Action) -> None:
     """The reader of the connection meets its end too; a failure here is worth a line and no more."""
     try:
-        await action
+        await action()
     except QuorateError as error:
         log.debug("not said to the server", code=error.code)
     except Exception:

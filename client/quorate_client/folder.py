@@ -15,6 +15,8 @@ from pathlib import Path
 
 from quorate.errors import WrongStateError
 
+RELEASED_MODEL = "model.npz"
+
 
 @dataclass(frozen=True, slots=True)
 class SiteFolder:
@@ -53,6 +55,10 @@ class SiteFolder:
     @property
     def lock(self) -> Path:
         return self.root / "daemon.lock"
+
+    def released_models(self) -> dict[str, Path]:
+        """The final models of runs in which this site took part, by run."""
+        return {path.parent.name: path for path in (self.work / "runs").glob(f"*/{RELEASED_MODEL}")}
 
     def create(self) -> None:
         """Make the folder and those in it, readable by this user only."""

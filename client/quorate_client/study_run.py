@@ -16,6 +16,7 @@ from quorate.identity import RunId
 from quorate.messages import contribution_to_bytes, work_from_bytes
 from quorate.study import Study
 from quorate_client.agreement import Agreement
+from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, StateFolder
 from quorate_client.protect import protect, store_file
@@ -23,8 +24,6 @@ from quorate_client.task_calls import TaskCalls
 from quorate_client.workers import TaskWorkers
 
 log = structlog.get_logger()
-
-RELEASED_MODEL = "model.npz"
 
 
 class StudyRun:

@@ -172,6 +172,11 @@ class Spool:
         for path in (self.path(blob), *self.folder.glob(f"{blob.hex()}.*")):
             path.unlink(missing_ok=True)
 
+    def abandon(self, blob: BlobId, sender: str) -> None:
+        """Remove what is still arriving of a blob from this sender."""
+        for end in ("part", "part.frames"):
+            (self.folder / f"{blob.hex()}.{sender}.{end}").unlink(missing_ok=True)
+
     def keep_only(self, wanted: set[BlobId], *, incomplete_since_unix_s: float = math.inf) -> None:
         """Remove everything else. Blobs that were still arriving at ``incomplete_since_unix_s`` or later may go on."""
         names = {blob.hex() for blob in wanted}

@@ -68,7 +68,7 @@ class _Settings(BaseModel):
         default=2.0, description="how often server and sites tell each other that they are there"
     )
     silent_after_s: Seconds = Field(default=6.0, description="a site that says nothing for so long counts as gone")
-    upload_slots: int = Field(default=16, ge=1, le=1024, description="uploads at a time; the others wait for their turn")
+    upload_slots: int = Field(default=16, ge=1, le=1024, description="uploads at a time; others wait")
     certificate_days: int = Field(
         default=30, ge=1, le=397, description="validity of certificates; sites renew their own"
     )

@@ -65,7 +65,7 @@ class Mailbox:
         """The replies are no longer wanted.
 
         Each is written down as a refusal: the site stops for good, so whoever wants the work later has to ask under
-        another attempt. What was uploaded for it is removed.
+        another attempt. What was uploaded for it, whole or in part, is removed.
         """
         written = []
         for message in messages:
@@ -76,8 +76,11 @@ class Mailbox:
             if session is not None:
                 session.send(rounds_pb2.ServerEvent(withdraw=rounds_pb2.Withdraw(message_id=message)))
             if message not in self._taking:
+                # Announcing is not owning: a site may name a sum that others still need.
                 for blob in entry.uploaded:
                     self._spool.remove(blob)
+                for blob in entry.announced:
+                    self._spool.abandon(blob, entry.site)
             refusal = Reply(message, WorkWithdrawnError.code)
             written.append(self._journal.record_reply(entry.site, entry.instruction, refusal))
         await asyncio.gather(*written)
@@ -106,7 +109,8 @@ class Mailbox:
         raise MessageUnknownError("An upload must be announced first", action="The daemon announces it again by itself")
 
     def uploaded(self, site: SiteName, message: MessageId, blob: BlobId) -> None:
-        """An upload is complete. Raises MessageUnknownError when it is not wanted any more; it is removed then."""
+        """An upload brought a blob that was not here. Raises MessageUnknownError when it is not wanted any more; it is
+        removed then."""
         try:
             self._owed(site, message).uploaded.add(blob)
         except MessageUnknownError:

@@ -180,13 +180,15 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         message, blob = self._mailbox.announced(site, BlobId(first.blob_id))
         # Not reading is the back-pressure: the transport's window of a waiting stream fills up and stays full.
         async with self._writing(site, blob.id), self._upload_slots:
+            is_new = not self._spool.has(blob)
             writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob, site))
             try:
                 await self._receive(writer, first, stream)
                 await to_its_end(asyncio.to_thread(writer.finish))
             finally:
                 writer.close()
-        self._mailbox.uploaded(site, message, blob.id)
+        if is_new:
+            self._mailbox.uploaded(site, message, blob.id)
         return rounds_pb2.UploadReply(complete=True)
 
     def _writing(self, site: SiteName, blob: BlobId) -> asyncio.Lock:

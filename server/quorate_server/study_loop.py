@@ -11,6 +11,7 @@ the same names again, and replies that are already here are taken instead of ask
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,6 @@ from quorate.errors import (
     DiskFullError,
     ModelDisagreementError,
     QuorateError,
-    QuorumMissingError,
 )
 from quorate.evaluation import LOSS_ONE, ClassificationTally
 from quorate.exchange import (
@@ -143,17 +143,21 @@ class StudyLoop:
         self._now = monotonic
         self._gone_since_s: dict[SiteName, float] = {}
         self._newest_sum: bytes | None = None
+        self._holders = set(study.site_names)
         self._reported_s = 0.0
+        self._report_due_s = math.inf
 
     def run(self) -> None:
         """All that is left to do, in order."""
         if not self._progress.prepared:
             self._prepare()
+        self._checkpoint_if_due()
         while self._progress.evaluated < self._study.rounds.count:
             if self._progress.trained == self._progress.evaluated:
                 self._train(self._progress.trained + 1)
             self._evaluate(self._progress.trained)
-        if self._study.release.model == "operator" and not self._progress.released:
+            self._checkpoint_if_due()
+        if not self._progress.released:
             self._release()
         self._exchange.report(Status(self._progress.evaluated, ""))
 
@@ -272,12 +276,18 @@ class StudyLoop:
         )
         self._commit(progress, result, obsolete=done.reply_blobs)
         log.info("round done", run=self._run_id, round=round_number, sites=len(result.contributed), **result.metrics)
-        if round_number % self._study.rounds.checkpoint_every == 0:
-            self._checkpoint(round_number, sorted(agreeing))
+        self._holders = agreeing
 
-    def _checkpoint(self, round_number: int, candidates: list[SiteName]) -> None:
+    def _checkpoint_if_due(self) -> None:
         """One site uploads the model state that all agreed on; older sums are then not needed any more."""
-        blob = self._ask_one(Phase.CHECKPOINT, round_number, candidates, BlobId(self._progress.agreed_digest))
+        round_number = self._progress.evaluated
+        if (
+            self._progress.trained > round_number
+            or round_number - self._progress.checkpoint_round < self._study.rounds.checkpoint_every
+        ):
+            return
+        digest = BlobId(self._progress.agreed_digest)
+        blob = self._ask_one(Phase.CHECKPOINT, round_number, sorted(self._holders), digest)
         if blob is None:
             log.warning("no site could upload a checkpoint", run=self._run_id, round=round_number)
             return
@@ -285,14 +295,40 @@ class StudyLoop:
         self._commit(progress, obsolete=self._progress.blobs() - progress.blobs())
 
     def _release(self) -> None:
-        """One site uploads the final model, in the form in which it is used."""
-        blob = self._ask_one(Phase.RELEASE, self._progress.evaluated, sorted(self._study.site_names), None)
-        if blob is None:
-            raise QuorumMissingError(
-                "No site could upload the final model", action="Wait for a site to come back, then `quorate run resume`"
+        """Every site makes the final model in the form in which it is used and keeps it; some studies have it sent.
+
+        One site alone must not decide what is released: a quorum has to send the very same bytes.
+        """
+        sent: dict[SiteName, Blob] = {}
+        to_operator = self._study.release.model == "operator"
+
+        def take(site: SiteName, contribution: StudyContribution, blob: Blob | None) -> None:
+            if contribution.model_digest != self._progress.agreed_digest:
+                raise BaseModelMismatchError("A site released another model than the one agreed on")
+            if to_operator:
+                if blob is None:
+                    raise ContributionError("A site sent no model though the study releases it")
+                sent[site] = blob
+
+        done = self._open_phase(Phase.RELEASE, self._progress.evaluated, self._work(), take)
+        obsolete = done.reply_blobs
+        if to_operator:
+            chosen = self._settled(self._majority(sent))
+            self._exchange.keep_model(chosen)
+            obsolete = obsolete | {chosen.id}
+        self._commit(self._progress.after(released=True), obsolete=obsolete)
+
+    def _majority(self, sent: Mapping[SiteName, Blob]) -> Blob:
+        """What most sites sent. Raises ModelDisagreementError: fewer than a quorum sent the same."""
+        (name, count), *_ = Counter(blob.id for blob in sent.values()).most_common()
+        if count < self._study.rounds.quorum:
+            raise ModelDisagreementError(
+                "The sites released different models",
+                expected=f"at least {self._study.rounds.quorum} equal ones",
+                got=f"{count}",
+                action="Compare the versions of the sites' packages (torch, numpy, quorate); then `quorate run resume`",
             )
-        self._exchange.keep_model(blob)
-        self._commit(self._progress.after(released=True), obsolete={blob.id})
+        return next(blob for blob in sent.values() if blob.id == name)
 
     # --- how a phase runs ---
 
@@ -318,6 +354,7 @@ class StudyLoop:
             decision = state.standing.decide(self._now())
             match decision:
                 case Wait(until_s):
+                    until_s = min(until_s, self._report_due_s)
                     event = self._exchange.next_event(max(0.0, until_s - self._now()))
                     self._handle(event, state, take)
                     self._report(state, round_number)
@@ -481,8 +518,9 @@ class StudyLoop:
     def _report(self, state: _Phase, round_number: int, *, force: bool = False) -> None:
         now = self._now()
         if not force and now - self._reported_s < STATUS_EVERY_S:
+            self._report_due_s = self._reported_s + STATUS_EVERY_S
             return
-        self._reported_s = now
+        self._reported_s, self._report_due_s = now, math.inf
         standing = state.standing
 
         def of(site: SiteName) -> SiteProgress:

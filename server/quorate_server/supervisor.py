@@ -215,7 +215,7 @@ class Runs:
                 f"The run {view.run} has no released model",
                 expected='a completed run of a study with release.model = "operator"',
                 got=f"state {view.state}",
-                action="Without a release the model stays at the sites: `quorate-client model export`",
+                action="Without a release the model stays at the sites: `quorate-client model export RUN`",
             )
         return path
 

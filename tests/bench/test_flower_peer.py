@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from bench.flower_peer import PEER_APP, PeerError, StockFlower, measure
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]

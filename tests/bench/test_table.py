@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.table import Row, show, write
 from rich.console import Console
+
+from bench.table import Row, show, write
 
 
 @pytest.mark.parametrize(("ours", "met"), [(0.02, True), (0.03, True), (0.04, False)])

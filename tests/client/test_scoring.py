@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from quorate.errors import UpdateNotFiniteError
 from quorate.evaluation import BINS, LOG_ODDS_SCALE, LOSS_CAP, LOSS_ONE
-from quorate_client.scoring import tally
+from quorate_client.tasks.scoring import tally
 
 
 def test_metrics_of_a_tally_are_those_of_scikit_learn() -> None:

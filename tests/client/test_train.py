@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quorate.errors import UpdateNotFiniteError
-from quorate_client.train import FlatModel, LocalSettings, initial_vector, log_loss, outputs_of, train
+from quorate_client.tasks.train import FlatModel, LocalSettings, initial_vector, log_loss, outputs_of, train
 
 SETTINGS = LocalSettings(epochs=2, batch_size=16, learning_rate=0.1, weight_decay=0.0, optimizer="sgd")
 CPU = torch.device("cpu")

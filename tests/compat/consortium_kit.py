@@ -99,9 +99,12 @@ class Site:
     def release(self, step: str) -> None:
         (self.control / f"hold-{step}").unlink()
 
-    def spooled(self) -> int:
-        """How many blobs lie here."""
-        return sum(path.suffix == "" for path in (self.state / "spool").iterdir())
+    def kept(self, run: str) -> int:
+        """How many blobs lie here for a run."""
+        query = "SELECT DISTINCT hex(blob) FROM journal_blobs JOIN journal USING (message_id) WHERE run = ?"
+        with closing(sqlite3.connect(self.state / "state.sqlite")) as db:
+            names = {name.lower() for (name,) in db.execute(query, (run,))}
+        return sum(path.name in names for path in (self.state / "spool").iterdir())
 
 
 class Consortium:
@@ -118,7 +121,8 @@ class Consortium:
         address = f"127.0.0.1:{_free_port()}"
         profile = found(self.server_dir, consortium="compat", address=address, listen=address, now=time.time())
         with (self.server_dir / "server.toml").open("a") as file:
-            file.write(f'metrics_listen = ""\nheartbeat_s = 0.3\nsilent_after_s = 1.0\nguest_apps = {_toml(SERVER_APPS)}\n')
+            file.write(_lines({"metrics_listen": "", "heartbeat_s": 0.3, "silent_after_s": 1.0}))
+            file.write(_lines({"guest_apps": SERVER_APPS}))
         try:
             self.operator = OperatorClient(Profile.load(profile, time.time())).__enter__()
             self.start_server()
@@ -208,9 +212,9 @@ class Consortium:
         file = self.root / f"{name}.toml"
         settings = {"count": 1, "quorum": 3, "deadline_s": 100} | rounds
         file.write_text(
-            f'name = "{name}"\npurpose = "To be compatible"\nsites = {_toml(SITES)}\n'
-            f'[task]\nname = "{task}"\n[protection]\nmode = "none"\n'
-            f'[guest]\nserver_app = "{server_app}"\n[guest.run_config]\n{_lines(run_config)}[rounds]\n{_lines(settings)}'
+            _lines({"name": name, "purpose": "To be compatible", "sites": SITES})
+            + f'[task]\n{_lines({"name": task})}[protection]\nmode = "none"\n[rounds]\n{_lines(settings)}'
+            + f"[guest]\n{_lines({'server_app': server_app})}[guest.run_config]\n{_lines(run_config)}"
         )
         return self.approved(file, self.node_config)
 
@@ -240,6 +244,10 @@ class Consortium:
 
     def folder(self, run: str) -> Path:
         return self.server_dir / "runs" / run
+
+    def log(self, daemon: str) -> str:
+        """What ``server`` or ``site-NAME`` said."""
+        return (self.root / f"{daemon}.log").read_text()
 
     def worker_log(self, run: str) -> str:
         return (self.folder(run) / "worker.log").read_text()

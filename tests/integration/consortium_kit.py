@@ -25,7 +25,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 
-from quorate.errors import ServerUnreachableError
+from quorate.errors import ServerIdentityError, ServerUnreachableError
 from quorate.runs import RunState, RunView
 from quorate_operator.client import OperatorClient
 from quorate_operator.profile import Profile
@@ -66,6 +66,9 @@ name = "measured"
 type = "number"
 range = [0.0, 1.0]
 """
+
+AWAY = (ServerUnreachableError, ServerIdentityError)
+"""No server answers, or another one in its place."""
 
 Value = TypeVar("Value")
 
@@ -316,6 +319,12 @@ class Consortium:
 
     # --- processes ---
 
+    @property
+    def running(self) -> Daemon:
+        """The server's daemon."""
+        assert self.server is not None
+        return self.server
+
     def start_server(self, *prefix: str) -> Daemon:
         """``prefix`` is a command that runs the daemon, an ``unshare`` for example. Does not wait for it."""
         line = (*prefix, BIN / "quorate-server", "run", "--state", self.server_dir)
@@ -364,7 +373,7 @@ class Consortium:
     def presence(self) -> dict[str, str]:
         try:
             return {site.name: site.state for site in self.operator.sites()}
-        except ServerUnreachableError:
+        except AWAY:
             return {}
 
     def close(self) -> None:
@@ -406,7 +415,7 @@ class Consortium:
         def look() -> RunView | None:
             try:
                 view = self.view(run)
-            except ServerUnreachableError:
+            except AWAY:
                 return None
             return view if reached(view) else None
 
@@ -434,31 +443,35 @@ class Consortium:
         return view
 
     def require_whole(self, run: str) -> RunView:
-        """A completed run holds each round once, each site trained at most once in each, and the model that was
-        released is made of exactly the contributions that the results name.
+        """A completed run holds each round once, each site trained exactly once in each that it is in and at most
+        once in the others, and the model is made of exactly the contributions that the results name.
         """
         view = self.await_end(run)
+        for site in self.sites.values():
+            for result in view.results:
+                count = site.began(f"train-{result.round_number}")
+                assert count == 1 if site.name in result.contributed else count <= 1, f"{site.name} trained {count} times"
+        self.require_shares(view)
+        return view
+
+    def require_shares(self, view: RunView) -> None:
+        """The rounds of a completed run are all there, once, and its model holds each contributor's share of them."""
         assert [result.round_number for result in view.results] == list(range(1, view.rounds + 1))
-        shares = np.zeros(len(SITES))
+        expected = np.zeros(len(SITES))
         for result in view.results:
             total = sum(RECORDS[site] for site in result.contributed)
             for site in result.contributed:
-                shares[SITES.index(site)] += RECORDS[site] / total
-                assert self.sites[site].began(f"train-{result.round_number}") == 1
+                expected[SITES.index(site)] += RECORDS[site] / total
         model = self.root / "model.npz"
-        model.write_bytes(b"".join(self.operator.model(run)))
+        model.write_bytes(b"".join(self.operator.model(view.run)))
         with np.load(model) as released:
-            np.testing.assert_allclose(released["shares"], shares, atol=1e-3)
-        for site in self.sites.values():
-            again = [step for step, count in Counter(name for name, _ in site.steps()).items() if count > 1]
-            assert not [step for step in again if step.startswith("train")], f"{site.name} trained twice in a round"
-        return view
+            np.testing.assert_allclose(released["shares"], expected, atol=1e-3)
 
 
 def _answers(operator: OperatorClient) -> bool:
     try:
         operator.sites()
-    except ServerUnreachableError:
+    except AWAY:
         return False
     return True
 

@@ -30,20 +30,17 @@ Found = Callable[..., Consortium]
 
 def run_worker(consortium: Consortium) -> psutil.Process:
     """The process that drives the run."""
-    assert consortium.server is not None
-
-    def look() -> psutil.Process | None:
-        assert consortium.server is not None
-        workers = [child for child in consortium.server.children() if "quorate_server.run_worker" in child.cmdline()]
-        return workers[0] if workers else None
-
-    return eventually(look, "the run's worker")
+    return eventually(
+        lambda: next((child for child in consortium.running.children() if "quorate_server.run_worker" in words(child)), None),
+        "the run's worker",
+    )
 
 
-def restart_server(consortium: Consortium) -> None:
-    assert consortium.server is not None
-    consortium.server.kill()
-    consortium.start_server()
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 # --- the server ---
@@ -70,8 +67,7 @@ def test_a_run_goes_on_by_itself_when_the_server_was_killed_in(
     for name in held:
         consortium.sites[name].await_step(step)
     consortium.await_phase(run, phase, replied)
-    assert consortium.server is not None
-    consortium.server.kill()
+    consortium.running.kill()
     for name in held:  # they end their work while nobody is there to take it
         consortium.sites[name].release(step)
     consortium.start_server()
@@ -93,8 +89,7 @@ def test_a_run_goes_on_by_itself_when_the_server_was_killed_in_a_checkpoint(foun
         consortium.sites[name].running.freeze()
     consortium.sites["west"].release("evaluate-2")
     consortium.await_phase(run, "checkpoint")
-    assert consortium.server is not None
-    consortium.server.kill()
+    consortium.running.kill()
     for name in ("east", "north"):
         consortium.sites[name].running.thaw()
     consortium.start_server()
@@ -106,7 +101,8 @@ def test_a_server_that_is_killed_again_and_again_counts_each_round_once(consorti
     run = consortium.run("patient")
     for _ in range(3):
         consortium.await_run(run, lambda view: True, "to be seen")
-        restart_server(consortium)
+        consortium.running.kill()
+        consortium.start_server()
     assert contributed(consortium.require_whole(run))[-1] == ALL
 
 
@@ -340,8 +336,7 @@ def test_nothing_is_left_running_when_the_daemons_were_killed(consortium: Consor
     for name in SITES:
         consortium.sites[name].await_step("train-1")
     worker = run_worker(consortium)
-    assert consortium.server is not None
-    daemons = [consortium.server, *(consortium.sites[name].running for name in SITES)]
+    daemons = [consortium.running, *(consortium.sites[name].running for name in SITES)]
     children = [child for daemon in daemons for child in daemon.children()]
     assert worker in children
     assert len(children) >= 1 + len(SITES)

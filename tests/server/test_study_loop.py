@@ -16,7 +16,6 @@ from quorate.identity import SiteName
 from quorate.messages import work_from_bytes
 from quorate.runs import Progress
 from quorate.secagg.plain import WEIGHT_ONE
-from quorate_server.progress import StudyProgress
 from quorate_server.study_loop import Presence
 from tests.server.study_kit import (
     DIMENSION,
@@ -117,7 +116,7 @@ def test_statistics_and_weights_are_the_sums_of_all_sites() -> None:
 def test_without_a_release_the_model_stays_at_the_sites() -> None:
     exchange = run_to_its_end(a_consortium(release={"model": "sites"}))
     assert exchange.model is None
-    assert not asked(exchange, Phase.RELEASE)
+    assert {site for site, i in exchange.sent if i.phase is Phase.RELEASE} == set(NAMES)
 
 
 def test_whoever_watches_sees_the_phases_and_who_has_replied() -> None:
@@ -393,6 +392,19 @@ def test_a_checkpoint_that_is_not_the_agreed_model_is_refused_and_another_site_i
     assert exchange.progress.checkpoint.id == exchange.progress.agreed_digest
 
 
+def test_a_checkpoint_that_failed_is_tried_again_after_the_next_round() -> None:
+    exchange = a_consortium()
+
+    def only_at_first(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        failing = instruction.phase is Phase.CHECKPOINT and instruction.round_number == 2
+        return (Reply(reply.message_id, "task_failed") if failing else reply,)
+
+    exchange.tamper = only_at_first
+    run_to_its_end(exchange)
+    assert exchange.progress.checkpoint_round == 3
+    assert exchange.progress.sums == ()
+
+
 def test_without_any_checkpoint_the_sums_stay_and_the_run_goes_on() -> None:
     exchange = a_consortium()
     exchange.tamper = only(NAMES, Phase.CHECKPOINT, lambda reply: another_blob(reply, Blob.of(b"a lie")))
@@ -411,26 +423,21 @@ def test_a_slow_site_does_not_hold_up_the_release() -> None:
     assert slow in exchange.withdrawn
 
 
-def test_the_release_waits_for_sites_that_come_back_after_a_restart() -> None:
-    exchange = run_to_its_end(a_consortium(rounds={"count": 1}))
-    exchange.progress = exchange.progress.after(released=False)
-    exchange.model = None
-    exchange.gone = set(NAMES)
-    loop = exchange.loop()
+def test_one_site_alone_cannot_decide_what_is_released() -> None:
+    exchange = a_consortium(rounds={"count": 1})
+    forged = Blob.of(b"another model")
+    exchange.tamper = only({EAST}, Phase.RELEASE, lambda reply: replace(reply, blobs=(forged,)))
+    run_to_its_end(exchange)
+    assert exchange.model == exchange.sites[NORTH].state()
 
-    waited = exchange.next_event
 
-    def next_event(timeout_s: float) -> Any:
-        event = waited(timeout_s)
-        if event is None and exchange.clock.now_s > began + 10 and exchange.gone:
-            exchange.gone = set()
-            return Presence({})
-        return event
-
-    began = exchange.clock.now_s
-    exchange.next_event = next_event  # type: ignore[method-assign]
-    loop.run()
-    assert exchange.model == exchange.sites[EAST].state()
+def test_sites_that_release_different_models_pause_the_run() -> None:
+    exchange = a_consortium(rounds={"count": 1})
+    forged = Blob.of(b"another model")
+    exchange.tamper = only({EAST, NORTH}, Phase.RELEASE, lambda reply: replace(reply, blobs=(forged,)))
+    with pytest.raises(ModelDisagreementError):
+        exchange.loop().run()
+    assert exchange.model is None
 
 
 def test_when_nobody_can_release_the_run_pauses_and_the_rounds_stay_counted() -> None:

@@ -21,7 +21,7 @@ from quorate.errors import (
     SupersededError,
     TransportError,
 )
-from quorate_client.cli import daemon, data, site, studies
+from quorate_client.cli import daemon, data, models, site, studies
 from quorate_client.cli.output import show_error
 
 EXIT_CODES: tuple[tuple[type[QuorateError], int], ...] = (
@@ -55,6 +55,7 @@ app.command()(studies.show)
 app.command()(studies.approve)
 app.command()(studies.reject)
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="model")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

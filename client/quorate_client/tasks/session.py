@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from quorate.errors import WrongStateError
 from quorate.evaluation import ClassificationTally
-from quorate_client.scoring import tally
 from quorate_client.tasks import TrainReport
 from quorate_client.tasks.parameters import LocalTraining
-from quorate_client.train import (
+from quorate_client.tasks.scoring import tally
+from quorate_client.tasks.train import (
     FlatModel,
     LocalSettings,
     Vector,

@@ -34,9 +34,7 @@ class Saving(FedAvg):
 
 def server_fn(context: Context) -> ServerAppComponents:
     start = ndarrays_to_parameters([np.zeros(3)])
-    strategy = Saving(
-        initial_parameters=start, min_fit_clients=3, min_evaluate_clients=3, min_available_clients=3
-    )
+    strategy = Saving(initial_parameters=start, min_fit_clients=3, min_evaluate_clients=3, min_available_clients=3)
     return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=int(context.run_config["rounds"])))
 
 

@@ -1,0 +1,124 @@
+"""A guest app starts again after a crash or a pause: what was answered is not asked twice, the result is the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from quorate.runs import RunState
+from quorate.study import Study
+from tests.compat.consortium_kit import Consortium, eventually
+from tests.compat.reference import run_here
+
+pytestmark = pytest.mark.integration
+
+ROUNDS = 3
+STEPS = [f"{kind}-{number}" for number in range(1, ROUNDS + 1) for kind in ("train", "evaluate")]
+
+
+@pytest.fixture(scope="module")
+def study(consortium: Consortium) -> Study:
+    return consortium.guest("rounds", "compat_app.rounds:app", {"rounds": ROUNDS, "rate": 0.5})
+
+
+@pytest.fixture(scope="module")
+def expected(consortium: Consortium, study: Study, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The model that comes out when nothing happens on the way."""
+    from compat_app.client_app import app as client
+    from compat_app.rounds import app as server
+
+    folder = tmp_path_factory.mktemp("expected")
+    configs = {name: {"number": number, "folder": str(folder)} for number, name in enumerate(sorted(consortium.sites))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_here(server, client, study, configs)
+    return model(folder)
+
+
+@pytest.fixture
+def held(consortium: Consortium, study: Study) -> Iterator[str]:
+    """A run whose second round waits for north; the other two have answered."""
+    north = consortium.sites["north"]
+    north.hold("train-2")
+    run = consortium.start(study.name)
+    try:
+        eventually(lambda: "train-2" in north.steps and consortium.replies(run) == 8, "north to be the last one")
+        yield run
+    finally:
+        for path in north.control.glob("hold-*"):
+            path.unlink()
+
+
+def model(folder: Path) -> np.ndarray:
+    with np.load(folder / "model.npz") as stored:
+        weights: np.ndarray = stored["arr_0"]
+    return weights
+
+
+def test_a_killed_server_goes_on_where_the_app_was(consortium: Consortium, held: str, expected: np.ndarray) -> None:
+    """Equal messages are answered from the journal, and a site that is at work stays at it."""
+    consortium.kill_server()
+    assert consortium.spooled()
+    consortium.start_server()
+    consortium.await_sites()
+    consortium.sites["north"].release("train-2")
+    consortium.await_end(held)
+    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
+    for site in consortium.sites.values():
+        assert site.steps == STEPS, site.name
+        assert site.kept(held) == 3, "the last training's and the last evaluation's, where the model came both times"
+
+
+def test_an_answer_that_was_made_while_the_server_was_away_counts(
+    consortium: Consortium, held: str, expected: np.ndarray
+) -> None:
+    consortium.kill_server()
+    north = consortium.sites["north"]
+    done = consortium.log("site-north").count("work done")
+    north.release("train-2")
+    eventually(lambda: consortium.log("site-north").count("work done") > done, "north to be done")
+    consortium.start_server()
+    consortium.await_end(held)
+    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
+    for site in consortium.sites.values():
+        assert site.steps == STEPS, site.name
+
+
+def test_a_killed_run_worker_is_started_again(consortium: Consortium, held: str, expected: np.ndarray) -> None:
+    (worker,) = psutil.Process(consortium.server.pid).children()
+    started = consortium.log("server").count("is started again")
+    worker.kill()
+    eventually(lambda: consortium.log("server").count("is started again") > started, "another worker")
+    consortium.sites["north"].release("train-2")
+    consortium.await_end(held)
+    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
+    for site in consortium.sites.values():
+        assert site.steps == STEPS, site.name
+
+
+def test_a_paused_run_asks_anew_for_what_was_stopped_and_for_nothing_else(
+    consortium: Consortium, held: str, expected: np.ndarray
+) -> None:
+    north = consortium.sites["north"]
+    stopped = consortium.log("site-north").count("work_withdrawn")
+    consortium.operator.pause(held)
+    eventually(lambda: consortium.log("site-north").count("work_withdrawn") > stopped, "north to stop")
+    north.release("train-2")
+    assert consortium.spooled()
+    consortium.operator.resume(held)
+    consortium.await_end(held)
+    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
+    for site in consortium.sites.values():
+        again = ["train-2"] if site is north else []
+        assert Counter(site.steps) == Counter(STEPS + again), site.name
+
+
+def test_a_stopped_run_leaves_nothing_in_the_spool(consortium: Consortium, held: str) -> None:
+    consortium.operator.stop(held)
+    assert consortium.operator.run(held).state is RunState.STOPPED
+    eventually(lambda: not consortium.spooled(), "the server's spool to be empty")

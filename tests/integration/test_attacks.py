@@ -1,0 +1,403 @@
+"""Who holds a real certificate, or none, and does not keep to the rules: refused by code, and no sum is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from quorate.blobs import Blob, Frame, blob_id, cut
+from quorate.errors import QuorateError, ServerUnreachableError
+from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution, message_id
+from quorate.identity import Role, SiteName
+from quorate.messages import (
+    blob_to_proto,
+    contribution_to_bytes,
+    frame_to_proto,
+    instruction_from_proto,
+    reply_to_proto,
+    work_from_bytes,
+)
+from quorate.secagg.plain import PlainScheme, weight_of
+from quorate.v1 import rounds_pb2, rounds_pb2_grpc
+from quorate.wire import error_from_call, error_of
+from quorate_server.access import METHODS
+from quorate_server.ca import Authority
+from tests.integration.consortium_kit import (
+    DIMENSION,
+    HOLD,
+    NAME,
+    PATIENCE_S,
+    RECORDS,
+    SITES,
+    UPDATE_FRAMES,
+    Consortium,
+    contributed,
+    eventually,
+)
+
+pytestmark = pytest.mark.integration
+
+ALL = set(SITES)
+OTHERS = {"north", "west"}
+REVOKED = 12
+NAME_OVERRIDE = (("grpc.ssl_target_name_override", "quorate-server"), ("grpc.enable_retries", 0))
+Found = Callable[..., Consortium]
+
+
+class HandSite:
+    """A site's side of the rounds service, written by hand and with the site's own certificate."""
+
+    def __init__(self, consortium: Consortium, name: str) -> None:
+        self.name = SiteName(name)
+        self._channel = grpc.secure_channel(consortium.address, site_credential(consortium, name), NAME_OVERRIDE)
+        self.stub: Any = rounds_pb2_grpc.RoundsStub(self._channel)
+        self._outgoing: queue.SimpleQueue[rounds_pb2.SiteEvent | None] = queue.SimpleQueue()
+
+    def close(self) -> None:
+        self._outgoing.put(None)
+        self._channel.close()
+
+    def connect(self, session: int) -> None:
+        self._events = self.stub.Connect(iter(self._outgoing.get, None), timeout=PATIENCE_S)
+        self.say(hello=rounds_pb2.SiteHello(session=session, version="by hand"))
+        self.next("welcome")
+
+    def say(self, **event: Any) -> None:
+        self._outgoing.put(rounds_pb2.SiteEvent(**event))
+
+    def reply(self, reply: Reply) -> None:
+        self.say(reply=reply_to_proto(reply))
+
+    def next(self, kind: str) -> Any:
+        """The next event of a kind. Each heartbeat of the server is answered on the way."""
+        for event in self._events:
+            found = event.WhichOneof("event")
+            if found == "heartbeat":
+                self.say(heartbeat=rounds_pb2.Heartbeat(sequence=event.heartbeat.sequence))
+            if found == kind:
+                return getattr(event, kind)
+        raise AssertionError(f"the stream ended before a {kind} came")
+
+    def asked(self, phase: Phase, round_number: int) -> Instruction:
+        while True:
+            instruction = instruction_from_proto(self.next("instruction"))
+            if (instruction.phase, instruction.round_number) == (phase, round_number):
+                return instruction
+
+    def announce(self, message: MessageId, blob: Blob) -> Any:
+        request = rounds_pb2.OpenUploadRequest(message_id=message, blob=blob_to_proto(blob))
+        return self.stub.OpenUpload(request, timeout=PATIENCE_S)
+
+    def upload(self, blob: Blob, frames: Sequence[Frame]) -> Any:
+        pieces = [
+            rounds_pb2.UploadFrame(blob_id=b"" if number else blob.id, frame=frame_to_proto(frame))
+            for number, frame in enumerate(frames)
+        ]
+        return self.stub.Upload(iter(pieces), timeout=PATIENCE_S)
+
+
+@contextmanager
+def hand_site(consortium: Consortium, name: str) -> Iterator[HandSite]:
+    site = HandSite(consortium, name)
+    try:
+        yield site
+    finally:
+        site.close()
+
+
+def site_credential(consortium: Consortium, name: str) -> grpc.ChannelCredentials:
+    keys = consortium.sites[name].folder / "keys"
+    return grpc.ssl_channel_credentials(
+        *((keys / file).read_bytes() for file in ("ca.pem", "tls.pem", "certificate.pem"))
+    )
+
+
+@contextmanager
+def refused(code: str) -> Iterator[None]:
+    """The call inside is refused with this code."""
+    with pytest.raises(grpc.RpcError) as caught:
+        yield
+    error = error_from_call(caught.value, "")
+    assert error.code == code, error
+
+
+def an_update(value: float) -> tuple[Blob, list[Frame], int]:
+    """The words of an update as east would send it, the same value everywhere but in its own coordinate."""
+    weight = weight_of(RECORDS["east"], sum(RECORDS.values()))
+    update = np.full(DIMENSION, value, np.float32)
+    update[: len(SITES)] = (1.0, 0.0, 0.0)
+    words = PlainScheme(4.0, len(SITES)).encode(update, weight)[0].astype("<u4").tobytes()
+    return Blob(blob_id(words), len(words)), list(cut([words])), weight
+
+
+# --- bulk data ---
+
+
+def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(found: Found) -> None:
+    """Corrupted, truncated, reordered, missing, foreign and surplus frames; repeated ones are passed over.
+
+    After all of that the site uploads what it announced, and the released model is exactly the one without attacks.
+    """
+    consortium = found()
+    consortium.start_server()
+    for name in OTHERS:
+        consortium.start_site(name)
+    consortium.await_sites(east="offline")
+    with hand_site(consortium, "east") as east:
+        east.connect(session=1000)
+        run = consortium.run("patient")
+        prepare = east.asked(Phase.PREPARE, 0)
+        counted = StudyContribution(dimension=DIMENSION, extras=(RECORDS["east"],))
+        east.reply(Reply(prepare.message_id, body=contribution_to_bytes(counted)))
+        for phase in (Phase.TRAIN, Phase.EVALUATE):
+            east.reply(Reply(east.asked(phase, 1).message_id, "task_failed"))
+        train = east.asked(Phase.TRAIN, 2)
+        blob, frames, weight = an_update(0.0)
+        assert len(frames) == UPDATE_FRAMES
+
+        with refused("message_unknown"):  # nothing was announced
+            east.upload(blob, frames)
+        with refused("message_unknown"):  # somebody else's work
+            east.announce(message_id(train.run, 2, Phase.TRAIN, 0, SiteName("north")), blob)
+        assert east.announce(train.message_id, blob).next_frame == 0
+        first, second, last = frames[0], frames[1], frames[-1]
+        damaged = bytes([first.data[0] ^ 1]) + first.data[1:]
+        attacks = {
+            "corrupted": [Frame(0, damaged, first.sha256)],
+            "truncated": [Frame(0, first.data[:-1], hashlib.sha256(first.data[:-1]).digest())],
+            "empty": [Frame(0, b"", hashlib.sha256(b"").digest())],
+            "reordered": [second, first],
+            "with a gap": [first, frames[2]],
+            "broken off": frames[:3],
+        }
+        for attack in attacks.values():
+            with refused("bad_frame"):
+                east.upload(blob, attack)
+        foreign, other_frames, _ = an_update(1.0)
+        assert east.announce(train.message_id, foreign).next_frame == 0
+        with refused("blob_mismatch"):
+            east.upload(foreign, [*other_frames[:-1], last])
+        with refused("bad_frame"):  # more than was announced
+            east.upload(foreign, [*other_frames, Frame(UPDATE_FRAMES, last.data, last.sha256)])
+
+        contribution = StudyContribution(
+            model_digest=work_from_bytes(train.body).agreed_digest,
+            dimension=DIMENSION,
+            weight=weight,
+            extras=(RECORDS["east"], 0, 0),
+        )
+        good = Reply(train.message_id, body=contribution_to_bytes(contribution), blobs=(Blob(foreign.id, foreign.size),))
+        east.reply(good)
+        refusal = east.next("refused_reply")
+        assert (refusal.message_id, error_of(refusal.reason).code) == (train.message_id, "blob_missing")
+
+        assert east.announce(train.message_id, blob).next_frame == 3  # what was whole of the one that was broken off
+        assert east.upload(blob, [*frames[:2], *frames[:2], *frames[1:], frames[0], frames[-1]]).complete
+        good = Reply(train.message_id, body=good.body, blobs=(blob,))
+        for _ in range(2):
+            east.reply(good)
+            assert east.next("ack").message_id == train.message_id
+        assert east.asked(Phase.EVALUATE, 2)
+        east.say(goodbye=rounds_pb2.Goodbye())
+    consortium.start_site("east")
+    view = consortium.await_end(run)
+    assert contributed(view) == [OTHERS, ALL, ALL]
+    consortium.require_shares(view)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"dimension": DIMENSION - 1}, "bad_contribution"),
+        ({"weight": 2**31}, "bad_contribution"),
+        ({"extras": (20, 0)}, "bad_contribution"),
+        ({"extras": (2**62, 0, 0)}, "bad_contribution"),
+        ({"model_digest": bytes(32)}, "base_model_mismatch"),
+    ],
+)
+def test_a_contribution_that_does_not_fit_is_left_out(found: Found, change: dict[str, Any], code: str) -> None:
+    """What the bytes are said to be is checked before they are added. The round counts without the site."""
+    consortium = found()
+    consortium.start_server()
+    for name in OTHERS:
+        consortium.start_site(name)
+    consortium.await_sites(east="offline")
+    with hand_site(consortium, "east") as east:
+        east.connect(session=1000)
+        run = consortium.run("brisk")
+        counted = StudyContribution(dimension=DIMENSION, extras=(RECORDS["east"],))
+        east.reply(Reply(east.asked(Phase.PREPARE, 0).message_id, body=contribution_to_bytes(counted)))
+        for phase in (Phase.TRAIN, Phase.EVALUATE):
+            east.reply(Reply(east.asked(phase, 1).message_id, "task_failed"))
+        train = east.asked(Phase.TRAIN, 2)
+        blob, frames, weight = an_update(0.0)
+        right = {
+            "model_digest": work_from_bytes(train.body).agreed_digest,
+            "dimension": DIMENSION,
+            "weight": weight,
+            "extras": (RECORDS["east"], 0, 0),
+        }
+        east.announce(train.message_id, blob)
+        assert east.upload(blob, frames).complete
+        body = contribution_to_bytes(StudyContribution(**right | change))
+        east.reply(Reply(train.message_id, body=body, blobs=(blob,)))
+        east.asked(Phase.EVALUATE, 2)
+    view = consortium.await_end(run)
+    assert contributed(view) == [OTHERS, OTHERS, OTHERS]
+    assert dict(view.results[1].missing)["east"] == code
+    consortium.require_shares(view)
+
+
+def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: Consortium) -> None:
+    """No hello, a second hello, a reply to nobody's question: refused by code. The site's own daemon goes on."""
+    with hand_site(consortium, "east") as east:
+        events = east.stub.Connect(iter([rounds_pb2.SiteEvent(heartbeat=rounds_pb2.Heartbeat())]), timeout=PATIENCE_S)
+        with refused("bad_frame"):
+            next(events)
+        hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=2**63))
+        with refused("bad_frame"):
+            next(east.stub.Connect(iter([hello]), timeout=PATIENCE_S))
+    assert consortium.presence() == dict.fromkeys(SITES, "online")
+    run = consortium.run("patient")
+    consortium.require_whole(run)
+
+
+# --- certificates ---
+
+
+def attempt(channel: grpc.Channel, method: str) -> QuorateError | None:
+    """Call a method with an empty message. None when it was not refused for who calls."""
+    call = channel.stream_stream(method)
+    try:
+        for _ in call(iter([b""]), timeout=PATIENCE_S):
+            return None
+    except grpc.RpcError as failure:
+        return error_from_call(failure, "")
+    return None
+
+
+def test_each_certificate_opens_its_own_calls_and_no_others(consortium: Consortium) -> None:
+    """A site cannot act as the operator nor the reverse; an invitation can be redeemed and nothing else."""
+    invited = consortium.operator.invite(SiteName("south"), valid_s=0, keep_keys=False)
+    folder = consortium.profile
+    credentials = {
+        Role.OPERATOR: grpc.ssl_channel_credentials(
+            *((folder / file).read_bytes() for file in ("ca.pem", "operator.key", "operator.pem"))
+        ),
+        Role.SITE: site_credential(consortium, "east"),
+        Role.BOOTSTRAP: grpc.ssl_channel_credentials(invited.ca_pem, invited.key_pem, invited.certificate_pem),
+    }
+    assert set(METHODS.values()) == set(credentials)
+    for role, credential in credentials.items():
+        with grpc.secure_channel(consortium.address, credential, NAME_OVERRIDE) as channel:
+            for method, allowed in METHODS.items():
+                if allowed is not role:
+                    error = attempt(channel, method)
+                    assert error is not None, f"{role} made {method}"
+                    assert error.code == "wrong_role"
+                    assert error.action
+            error = attempt(channel, "/quorate.v1.Operator/DropEverything")
+            assert error is not None
+            assert error.code == "wrong_role"
+
+
+def test_without_a_certificate_nothing_can_be_called(consortium: Consortium) -> None:
+    """The handshake lets nobody in who shows none, or one that another authority issued."""
+    ca_pem = (consortium.profile / "ca.pem").read_bytes()
+    stranger = Authority.create(consortium.root / "stranger", NAME, 1_700_000_000.0).issue_operator("alice", 1.7e9)
+    credentials = [
+        grpc.ssl_channel_credentials(ca_pem),
+        grpc.ssl_channel_credentials(ca_pem, stranger.key_pem, stranger.issued.pem),
+    ]
+    for method in METHODS:
+        for credential in credentials:
+            with grpc.secure_channel(consortium.address, credential, NAME_OVERRIDE) as channel:
+                assert isinstance(attempt(channel, method), ServerUnreachableError)
+        with grpc.insecure_channel(consortium.address) as channel:
+            assert isinstance(attempt(channel, method), ServerUnreachableError)
+
+
+def test_a_revocation_ends_a_sites_part_at_once_and_the_run_goes_on(consortium: Consortium) -> None:
+    """The site's daemon ends with exit code 12 and says whom to ask; the others' round counts; it stays out."""
+    east = consortium.sites["east"]
+    east.order("train-2", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("train-2")
+    consortium.operator.revoke(SiteName("east"))
+    assert east.running.exit_code() == REVOKED
+    assert "Ask the operator" in east.running.log.read_text()
+    again = consortium.start_site("east")
+    view = consortium.await_end(run)
+    assert contributed(view) == [ALL, OTHERS, OTHERS]
+    assert dict(view.results[1].missing) == {"east": "absent"}
+    consortium.require_shares(view)
+    assert again.exit_code() == REVOKED
+
+
+# --- a server that is not the server ---
+
+
+class Impostor:
+    """Answers on a port with the certificate of another consortium's server, and keeps what it is told."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        authority = Authority.create(folder / "ca", NAME, 1_700_000_000.0)
+        made = authority.issue_server("127.0.0.1", time.time())
+        (folder / "server.pem").write_bytes(made.issued.pem)
+        (folder / "server.key").write_bytes(made.key_pem)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(folder / "server.pem", folder / "server.key")
+        self._context.set_alpn_protocols(["h2"])
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.visits = 0
+        self.heard = b""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return
+            self.visits += 1
+            try:
+                with self._context.wrap_socket(plain, server_side=True) as secure:
+                    self.heard += secure.recv(65536)
+            except OSError:
+                plain.close()
+
+
+def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(consortium: Consortium) -> None:
+    """It refuses in the handshake, says what to do, and goes on by itself when the right server is back."""
+    run = consortium.run("patient")
+    consortium.sites["east"].await_step("train-1")
+    consortium.running.kill()
+    folder = consortium.root / "impostor"
+    folder.mkdir()
+    impostor = Impostor(consortium.port, folder)
+    try:
+        for name in SITES:
+            eventually(lambda name=name: "server_identity" in consortium.sites[name].log, f"{name} to refuse")  # type: ignore[misc]
+        assert impostor.visits >= len(SITES)
+        assert impostor.heard == b""
+        assert all(consortium.sites[name].running.runs for name in SITES)
+        assert "quorate-client doctor" in consortium.sites["east"].log
+    finally:
+        impostor.close()
+    consortium.start_server()
+    consortium.require_whole(run)
