@@ -16,6 +16,7 @@ PATTERNS = {
     "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "a name (up to 63 lower-case letters, digits, inner hyphens)",
     r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$": "`MODULE:ATTRIBUTE`",
     r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5}$": "`HOST:PORT`",
+    r"^((\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5})?$": "`HOST:PORT` or empty",
     r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$": "`http://HOST:PORT`",
     r"^\S(.*\S)?$": "text",
 }
