@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -57,10 +57,20 @@ class StockFlower:
     Args:
         sites: How many SuperNodes. Each has ``partition-id`` and ``num-partitions`` in its node configuration.
         environment: Variables for all processes, beside this process's own.
+        node_configs: What else each SuperNode has in its node configuration.
+        simulated: The SuperLink plays all SuperNodes (Flower's simulation, which needs ray).
     """
 
-    def __init__(self, sites: int, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        sites: int,
+        environment: Mapping[str, str] | None = None,
+        node_configs: Sequence[Mapping[str, str]] = (),
+        simulated: bool = False,
+    ) -> None:
         self._sites = sites
+        self._simulated = simulated
+        self._node_configs = [*node_configs, *[{}] * (sites - len(node_configs))]
         self._extra = dict(environment or {})
         self._stack = contextlib.ExitStack()
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -90,7 +100,10 @@ class StockFlower:
             PeerError: it failed or did not end in time.
         """
         overrides = [f"{key}={json.dumps(value)}" for key, value in (run_config or {}).items()]
-        arguments = ["run", str(app_dir), "peer", "--stream", *(part for each in overrides for part in ("-c", each))]
+        settings = [part for each in overrides for part in ("-c", each)]
+        if self._simulated:
+            settings += ["--federation-config", f"num-supernodes={self._sites}"]
+        arguments = ["run", str(app_dir), "peer", "--stream", *settings]
         cpu_before, started = self._cpu_s(), time.monotonic()
         log = self._flwr(arguments, timeout_s)
         wall_s, cpu_s = time.monotonic() - started, self._cpu_s() - cpu_before
@@ -120,12 +133,16 @@ class StockFlower:
             "--port",
             port,
             "--disable-runtime-dependency-installation",
+            *(["--simulation"] if self._simulated else []),
         )
         self._wait_until(lambda: _is_healthy(int(port)), "the SuperLink did not start")
 
     def _start_supernodes(self) -> None:
+        if self._simulated:
+            return
         for number in range(self._sites):
-            node = f"partition-id={number} num-partitions={self._sites}"
+            pairs = [f"{key}={json.dumps(value)}" for key, value in self._node_configs[number].items()]
+            node = " ".join([f"partition-id={number}", f"num-partitions={self._sites}", *pairs])
             ports = ("--host", "127.0.0.1", "--port", str(_free_port()))
             self._start("supernode", "--insecure", "--superlink", self._address, *ports, "--node-config", node)
 

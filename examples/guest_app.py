@@ -28,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = FedAvg(min_available_nodes=3, min_train_nodes=3, min_evaluate_nodes=3)
     start = ArrayRecord([np.zeros(len(FEATURES) + 1)])
     result = strategy.start(grid=grid, initial_arrays=start, num_rounds=int(context.run_config["rounds"]))
-    np.savez("guest_model.npz", weights=result.arrays.to_numpy_ndarrays()[0])
+    np.savez("model.npz", weights=result.arrays.to_numpy_ndarrays()[0])
 
 
 @client.train()

@@ -127,12 +127,6 @@ class Agent:
         """Tell the server at once what a heartbeat says: whether this site is paused."""
         self._beat_now.set()
 
-    def started(self, message: MessageId) -> None:
-        """Work on an instruction has begun; the server may show it."""
-        if self._link.connection is not None:
-            event = rounds_pb2.SiteEvent(started=rounds_pb2.Started(message_id=message))
-            self._deliveries.start(partial(self._link.connection.send, event))
-
     def replied(self, message: MessageId) -> None:
         """A reply is in the journal: bring it to the server now, or at the next connection."""
         if self._link.connection is not None:
@@ -208,7 +202,8 @@ class Agent:
                 case "instruction":
                     self._take(connection, event.instruction, work)
                 case "ack":
-                    self._acknowledged(MessageId(event.ack.message_id))
+                    for name in event.ack.message_ids:
+                        self._acknowledged(MessageId(name))
                 case "refused_reply":
                     message = MessageId(event.refused_reply.message_id)
                     self._deliveries.refused(connection, message, error_of(event.refused_reply.reason))

@@ -131,7 +131,6 @@ def assemble(
         agree=agree,
         fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
         drop=drop,
-        started=agent.started,
         replied=agent.replied,
     )
     spool.keep_only(journal.blobs())
@@ -171,6 +170,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         finally:
             await cancel(beside)
             await engine.close()
+            daemon.journal.close()
         log.info("daemon stopped")
 
 

@@ -6,6 +6,7 @@ What the administrator *allows* is not here but in ``policy.toml`` (``policy.py`
 from __future__ import annotations
 
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -53,7 +54,7 @@ def read_toml(path: Path, model: type[Model]) -> Model:
         ConfigError: naming the file, each wrong key and what was expected.
     """
     try:
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _parsed(path.read_text(encoding="utf-8"), model)  # type: ignore[return-value]  # lru_cache loses it
     except OSError as error:
         raise ConfigError(f"Cannot read {path}", got=error.strerror or "") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -65,6 +66,12 @@ def read_toml(path: Path, model: type[Model]) -> Model:
             got="; ".join(problems[:8]),
             action="Correct these keys and start again",
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str, model: type[BaseModel]) -> BaseModel:
+    """The policy is read for every instruction, and is nearly always the same text again."""
+    return model.model_validate(tomllib.loads(text))
 
 
 def _problem(model: type[BaseModel], location: tuple[int | str, ...], kind: str, message: str) -> str:

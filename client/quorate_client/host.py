@@ -6,15 +6,17 @@ Everything here is on the task's side of the fence: the daemon trusts nothing th
 from __future__ import annotations
 
 import base64
+import errno
 import importlib
 import json
 import os
 import traceback
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quorate.errors import SiteRefusalError, TaskFailedError, TaskMismatchError, TaskMissingError
+from quorate.errors import DiskFullError, SiteRefusalError, TaskFailedError, TaskMismatchError, TaskMissingError
 from quorate.tasks import task_digest, task_reference
 from quorate_client.agreement import Dataset
 from quorate_client.tasks import load_task
@@ -48,7 +50,8 @@ class TaskHost:
         try:
             return self._perform(request.pop("verb"), request)
         except Exception as error:  # noqa: BLE001  # the door of the task: whatever it raises becomes a code
-            traceback.print_exc()
+            with suppress(OSError):  # the log's disk may be full, which may be what the exception is about
+                traceback.print_exc()
             return {"code": _code_of(error)}
 
     def _perform(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +197,8 @@ def _theta(place: dict[str, Any]) -> npt.NDArray[np.float32]:
 def _write(path: Path, values: npt.NDArray[np.float32]) -> None:
     import numpy as np
 
-    np.ascontiguousarray(values, "<f4").tofile(path)
+    # Not tofile: the exception that it raises on a full disk does not say so.
+    path.write_bytes(np.ascontiguousarray(values, "<f4").data)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -214,4 +218,6 @@ def _code_of(error: Exception) -> str:
         or "DefaultCPUAllocator" in str(error)
     ):
         return OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError.code
     return error.code if isinstance(error, SiteRefusalError) else TaskFailedError.code

@@ -34,7 +34,7 @@ def configure_logging(level: LogLevel, *, as_json: bool, folder: Path) -> None:
     stream.setFormatter(_formatter(shared, in_json if as_json else as_lines))
     path = folder / "quorate-client.log"
     path.touch(mode=0o600)
-    file = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
+    file = _RotatingFile(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
     file.setFormatter(_formatter(shared, in_json))
     logging.getLogger().handlers[:] = [stream, file]
     # Libraries speak up from warnings on; what we log ourselves follows the configured level.
@@ -47,6 +47,16 @@ def configure_logging(level: LogLevel, *, as_json: bool, folder: Path) -> None:
         cache_logger_on_first_use=False,
     )
     os.umask(0o077)  # rotated files and whatever the daemon writes later are private too
+
+
+class _RotatingFile(RotatingFileHandler):
+    """Begins a new file behind the line that filled the last one.
+
+    The stock handler asks the file system and renders each line once more, to begin it before.
+    """
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name is theirs
+        return self.stream.tell() >= self.maxBytes
 
 
 def _formatter(shared: list[Processor], render: Processor) -> logging.Formatter:

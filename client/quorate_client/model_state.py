@@ -4,9 +4,9 @@
 optimiser's moments; all sites hold the same bytes, so the file's blob name is what they agree on, and a checkpoint is
 the file itself. The header binds a state to its run, to the state before it and to the sum that led to it.
 
-A state appears under its name only when it is whole and on disk; being killed anywhere leaves the states before it. So
-does a power cut that undoes the renaming, which is therefore not flushed: the site gets there again from the sums. The
-last two states are kept. Everything goes in blocks: memory does not grow with the model.
+A state appears under its name only when it is whole; being killed anywhere leaves the states before it. Nothing is
+flushed to disk: what a power cut damages is seen when it is read, against its name, and the site gets there again from
+the sums. The last two states are kept. Everything goes in blocks: memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -195,13 +195,11 @@ class StateFolder:
         return moments_at_start(self._study.optimizer)
 
     def _keep(self, write: Callable[[BinaryIO], None], accepted: Callable[[ModelState], bool]) -> ModelState:
-        """Write a state, and let it appear once it is whole, on disk and accepted."""
+        """Write a state, and let it appear once it is whole and accepted."""
         scratch = self.scratch()
         try:
             with _full_disk(), scratch.open("xb") as out:
                 write(out)
-                out.flush()
-                os.fsync(out.fileno())
             state = read_state(scratch)
             if state is None or not accepted(state):
                 raise BaseModelMismatchError(

@@ -53,7 +53,6 @@ class Site:
             at this moment; raises the refusal otherwise.
         fetch: Brings a blob into the spool.
         drop: Removes blobs that nothing needs any more.
-        started: Told when work on an instruction begins.
         replied: Told when a reply is stored and may be sent.
     """
 
@@ -63,7 +62,6 @@ class Site:
     agree: Callable[[Instruction], Agreement]
     fetch: Fetch
     drop: Callable[[set[BlobId]], None]
-    started: Callable[[MessageId], None]
     replied: Callable[[MessageId], None]
 
 
@@ -93,7 +91,6 @@ class Work:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
             return
-        self._site.drop(self._site.journal.forget_rounds(instruction.run, instruction.round_number))
         task = asyncio.create_task(self._answer(instruction), name=f"instruction {message.hex()[:12]}")
         self._tasks[message] = task
         task.add_done_callback(lambda _: self._ended(message))
@@ -167,9 +164,8 @@ class Work:
         if self.paused:
             raise SitePausedError("The administrator paused this site")
         agreement = self._site.agree(instruction)
-        self._site.journal.start(instruction)
-        self._site.started(instruction.message_id)
-        log.info("work started", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
+        self._site.drop(self._site.journal.start(instruction))
+        log.debug("work started", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
 
         async def fetch(blob: Blob) -> None:
             if blob.inline is None:

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from quorate.errors import (
+    DiskFullError,
     FrameError,
     PolicyError,
     SiteRefusalError,
@@ -186,6 +187,8 @@ def result_of(answer: dict[str, Any]) -> dict[str, Any]:
         return answer
     if code == OUT_OF_MEMORY:
         raise TaskCrashedError("The task ran out of memory", action="Raise the site's memory limit for tasks")
+    if code == DiskFullError.code:
+        raise DiskFullError("The task had no room on the site's disk", action="Free some space for the site's folder")
     cls = error_classes().get(str(code), TaskFailedError)
     raise (cls if issubclass(cls, SiteRefusalError) else TaskFailedError)(
         "The task refused or failed", action="Read the site's task log; it holds what the task said"

@@ -11,6 +11,7 @@ import grpc
 import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
 
 from quorate.blobs import BlobId, BlobWriter, Frame, Spool
 from quorate.errors import FrameError, KeyMismatchError, QuorateError, TransportError
@@ -104,8 +105,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         """Everything that a site says, until its stream ends; then the session ends."""
         try:
             async for event in requests:
-                # grpc.aio gives None for a message that it cannot parse.
-                match event.WhichOneof("event") if event is not None else None:
+                match event.WhichOneof("event"):
                     case "heartbeat":
                         # A revoked or expired certificate ends an open stream at its next heartbeat.
                         await asyncio.to_thread(self._registry.check_certificate, who.subject, who.serial)
@@ -121,6 +121,9 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         return
         except QuorateError as error:
             session.end(error)
+            return
+        except DecodeError:
+            session.end(FrameError("The site sent something that is not a message"))
             return
         except grpc.RpcError:
             log.info("connection lost", site=session.site)

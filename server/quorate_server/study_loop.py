@@ -313,22 +313,11 @@ class StudyLoop:
         done = self._open_phase(Phase.RELEASE, self._progress.evaluated, self._work(), take)
         obsolete = done.reply_blobs
         if to_operator:
-            chosen = self._settled(self._majority(sent))
+            _, agreeing = self._agreement({site: blob.id for site, blob in sent.items()}, done)
+            chosen = self._settled(sent[min(agreeing)])
             self._exchange.keep_model(chosen)
             obsolete = obsolete | {chosen.id}
         self._commit(self._progress.after(released=True), obsolete=obsolete)
-
-    def _majority(self, sent: Mapping[SiteName, Blob]) -> Blob:
-        """What most sites sent. Raises ModelDisagreementError: fewer than a quorum sent the same."""
-        (name, count), *_ = Counter(blob.id for blob in sent.values()).most_common()
-        if count < self._study.rounds.quorum:
-            raise ModelDisagreementError(
-                "The sites released different models",
-                expected=f"at least {self._study.rounds.quorum} equal ones",
-                got=f"{count}",
-                action="Compare the versions of the sites' packages (torch, numpy, quorate); then `quorate run resume`",
-            )
-        return next(blob for blob in sent.values() if blob.id == name)
 
     # --- how a phase runs ---
 

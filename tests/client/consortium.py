@@ -160,7 +160,7 @@ class Visit:
         self.send(instruction=instruction_to_proto(instruction))
 
     def acknowledge(self, message: bytes) -> None:
-        self.send(ack=rounds_pb2.ReplyAck(message_id=message))
+        self.send(ack=rounds_pb2.ReplyAck(message_ids=[message]))
 
     def refuse(self, error: QuorateError) -> None:
         self.send(refused=detail_of(error))

@@ -124,7 +124,6 @@ async def test_a_reply_that_came_too_late_is_let_go(
 ) -> None:
     server.services.wanted = set()
     visit.instruct(instruct(server.services, 1))
-    await visit.next("started")
     visit.instruct(instruct(server.services, 2))
 
     assert reply_from_proto(await visit.next("reply")).message_id == instruct(server.services, 2).message_id
@@ -192,7 +191,6 @@ async def test_a_download_outlives_the_connection(
 ) -> None:
     server.services.faults.downloads_cut = 1
     visit.instruct(instruct(server.services, blobs=(large,)))
-    await visit.next("started")
     visit.hang_up()
     again = await server.services.visit()
 

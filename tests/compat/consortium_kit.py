@@ -197,6 +197,10 @@ class Consortium:
 
     # --- studies and runs ---
 
+    def register(self, name: str, dataset: str, table: Path, schema: Path) -> None:
+        """Register records at a site."""
+        _site_command("data", "add", dataset, table, "--schema", schema, "--state", self.sites[name].state)
+
     def approved(self, file: Path, node_config: Callable[[str], Sequence[str]]) -> Study:
         """Publish a study file and have all sites approve it."""
         keys = {site.name: site.member.signing_key for site in self.operator.sites() if site.member}

@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,11 @@ _VARIES = (
     (re.compile(r"\b([0-9a-f]{64}|[0-9a-f]{16}|[0-9a-f]{12})\b"), "DIGEST"),
     (re.compile(r"-[0-9a-f]{6}\b"), "-RUN"),
     (re.compile(r"\d{4}-\d\d-\d\d"), "DATE"),
-    (re.compile(r"\d\d:\d\d:\d\d"), "TIME"),
+    (re.compile(r"\d\d:\d\d(:\d\d)?"), "TIME"),
     (re.compile(r"\d+ seconds? ago"), "AGO"),
     (re.compile(r"[-+]?\d+ s\b"), "SECONDS"),
     (re.compile(r"\d+\.\d+"), "DECIMAL"),
-    (re.compile(r"\d+ bytes"), "BYTES"),
+    (re.compile(r"[\d,]+ bytes"), "BYTES"),
 )
 _TIMEOUT_S = 90.0
 _STOP_S = 15.0
@@ -152,24 +152,28 @@ class Terminal:
 
     def close(self) -> None:
         """End the shell and all that it started, politely first; by its own group and nothing else."""
-        self._signal(signal.SIGTERM)
+        self._end(signal.SIGTERM)
         end_s = time.monotonic() + _STOP_S
-        while self._signal(0) and time.monotonic() < end_s:
-            self._shell.poll()
+        while self._lives() and time.monotonic() < end_s:
             time.sleep(0.05)
-        self._signal(signal.SIGKILL)
+        self._end(signal.SIGKILL)
         self._shell.wait()
         self._reader.join()
         for stream in (self._shell.stdin, self._shell.stdout):
             if stream is not None:
                 stream.close()
 
-    def _signal(self, number: int) -> bool:
-        try:
+    def _end(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
             os.killpg(self._shell.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
+
+    def _lives(self) -> bool:
+        """Whether something of the group runs. What has ended and is not yet reaped does not count."""
+        for process in psutil.process_iter(["status"]):
+            with suppress(ProcessLookupError):
+                if os.getpgid(process.pid) == self._shell.pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    return True
+        return False
 
     def _type(self, text: str) -> None:
         assert self._shell.stdin is not None

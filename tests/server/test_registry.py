@@ -64,8 +64,8 @@ class Consortium:
 
 
 @pytest.fixture
-def consortium(tmp_path: Path) -> Iterator[Consortium]:
-    engine = open_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
+def consortium(tmp_path: Path, database_url: str) -> Iterator[Consortium]:
+    engine = open_database(database_url)
     yield Consortium(tmp_path, engine)
     engine.dispose()
 
@@ -296,6 +296,7 @@ def test_an_answer_counts_for_sites_of_the_study_only(consortium: Consortium) ->
     assert consortium.registry.study("malignancy").answers == ()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_no_private_key_rests_in_the_database(consortium: Consortium, tmp_path: Path) -> None:
     keys, _ = consortium.join("north")
     credential = consortium.authority.issue_bootstrap(SiteName("south"), consortium.now, DAY_S)

@@ -8,18 +8,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SiteEvent(_message.Message):
-    __slots__ = ("hello", "heartbeat", "reply", "goodbye", "started")
+    __slots__ = ("hello", "heartbeat", "reply", "goodbye")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
-    STARTED_FIELD_NUMBER: _ClassVar[int]
     hello: SiteHello
     heartbeat: Heartbeat
     reply: Reply
     goodbye: Goodbye
-    started: Started
-    def __init__(self, hello: _Optional[_Union[SiteHello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., started: _Optional[_Union[Started, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[SiteHello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., reply: _Optional[_Union[Reply, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class SiteHello(_message.Message):
     __slots__ = ("session", "version")
@@ -38,12 +36,6 @@ class Heartbeat(_message.Message):
     paused: bool
     sent_unix_s: float
     def __init__(self, sequence: _Optional[int] = ..., paused: _Optional[bool] = ..., sent_unix_s: _Optional[float] = ...) -> None: ...
-
-class Started(_message.Message):
-    __slots__ = ("message_id",)
-    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
-    message_id: bytes
-    def __init__(self, message_id: _Optional[bytes] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)
@@ -82,10 +74,10 @@ class Welcome(_message.Message):
     def __init__(self, consortium: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., server_unix_s: _Optional[float] = ...) -> None: ...
 
 class ReplyAck(_message.Message):
-    __slots__ = ("message_id",)
-    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
-    message_id: bytes
-    def __init__(self, message_id: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ("message_ids",)
+    MESSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
+    message_ids: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, message_ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class RefusedReply(_message.Message):
     __slots__ = ("message_id", "reason")

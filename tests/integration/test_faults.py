@@ -1,0 +1,296 @@
+"""Machines that are not as they should be: full disks, wrong clocks, tasks that go wrong, too few sites."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quorate.runs import RunState
+from tests.integration.consortium_kit import (
+    ALLOCATE,
+    HOLD,
+    RAISE,
+    SITES,
+    UPDATE_BYTES,
+    Consortium,
+    Daemon,
+    command,
+    contributed,
+    eventually,
+    write_settings,
+)
+from tests.integration.slow_task.crash_test_task import CANARY
+
+pytestmark = pytest.mark.integration
+
+ALL = set(SITES)
+OTHERS = {"north", "west"}
+MB = 1_000_000
+Found = Callable[..., Consortium]
+
+
+# --- tasks ---
+
+
+@pytest.mark.parametrize(("word", "code"), [(RAISE, "task_failed"), (ALLOCATE, "task_crashed")])
+def test_of_a_task_that_goes_wrong_only_the_code_leaves_the_site(found: Found, word: str, code: str) -> None:
+    """The round counts without it, the site is back in the next; what the task said stays in the site's own log."""
+    consortium = found()
+    east = consortium.sites["east"]
+    write_settings(east.folder / "config.toml", {"task_memory_mb": "1024"})
+    consortium.start()
+    east.order("train-2", word)
+    run = consortium.run("patient")
+    east.await_step("train-2")
+    east.release("train-2")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": code}
+    assert (CANARY in (east.folder / "log" / "tasks.log").read_text()) == (word == RAISE)
+    consortium.running.stop()
+    told = [path for path in consortium.server_dir.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+    assert told == []
+    assert CANARY not in consortium.running.log.read_text()
+
+
+def test_a_round_in_which_nothing_was_done_is_not_counted(consortium: Consortium) -> None:
+    """When all tasks raise, the run pauses and says why; the round is done when it is done."""
+    for site in consortium.sites.values():
+        site.order("train-2", RAISE)
+    run = consortium.run("patient")
+    view = consortium.await_pause(run)
+    assert view.reason is not None
+    assert view.reason.code == "quorum_missing"
+    assert "east (task_failed)" in view.reason.got
+    assert len(view.results) == 1
+    assert not view.model_available
+    for site in consortium.sites.values():
+        site.release("train-2")
+    assert consortium.operator.resume(run).state is RunState.RUNNING
+    view = consortium.await_end(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+    consortium.require_shares(view)
+
+
+# --- the quorum ---
+
+
+def test_a_run_without_its_quorum_pauses_and_goes_on_when_the_sites_are_back(consortium: Consortium) -> None:
+    """Never completed without them: paused with a reason, and nothing that was delivered is asked for again."""
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    for site in (east, north):
+        site.order("train-1", HOLD)
+    run = consortium.run("hasty")
+    for site in (east, north):
+        site.await_step("train-1")
+        site.running.kill()
+    view = consortium.await_pause(run)
+    assert view.reason is not None
+    assert view.reason.code == "quorum_missing"
+    assert "east (absent)" in view.reason.got
+    assert "run resume" in view.reason.action
+    assert view.results == ()
+    for site in (east, north):
+        site.release("train-1")
+        consortium.start_site(site.name)
+    consortium.await_sites()
+    assert consortium.view(run).state is RunState.PAUSED
+    consortium.operator.resume(run)
+    view = consortium.await_end(run)
+    assert contributed(view) == [ALL, ALL]
+    consortium.require_shares(view)
+    assert consortium.sites["west"].began("train-1") == 1
+
+
+def test_a_paused_run_stays_paused_over_a_restart_of_the_server(consortium: Consortium) -> None:
+    """What an operator decided is not undone by a crash; resumed, the run is whole."""
+    consortium.sites["east"].order("train-2", HOLD)
+    run = consortium.run("patient")
+    consortium.sites["east"].await_step("train-2")
+    consortium.operator.pause(run)
+    consortium.sites["east"].release("train-2")
+    consortium.running.kill()
+    consortium.start_server()
+    consortium.await_sites()
+    assert consortium.view(run).state is RunState.PAUSED
+    consortium.operator.resume(run)
+    view = consortium.await_end(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+    consortium.require_shares(view)
+
+
+# --- disks ---
+
+NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def on_a_small_disk(folder: Path, size_bytes: int) -> tuple[str, ...]:
+    """The beginning of a command whose process sees ``folder`` on a disk of its own, with what was in it."""
+    probe = subprocess.run(
+        [*NAMESPACES, "mount", "-t", "tmpfs", "none", folder], capture_output=True, text=True, check=False
+    )
+    if probe.returncode != 0:
+        pytest.skip(f"this machine does not let a test mount a small disk: {probe.stderr.strip()}")
+    script = (
+        f"cp -a '{folder}' '{folder}.before' && mount -t tmpfs -o size={size_bytes} none '{folder}' && "
+        f"cp -a '{folder}.before/.' '{folder}' && exec \"$@\""
+    )
+    return (*NAMESPACES, "sh", "-c", script, "sh")
+
+
+class SmallDisk:
+    """The disk that a process sees at ``folder``, from outside."""
+
+    def __init__(self, daemon: Daemon, folder: Path) -> None:
+        self.folder = Path(f"/proc/{daemon.pid}/root{folder}")
+        self._ballast = self.folder / "ballast"
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def fill(self, leaving_bytes: int) -> None:
+        with self._ballast.open("wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, self.free_bytes() - leaving_bytes)
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(found: Found, place: str) -> None:
+    """The reason is ``disk_full`` with what to do; with space again ``run resume`` completes it, and nothing is lost."""
+    consortium = found()
+    folder = (consortium.server_dir / place).resolve()
+    folder.mkdir(exist_ok=True)
+    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
+    for name in SITES:
+        consortium.start_site(name)
+    consortium.await_sites()
+    disk = SmallDisk(server, folder)
+    west = consortium.sites["west"]
+    west.order("evaluate-1", HOLD)
+    run = consortium.run("patient")
+    west.await_step("evaluate-1")
+    disk.fill(leaving_bytes=UPDATE_BYTES)
+    west.release("evaluate-1")
+    view = consortium.await_pause(run)
+    assert view.reason is not None
+    assert view.reason.code == "disk_full"
+    assert "run resume" in view.reason.action
+    assert len(view.results) == 1
+    disk.free()
+    consortium.operator.resume(run)
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+
+
+@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+def test_uploads_wait_for_a_full_disk_at_the_server_to_have_room_again(found: Found, place: str) -> None:
+    """It fills up while the sites train: what they trained is kept by them and arrives once there is space."""
+    consortium = found()
+    folder = (consortium.server_dir / place).resolve()
+    folder.mkdir(exist_ok=True)
+    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
+    for name in SITES:
+        consortium.start_site(name)
+    consortium.await_sites()
+    disk = SmallDisk(server, folder)
+    for site in consortium.sites.values():
+        site.order("train-2", HOLD)
+    run = consortium.run("patient")
+    for site in consortium.sites.values():
+        site.await_step("train-2")
+    disk.fill(leaving_bytes=0)
+    for site in consortium.sites.values():
+        site.release("train-2")
+    for site in consortium.sites.values():
+        eventually(lambda site=site: "upload broken off" in site.log, f"{site.name} to meet the full disk")  # type: ignore[misc]
+    disk.free()
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+
+
+@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+def test_a_site_whose_disk_is_full_refuses_and_is_back_when_there_is_space(found: Found, place: str) -> None:
+    """The operator sees ``disk_full`` for this site; the round counts without it; the daemon lives."""
+    consortium = found()
+    east = consortium.sites["east"]
+    folder = (east.folder / place).resolve()
+    prefix = on_a_small_disk(folder, 32 * MB)
+    consortium.start_server()
+    for name in OTHERS:
+        consortium.start_site(name)
+    daemon = consortium.start_site("east", *prefix)
+    consortium.await_sites()
+    disk = SmallDisk(daemon, folder)
+    control = disk.folder / "work" / "control" if place == "." else east.control
+    east.control = control
+    east.order("train-2", HOLD)
+    consortium.sites["north"].order("evaluate-2", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("train-2")
+    disk.fill(leaving_bytes=UPDATE_BYTES // 2)
+    east.release("train-2")
+    consortium.sites["north"].await_step("evaluate-2")
+    disk.free()
+    consortium.sites["north"].release("evaluate-2")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "disk_full"}
+    assert daemon.runs
+
+
+# --- clocks ---
+
+SHIFT = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/time.h>
+#include <time.h>
+#define S (SHIFT_S)
+int clock_gettime(clockid_t id, struct timespec *at) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int done = real(id, at);
+    if (id == CLOCK_REALTIME) at->tv_sec += S;
+    return done;
+}
+int gettimeofday(struct timeval *restrict at, void *restrict zone) {
+    int (*real)(struct timeval *, void *) = dlsym(RTLD_NEXT, "gettimeofday");
+    int done = real(at, zone);
+    at->tv_sec += S;
+    return done;
+}
+time_t time(time_t *at) {
+    time_t (*real)(time_t *) = dlsym(RTLD_NEXT, "time");
+    time_t now = real(0) + S;
+    if (at) *at = now;
+    return now;
+}
+"""
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+def test_a_site_whose_clock_is_two_days_off_takes_part_and_says_so(found: Found, tmp_path: Path, days: int) -> None:
+    """Certificates are dated so that the handshake holds, deadlines run on another clock, and the log says what to do."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("without a C compiler a process cannot be shown another clock")
+    source, shift = tmp_path / "shift.c", tmp_path / "shift.so"
+    source.write_text(SHIFT)
+    line = [compiler, f"-DSHIFT_S={days * 86_400}", "-shared", "-fPIC", "-o", shift, source, "-ldl"]
+    subprocess.run(line, check=True)
+    consortium = found()
+    consortium.start_server()
+    for name in OTHERS:
+        consortium.start_site(name)
+    consortium.start_site("east", "env", f"LD_PRELOAD={shift}")
+    consortium.await_sites()
+    run = consortium.run("patient")
+    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+    assert f"offset_s={-days * 86_400}" in consortium.sites["east"].log.replace(str(-days * 86_400 + 1), str(-days * 86_400))
+    assert "NTP" in consortium.sites["east"].log
