@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from quorate.blobs import Spool
-from quorate.errors import BlobMissingError, FrameError, MessageUnknownError, QuorateError
+from quorate.errors import BlobMissingError, DiskFullError, FrameError, MessageUnknownError, QuorateError
 from quorate.exchange import MessageId, Reply
 from quorate.messages import reply_to_proto
 from quorate.v1 import rounds_pb2
@@ -57,9 +57,9 @@ class Deliveries:
             self._replies[message].add_done_callback(lambda _: self._replies.pop(message, None))
 
     def refused(self, connection: Connection, message: MessageId, reason: QuorateError) -> None:
-        """The server could not take a reply: mend what can be mended, else let it go."""
+        """The server could not take a reply: mend or wait for what can be mended, else let it go."""
         log.warning("reply not taken by the server", code=reason.code, reason=str(reason))
-        if isinstance(reason, BlobMissingError | FrameError):
+        if isinstance(reason, BlobMissingError | FrameError | DiskFullError):
             self.begin(connection, message, AGAIN_AFTER_S)
         else:
             self._journal.settle(message)

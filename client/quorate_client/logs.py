@@ -56,7 +56,7 @@ class _RotatingFile(RotatingFileHandler):
     """
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name is theirs
-        return self.stream.tell() >= self.maxBytes
+        return self.stream is not None and self.stream.tell() >= self.maxBytes
 
 
 def _formatter(shared: list[Processor], render: Processor) -> logging.Formatter:

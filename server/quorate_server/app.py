@@ -12,6 +12,7 @@ from functools import partial
 import grpc
 import structlog
 from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.blobs import FRAME_BYTES, Spool
 from quorate.errors import ConfigError
@@ -175,7 +176,10 @@ class Server:
         while True:
             await asyncio.sleep(SWEEP_S)
             self.sessions.sweep()
-            await asyncio.to_thread(self._count_sites)
+            try:
+                await asyncio.to_thread(self._count_sites)
+            except SQLAlchemyError:  # without this loop nobody would be found silent any more
+                log.exception("the sites could not be counted")
 
     def _spawn(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]  # any coroutine

@@ -6,16 +6,26 @@ power cut may lose at the end of the log is sent again by the sites, which keep 
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy import Engine, MetaData, create_engine, event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from quorate.errors import DiskFullError
+
 METADATA = MetaData()
+_POSTGRESQL_DISK_FULL = "53100"
 
 
 def open_database(url: str) -> Engine:
-    """Open (and on first use create) the database. All tables are declared on ``METADATA`` before this is called."""
+    """Open (and on first use create) the database. All tables are declared on ``METADATA`` before this is called.
+
+    From then on a full disk is a DiskFullError, whatever is written.
+    """
     engine = create_engine(url)
+    event.listen(engine, "handle_error", _translate)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -27,3 +37,15 @@ def open_database(url: str) -> Engine:
 
     METADATA.create_all(engine)
     return engine
+
+
+def _translate(context: ExceptionContext) -> None:
+    error = context.original_exception
+    if (
+        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        or getattr(error, "sqlstate", None) == _POSTGRESQL_DISK_FULL
+    ):
+        raise DiskFullError(
+            "The disk that holds the server's database is full",
+            action="Free some space at the server; what could not be written is sent again by itself",
+        ) from error

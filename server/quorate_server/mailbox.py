@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from quorate.blobs import Blob, BlobId, Spool
 from quorate.errors import BlobMissingError, FrameError, MessageUnknownError, WorkWithdrawnError
 from quorate.exchange import Instruction, MessageId, Reply
-from quorate.identity import SiteName
+from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_to_proto
 from quorate.v1 import rounds_pb2
 from quorate_server.journal import Journal
@@ -84,6 +84,10 @@ class Mailbox:
             refusal = Reply(message, WorkWithdrawnError.code)
             written.append(self._journal.record_reply(entry.site, entry.instruction, refusal))
         await asyncio.gather(*written)
+
+    def asked_for(self, run: RunId) -> list[MessageId]:
+        """What sites still owe a run."""
+        return [message for message, entry in self._outstanding.items() if entry.instruction.run == run]
 
     # --- for sessions ---
 

@@ -112,8 +112,6 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         self._sessions.heard(session, paused=event.heartbeat.paused)
                     case "reply":
                         await self._take(session, event.reply)
-                    case "started":
-                        pass  # the site's word that it works on it; whoever watches sees that already
                     case "goodbye":
                         break
                     case _:
@@ -144,7 +142,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             )
             return
         if taken:
-            session.send(rounds_pb2.ServerEvent(ack=rounds_pb2.ReplyAck(message_id=reply.message_id)))
+            session.acknowledge(reply.message_id)
 
     async def _beat(self, session: Session) -> None:
         sequence = 0

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from quorate.errors import FrameError, IdentityClonedError, QuorateError, SupersededError
+from quorate.exchange import MessageId
 from quorate.identity import SiteName
 from quorate.v1 import rounds_pb2
 from quorate.wire import detail_of
 from quorate_server.journal import Journal
 
 MAX_SESSION = 2**63 - 1
+ACK_DELAY_S = 0.1
+"""Nobody waits for an acknowledgement, and a message costs more than what is in it: those of a moment go together."""
 
 PresenceState = Literal["online", "silent", "paused", "offline"]
 
@@ -35,6 +38,19 @@ class Session:
     paused: bool = False
     silent: bool = False
     ended: bool = False
+    _acks: list[MessageId] = field(default_factory=list)
+
+    def acknowledge(self, message: MessageId) -> None:
+        """Tell the site, in a moment, that its reply is written down. A reply whose acknowledgement is lost comes
+        again and is acknowledged then."""
+        if not self._acks:
+            asyncio.get_running_loop().call_later(ACK_DELAY_S, self._send_acks)
+        self._acks.append(message)
+
+    def _send_acks(self) -> None:
+        if self._acks:
+            self.send(rounds_pb2.ServerEvent(ack=rounds_pb2.ReplyAck(message_ids=self._acks)))
+            self._acks = []
 
     def send(self, event: rounds_pb2.ServerEvent) -> None:
         if not self.ended:
@@ -42,6 +58,7 @@ class Session:
 
     def end(self, error: QuorateError | None = None) -> None:
         """Let the stream end, with the reason why."""
+        self._send_acks()
         if error is not None:
             self.send(rounds_pb2.ServerEvent(refused=detail_of(error)))
         self.ended = True

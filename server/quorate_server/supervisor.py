@@ -11,15 +11,16 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from quorate.blobs import BlobId, Spool
+from quorate.blobs import BlobId, Spool, disk_errors
 from quorate.errors import (
+    DiskFullError,
     InputError,
     NotFoundError,
     QuorateError,
@@ -232,31 +233,43 @@ class Runs:
         What sites were asked stays asked when a worker dies: they go on, and its successor asks the same again.
         """
         while live.deaths < MAX_DEATHS_WITHOUT_PROGRESS:
-            worker = await to_its_end(self._spawn(run, live))
             try:
-                await self._begin(run, live, worker)
-                done = await self._serve(run, live, worker)
+                done = await self._drive(run, live)
+            except DiskFullError as error:
+                # Nothing can be committed, which is not the worker's fault. What sites were asked stays asked: their
+                # replies are taken once there is room.
+                live.asked.clear()
+                done = {"state": RunState.PAUSED, "reason": _encode(error)}
             except Exception:  # the door: what the worker says may be anything
                 log.exception("the run's worker could not be served", run=run)
                 done = None
             if done is not None:
-                await worker.wait()
-                await self._withdraw_all(live)
-                await self._finish(run, done)
+                await self._finish(run, live, done)
                 return
-            await worker.kill()
             live.deaths += 1
             log.warning("the run's worker died and is started again", run=run, deaths=live.deaths)
         failure = RunWorkerError(
             f"The worker process of the run died {live.deaths} times in a row",
             action=f"Read {self._folder(run) / 'worker.log'} on the server",
         )
-        await self._withdraw_all(live)
-        await self._finish(run, {"state": RunState.FAILED, "reason": _encode(failure)})
+        await self._finish(run, live, {"state": RunState.FAILED, "reason": _encode(failure)})
+
+    async def _drive(self, run: RunId, live: _LiveRun) -> dict[str, Any] | None:
+        """One worker's life. Returns its last word, or None when it went without one."""
+        worker = await to_its_end(self._spawn(run, live))
+        try:
+            await self._begin(run, live, worker)
+            done = await self._serve(run, live, worker)
+            if done is not None:
+                await worker.wait()
+            return done
+        finally:
+            await worker.kill()
 
     async def _spawn(self, run: RunId, live: _LiveRun) -> WorkerProcess:
         live.hears = False
-        live.worker = await WorkerProcess.spawn(self._folder(run))
+        with disk_errors():
+            live.worker = await WorkerProcess.spawn(self._folder(run))
         return live.worker
 
     async def _begin(self, run: RunId, live: _LiveRun, worker: WorkerProcess) -> None:
@@ -360,7 +373,7 @@ class Runs:
 
         await asyncio.to_thread(remove)  # deleting a file can take a millisecond
 
-    async def _finish(self, run: RunId, done: dict[str, Any]) -> None:
+    async def _finish(self, run: RunId, live: _LiveRun, done: dict[str, Any]) -> None:
         """The worker's last word, or its failure, becomes the run's state."""
         state = RunState(done["state"])
         reason = (
@@ -372,24 +385,36 @@ class Runs:
                 self._metrics.quorum_missed()
             if state is not RunState.COMPLETED:
                 self._metrics.round_ended(RoundOutcome.ABANDONED)
-            await self._write_state(run, state, reason)
+            try:
+                await self._become(run, live.asked, state, reason)
+            except DiskFullError as error:
+                log.error("the run's state is not stored: it goes on after a restart", run=run, code=error.code)
 
     async def _settle(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
-        """An operator ends or pauses the run."""
+        """An operator ends or pauses the run.
+
+        Raises:
+            DiskFullError: that could not be stored, and holds until the server is started again.
+        """
         live = self._live.pop(run, None)
         if live is not None:
             await self._end_worker(live)
-            await self._withdraw_all(live)
-        await self._write_state(run, state, reason)
+        await self._become(run, self._mailbox.asked_for(run), state, reason)
 
-    async def _write_state(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
-        await asyncio.to_thread(self._journal.set_state, run, state, _encode(reason) if reason else "")
-        if state.is_over:
-            await asyncio.to_thread(self._journal.forget_replies, run)
-            await self._remove_unneeded(self._needed.pop(run, set()))
-        self._update(run, state=state, reason=reason, phase="", sites=())
-        self._count_runs()
-        log.info("run " + state.value, run=run, reason=reason.code if reason else "")
+    async def _become(
+        self, run: RunId, asked: Iterable[MessageId], state: RunState, reason: QuorateError | None
+    ) -> None:
+        """Nobody works for the run any more; its state is stored, and known even if it could not be stored."""
+        try:
+            await self._mailbox.withdraw(asked)
+            await asyncio.to_thread(self._journal.set_state, run, state, _encode(reason) if reason else "")
+            if state.is_over:
+                await asyncio.to_thread(self._journal.forget_replies, run)
+                await self._remove_unneeded(self._needed.pop(run, set()))
+        finally:
+            self._update(run, state=state, reason=reason, phase="", sites=())
+            self._count_runs()
+            log.info("run " + state.value, run=run, reason=reason.code if reason else "")
 
     async def _end_worker(self, live: _LiveRun) -> None:
         if live.task is not None:
@@ -397,10 +422,6 @@ class Runs:
             await asyncio.gather(live.task, return_exceptions=True)
         if live.worker is not None:
             await live.worker.kill()
-
-    async def _withdraw_all(self, live: _LiveRun) -> None:
-        asked, live.asked = live.asked, set()
-        await self._mailbox.withdraw(asked)
 
     # --- presence ---
 

@@ -124,6 +124,8 @@ async def test_a_reply_that_came_too_late_is_let_go(
 ) -> None:
     server.services.wanted = set()
     visit.instruct(instruct(server.services, 1))
+    while (entry := site.daemon.journal.find(instruct(server.services, 1).message_id)) is None or not entry.is_settled:
+        await visit.next("heartbeat")
     visit.instruct(instruct(server.services, 2))
 
     assert reply_from_proto(await visit.next("reply")).message_id == instruct(server.services, 2).message_id

@@ -208,7 +208,7 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         good = Reply(train.message_id, body=good.body, blobs=(blob,))
         for _ in range(2):
             east.reply(good)
-            assert east.next("ack").message_id == train.message_id
+            assert east.next("ack").message_ids == [train.message_id]
         assert east.asked(Phase.EVALUATE, 2)
         east.say(goodbye=rounds_pb2.Goodbye())
     view = consortium.await_end(run)

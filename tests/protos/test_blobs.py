@@ -94,7 +94,15 @@ def test_cutting_does_not_depend_on_how_the_content_comes(size: int) -> None:
         (blob_id(b"content"), 0, b"content"),
         (blob_id(bytes(INLINE_BYTES + 1)), INLINE_BYTES + 1, bytes(INLINE_BYTES + 1)),
     ],
-    ids=["short name", "negative", "too large", "other content", "longer than it is", "shorter than it is", "not small"],
+    ids=[
+        "short name",
+        "negative",
+        "too large",
+        "other content",
+        "longer than it is",
+        "shorter than it is",
+        "not small",
+    ],
 )
 def test_a_reference_that_lies_is_refused(name: bytes, size: int, inline: bytes | None) -> None:
     with pytest.raises(FrameError):
@@ -110,7 +118,7 @@ def test_what_arrives_whole_is_what_was_sent(spool: Spool, size: int) -> None:
     blob = arrive(spool, content)
     assert spool.has(blob)
     assert spool.content(blob) == content
-    assert [frame for frame in spool.read(blob)] == frames_of(content)
+    assert list(spool.read(blob)) == frames_of(content)
     assert names_in(spool) == {blob.id.hex(), f"{blob.id.hex()}.frames"}
 
 

@@ -31,7 +31,10 @@ ID = MessageId(bytes(32))
 def test_the_name_of_an_instruction_never_changes() -> None:
     name = message_id(RUN, 7, Phase.TRAIN, 0, SITE)
     assert name.hex() == "d255759474b0ff7d533f193efc11eb23538b097ac7d7280acded3480b80a4a80"
-    assert message_id(RUN, 0, Phase.GUEST, 3, SITE, b"salt").hex() == "e56c958fde2b05ee681d98ec9c126903977b499ab748b8b63f983f1d6fe43909"
+    assert (
+        message_id(RUN, 0, Phase.GUEST, 3, SITE, b"salt").hex()
+        == "e56c958fde2b05ee681d98ec9c126903977b499ab748b8b63f983f1d6fe43909"
+    )
 
 
 def test_whatever_differs_makes_another_name() -> None:

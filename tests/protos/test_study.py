@@ -124,7 +124,7 @@ def test_what_is_no_toml_file_is_refused_with_its_name(tmp_path: Path, content: 
     path = tmp_path / "study.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(StudyError, match="study.toml"):
+    with pytest.raises(StudyError, match=r"study\.toml"):
         StudyFile.read(path)
 
 
@@ -147,7 +147,15 @@ def test_a_schema_file_beside_the_study_becomes_part_of_it(tmp_path: Path) -> No
         ("learning_rate = 0.05", "learning_rate = inf", "parameters"),
         ("learning_rate = 0.05", "learning_rate = 9007199254740993", "parameters"),
     ],
-    ids=["unknown site", "quorum > sites", "site twice", "guest task alone", "guest app alone", "infinite", "too exact"],
+    ids=[
+        "unknown site",
+        "quorum > sites",
+        "site twice",
+        "guest task alone",
+        "guest app alone",
+        "infinite",
+        "too exact",
+    ],
 )
 def test_what_cannot_be_agreed_on_is_refused_before_it_is_published(
     tmp_path: Path, old: str, new: str, named: str

@@ -30,7 +30,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         del sys.modules[name]
 
 
-PACKAGE = {"hospital_task/__init__.py": "", "hospital_task/app.py": "app = 1\n", "hospital_task/deep/more.py": "x = 1\n"}
+PACKAGE = {
+    "hospital_task/__init__.py": "",
+    "hospital_task/app.py": "app = 1\n",
+    "hospital_task/deep/more.py": "x = 1\n",
+}
 NAME = "flower:hospital_task.app:app"
 
 

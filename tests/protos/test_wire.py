@@ -69,5 +69,5 @@ def test_any_other_failure_is_a_transport_error_and_never_passes_for_a_refusal()
 def test_the_bytes_of_a_refusal_never_change() -> None:
     detail = detail_of(QuorumMissingError("Too few sites", expected="3", got="2", action="Resume"))
     assert detail.SerializeToString(deterministic=True) == (
-        b"\n\x0equorum_missing\x12\rToo few sites\x1a\x013\"\x012*\x06Resume"
+        b'\n\x0equorum_missing\x12\rToo few sites\x1a\x013"\x012*\x06Resume'
     )

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import event
@@ -198,9 +197,7 @@ async def test_of_two_that_show_the_same_number_at_the_same_moment_one_wins(open
     if known:
         opened.journal.raise_session(EAST, 1)
     for number in range(2, 12):
-        won = await asyncio.gather(
-            *(asyncio.to_thread(opened.journal.raise_session, EAST, number) for _ in range(4))
-        )
+        won = await asyncio.gather(*(asyncio.to_thread(opened.journal.raise_session, EAST, number) for _ in range(4)))
         assert sorted(won) == [False, False, False, True]
 
 

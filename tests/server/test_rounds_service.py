@@ -223,9 +223,8 @@ async def test_a_site_says_hello_gets_its_work_replies_and_is_acknowledged(serve
     fresh = server.ask(EAST, 2)
     event = await stream.hear()
     assert instruction_from_proto(event.instruction).message_id == fresh
-    await stream.say(started=rounds_pb2.Started(message_id=fresh))
     await stream.say(reply=reply_to_proto(Reply(fresh, body=b"work")))
-    assert (await stream.hear()).ack.message_id == fresh
+    assert (await stream.hear()).ack.message_ids == [fresh]
     assert server.taken == [(EAST, Reply(fresh, body=b"work"))]
     await stream.say(goodbye=rounds_pb2.Goodbye())
     with pytest.raises(EOFError):
@@ -370,7 +369,7 @@ async def test_a_reply_whose_upload_is_missing_is_refused_until_it_is_there(serv
     await east.open_upload(message)
     assert (await east.upload(FRAMES)).complete
     await stream.say(reply=reply_to_proto(reply))
-    assert (await stream.hear()).ack.message_id == message
+    assert (await stream.hear()).ack.message_ids == [message]
     assert server.taken == [(EAST, reply)]
 
 
@@ -393,7 +392,7 @@ async def test_a_reply_that_was_just_sent_counts_although_the_line_breaks(server
     await server.until(lambda: server.taken)
     again = await east.connect(2)
     await again.say(reply=reply_to_proto(Reply(message, body=b"work")))
-    assert (await again.hear()).ack.message_id == message
+    assert (await again.hear()).ack.message_ids == [message]
     assert len(server.taken) == 1
 
 
@@ -559,7 +558,7 @@ async def test_no_more_uploads_than_slots_are_taken_at_once(tmp_path: Path) -> N
                 await call.write(rounds_pb2.UploadFrame(frame=frame_to_proto(frame)))
             await call.done_writing()
         async with asyncio.timeout(WAIT_S):
-            assert all((await asyncio.gather(*calls)))
+            assert all(await asyncio.gather(*calls))
         assert arriving() == 0
         assert server.spool.content(UPDATE) == CONTENT
 

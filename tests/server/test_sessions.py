@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from quorate.errors import CertificateRevokedError, FrameError, IdentityClonedError, SupersededError
+from quorate.exchange import MessageId
 from quorate.identity import SiteName
 from quorate.v1 import rounds_pb2
 from quorate_server.database import open_database
@@ -18,6 +19,7 @@ from quorate_server.sessions import Session, Sessions
 from tests.server.study_kit import Time
 
 EAST, WEST = SiteName("east"), SiteName("west")
+FIRST, SECOND = MessageId(b"1" * 32), MessageId(b"2" * 32)
 SILENT_AFTER_S = 6.0
 
 
@@ -53,6 +55,25 @@ def said(session: Session) -> list[Any]:
     while not session.outgoing.empty():
         events.append(session.outgoing.get_nowait())
     return events
+
+
+async def test_acknowledgements_of_a_moment_travel_together(kit: Kit) -> None:
+    session = await kit.sessions.attach(EAST, 1, "0.1")
+    session.acknowledge(FIRST)
+    session.acknowledge(SECOND)
+    event = await session.outgoing.get()
+    assert event is not None
+    assert event.ack.message_ids == [FIRST, SECOND]
+    assert session.outgoing.empty()
+
+
+async def test_what_was_not_yet_acknowledged_is_when_the_session_ends(kit: Kit) -> None:
+    session = await kit.sessions.attach(EAST, 1, "0.1")
+    session.acknowledge(FIRST)
+    session.end()
+    ack, end = said(session)
+    assert ack.ack.message_ids == [FIRST]
+    assert end is None
 
 
 async def test_a_newer_connection_takes_over_and_the_older_one_is_told(kit: Kit) -> None:

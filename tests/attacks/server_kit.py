@@ -1,0 +1,167 @@
+"""A whole server on a loopback port, and sites whose side of the rounds service a test writes by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from quorate.blobs import Blob, BlobId, blob_id, cut
+from quorate.errors import QuorateError
+from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
+from quorate.identity import RunId, SiteName
+from quorate.messages import blob_to_proto, frame_to_proto, reply_to_proto
+from quorate.v1 import operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from quorate.wire import error_from_call
+from quorate_server.app import Server
+from quorate_server.ca import Authority, Issued
+from quorate_server.config import ServerConfig
+from quorate_server.founding import found
+from tests.server.door import CONSORTIUM, NAME_OVERRIDE, SiteKeys
+
+PATIENCE_S = 20.0
+RUN = RunId("malignancy-0a1b2c")
+NOW = time.time()
+
+
+class HandSite:
+    """A site's side of the rounds service, with a real certificate and without manners."""
+
+    def __init__(self, keys: SiteKeys, channel: grpc.aio.Channel) -> None:
+        self.keys = keys
+        self.name = keys.name
+        self.channel = channel
+        self.stub: Any = rounds_pb2_grpc.RoundsStub(channel)
+        self.call: Any = None
+
+    async def connect(self, session: int = 1, version: str = "by hand") -> Any:
+        """The first answer of the server: a welcome, or a refusal."""
+        self.call = self.stub.Connect(timeout=PATIENCE_S)
+        await self.say(hello=rounds_pb2.SiteHello(session=session, version=version))
+        return await self.call.read()
+
+    async def say(self, **event: Any) -> None:
+        await self.call.write(rounds_pb2.SiteEvent(**event))
+
+    async def reply(self, reply: Reply) -> None:
+        await self.say(reply=reply_to_proto(reply))
+
+    async def next(self, kind: str) -> Any:
+        """The next event of a kind; others are passed over."""
+        while True:
+            event = await self.call.read()
+            assert event is not grpc.aio.EOF, f"the stream ended before a {kind} came"
+            if event.WhichOneof("event") == kind:
+                return getattr(event, kind)
+
+    async def announce(self, message: MessageId, blob: Blob) -> Any:
+        request = rounds_pb2.OpenUploadRequest(message_id=message, blob=blob_to_proto(blob))
+        return await self.stub.OpenUpload(request, timeout=PATIENCE_S)
+
+    async def upload(self, message: MessageId, content: bytes) -> Blob:
+        """Announce and upload; the reference without inline content."""
+        blob = reference(content)
+        opened = await self.announce(message, blob)
+        if not opened.complete:
+            await self.stub.Upload(iter(frames_of(content)), timeout=PATIENCE_S)
+        return blob
+
+
+@dataclass
+class Consortium:
+    """A running server and what its sites need to connect."""
+
+    server: Server
+    config: ServerConfig
+    authority: Authority
+    port: int
+    channels: list[grpc.aio.Channel] = field(default_factory=list)
+
+    def enrol(self, name: str) -> tuple[SiteKeys, Issued]:
+        """A site that has joined, by the registry alone."""
+        keys = SiteKeys.make(name)
+        bootstrap = self.authority.issue_bootstrap(keys.name, NOW, 86_400)
+        registry = self.server.registry
+        registry.invite(keys.name, bootstrap.issued, 2**40, keep_keys=False)
+        issued = self.authority.issue_site(keys.name, keys.csr(), NOW, 30)
+        return keys, registry.redeem(bootstrap.issued.serial, keys.member, keys.tls_digest(), issued)
+
+    def site(self, name: str) -> HandSite:
+        keys, issued = self.enrol(name)
+        return HandSite(keys, self.channel(issued.pem, keys.key_pem()))
+
+    def operator(self) -> Any:
+        made = self.authority.issue_operator("mallory", NOW)
+        self.server.registry.record_certificate(made.issued)
+        return operator_pb2_grpc.OperatorStub(self.channel(made.issued.pem, made.key_pem))  # type: ignore[no-untyped-call]
+
+    def channel(self, certificate_pem: bytes, key_pem: bytes) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(self.authority.ca_pem, key_pem, certificate_pem)
+        channel = grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=NAME_OVERRIDE)
+        self.channels.append(channel)
+        return channel
+
+    def ask(
+        self,
+        site: SiteName,
+        phase: Phase = Phase.TRAIN,
+        number: int = 1,
+        taken: list[Reply] | None = None,
+        **limits: Any,
+    ) -> MessageId:
+        """An instruction as the server's daemon sends it for a run's worker."""
+        name = message_id(RUN, number, phase, 0, site)
+        instruction = Instruction(name, RUN, number, phase, 0, bytes(32), 60.0)
+        heard = [] if taken is None else taken
+        self.server.mailbox.send(site, instruction, frozenset(), lambda _, reply: heard.append(reply), **limits)
+        return name
+
+    def has(self, blob: Blob) -> bool:
+        return self.server.spool.has(blob)
+
+
+@asynccontextmanager
+async def open_consortium(folder: Path) -> AsyncIterator[Consortium]:
+    found(folder, consortium=CONSORTIUM, address="localhost:8443", listen="127.0.0.1:0", now=time.time())
+    with (folder / "server.toml").open("a") as file:
+        file.write('metrics_listen = ""\n')
+    config = ServerConfig.read(folder)
+    server = Server(config)
+    port = await server.start()
+    server.journal.create_run(RUN, bytes(32))
+    consortium = Consortium(server, config, Authority.load(config.ca_dir, CONSORTIUM), port)
+    try:
+        yield consortium
+    finally:
+        for channel in consortium.channels:
+            await channel.close()
+        await server.stop()
+
+
+def reference(content: bytes) -> Blob:
+    return Blob(blob_id(content), len(content))
+
+
+def frames_of(content: bytes, name: BlobId | None = None) -> Sequence[rounds_pb2.UploadFrame]:
+    return [
+        rounds_pb2.UploadFrame(
+            blob_id=b"" if frame.index else (name or blob_id(content)), frame=frame_to_proto(frame)
+        )
+        for frame in cut([content])
+    ]
+
+
+async def refusal(call: Any) -> QuorateError:
+    """With what a call is refused."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await call
+    except grpc.aio.AioRpcError as failure:
+        return error_from_call(failure, "")
+    raise AssertionError("the call was not refused")
