@@ -22,6 +22,7 @@ SERVER_NAME = "quorate-server"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 # gRPC tells it in words only, as one more way of being unavailable.
+_SIGNS_OF_A_WRONG_CLOCK = ("certificate is not yet valid", "certificate has expired")
 _SIGNS_OF_ANOTHER_SERVER = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
@@ -82,6 +83,11 @@ def translated(address: str) -> Iterator[None]:
 def call_error(failure: FailedCall, address: str) -> QuorateError:
     """The refusal behind a failed call. A server that is not the pinned one is told apart from one that is down."""
     details = failure.details() or ""
+    if any(sign in details for sign in _SIGNS_OF_A_WRONG_CLOCK):
+        return ServerIdentityError(
+            f"By this machine's clock, the certificate of what answers at {address} is not valid now",
+            action="Set this machine's clock, for example with NTP; if it is right, tell the server's administrator",
+        )
     if any(sign in details for sign in _SIGNS_OF_ANOTHER_SERVER):
         return ServerIdentityError(
             f"What answers at {address} is not this consortium's server",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,12 @@ from pathlib import Path
 from quorate.blobs import Spool
 from quorate.errors import FrameError, StudyNotApprovedError, TaskTimeoutError, WorkWithdrawnError
 from quorate.exchange import Instruction, MessageId, Reply
-from quorate.identity import RunId
+from quorate.identity import RunId, is_run_id
 from quorate_client.agreement import Agreement
 from quorate_client.guest_run import GuestRun
 from quorate_client.head import Fetch
 from quorate_client.study_run import StudyRun
 from quorate_client.workers import TaskWorkers
-
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 class Engine:
@@ -122,6 +119,6 @@ class Engine:
         return StudyRun(instruction.run, folder, study, self._workers, self._spool, self._clock, self._randomness)
 
     def _folder(self, run: RunId) -> Path:
-        if not _RUN.fullmatch(run):
+        if not is_run_id(run):
             raise FrameError("The server names a run in a way that cannot be a folder's name")
         return self._runs / run

@@ -1,9 +1,9 @@
 """What the server asked and what this site answered, so that work is done at most once and a reply is never lost.
 
-An entry goes from started to replied to settled. The first two are on disk before the work begins and before a byte of
-the reply is sent; the last is written with whatever is written next, for if it is lost the reply is only sent once more.
-A reply stays after the server acknowledged it, because a power cut at the server may make it ask again; entries are
-forgotten two rounds later, or after some days. The blobs that an entry needs are kept with it and freed with it.
+An entry goes from started to replied to settled. The first two are on disk before the work begins, and before a byte of
+the reply is sent; the last waits for what is written next: if it is lost, the reply is only sent once more. A reply
+stays after the server acknowledged it, because a power cut at the server may make it ask again; entries are forgotten
+two rounds later, or after some days. The blobs that an entry needs are kept with it and freed with it.
 """
 
 from __future__ import annotations

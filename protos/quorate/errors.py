@@ -9,6 +9,7 @@ Foreign exceptions are translated at the doors (``raise ... from``); how an erro
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 GrpcStatus = Literal[
@@ -361,6 +362,11 @@ class RunWorkerError(RoundError):
     """The process that drives a run died or raised."""
 
     code = "run_worker_failed"
+
+
+def is_code(text: str) -> bool:
+    """Whether a text has the form of a code, of whatever version."""
+    return re.fullmatch(r"[a-z0-9_]{1,64}", text) is not None
 
 
 def error_classes() -> dict[str, type[QuorateError]]:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import NewType
 
 from quorate.blobs import Blob
-from quorate.errors import FrameError
+from quorate.errors import FrameError, is_code
 from quorate.identity import RunId, SiteName
 
 MessageId = NewType("MessageId", bytes)
@@ -74,8 +74,11 @@ class Reply:
     working_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.message_id) != 32 or len(self.code) > 64 or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
+        if len(self.message_id) != 32 or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
             raise FrameError("A reply is malformed")
+        # A code is stored, shown on terminals and in reports, and may come from a hostile site.
+        if self.code and not is_code(self.code):
+            raise FrameError("The code of a reply is malformed", expected="lower-case letters, digits and underscores")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ SiteName = NewType("SiteName", str)
 RunId = NewType("RunId", str)
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _SEALING_PROOF_CONTEXT = b"quorate/sealing-key/v1\x00"
 
 
@@ -35,6 +36,11 @@ def parse_name(text: str, what: str = "site") -> SiteName:
             action=f"Choose another name, for example {'north-hospital' if what == 'site' else 'my-' + what}",
         )
     return SiteName(text)
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text can name a run. On both sides it also names a folder or a file, whoever made it up."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 class Role(StrEnum):

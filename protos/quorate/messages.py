@@ -5,6 +5,7 @@ Reading is strict: bytes that do not parse, or parse into something impossible, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 from quorate.blobs import Blob, BlobId, Frame
 from quorate.errors import FrameError
 from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution, StudyWork, SumRef
-from quorate.identity import Member, RunId, SiteName
+from quorate.identity import Member, RunId, SiteName, is_run_id
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2
 from quorate.wire import detail_of, error_of
@@ -72,6 +73,8 @@ def instruction_from_proto(proto: rounds_pb2.Instruction) -> Instruction:
         phase = Phase(proto.phase)
     except ValueError as error:
         raise FrameError("The server asks for a phase that this version does not know", got=proto.phase[:40]) from error
+    if not is_run_id(proto.run) or not 0 <= proto.deadline_s < math.inf:
+        raise FrameError("An instruction names no possible run, or no possible deadline")
     return Instruction(
         message_id=MessageId(proto.message_id),
         run=RunId(proto.run),
@@ -210,6 +213,8 @@ def run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
 
 
 def _run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
+    if not is_run_id(proto.run):  # files are named by it
+        raise ValueError
     return RunView(
         run=RunId(proto.run),
         study=proto.study,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -43,16 +44,14 @@ def task_digest(name: str) -> str:
     """SHA-256 (hex) over the sorted (path, sha256) of the task's own package.
 
     The package is the folder that holds the task's module, or the module's file alone when it is not in a package.
-    Only source counts: ``*.py`` below the folder. Nothing of the task is executed but its parent packages' imports.
+    Only source counts: ``*.py`` below the folder. Nothing of the task is executed, nor of the packages around it: the
+    name may come from a study that nobody approved.
 
     Raises:
         TaskMissingError: no such task, or its module is not there.
     """
     module = task_reference(name).partition(":")[0]
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # of a parent package; ValueError where the text cannot be a module's name
-        spec = None
+    spec = _find(module)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise TaskMissingError(f"The task {name!r} names the module {module!r}, which is not installed here")
     origin = Path(spec.origin)
@@ -64,3 +63,18 @@ def task_digest(name: str) -> str:
         name_bytes = path.relative_to(root).as_posix().encode()
         digest.update(len(name_bytes).to_bytes(8, "big") + name_bytes + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _find(module: str) -> ModuleSpec | None:
+    """Where a module lies. Not ``find_spec`` of a dotted name: that imports the packages around it."""
+    outermost, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(outermost)
+        for depth in range(len(inner)):
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            name = ".".join((outermost, *inner[: depth + 1]))
+            spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    except (ImportError, ValueError):  # ValueError where the text cannot be a module's name
+        return None
+    return spec

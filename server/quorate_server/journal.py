@@ -1,7 +1,7 @@
 """What the server must remember of runs to go on after a crash: runs, replies, results, session numbers.
 
-A reply is written before it is acknowledged. Replies that arrive while a write is under way share the next one, so that
-two hundred sites cost a few commits, not two hundred.
+A reply is written before it is acknowledged. Nobody waits for that, so the replies of a moment share one write: two
+hundred sites cost a few commits, not two hundred.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from quorate.identity import RunId, SiteName
 from quorate.messages import reply_from_bytes, reply_to_bytes
 from quorate.runs import RunState
 from quorate_server.database import METADATA
+
+GATHER_S = 0.05
+"""How long a reply waits for others to be written with."""
 
 _RUNS = Table(
     "runs",
@@ -95,7 +98,7 @@ class _PendingReply:
     site: SiteName
     instruction: Instruction
     reply: Reply
-    written: asyncio.Future[Reply]
+    written: asyncio.Future[None]
 
 
 class Journal:
@@ -185,39 +188,42 @@ class Journal:
 
     # --- replies ---
 
-    async def record_reply(self, site: SiteName, instruction: Instruction, reply: Reply) -> Reply:
-        """Returns when a reply to this instruction is in the database, with that reply: the first one stays."""
-        written: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    def record_reply(self, site: SiteName, instruction: Instruction, reply: Reply) -> asyncio.Future[None]:
+        """Done when a reply to this instruction is in the database; the first one stays."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append(_PendingReply(site, instruction, reply, written))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._drain())
-        return await written
+        return written
+
+    async def written(self) -> None:
+        """Return when all replies that were recorded are in the database, or could not be written."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(GATHER_S)
         while self._pending:
             batch, self._pending = self._pending, []
             try:
-                stored = await loop.run_in_executor(self._writer, self._write_replies, batch)
+                await loop.run_in_executor(self._writer, self._write_replies, batch)
             except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
                 for item in batch:
                     if not item.written.done():  # done: its waiter's connection ended meanwhile
                         item.written.set_exception(error)
             else:
-                for item, reply in zip(batch, stored, strict=True):
+                for item in batch:
                     if not item.written.done():
-                        item.written.set_result(reply)
+                        item.written.set_result(None)
 
-    def _write_replies(self, batch: list[_PendingReply]) -> list[Reply]:
-        """What is stored under each name: the reply itself, or an earlier one of the same name. One round trip each."""
-        names = [item.reply.message_id for item in batch]
+    def _write_replies(self, batch: list[_PendingReply]) -> None:
+        fresh = {item.reply.message_id: item for item in reversed(batch)}
         with self._engine.begin() as db:
-            rows = db.execute(select(_REPLIES.c.message_id, _REPLIES.c.reply).where(_REPLIES.c.message_id.in_(names)))
-            stored = {MessageId(name): reply_from_bytes(data) for name, data in rows}
-            fresh = {item.reply.message_id: item for item in reversed(batch) if item.reply.message_id not in stored}
+            for name in db.scalars(select(_REPLIES.c.message_id).where(_REPLIES.c.message_id.in_(list(fresh)))):
+                del fresh[name]
             if fresh:
                 db.execute(insert(_REPLIES), [_row_of(item) for item in fresh.values()])
-        return [stored.get(name) or fresh[name].reply for name in names]
 
     def has_reply(self, site: SiteName, message: MessageId) -> bool:
         """Whether this site's reply to this message was written down, and its round is not forgotten yet."""

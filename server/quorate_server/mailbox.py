@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from quorate.blobs import Blob, BlobId, Spool
+from quorate.blobs import MAX_BLOB_BYTES, Blob, BlobId, Spool
 from quorate.errors import BlobMissingError, FrameError, MessageUnknownError, WorkWithdrawnError
 from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import RunId, SiteName
@@ -27,6 +27,7 @@ class _Outstanding:
     instruction: Instruction
     refers_to: frozenset[BlobId]
     taker: Taker
+    most_bytes: int
     announced: dict[BlobId, Blob] = field(default_factory=dict)
     uploaded: set[BlobId] = field(default_factory=set)
 
@@ -42,16 +43,29 @@ class Mailbox:
         self._journal = journal
         self._spool = spool
         self._outstanding: dict[MessageId, _Outstanding] = {}
-        self._taking: set[MessageId] = set()
+        self.needed: list[Callable[[], Collection[BlobId]]] = []
+        """Asked, before an upload is removed, what the runs still need."""
+        self._writing: dict[tuple[SiteName, MessageId], asyncio.Future[None]] = {}
 
     # --- for runs ---
 
-    def send(self, site: SiteName, instruction: Instruction, refers_to: frozenset[BlobId], taker: Taker) -> None:
-        """Ask a site; ``taker`` gets the reply once it is durable. ``refers_to`` is what the site may download for it.
+    def send(
+        self,
+        site: SiteName,
+        instruction: Instruction,
+        refers_to: frozenset[BlobId],
+        taker: Taker,
+        most_bytes: int = MAX_BLOB_BYTES,
+    ) -> None:
+        """Ask a site; ``taker`` gets the reply.
 
         The same instruction again (its run's worker was started again) goes on where it was.
+
+        Args:
+            refers_to: What the site may download for it.
+            most_bytes: What it may upload for it, in all.
         """
-        entry = _Outstanding(site, instruction, refers_to, taker)
+        entry = _Outstanding(site, instruction, refers_to, taker, most_bytes)
         known = self._outstanding.get(instruction.message_id)
         if known is not None:
             entry.announced.update(known.announced)
@@ -75,12 +89,7 @@ class Mailbox:
             session = self._sessions.session(entry.site)
             if session is not None:
                 session.send(rounds_pb2.ServerEvent(withdraw=rounds_pb2.Withdraw(message_id=message)))
-            if message not in self._taking:
-                # Announcing is not owning: a site may name a sum that others still need.
-                for blob in entry.uploaded:
-                    self._spool.remove(blob)
-                for blob in entry.announced:
-                    self._spool.abandon(blob, entry.site)
+            self._discard_uploads(entry)
             refusal = Reply(message, WorkWithdrawnError.code)
             written.append(self._journal.record_reply(entry.site, entry.instruction, refusal))
         await asyncio.gather(*written)
@@ -98,12 +107,16 @@ class Mailbox:
         """The site is about to upload a blob for its reply to this message.
 
         Raises:
-            MessageUnknownError: this site owes no such reply. FrameError: more blobs than a reply may have.
+            MessageUnknownError: this site owes no such reply. FrameError: more blobs or bytes than a reply may have.
         """
-        announced = self._owed(site, message).announced
-        if blob.id not in announced and len(announced) >= MAX_UPLOADS:
-            raise FrameError("Too many uploads for one reply", expected=f"at most {MAX_UPLOADS}")
-        announced[blob.id] = blob
+        entry = self._owed(site, message)
+        announced = {**entry.announced, blob.id: blob}
+        if len(announced) > MAX_UPLOADS or sum(each.size for each in announced.values()) > entry.most_bytes:
+            raise FrameError(
+                "The uploads for one reply are too many or too large",
+                expected=f"at most {MAX_UPLOADS}, of {entry.most_bytes} bytes together",
+            )
+        entry.announced[blob.id] = blob
 
     def announced(self, site: SiteName, blob: BlobId) -> tuple[MessageId, Blob]:
         """What an upload that now begins was announced as. Raises MessageUnknownError."""
@@ -118,7 +131,7 @@ class Mailbox:
         try:
             self._owed(site, message).uploaded.add(blob)
         except MessageUnknownError:
-            self._spool.remove(blob)
+            self._remove({blob})
             raise
 
     def check_download(self, site: SiteName, blob: BlobId) -> Blob:
@@ -134,34 +147,46 @@ class Mailbox:
                     return Blob(blob, path.stat().st_size)
         raise BlobMissingError("The bulk data that was asked for is not (or no longer) part of this site's work")
 
-    async def take(self, site: SiteName, reply: Reply) -> bool:
-        """Take a reply: check, write down, hand on. True when it may be acknowledged.
+    def take(self, site: SiteName, reply: Reply) -> asyncio.Future[None]:
+        """Take a reply: check it, hand it on, write it down. Done when it may be acknowledged.
 
-        A reply that is already written down is acknowledged and not handed on again.
+        It is handed on before it is written: a server that dies in between never acknowledged it, so the site brings
+        it again. One that came before is acknowledged and not handed on.
 
         Raises:
             MessageUnknownError: this site owes no such reply. BlobMissingError: an upload is missing.
         """
-        if reply.message_id not in self._outstanding and self._journal.has_reply(site, reply.message_id):
-            return True
-        entry = self._owed(site, reply.message_id)
-        if reply.message_id in self._taking:
-            return False
+        name = site, reply.message_id
+        if reply.message_id not in self._outstanding:
+            if name in self._writing:
+                return self._writing[name]
+            if self._journal.has_reply(*name):
+                known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                known.set_result(None)
+                return known
+        entry = self._owed(*name)
         for blob in reply.blobs:
             if blob.inline is None and not self._spool.has(blob):
                 raise BlobMissingError(
                     "A reply refers to bulk data that was not uploaded", action="The daemon uploads it again by itself"
                 )
-        self._taking.add(reply.message_id)
-        try:
-            # The stored reply is handed on: another one may have been written before its connection ended.
-            stored = await self._journal.record_reply(site, entry.instruction, reply)
-        finally:
-            self._taking.discard(reply.message_id)
-        current = self._outstanding.pop(reply.message_id, None)
-        if current is not None:
-            current.taker(site, stored)
-        return True
+        del self._outstanding[reply.message_id]
+        entry.taker(site, reply)
+        self._discard_uploads(entry, kept={blob.id for blob in reply.blobs})
+        self._writing[name] = written = self._journal.record_reply(site, entry.instruction, reply)
+        written.add_done_callback(lambda _: self._writing.pop(name))
+        return written
+
+    def _discard_uploads(self, entry: _Outstanding, kept: Collection[BlobId] = ()) -> None:
+        """What was uploaded for an instruction that is over, whole or in part, is removed."""
+        self._remove(entry.uploaded.difference(kept))
+        for blob in entry.announced:
+            self._spool.abandon(blob, entry.site)
+
+    def _remove(self, uploaded: set[BlobId]) -> None:
+        """Uploading is not owning: a site may bring what another one answered with, or what is committed."""
+        for blob in uploaded.difference(*(needed() for needed in self.needed)) if uploaded else ():
+            self._spool.remove(blob)
 
     def _owed(self, site: SiteName, message: MessageId) -> _Outstanding:
         entry = self._outstanding.get(message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from weakref import WeakValueDictionary
 
 import grpc
@@ -38,6 +39,11 @@ log = structlog.get_logger()
 
 FRAMES_PER_THREAD_HOP = 4
 UPLOAD_IDLE_S = 30.0
+UPLOADS_OF_A_SITE = 2
+"""At a time. One that uploads as slowly as it may must not hold all slots."""
+HELLO_S = 10.0
+UNREAD_S = 60.0
+"""A site that does not take a message for so long is gone, whatever its heartbeats say."""
 
 
 class RoundsService(rounds_pb2_grpc.RoundsServicer):
@@ -55,6 +61,8 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         spool: Spool,
         metrics: ServerMetrics,
         upload_idle_s: float = UPLOAD_IDLE_S,
+        unread_s: float = UNREAD_S,
+        hello_s: float = HELLO_S,
     ) -> None:
         self._consortium = consortium
         self._heartbeat_s = heartbeat_s
@@ -64,7 +72,10 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         self._spool = spool
         self._metrics = metrics
         self._upload_slots = asyncio.Semaphore(upload_slots)
+        self._slots_of_sites: WeakValueDictionary[SiteName, asyncio.Semaphore] = WeakValueDictionary()
         self._upload_idle_s = upload_idle_s
+        self._unread_s = unread_s
+        self._hello_s = hello_s
         # A site that comes back may be faster than the news of its lost connection: one writer at a time.
         self._writers: WeakValueDictionary[tuple[SiteName, BlobId], asyncio.Lock] = WeakValueDictionary()
 
@@ -77,7 +88,11 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
     ) -> None:
         who = caller()
         site = SiteName(who.subject.name)
-        first = await anext(aiter(requests), None)
+        try:
+            async with asyncio.timeout(self._hello_s):
+                first = await anext(aiter(requests), None)
+        except TimeoutError as error:
+            raise FrameError("A connection was opened and nothing said on it") from error
         if first is None or first.WhichOneof("event") != "hello":
             raise FrameError("A connection must begin with the site's hello")
         session = await self._sessions.attach(site, first.hello.session, first.hello.version)
@@ -92,9 +107,12 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             for instruction in self._mailbox.owed_by(site):
                 session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
             while (event := await session.outgoing.get()) is not None:
-                await context.write(event)
+                async with asyncio.timeout(self._unread_s):
+                    await context.write(event)
             if reader.done():
                 reader.result()  # what nobody foresaw is logged at the door
+        except TimeoutError as error:
+            raise TransportError("The site does not read what it is sent") from error
         finally:
             beats.cancel()
             reader.cancel()
@@ -111,7 +129,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         await asyncio.to_thread(self._registry.check_certificate, who.subject, who.serial)
                         self._sessions.heard(session, paused=event.heartbeat.paused)
                     case "reply":
-                        await self._take(session, event.reply)
+                        self._take(session, event.reply)
                     case "goodbye":
                         break
                     case _:
@@ -128,10 +146,10 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         finally:
             session.end()
 
-    async def _take(self, session: Session, proto: rounds_pb2.Reply) -> None:
+    def _take(self, session: Session, proto: rounds_pb2.Reply) -> None:
         reply = reply_from_proto(proto)
         try:
-            taken = await self._mailbox.take(session.site, reply)
+            written = self._mailbox.take(session.site, reply)
         except QuorateError as error:
             self._metrics.update_refused(error.code)
             log.warning("reply not taken", site=session.site, code=error.code)
@@ -140,9 +158,8 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                     refused_reply=rounds_pb2.RefusedReply(message_id=reply.message_id, reason=detail_of(error))
                 )
             )
-            return
-        if taken:
-            session.acknowledge(reply.message_id)
+        else:
+            written.add_done_callback(partial(_acknowledge, session, reply.message_id))
 
     async def _beat(self, session: Session) -> None:
         sequence = 0
@@ -180,7 +197,8 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             raise FrameError("An upload holds no frame")
         message, blob = self._mailbox.announced(site, BlobId(first.blob_id))
         # Not reading is the back-pressure: the transport's window of a waiting stream fills up and stays full.
-        async with self._writing(site, blob.id), self._upload_slots:
+        of_site = self._slots_of_sites.setdefault(site, asyncio.Semaphore(UPLOADS_OF_A_SITE))
+        async with self._writing(site, blob.id), of_site, self._upload_slots:
             is_new = not self._spool.has(blob)
             writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob, site))
             try:
@@ -270,3 +288,14 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         self._registry.record_answer(request.digest, site, request.answer, request.signature)
         log.info("study answered", site=site, answer=request.answer, study=request.digest.hex()[:12])
         return rounds_pb2.AnswerStudyReply()
+
+
+def _acknowledge(session: Session, message: MessageId, written: asyncio.Future[None]) -> None:
+    """A reply that could not be written is not acknowledged: its site keeps it and brings it again."""
+    if written.cancelled():
+        return
+    error = written.exception()
+    if error is None:
+        session.acknowledge(message)
+    else:
+        log.error("reply not written", site=session.site, exc_info=error)

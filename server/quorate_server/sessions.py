@@ -20,6 +20,9 @@ from quorate.wire import detail_of
 from quorate_server.journal import Journal
 
 MAX_SESSION = 2**63 - 1
+MAX_VERSION_CHARACTERS = 40
+MAX_WAITING = 1000
+"""Events that wait for a site: a thousand heartbeats are half an hour."""
 ACK_DELAY_S = 0.1
 """Nobody waits for an acknowledgement, and a message costs more than what is in it: those of a moment go together."""
 
@@ -53,8 +56,14 @@ class Session:
             self._acks = []
 
     def send(self, event: rounds_pb2.ServerEvent) -> None:
-        if not self.ended:
-            self.outgoing.put_nowait(event)
+        if self.ended:
+            return
+        if self.outgoing.qsize() >= MAX_WAITING:
+            # One that asks for answers and does not read them would fill the memory. What waits goes out, then it ends.
+            self.ended = True
+            self.outgoing.put_nowait(None)
+            return
+        self.outgoing.put_nowait(event)
 
     def end(self, error: QuorateError | None = None) -> None:
         """Let the stream end, with the reason why."""
@@ -97,8 +106,10 @@ class Sessions:
 
         Raises:
             IdentityClonedError: the number is not higher than the last one: somebody else uses this identity.
-            SupersededError: a newer connection was faster. FrameError: not a session number.
+            SupersededError: a newer connection was faster. FrameError: not a session number, or not a version.
         """
+        if len(version) > MAX_VERSION_CHARACTERS or not version.isprintable():
+            raise FrameError("The site's version is malformed", expected=f"at most {MAX_VERSION_CHARACTERS} characters")
         if not 0 < number <= MAX_SESSION:
             raise FrameError("A session number is out of range", expected=f"1 to {MAX_SESSION}")
         if not await asyncio.to_thread(self._journal.raise_session, site, number):

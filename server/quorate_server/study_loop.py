@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 STATUS_EVERY_S = 0.1
 
-Claim = TypeVar("Claim", bytes, tuple[int, int])
+Claim = TypeVar("Claim", bytes, tuple[int, int], tuple[bytes, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +254,12 @@ class StudyLoop:
             if not contribution.model_digest:
                 raise ContributionError("A site does not say which model it evaluated")
             ClassificationTally.decode(contribution.extras)
-            if any(len(answer.extras) != len(contribution.extras) for answer in answers.values()):
-                raise ContributionError("A site evaluated for another number of classes")
             answers[site] = contribution
 
         done = self._open_phase(Phase.EVALUATE, round_number, self._work(), take)
-        digest, agreeing = self._agreement({site: answer.model_digest for site, answer in answers.items()}, done)
+        # The number of counts tells that of classes. Whoever answers first does not decide it for the others.
+        claims = {site: (answer.model_digest, len(answer.extras)) for site, answer in answers.items()}
+        (digest, _), agreeing = self._agreement(claims, done)
         result = result_from_json(self._progress.open_result or {})
         diverged = {str(site): code for site, code in done.left_out.items()}
         result = RoundResult(

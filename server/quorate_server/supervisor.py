@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from quorate.blobs import BlobId, Spool, disk_errors
+from quorate.blobs import MAX_BLOB_BYTES, BlobId, Spool, disk_errors
 from quorate.errors import (
     DiskFullError,
     InputError,
@@ -29,7 +29,7 @@ from quorate.errors import (
     StudyError,
     WrongStateError,
 )
-from quorate.exchange import Instruction, MessageId, Reply
+from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
@@ -52,6 +52,10 @@ log = structlog.get_logger()
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 KEEP_INCOMPLETE_S = 24 * 3600.0
 WATCH_EVERY_S = 0.05
+REPLY_BYTES = 64 * 1024 * 1024
+REPLY_BYTES_PER_PARAMETER = 16
+"""What a site may upload for one reply in a study: a checkpoint holds a model three times, a released one may be in
+double precision, and bring names and notes."""
 
 
 @dataclass(slots=True)
@@ -59,12 +63,21 @@ class _LiveRun:
     """What the daemon holds of a run while its worker lives. ``hears``: the worker has got its order."""
 
     study: Study
+    digest: bytes
     task: asyncio.Task[None] | None = None
     worker: WorkerProcess | None = None
     hears: bool = False
     asked: set[MessageId] = field(default_factory=set)
     answered: dict[MessageId, Reply] = field(default_factory=dict)
     deaths: int = 0
+    dimension: int = 0
+
+    @property
+    def most_reply_bytes(self) -> int:
+        """Only a study says how large a reply can be."""
+        if self.study.guest is not None:
+            return MAX_BLOB_BYTES
+        return REPLY_BYTES + REPLY_BYTES_PER_PARAMETER * self.dimension
 
     def tell(self, note: Note) -> None:
         """A worker that does not hear yet finds the same in what is stored."""
@@ -99,6 +112,7 @@ class Runs:
         self._needed: dict[RunId, set[BlobId]] = {}
         self._moving = asyncio.Lock()
         sessions.on_change.append(self._tell_presence)
+        mailbox.needed.append(self._in_use)
 
     async def recover(self) -> None:
         """At the server's start: know all runs, go on with those that were running, tidy the spool."""
@@ -107,8 +121,8 @@ class Runs:
             self._views[record.run] = self._view_of(record, study)
             if not record.state.is_over and record.progress:
                 self._needed[record.run] = StudyProgress.model_validate_json(record.progress).blobs()
-            if not record.state.is_over and study.guest is not None:
-                self._keep_for_guest(record.run, *self._journal.replies(record.run).values())
+            if not record.state.is_over:
+                self._keep(record.run, *self._journal.replies(record.run).values())
             if record.state is RunState.RUNNING:
                 log.info("run goes on after a restart", run=record.run)
                 self._launch(record.run, study)
@@ -223,7 +237,7 @@ class Runs:
     # --- a run's life ---
 
     def _launch(self, run: RunId, study: Study) -> None:
-        live = _LiveRun(study)
+        live = _LiveRun(study, study.digest())
         self._live[run] = live
         live.task = asyncio.create_task(self._supervise(run, live))
 
@@ -275,6 +289,8 @@ class Runs:
     async def _begin(self, run: RunId, live: _LiveRun, worker: WorkerProcess) -> None:
         record = next(r for r in await asyncio.to_thread(self._journal.runs) if r.run == run)
         live.answered |= await asyncio.to_thread(self._journal.replies, run)
+        if record.progress:
+            live.dimension = StudyProgress.model_validate_json(record.progress).dimension
         attempts = await asyncio.to_thread(self._journal.attempts, run)
         forgiven = await asyncio.to_thread(self._journal.forgiven, run)
         order = {
@@ -318,7 +334,9 @@ class Runs:
         """Ask a site, unless its reply is already here."""
         instruction = instruction_from_bytes(note.payload)
         site = SiteName(note.site)
-        if instruction.run != run or site not in live.study.site_names:
+        of_this_run = (instruction.run, instruction.study_digest) == (run, live.digest)
+        is_guest = instruction.phase is Phase.GUEST
+        if not of_this_run or is_guest != (live.study.guest is not None) or site not in live.study.site_names:
             raise RunWorkerError("The run's worker addressed what is not part of its run")
         known = live.answered.get(instruction.message_id)
         if known is not None:
@@ -326,28 +344,33 @@ class Runs:
             return
         live.asked.add(instruction.message_id)
         if live.study.guest is not None:
-            self._keep_for_guest(run, instruction)
+            self._keep(run, instruction)
 
         def take(site: SiteName, reply: Reply) -> None:
             live.asked.discard(reply.message_id)
             live.answered[reply.message_id] = reply
             if live.study.guest is not None:
-                self._keep_for_guest(run, reply)
+                self._keep(run, reply)
             if reply.code:
                 self._metrics.update_refused(reply.code)
             else:
                 self._metrics.update_received()
             live.tell(Note(Verb.REPLY, reply_to_bytes(reply), site))
 
-        self._mailbox.send(site, instruction, frozenset(blob.id for blob in instruction.blobs), take)
+        refers_to = frozenset(blob.id for blob in instruction.blobs)
+        self._mailbox.send(site, instruction, refers_to, take, live.most_reply_bytes)
 
     async def _commit(self, run: RunId, live: _LiveRun, step: dict[str, Any]) -> None:
         result = result_from_json(step["result"]) if step["result"] else None
         stored = (result.round_number, json.dumps(step["result"])) if result else None
+        # What is stored is read at the next start: it has to be readable.
+        progress = StudyProgress.model_validate_json(step["progress"])
+        obsolete = {BlobId(bytes.fromhex(name)) for name in step["obsolete"]}
         await asyncio.to_thread(self._journal.commit_progress, run, step["progress"], stored)
         live.deaths = 0
-        self._needed[run] = StudyProgress.model_validate_json(step["progress"]).blobs()
-        await self._remove_unneeded({BlobId(bytes.fromhex(name)) for name in step["obsolete"]})
+        live.dimension = progress.dimension
+        self._needed[run] = progress.blobs()
+        await self._remove(obsolete - self._in_use(besides=run))
         if result is not None:
             live.answered.clear()
             self._note_result(run, live.study, result)
@@ -356,19 +379,22 @@ class Runs:
         """The run could not use a reply that was taken."""
         if message in live.answered:
             self._metrics.update_refused(code)
+            await self._journal.written()
             await asyncio.to_thread(self._journal.refuse_reply, message, code)
 
-    def _keep_for_guest(self, run: RunId, *messages: Instruction | Reply) -> None:
-        """A guest app commits nothing: when it starts again it needs all that it was answered, until it is over."""
-        blobs = {blob.id for message in messages for blob in message.blobs if blob.inline is None}
-        self._needed.setdefault(run, set()).update(blobs)
+    def _keep(self, run: RunId, *messages: Instruction | Reply) -> None:
+        """What a run has to find when it goes on. A guest app commits nothing: it needs all that it was answered."""
+        self._needed.setdefault(run, set()).update(_bulk(messages))
 
-    async def _remove_unneeded(self, blobs: set[BlobId]) -> None:
-        """Blobs are named by content, so what is obsolete in one run can be needed in another."""
-        unneeded = blobs.difference(*self._needed.values())
+    def _in_use(self, besides: RunId | None = None) -> set[BlobId]:
+        """What was committed, or answered and is not committed yet; of one run only the former. Blobs are named by
+        content, so what one run or site is done with another one may need."""
+        answered = (_bulk(live.answered.values()) for run, live in self._live.items() if run != besides)
+        return set().union(*self._needed.values(), *answered)
 
+    async def _remove(self, blobs: set[BlobId]) -> None:
         def remove() -> None:
-            for blob in unneeded:
+            for blob in blobs:
                 self._spool.remove(blob)
 
         await asyncio.to_thread(remove)  # deleting a file can take a millisecond
@@ -406,11 +432,14 @@ class Runs:
     ) -> None:
         """Nobody works for the run any more; its state is stored, and known even if it could not be stored."""
         try:
+            await self._journal.written()
+            self._keep(run, *(await asyncio.to_thread(self._journal.replies, run)).values())
             await self._mailbox.withdraw(asked)
+            await self._journal.written()
             await asyncio.to_thread(self._journal.set_state, run, state, _encode(reason) if reason else "")
             if state.is_over:
                 await asyncio.to_thread(self._journal.forget_replies, run)
-                await self._remove_unneeded(self._needed.pop(run, set()))
+                await self._remove(self._needed.pop(run, set()) - self._in_use())
         finally:
             self._update(run, state=state, reason=reason, phase="", sites=())
             self._count_runs()
@@ -507,6 +536,10 @@ class Runs:
                 for reply in self._journal.replies(record.run).values():
                     kept |= {blob.id for blob in reply.blobs}
         self._spool.keep_only(kept, incomplete_since_unix_s=time.time() - KEEP_INCOMPLETE_S)
+
+
+def _bulk(messages: Iterable[Instruction | Reply]) -> set[BlobId]:
+    return {blob.id for message in messages for blob in message.blobs if blob.inline is None}
 
 
 def _encode(error: QuorateError) -> str:

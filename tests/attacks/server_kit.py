@@ -19,13 +19,18 @@ from quorate.identity import RunId, SiteName
 from quorate.messages import blob_to_proto, frame_to_proto, reply_to_proto
 from quorate.v1 import operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from quorate.wire import error_from_call
+from quorate_server.access import AccessGuard
 from quorate_server.app import Server
 from quorate_server.ca import Authority, Issued
 from quorate_server.config import ServerConfig
 from quorate_server.founding import found
+from quorate_server.rounds_service import RoundsService
+from quorate_server.server_identity import ServerIdentity
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, SiteKeys
 
 PATIENCE_S = 20.0
+SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
+"""How much a peer that does not read lets the other one send."""
 RUN = RunId("malignancy-0a1b2c")
 NOW = time.time()
 
@@ -103,7 +108,8 @@ class Consortium:
 
     def channel(self, certificate_pem: bytes, key_pem: bytes) -> grpc.aio.Channel:
         credentials = grpc.ssl_channel_credentials(self.authority.ca_pem, key_pem, certificate_pem)
-        channel = grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=NAME_OVERRIDE)
+        options = (*NAME_OVERRIDE, *SMALL_WINDOW)
+        channel = grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options)
         self.channels.append(channel)
         return channel
 
@@ -124,6 +130,33 @@ class Consortium:
 
     def has(self, blob: Blob) -> bool:
         return self.server.spool.has(blob)
+
+
+@asynccontextmanager
+async def impatient_door(consortium: Consortium) -> AsyncIterator[None]:
+    """Another door of the same server, with the same rounds behind it and less patience."""
+    server = consortium.server
+    door = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, server.registry)])
+    service = RoundsService(
+        consortium=CONSORTIUM,
+        heartbeat_s=60.0,
+        upload_slots=4,
+        sessions=server.sessions,
+        mailbox=server.mailbox,
+        registry=server.registry,
+        spool=server.spool,
+        metrics=server.metrics,
+        unread_s=0.3,
+        hello_s=0.3,
+    )
+    rounds_pb2_grpc.add_RoundsServicer_to_server(service, door)  # type: ignore[no-untyped-call]
+    identity = ServerIdentity(consortium.authority, "localhost", time.time)
+    consortium.port = door.add_secure_port("127.0.0.1:0", identity.server_credentials())
+    await door.start()
+    try:
+        yield
+    finally:
+        await door.stop(None)
 
 
 @asynccontextmanager
@@ -150,9 +183,7 @@ def reference(content: bytes) -> Blob:
 
 def frames_of(content: bytes, name: BlobId | None = None) -> Sequence[rounds_pb2.UploadFrame]:
     return [
-        rounds_pb2.UploadFrame(
-            blob_id=b"" if frame.index else (name or blob_id(content)), frame=frame_to_proto(frame)
-        )
+        rounds_pb2.UploadFrame(blob_id=b"" if frame.index else (name or blob_id(content)), frame=frame_to_proto(frame))
         for frame in cut([content])
     ]
 

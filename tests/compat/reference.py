@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ class InProcessGrid(Grid):
         self._contexts = {
             node: Context(RUN_ID, node, dict(config), RecordDict(), dict(run_config)) for node, config in nodes.items()
         }
+        self._names = itertools.count()
         self._replies: dict[str, Message] = {}
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, RUN_ID, 1
 
@@ -45,14 +47,17 @@ class InProcessGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         names = []
         for message in messages:
-            name = str(len(self._replies))
+            name = str(next(self._names))
             message.metadata.__dict__["_message_id"] = name
-            self._replies[name] = self._app(message, self._contexts[message.metadata.dst_node_id])
+            self._replies[name] = self.answer(message)
             names.append(name)
         return names
 
+    def answer(self, message: Message) -> Message:
+        return self._app(message, self._contexts[message.metadata.dst_node_id])
+
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies[name] for name in message_ids]
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         replies = self.pull_messages(self.push_messages(messages))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from quorate.blobs import Blob, blob_id
-from quorate.errors import QuorumMissingError
+from quorate.errors import BlobMissingError, QuorumMissingError
 from quorate.exchange import Instruction, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
@@ -18,6 +19,7 @@ from quorate.study import Study
 from quorate_client import flower as client
 from quorate_server import flower as server
 from quorate_server.flower import FlowerExchange
+from quorate_server.progress import StudyProgress
 from quorate_server.study_loop import Arrived, Presence
 from tests.compat.consortium_kit import SITES, Consortium
 from tests.compat.malignancy import STUDY, Outcome, assert_same, outcome
@@ -40,7 +42,7 @@ class SiteGrid(InProcessGrid):
 
 @pytest.fixture
 def study(prepared: Path) -> Study:
-    """Short of patience: who is not there at once is not waited for."""
+    """Short of patience: two are a quorum, and who is not there at once is not waited for."""
     study = Study.from_canonical((prepared / "study.json").read_bytes())
     return study.model_copy(update={"rounds": study.rounds.model_copy(update={"quorum": 2, "absent_grace_s": 0.0})})
 
@@ -72,23 +74,145 @@ def test_a_study_on_any_grid_gives_the_model_of_our_own_transport(
     assert_same(own_transport, outcome(prepared / "model.npz", tables))
 
 
-def test_a_run_without_a_quorum_ends_with_the_reason(prepared: Path) -> None:
-    class Refusing(SiteGrid):
+def test_a_run_without_a_quorum_ends_with_the_codes_and_no_text(prepared: Path) -> None:
+    class Failing(SiteGrid):
         """All nodes but one fail once they were introduced."""
 
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            return [
-                Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "text of an exception"), reply_to=self.asked[name])
-                for name in message_ids
-                if self.asked[name].metadata.dst_node_id != 10
-            ]
+        def answer(self, message: Message) -> Message:
+            if message.metadata.dst_node_id == 10 or "instruction" not in message.content.config_records["quorate"]:
+                return super().answer(message)
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "canary-4711"), reply_to=message)
 
-    grid = Refusing(prepared, NODES)
-    introduce = grid.send_and_receive
-    grid.send_and_receive = lambda messages, timeout=None: [  # type: ignore[method-assign]
-        grid.replies[name] for name in grid.push_messages(messages)
-    ]
-    assert introduce is not None
     with pytest.raises(QuorumMissingError, match="task_failed") as caught:
-        run(grid, prepared)
-    assert "text of an exception" not in str(caught.value)
+        run(Failing(prepared, NODES), prepared)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_site_whose_node_is_not_there_is_done_without(study: Study, prepared: Path) -> None:
+    (prepared / "study.json").write_bytes(study.canonical())
+    for name in SITES:
+        site = client.Site.read(prepared / "sites" / f"{name}.json")
+        agreement = replace(site.agreement, study=study, digest=study.digest())
+        client.Site(agreement, site.folder).write(prepared / "sites" / f"{name}.json")
+    run(SiteGrid(prepared, {30: "east", 20: "south"}), prepared)
+    assert (prepared / "model.npz").exists()
+
+
+# --- the exchange ---
+
+
+class Scripted(InProcessGrid):
+    """Nodes that say what they are told to. ``names`` is what each answers when it is asked who it is."""
+
+    def __init__(self, names: Mapping[int, str], reply: Callable[[Message], Message] | None = None) -> None:
+        super().__init__(client.app, {node: {} for node in names}, {})
+        self.names = names
+        self.reply = reply
+        self.asked: list[Message] = []
+
+    def answer(self, message: Message) -> Message:
+        self.asked.append(message)
+        if "who" in message.content.config_records["quorate"]:
+            content = ConfigRecord({"site": self.names[message.metadata.dst_node_id]})
+            return Message(RecordDict({"quorate": content}), reply_to=message)
+        assert self.reply is not None
+        return self.reply(message)
+
+
+def instruction(study: Study, site: str, blobs: tuple[Blob, ...] = ()) -> Instruction:
+    run_id = RunId("run")
+    name = message_id(run_id, 1, Phase.TRAIN, 0, SiteName(site))
+    return Instruction(name, run_id, 1, Phase.TRAIN, 0, study.digest(), 77.0, blobs=blobs)
+
+
+def test_nodes_are_known_by_what_they_answer(study: Study, tmp_path: Path) -> None:
+    """A stranger and a second node of the same name are left out, and so is who does not come in time."""
+    grid = Scripted({1: "north", 2: "stranger", 3: "", 4: "north", 5: "east"}, _echo)
+    exchange = FlowerExchange(grid, study, tmp_path)
+    presence = exchange.next_event(0.0)
+    assert isinstance(presence, Presence)
+    assert presence.gone_for_s.keys() == {"south"}
+    for site in SITES:
+        exchange.send(SiteName(site), instruction(study, site))
+    sent_to = [m.metadata.dst_node_id for m in grid.asked if "instruction" in m.content.config_records["quorate"]]
+    assert sent_to == [5, 1]
+
+
+def test_a_node_that_cannot_say_who_it_is_answers_with_an_empty_name(prepared: Path) -> None:
+    grid = InProcessGrid(client.app, {1: {client.SITE_KEY: str(prepared / "nowhere.json")}, 2: {}}, {})
+    who = [Message(RecordDict({"quorate": ConfigRecord({"who": True})}), node, "query") for node in (1, 2)]
+    assert [reply.content["quorate"]["site"] for reply in grid.send_and_receive(who)] == ["", ""]
+
+
+def test_bulk_data_travel_inside_messages_both_ways(study: Study, tmp_path: Path) -> None:
+    def reply(message: Message) -> Message:
+        (content,) = message.content.config_records["blobs"].values()
+        assert isinstance(content, bytes)
+        return _reply(message, (content[::-1],))
+
+    grid = Scripted(NODES, reply)
+    exchange = FlowerExchange(grid, study, tmp_path)
+    sent = exchange.put([b"abc", b"d" * 100_000])
+    exchange.next_event(0.0)
+    exchange.send(SiteName("north"), instruction(study, "north", (sent,)))
+    assert grid.asked[-1].metadata.ttl == 77.0
+    arrived = exchange.next_event(5.0)
+    assert isinstance(arrived, Arrived)
+    assert (arrived.site, arrived.reply.code) == ("north", "")
+    with exchange.open(arrived.reply.blobs[0]) as content:
+        assert content.read() == b"d" * 100_000 + b"cba"
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (lambda m: Message(Error(ErrorCode.NODE_UNAVAILABLE, "canary-4711"), reply_to=m), "task_failed"),
+        (lambda m: Message(RecordDict(), reply_to=m), "bad_frame"),
+        (lambda m: _reply(m, (b"data",), name=bytes(32)), "blob_mismatch"),
+        (lambda m: Message(RecordDict({"quorate": ConfigRecord({"reply": b"\xff"})}), reply_to=m), "bad_frame"),
+    ],
+)
+def test_what_a_node_should_not_say_is_a_refusal_with_a_code(
+    study: Study, tmp_path: Path, reply: Callable[[Message], Message], code: str
+) -> None:
+    exchange = FlowerExchange(Scripted(NODES, reply), study, tmp_path)
+    exchange.next_event(0.0)
+    exchange.send(SiteName("north"), instruction(study, "north"))
+    arrived = exchange.next_event(5.0)
+    assert isinstance(arrived, Arrived)
+    assert arrived.reply == Reply(instruction(study, "north").message_id, code)
+
+
+def test_what_was_withdrawn_is_not_looked_for_any_more(study: Study, tmp_path: Path) -> None:
+    exchange = FlowerExchange(Scripted(NODES, _echo), study, tmp_path)
+    exchange.next_event(0.0)
+    for site in ("north", "south"):
+        exchange.send(SiteName(site), instruction(study, site))
+    exchange.withdraw([instruction(study, "north").message_id])
+    arrived = exchange.next_event(5.0)
+    assert isinstance(arrived, Arrived)
+    assert arrived.site == "south"
+    assert exchange.next_event(0.0) is None
+
+
+def test_what_is_obsolete_is_forgotten(study: Study, tmp_path: Path) -> None:
+    exchange = FlowerExchange(Scripted(NODES), study, tmp_path)
+    blob = exchange.put([b"abc"])
+    exchange.commit(StudyProgress(), None, {blob.id})
+    with pytest.raises(BlobMissingError):
+        exchange.open(blob)
+
+
+def _echo(message: Message) -> Message:
+    return _reply(message, ())
+
+
+def _reply(message: Message, blobs: tuple[bytes, ...], name: bytes | None = None) -> Message:
+    """As our ClientApp answers, with this bulk data, under a false name if there is one."""
+    raw = message.content.config_records["quorate"]["instruction"]
+    assert isinstance(raw, bytes)
+    refs = tuple(Blob(blob_id(data), len(data)) for data in blobs)
+    reply = Reply(instruction_from_bytes(raw).message_id, blobs=refs)
+    content = ConfigRecord({(name or ref.id).hex(): data for ref, data in zip(refs, blobs, strict=True)})
+    record = RecordDict({"quorate": ConfigRecord({"reply": reply_to_bytes(reply)}), "blobs": content})
+    return Message(record, reply_to=message)

@@ -6,8 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from bench.flower_peer import StockFlower
 
+from bench.flower_peer import StockFlower
 from tests.compat.consortium_kit import SITES
 from tests.compat.malignancy import APP, Outcome, assert_same, outcome
 

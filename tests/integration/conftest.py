@@ -42,7 +42,7 @@ def found(template: Template, tmp_path: Path, request: pytest.FixtureRequest) ->
         for each in made:
             each.close()
         left = [child for child in psutil.Process().children(recursive=True) if child not in before]
-        gone, alive = psutil.wait_procs(left, LEAVE_S)
+        _, alive = psutil.wait_procs(left, LEAVE_S)
         described = [" ".join(child.cmdline()) for child in alive]
         for child in alive:
             child.kill()

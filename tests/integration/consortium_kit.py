@@ -7,42 +7,41 @@ own, for one test. What the sites train is ``slow_task/crash_test_task.py``. Eve
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import psutil
 
 from quorate.errors import ServerIdentityError, ServerUnreachableError
 from quorate.runs import RunState, RunView
 from quorate_operator.client import OperatorClient
 from quorate_operator.profile import Profile
+from tests.integration.processes import (
+    BIN,
+    PATIENCE_S,
+    Daemon,
+    command,
+    eventually,
+    free_port,
+    write_settings,
+)
 
-BIN = Path(sys.executable).parent
-TASK_FOLDER = Path(__file__).parent / "slow_task"
 NAME = "crash-test"
 RECORDS = {"east": 20, "north": 30, "west": 50}
 """The sites and how many records each has."""
 SITES = tuple(RECORDS)
+ALL = set(SITES)
+OTHERS = ALL - {"east"}
+"""East is the one that things happen to."""
 DIMENSION = 400_000
 UPDATE_BYTES = 4 * DIMENSION
 UPDATE_FRAMES = 7
-PATIENCE_S = 40.0
-COMMAND_S = 60.0
-STOP_S = 15.0
-
 HOLD = "hold"
 RAISE = "raise"
 ALLOCATE = "allocate"
@@ -69,114 +68,6 @@ range = [0.0, 1.0]
 
 AWAY = (ServerUnreachableError, ServerIdentityError)
 """No server answers, or another one in its place."""
-
-Value = TypeVar("Value")
-
-
-def environment() -> dict[str, str]:
-    """Of every process that is started here. Proxies of this machine have no business on its loopback."""
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    return kept | {
-        "PYTHONPATH": str(TASK_FOLDER),
-        "OMP_NUM_THREADS": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }
-
-
-def command(name: str, *arguments: str | Path) -> str:
-    """Run one of the three commands to its end. Returns what it printed."""
-    done = subprocess.run(
-        [str(BIN / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=COMMAND_S,
-        env=environment(),
-    )
-    assert done.returncode == 0, f"{name} {' '.join(map(str, arguments))}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def eventually(found: Callable[[], Value | None], what: str, within_s: float = PATIENCE_S) -> Value:
-    """What ``found`` gives once that is true."""
-    end = time.monotonic() + within_s
-    while True:
-        value = found()
-        if value:
-            return value
-        assert time.monotonic() < end, f"waited {within_s:g} s for {what}"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def write_settings(path: Path, settings: Mapping[str, str]) -> None:
-    """Set keys in a configuration file, which may not be there yet. Values are TOML."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
-    path.write_text("\n".join([*(f"{k} = {v}" for k, v in settings.items()), *kept]) + "\n", encoding="utf-8")
-
-
-class Daemon:
-    """One process beside us, in a session of its own, with its log."""
-
-    def __init__(self, log: Path, *line: str | Path) -> None:
-        self.log = log
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [str(word) for word in line],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(),
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
-    def runs(self) -> bool:
-        return self.process.poll() is None
-
-    def kill(self) -> None:
-        """As a power cut would: it learns nothing of it."""
-        self.process.kill()
-        self.process.wait(STOP_S)
-
-    def stop(self) -> int:
-        """Politely. Returns its exit code."""
-        if self.runs:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-        return self.process.wait(STOP_S)
-
-    def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def exit_code(self) -> int:
-        """Of a process that ends by itself."""
-        return self.process.wait(PATIENCE_S)
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.pid).children(recursive=True)
-
-    def end(self) -> None:
-        """Whatever state it is in."""
-        if self.runs:
-            try:
-                self.stop()
-            except subprocess.TimeoutExpired:
-                self.kill()
 
 
 class Site:
@@ -450,7 +341,8 @@ class Consortium:
         for site in self.sites.values():
             for result in view.results:
                 count = site.began(f"train-{result.round_number}")
-                assert count == 1 if site.name in result.contributed else count <= 1, f"{site.name} trained {count} times"
+                once = count == 1 if site.name in result.contributed else count <= 1
+                assert once, f"{site.name} trained {count} times in round {result.round_number}"
         self.require_shares(view)
         return view
 
@@ -479,78 +371,3 @@ def _answers(operator: OperatorClient) -> bool:
 def contributed(view: RunView) -> list[set[str]]:
     """Who is in each round."""
     return [set(result.contributed) for result in view.results]
-
-
-class Relay:
-    """A line between a site and the server that a test can make slow or cut. Traffic is not looked into."""
-
-    PIECE_BYTES = 16 * 1024
-
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._slow = threading.Event()
-        self._rate = 0.0
-        self._ends: list[socket.socket] = []
-        self._closed = threading.Event()
-        self.sent_bytes = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def slow_down(self, bytes_per_s: float) -> None:
-        """From the site to the server."""
-        self._rate = bytes_per_s
-
-    def full_speed(self) -> None:
-        self._rate = 0.0
-
-    def close(self) -> None:
-        self._closed.set()
-        self._listener.close()
-        for end in self._ends:
-            _hang_up(end)
-
-    def _accept(self) -> None:
-        while not self._closed.is_set():
-            try:
-                site, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                server = socket.create_connection(("127.0.0.1", self._target_port))
-            except OSError:
-                site.close()
-                continue
-            self._ends += [site, server]
-            threading.Thread(target=self._pump, args=(site, server, True), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, site, False), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, upwards: bool) -> None:
-        try:
-            while piece := source.recv(self.PIECE_BYTES):
-                if upwards and self._rate:
-                    self._closed.wait(len(piece) / self._rate)
-                sink.sendall(piece)
-                self.sent_bytes += len(piece) if upwards else 0
-        except OSError:
-            pass
-        finally:
-            _hang_up(source)
-            _hang_up(sink)
-
-
-def _hang_up(end: socket.socket) -> None:
-    try:
-        end.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
-    end.close()
-
-
-@contextmanager
-def relay(target_port: int) -> Iterator[Relay]:
-    line = Relay(target_port)
-    try:
-        yield line
-    finally:
-        line.close()

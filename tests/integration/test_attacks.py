@@ -35,22 +35,21 @@ from quorate.wire import error_from_call, error_of
 from quorate_server.access import METHODS
 from quorate_server.ca import Authority
 from tests.integration.consortium_kit import (
+    ALL,
     DIMENSION,
     HOLD,
     NAME,
-    PATIENCE_S,
+    OTHERS,
     RECORDS,
     SITES,
     UPDATE_FRAMES,
     Consortium,
     contributed,
-    eventually,
 )
+from tests.integration.processes import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
-ALL = set(SITES)
-OTHERS = {"north", "west"}
 REVOKED = 12
 NAME_OVERRIDE = (("grpc.ssl_target_name_override", "quorate-server"), ("grpc.enable_retries", 0))
 Found = Callable[..., Consortium]
@@ -198,14 +197,14 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
             weight=weight,
             extras=(RECORDS["east"], 0, 0),
         )
-        good = Reply(train.message_id, body=contribution_to_bytes(contribution), blobs=(Blob(foreign.id, foreign.size),))
-        east.reply(good)
+        body = contribution_to_bytes(contribution)
+        east.reply(Reply(train.message_id, body=body, blobs=(foreign,)))
         refusal = east.next("refused_reply")
         assert (refusal.message_id, error_of(refusal.reason).code) == (train.message_id, "blob_missing")
 
         assert east.announce(train.message_id, blob).next_frame == 3  # what was whole of the one that was broken off
         assert east.upload(blob, [*frames[:2], *frames[:2], *frames[1:], frames[0], frames[-1]]).complete
-        good = Reply(train.message_id, body=good.body, blobs=(blob,))
+        good = Reply(train.message_id, body=body, blobs=(blob,))
         for _ in range(2):
             east.reply(good)
             assert east.next("ack").message_ids == [train.message_id]
@@ -391,7 +390,7 @@ def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(con
     impostor = Impostor(consortium.port, folder)
     try:
         for name in SITES:
-            eventually(lambda name=name: "server_identity" in consortium.sites[name].log, f"{name} to refuse")  # type: ignore[misc]
+            eventually(lambda site=consortium.sites[name]: "server_identity" in site.log, f"{name} to refuse")
         assert impostor.visits >= len(SITES)
         assert impostor.heard == b""
         assert all(consortium.sites[name].running.runs for name in SITES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,24 +13,21 @@ import pytest
 
 from quorate.runs import RunState
 from tests.integration.consortium_kit import (
+    ALL,
     ALLOCATE,
     HOLD,
+    OTHERS,
     RAISE,
     SITES,
     UPDATE_BYTES,
     Consortium,
-    Daemon,
-    command,
     contributed,
-    eventually,
-    write_settings,
 )
+from tests.integration.processes import Daemon, eventually, write_settings
 from tests.integration.slow_task.crash_test_task import CANARY
 
 pytestmark = pytest.mark.integration
 
-ALL = set(SITES)
-OTHERS = {"north", "west"}
 MB = 1_000_000
 Found = Callable[..., Consortium]
 
@@ -53,8 +51,9 @@ def test_of_a_task_that_goes_wrong_only_the_code_leaves_the_site(found: Found, w
     assert dict(view.results[1].missing) == {"east": code}
     assert (CANARY in (east.folder / "log" / "tasks.log").read_text()) == (word == RAISE)
     consortium.running.stop()
-    told = [path for path in consortium.server_dir.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
-    assert told == []
+    files = [path for path in consortium.server_dir.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     assert CANARY not in consortium.running.log.read_text()
 
 
@@ -66,7 +65,7 @@ def test_a_round_in_which_nothing_was_done_is_not_counted(consortium: Consortium
     view = consortium.await_pause(run)
     assert view.reason is not None
     assert view.reason.code == "quorum_missing"
-    assert "east (task_failed)" in view.reason.got
+    assert "(task_failed)" in view.reason.got
     assert len(view.results) == 1
     assert not view.model_available
     for site in consortium.sites.values():
@@ -135,7 +134,7 @@ def on_a_small_disk(folder: Path, size_bytes: int) -> tuple[str, ...]:
         [*NAMESPACES, "mount", "-t", "tmpfs", "none", folder], capture_output=True, text=True, check=False
     )
     if probe.returncode != 0:
-        pytest.skip(f"this machine does not let a test mount a small disk: {probe.stderr.strip()}")
+        pytest.skip(f"NOT TESTED: this machine does not let a test mount a small disk: {probe.stderr.strip()}")
     script = (
         f"cp -a '{folder}' '{folder}.before' && mount -t tmpfs -o size={size_bytes} none '{folder}' && "
         f"cp -a '{folder}.before/.' '{folder}' && exec \"$@\""
@@ -163,7 +162,7 @@ class SmallDisk:
 
 @pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
 def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(found: Found, place: str) -> None:
-    """The reason is ``disk_full`` with what to do; with space again ``run resume`` completes it, and nothing is lost."""
+    """The reason is ``disk_full``, with what to do; with space again ``run resume`` completes it. Nothing is lost."""
     consortium = found()
     folder = (consortium.server_dir / place).resolve()
     folder.mkdir(exist_ok=True)
@@ -189,9 +188,13 @@ def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(
     assert contributed(view) == [ALL, ALL, ALL]
 
 
-@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
-def test_uploads_wait_for_a_full_disk_at_the_server_to_have_room_again(found: Found, place: str) -> None:
-    """It fills up while the sites train: what they trained is kept by them and arrives once there is space."""
+@pytest.mark.parametrize(
+    ("place", "step", "met"),
+    [("spool", "train-2", "upload broken off"), (".", "evaluate-2", "reply not taken by the server")],
+    ids=["uploads", "replies"],
+)
+def test_what_sites_have_to_deliver_waits_for_room_at_the_server(found: Found, place: str, step: str, met: str) -> None:
+    """The disk fills up while the sites work: what they did is kept by them and arrives once there is space."""
     consortium = found()
     folder = (consortium.server_dir / place).resolve()
     folder.mkdir(exist_ok=True)
@@ -201,18 +204,19 @@ def test_uploads_wait_for_a_full_disk_at_the_server_to_have_room_again(found: Fo
     consortium.await_sites()
     disk = SmallDisk(server, folder)
     for site in consortium.sites.values():
-        site.order("train-2", HOLD)
+        site.order(step, HOLD)
     run = consortium.run("patient")
     for site in consortium.sites.values():
-        site.await_step("train-2")
+        site.await_step(step)
     disk.fill(leaving_bytes=0)
     for site in consortium.sites.values():
-        site.release("train-2")
+        site.release(step)
     for site in consortium.sites.values():
-        eventually(lambda site=site: "upload broken off" in site.log, f"{site.name} to meet the full disk")  # type: ignore[misc]
+        eventually(lambda log=site: f'{met}" code=disk_full' in log.log, f"{site.name} to meet the full disk")
     disk.free()
     view = consortium.require_whole(run)
     assert contributed(view) == [ALL, ALL, ALL]
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
@@ -274,23 +278,52 @@ time_t time(time_t *at) {
 """
 
 
-@pytest.mark.parametrize("days", [-2, 2])
-def test_a_site_whose_clock_is_two_days_off_takes_part_and_says_so(found: Found, tmp_path: Path, days: int) -> None:
-    """Certificates are dated so that the handshake holds, deadlines run on another clock, and the log says what to do."""
+@pytest.fixture
+def shifted_clock(tmp_path: Path) -> Callable[[int], tuple[str, ...]]:
+    """The beginning of a command whose process sees a wall clock that is so many days off, its TLS library included."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("without a C compiler a process cannot be shown another clock")
-    source, shift = tmp_path / "shift.c", tmp_path / "shift.so"
+        pytest.skip("NOT TESTED: without a C compiler a process cannot be shown another clock")
+    source = tmp_path / "shift.c"
     source.write_text(SHIFT)
-    line = [compiler, f"-DSHIFT_S={days * 86_400}", "-shared", "-fPIC", "-o", shift, source, "-ldl"]
-    subprocess.run(line, check=True)
+
+    def prefix(days: int) -> tuple[str, ...]:
+        shift = tmp_path / f"shift{days}.so"
+        line = [compiler, f"-DSHIFT_S={days * 86_400}", "-shared", "-fPIC", "-o", str(shift), str(source), "-ldl"]
+        subprocess.run(line, check=True)
+        return ("env", f"LD_PRELOAD={shift}")
+
+    return prefix
+
+
+def test_sites_whose_clocks_are_two_days_off_take_part_and_say_so(
+    found: Found, shifted_clock: Callable[[int], tuple[str, ...]]
+) -> None:
+    """Certificates are dated so that the handshake holds, deadlines use another clock, and the log says what to do."""
     consortium = found()
     consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
-    consortium.start_site("east", "env", f"LD_PRELOAD={shift}")
+    days = {"east": -2, "north": 2}
+    consortium.start_site("west")
+    for name, off in days.items():
+        consortium.start_site(name, *shifted_clock(off))
     consortium.await_sites()
     run = consortium.run("patient")
     assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
-    assert f"offset_s={-days * 86_400}" in consortium.sites["east"].log.replace(str(-days * 86_400 + 1), str(-days * 86_400))
-    assert "NTP" in consortium.sites["east"].log
+    for name, off in days.items():
+        told = re.search(r"offset_s=(-?\d+) action=.*NTP", consortium.sites[name].log)
+        assert told is not None
+        assert abs(int(told[1]) + off * 86_400) < 60
+
+
+def test_a_clock_that_is_too_wrong_for_the_handshake_is_told_from_a_wrong_server(
+    found: Found, shifted_clock: Callable[[int], tuple[str, ...]]
+) -> None:
+    """The site stays out, does not give up, and says which clock to set."""
+    consortium = found()
+    consortium.start_server()
+    for name, off in {"east": -5, "north": 60}.items():
+        site = consortium.sites[name]
+        daemon = consortium.start_site(name, *shifted_clock(off))
+        eventually(lambda log=site: "Set this machine's clock" in log.log, f"{name} to say what is wrong")
+        assert "doctor" not in site.log
+        assert daemon.runs

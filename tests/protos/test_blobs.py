@@ -385,7 +385,8 @@ else:
 assert not list(spool.folder.glob("new-*"))
 writer.close()
 filler.unlink()
-writer = spool.writer(blob)
+if sys.argv[2] == "new writer":
+    writer = spool.writer(blob)
 assert writer.next_frame == taken, (writer.next_frame, taken)
 for frame in frames[taken:]:
     writer.take(frame)
@@ -395,11 +396,14 @@ print("resumed", taken)
 """
 
 
-def test_a_disk_that_fills_up_in_the_middle_of_a_frame_leaves_a_state_that_can_be_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", ["same writer", "new writer"])
+def test_a_disk_that_fills_up_in_the_middle_of_a_frame_leaves_a_state_that_can_be_resumed(
+    tmp_path: Path, then: str
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     size_kib = 6 * FRAME_BYTES // 1024 + 64 - 256
-    script = f'mount -t tmpfs -o size={size_kib}k none "$1" && exec "$2" -c "$3" "$1"'
+    script = f'mount -t tmpfs -o size={size_kib}k none "$1" && exec "$2" -c "$3" "$1" "$4"'
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
     probe = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "none", str(disk)],
@@ -409,7 +413,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_frame_leaves_a_state_that_can_b
     if probe.returncode != 0:
         pytest.skip(f"no tmpfs in a user namespace here: {probe.stderr.decode().strip()}")
     done = subprocess.run(
-        [*command, str(disk), sys.executable, _FULL_DISK], capture_output=True, text=True, check=False, timeout=60
+        [*command, str(disk), sys.executable, _FULL_DISK, then], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("resumed")

@@ -106,10 +106,8 @@ def test_the_task_itself_is_not_run(install: Callable[[dict[str, str]], None]) -
         "flower:..relative:app",
         "flower:sys:app",
         "flower:__main__:app",
-        "flower:hospital_task_broken.app:app",
     ],
 )
-def test_a_task_that_is_not_there_is_refused(install: Callable[[dict[str, str]], None], name: str) -> None:
-    install({"hospital_task_broken/__init__.py": "import no_such_module\n", "hospital_task_broken/app.py": ""})
+def test_a_task_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(TaskMissingError):
         task_digest(name)

@@ -24,7 +24,7 @@ def postgresql() -> Iterator[str]:
         pytest.skip("there is no postgres on this machine: PostgreSQL IS NOT TESTED")
     # PostgreSQL does not run as root, and a socket's path may not be long.
     user = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # noqa: S108  # a fresh folder with a random name
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # a fresh folder with a random name
     try:
         if user:
             shutil.chown(folder, user)

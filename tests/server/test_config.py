@@ -18,7 +18,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_minimal_file_gives_the_documented_defaults(tmp_path: Path) -> None:
     config = ServerConfig.read(write(tmp_path, MINIMAL))
     assert (config.listen, config.metrics_listen) == ("0.0.0.0:8443", "127.0.0.1:9464")
-    assert (config.heartbeat_s, config.silent_after_s, config.upload_slots) == (2.0, 6.0, 4)
+    assert (config.heartbeat_s, config.silent_after_s, config.upload_slots) == (2.0, 6.0, 16)
     assert (config.certificate_days, config.invitation_days, config.guest_apps) == (30, 7, ())
     assert config.engine_url == f"sqlite:///{tmp_path / 'server.sqlite'}"
     assert (config.ca_dir, config.spool_dir) == (tmp_path / "ca", tmp_path / "spool")

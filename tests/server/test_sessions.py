@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, text
 
 from quorate.errors import CertificateRevokedError, FrameError, IdentityClonedError, SupersededError
 from quorate.exchange import MessageId
@@ -122,6 +124,46 @@ async def test_of_many_that_connect_at_once_the_highest_number_stays(kit: Kit) -
         assert isinstance(result, Session | IdentityClonedError | SupersededError)
         if isinstance(result, Session) and result is not there:
             assert said(result)[-1] is None
+
+
+class SlowJournal(Journal):
+    """The one number is written down slowly: its news comes after a newer connection's."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.go_on = threading.Event()
+
+    def raise_session(self, site: SiteName, number: int) -> bool:
+        raised = super().raise_session(site, number)
+        if number == 1:
+            self.go_on.wait(10)
+        return raised
+
+
+async def test_a_connection_whose_number_was_written_down_slowly_does_not_take_over_from_a_newer_one(
+    tmp_path: Path,
+) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
+    journal = SlowJournal(engine)
+    sessions = Sessions(journal, SILENT_AFTER_S)
+    older = asyncio.create_task(sessions.attach(EAST, 1, "0.1"))
+    await asyncio.to_thread(written, engine)
+    newer = await sessions.attach(EAST, 2, "0.1")
+    journal.go_on.set()
+    with pytest.raises(SupersededError):
+        await older
+    assert sessions.session(EAST) is newer
+    assert said(newer) == []
+    journal.close()
+    engine.dispose()
+
+
+def written(engine: Engine) -> None:
+    """Until the first number is in the database."""
+    while True:
+        with engine.connect() as db:
+            if db.execute(text("SELECT number FROM sessions")).scalar() == 1:
+                return
 
 
 async def test_a_site_that_says_nothing_counts_as_gone_until_it_speaks(kit: Kit) -> None:

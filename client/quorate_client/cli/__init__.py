@@ -6,7 +6,6 @@ reached. The daemon besides: 10 another daemon took over, 11 the identity was co
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -61,8 +60,6 @@ app.add_typer(models.app, name="model")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit. Expected failures are one message; a traceback is a mistake of ours."""
-    # The transport's own lines are not in the form of the log; whoever needs them sets the variable.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(given)
