@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,3 +196,10 @@ async def refusal(call: Any) -> QuorateError:
     except grpc.aio.AioRpcError as failure:
         return error_from_call(failure, "")
     raise AssertionError("the call was not refused")
+
+
+async def until(found: Callable[[], bool]) -> None:
+    """Wait for something that happens behind the line."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not found():
+            await asyncio.sleep(0.01)

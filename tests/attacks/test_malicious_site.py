@@ -21,6 +21,7 @@ from quorate.runs import RunState, RunView
 from quorate.secagg.plain import weight_of
 from quorate.study import Study
 from quorate.v1 import operator_pb2, rounds_pb2
+from quorate_server.rounds_service import FRAMES_PER_THREAD_HOP
 from quorate_server.sessions import MAX_WAITING
 from tests.attacks.server_kit import (
     PATIENCE_S,
@@ -31,6 +32,7 @@ from tests.attacks.server_kit import (
     open_consortium,
     reference,
     refusal,
+    until,
 )
 from tests.server import door
 from tests.server.study_kit import a_consortium, a_tally, with_contribution
@@ -49,9 +51,7 @@ async def consortium(tmp_path: Path) -> AsyncIterator[Consortium]:
 # --- against the server's memory and the operator's view ---
 
 
-@pytest.mark.parametrize(
-    "version", ["v" * 3_000_000, "0.1\x1b]0;owned\x07", "0.1\n0.2"], ids=["long", "escape", "line"]
-)
+@pytest.mark.parametrize("version", ["v" * 3_000_000, "0.1\x1b]0;owned\x07", "0.1\n"], ids=["long", "escape", "line"])
 async def test_a_site_cannot_put_what_it_likes_in_place_of_its_version(consortium: Consortium, version: str) -> None:
     """The operator's list of sites shows it: two of 3 MB made a list that no message could carry."""
     for name in ("east", "west"):
@@ -70,11 +70,10 @@ async def test_a_site_that_asks_and_does_not_read_cannot_fill_the_servers_memory
         session = consortium.server.sessions.session(east.name)
         assert session is not None
         nonsense = reply_to_proto(Reply(MessageId(bytes(32))))
-        with pytest.raises((grpc.aio.AioRpcError, asyncio.InvalidStateError)):
-            for _ in range(100 * MAX_WAITING):
+        async with asyncio.timeout(PATIENCE_S):
+            while consortium.server.sessions.session(east.name) is session:
                 await east.say(reply=nonsense)
                 assert session.outgoing.qsize() <= MAX_WAITING + 1
-        assert consortium.server.sessions.state(east.name) == "offline"
 
 
 async def test_streams_that_say_nothing_are_closed(consortium: Consortium) -> None:
@@ -107,18 +106,17 @@ async def test_a_slow_site_does_not_hold_all_slots_for_uploads(consortium: Conso
     east, west = consortium.site("east"), consortium.site("west")
     message = consortium.ask(east.name)
 
-    async def one_frame(content: bytes) -> AsyncIterator[rounds_pb2.UploadFrame]:
-        yield frames_of(content)[0]
+    async def begun(content: bytes) -> AsyncIterator[rounds_pb2.UploadFrame]:
+        for frame in frames_of(content)[:FRAMES_PER_THREAD_HOP]:
+            yield frame
         await asyncio.Event().wait()
 
     slow = []
     for _ in range(16):
-        content = os.urandom(600_000)
+        content = os.urandom(1_400_000)
         await east.announce(message, reference(content))
-        slow.append(east.stub.Upload(one_frame(content), timeout=PATIENCE_S))
-    async with asyncio.timeout(PATIENCE_S):
-        while len(list(consortium.server.spool.folder.glob("*.east.part"))) < 1:
-            await asyncio.sleep(0.01)
+        slow.append(east.stub.Upload(begun(content), timeout=PATIENCE_S))
+    await until(lambda: any(consortium.server.spool.folder.glob("*.east.part")))
     mine = consortium.ask(west.name)
     async with asyncio.timeout(PATIENCE_S / 2):
         blob = await west.upload(mine, os.urandom(600_000))
@@ -210,7 +208,8 @@ async def test_a_silent_site_cannot_take_the_model_that_another_one_released_out
         await each.site.connect()
     _, view = await start(consortium, "malignancy", (thief.site, honest.site), deadline_s=3.0)
     for _ in (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE):
-        await asyncio.gather(*(each.do(await each.next_work()) for each in (thief, honest)))
+        for each in (thief, honest):
+            await each.do(await each.next_work())
     asked = await thief.next_work()
     assert asked.phase is Phase.RELEASE
     greed = Blob(BlobId(os.urandom(32)), 10 * 1024**3)

@@ -167,7 +167,7 @@ class Server:
 
     async def until(self, condition: Any) -> None:
         async with asyncio.timeout(WAIT_S):
-            while not condition():  # noqa: ASYNC110  # what is waited for happens behind the line
+            while not condition():  # what is waited for happens behind the line
                 await asyncio.sleep(0.005)
 
 

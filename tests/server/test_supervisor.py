@@ -96,7 +96,7 @@ class Daemon:
 
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(WAIT_S):
-            while not condition():  # noqa: ASYNC110  # what is waited for happens in another process
+            while not condition():  # what is waited for happens in another process
                 await asyncio.sleep(0.01)
 
     async def ended(self, run: RunId) -> RunView:
@@ -200,6 +200,18 @@ async def test_a_worker_that_is_killed_is_started_again_and_nobody_trains_twice(
     assert all(result.contributed == STUDY.site_names for result in view.results)
     assert all(site.trained == [1, 2] for site in sites.values())
     assert daemon.withdrawn == []
+
+
+async def test_a_worker_gets_its_order_before_any_news(daemon: Daemon) -> None:
+    await daemon.connect(sites_of(STUDY))
+    session = daemon.sessions.session(STUDY.site_names[0])
+    assert session is not None
+    run = (await daemon.runs.start(STUDY)).run
+    while daemon.runs.view(run).state is RunState.RUNNING and not daemon.runs.view(run).results:
+        daemon.sessions.heard(session, paused=not session.paused)  # which is told to all workers
+        await asyncio.sleep(0.001)
+    assert (await daemon.ended(run)).state is RunState.COMPLETED
+    assert "Traceback" not in (daemon.config.runs_dir / run / "worker.log").read_text()
 
 
 async def test_three_deaths_without_a_step_forward_fail_the_run(daemon: Daemon) -> None:
