@@ -9,6 +9,7 @@ what the administrator has to see.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from quorate.errors import (
     ServerUnreachableError,
     SupersededError,
 )
-from quorate.exchange import MessageId
+from quorate.exchange import MESSAGE_ID_BYTES, MessageId
 from quorate.messages import instruction_from_proto
 from quorate.v1 import rounds_pb2
 from quorate.wire import error_of
@@ -181,9 +182,12 @@ class Agent:
             raise ServerUnreachableError(
                 f"The server at {connection.address} did not answer", expected=f"a welcome in {WELCOME_TIMEOUT_S:g} s"
             ) from error
-        if event.WhichOneof("event") != "welcome" or not 0 < event.welcome.heartbeat_s <= 3600:
+        welcome = event.welcome
+        if event.WhichOneof("event") != "welcome" or not 0 < welcome.heartbeat_s <= 3600:
             raise FrameError("The server did not begin with a welcome")
-        self._offset_s = event.welcome.server_unix_s - self._around.wall()
+        if not math.isfinite(welcome.server_unix_s):
+            raise FrameError("The server's clock shows no time")
+        self._offset_s = welcome.server_unix_s - self._around.wall()
         self._metrics.welcomed(self._offset_s)
         log.info("connected", server=connection.address, session=session)
         if abs(self._offset_s) > CLOCK_TOLERANCE_S:
@@ -192,12 +196,13 @@ class Agent:
                 offset_s=round(self._offset_s),
                 action="Set this machine's clock, for example with NTP; certificates depend on it",
             )
-        return float(event.welcome.heartbeat_s)
+        return float(welcome.heartbeat_s)
 
     async def _read(self, connection: Connection, work: Work, silence_s: float) -> None:
         while True:
             event = checked(await connection.receive(silence_s))
             self._waits.reset()
+            self._deliveries.require_room()
             match event.WhichOneof("event"):
                 case "instruction":
                     self._take(connection, event.instruction, work)
@@ -221,6 +226,8 @@ class Agent:
         try:
             instruction = instruction_from_proto(proto)
         except QuorateError as error:
+            if len(proto.message_id) != MESSAGE_ID_BYTES:
+                raise
             log.warning("instruction not understood", code=error.code, reason=str(error))
             self._metrics.instruction_refused(error.code)
             reply = rounds_pb2.Reply(message_id=proto.message_id, code=error.code)

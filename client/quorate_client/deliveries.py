@@ -27,6 +27,7 @@ from quorate_client.transfers import upload, upload_until_done
 log = structlog.get_logger()
 
 AGAIN_AFTER_S = 1.0
+MOST_AT_A_TIME = 1000
 
 # Not a coroutine: one that is cancelled before its first step would never be awaited.
 Action = Callable[[], Coroutine[Any, Any, None]]
@@ -42,6 +43,11 @@ class Deliveries:
         self._random = random
         self._tasks: set[asyncio.Task[None]] = set()
         self._replies: dict[MessageId, asyncio.Task[None]] = {}
+
+    def require_room(self) -> None:
+        """Raises FrameError when the server asks for answers and does not take them: each one waits in memory."""
+        if len(self._tasks) >= MOST_AT_A_TIME:
+            raise FrameError("The server asks for more than it takes")
 
     def start(self, action: Action) -> asyncio.Task[None]:
         """Do something on the connection beside the reading of it. It ends with the connection."""

@@ -20,6 +20,7 @@ from quorate.messages import reply_from_bytes, reply_to_bytes
 from quorate_client.state import State, transaction
 
 ROUNDS_KEPT = 2
+MOST_ENTRIES = 20_000
 _COLUMNS = "message_id, run, round, phase, deadline_s, reply, is_settled"
 
 
@@ -43,8 +44,9 @@ class Journal:
         clock: Unix seconds, for the age of entries only.
     """
 
-    def __init__(self, state: State, clock: Callable[[], float]) -> None:
+    def __init__(self, state: State, clock: Callable[[], float], most_entries: int = MOST_ENTRIES) -> None:
         self._database = state.database
+        self._most_entries = most_entries
         self._clock = clock
         self._settled: set[MessageId] = set()  # those of which the database does not know it yet
         self._oldest_round: dict[RunId, int] = {}
@@ -70,6 +72,8 @@ class Journal:
             if self._oldest_round.get(run, 0) >= oldest:
                 return set()
             unneeded = self._forget("run = ? AND round < ? AND reply IS NOT NULL", (run, oldest))
+        if len(self._oldest_round) >= MOST_ENTRIES:
+            self._oldest_round.clear()
         self._oldest_round[run] = oldest
         return unneeded
 
@@ -78,8 +82,12 @@ class Journal:
         with self._transaction():
             self._database.execute("INSERT OR IGNORE INTO journal_blobs VALUES (?, ?)", (message, blob))
 
-    def reply(self, instruction: Instruction, reply: Reply, *, wanted: bool = True) -> None:
-        """Store the reply, before it is sent. The first reply to an instruction is final.
+    def reply(self, instruction: Instruction, reply: Reply, *, wanted: bool = True) -> set[BlobId]:
+        """Store the reply, before it is sent. The first reply to an instruction is final. Returns the blobs that
+        nothing needs any more.
+
+        Every question is written down with its answer, a refusal too, so a server that goes on asking would fill the
+        disk: only the last ``MOST_ENTRIES`` are kept.
 
         Args:
             wanted: Whether the server is to get it: not if it withdrew the instruction.
@@ -89,6 +97,9 @@ class Journal:
             self._store(reply)
             self._database.execute(
                 "UPDATE journal SET is_settled = ? WHERE message_id = ?", (not wanted, instruction.message_id)
+            )
+            return self._forget(
+                "rowid <= (SELECT max(rowid) FROM journal) - ? AND reply IS NOT NULL", (self._most_entries,)
             )
 
     def interrupt(self) -> list[MessageId]:
@@ -107,8 +118,9 @@ class Journal:
             self._store(reply)
 
     def settle(self, message: MessageId) -> None:
-        """The server acknowledged the reply or does not want it."""
-        self._settled.add(message)
+        """The server acknowledged the reply or does not want it. It may name what nobody asked here."""
+        if self.find(message) is not None:
+            self._settled.add(message)
 
     def owed(self) -> list[Entry]:
         """Entries whose reply the server has not acknowledged, oldest first."""

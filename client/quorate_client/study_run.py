@@ -60,6 +60,8 @@ class StudyRun:
             QuorateError: what keeps this site from it. Nothing is half-applied then.
         """
         work = work_from_bytes(instruction.body)
+        if instruction.round_number > self._study.rounds.count:
+            raise FrameError("The server asks for a round beyond those of the study that was approved")
         if instruction.phase is not Phase.PREPARE and (work.dimension < 1 or not work.statistics):
             raise FrameError("The server asks for a round's work before the study was prepared")
         # The first of the summed extras of `prepare` is the number of all records; the task's own follow.

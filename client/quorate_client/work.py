@@ -16,6 +16,7 @@ import structlog
 
 from quorate.blobs import Blob, BlobId
 from quorate.errors import (
+    FrameError,
     QuorateError,
     SiteInterruptedError,
     SitePausedError,
@@ -32,6 +33,10 @@ from quorate_client.metrics import ClientMetrics
 log = structlog.get_logger()
 
 Fetch = Callable[[Blob], Awaitable[None]]
+
+MOST_OPEN = 1000
+MOST_OPEN_BYTES = 128 * 1024 * 1024
+"""Instructions that wait or are in work, and what they hold in memory."""
 
 
 class Engine(Protocol):
@@ -73,6 +78,7 @@ class Work:
         self._tasks: dict[MessageId, asyncio.Task[None]] = {}
         self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._withdrawn: set[MessageId] = set()
+        self._sizes: dict[MessageId, int] = {}
         self.paused = False
 
     def recover(self) -> None:
@@ -82,7 +88,11 @@ class Work:
             self._site.metrics.instruction_refused(SiteInterruptedError.code)
 
     def take(self, instruction: Instruction) -> None:
-        """Take an instruction on, unless it is known: then its stored reply is sent, or its work goes on."""
+        """Take an instruction on, unless it is known: then its stored reply is sent, or its work goes on.
+
+        Raises:
+            FrameError: the server asks for more at a time than any round needs.
+        """
         message = instruction.message_id
         if message in self._tasks:
             return
@@ -91,6 +101,10 @@ class Work:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
             return
+        size = len(instruction.body) + sum(len(blob.inline or b"") for blob in instruction.blobs)
+        if len(self._tasks) >= MOST_OPEN or sum(self._sizes.values()) + size > MOST_OPEN_BYTES:
+            raise FrameError("The server asks for more at a time than this site holds in memory")
+        self._sizes[message] = size
         task = asyncio.create_task(self._answer(instruction), name=f"instruction {message.hex()[:12]}")
         self._tasks[message] = task
         task.add_done_callback(lambda _: self._ended(message))
@@ -116,7 +130,7 @@ class Work:
             await asyncio.wait(tasks)
 
     def _ended(self, message: MessageId) -> None:
-        del self._tasks[message]
+        del self._tasks[message], self._sizes[message]
         self._withdrawn.discard(message)
         self._site.metrics.instructions_open(len(self._tasks))
 
@@ -139,7 +153,7 @@ class Work:
         """Nothing is sent that is not on disk."""
         wanted = instruction.message_id not in self._withdrawn
         try:
-            self._site.journal.reply(instruction, reply, wanted=wanted)
+            self._site.drop(self._site.journal.reply(instruction, reply, wanted=wanted))
         except QuorateError as error:
             log.error("reply not stored and so not sent", run=instruction.run, code=error.code, reason=str(error))
         else:

@@ -18,6 +18,7 @@ from quorate.identity import RunId, SiteName
 
 MessageId = NewType("MessageId", bytes)
 
+MESSAGE_ID_BYTES = 32
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EXTRAS = 16_384
 
@@ -59,7 +60,7 @@ class Instruction:
     blobs: tuple[Blob, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.message_id) != 32 or len(self.study_digest) != 32 or len(self.body) > MAX_BODY_BYTES:
+        if len(self.message_id) != MESSAGE_ID_BYTES or len(self.study_digest) != 32 or len(self.body) > MAX_BODY_BYTES:
             raise FrameError("An instruction is malformed")
 
 
@@ -74,7 +75,7 @@ class Reply:
     working_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.message_id) != 32 or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
+        if len(self.message_id) != MESSAGE_ID_BYTES or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
             raise FrameError("A reply is malformed")
         # A code is stored, shown on terminals and in reports, and may come from a hostile site.
         if self.code and not is_code(self.code):

@@ -20,6 +20,7 @@ from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint, parse_name
 
 GUEST_PREFIX = "flower:"
+MAX_CANONICAL_BYTES = 1024 * 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -168,8 +169,15 @@ class Study(_Frozen):
         """Read a study that came over the wire.
 
         Raises:
-            StudyError: not a valid study, or not in canonical form.
+            StudyError: not a valid study, not in canonical form, or too large.
         """
+        if len(canonical) > MAX_CANONICAL_BYTES:
+            raise StudyError(
+                "The study is too large",
+                expected=f"at most {MAX_CANONICAL_BYTES} bytes in canonical form",
+                got=f"{len(canonical)}",
+                action="Shorten the task's parameters: sites keep data, studies say what to do with it",
+            )
         try:
             study = cls.model_validate_json(canonical)
         except ValidationError as error:

@@ -156,6 +156,7 @@ def _guarded(method: str, behaviour: Behaviour, admit: Admit) -> Behaviour:
                 admit(context)
                 async with aclosing(behaviour(request, context)) as responses:
                     async for response in responses:
+                        admit(context)  # again: who watches a run may be revoked before it ends
                         yield response
 
         return streaming

@@ -69,6 +69,9 @@ class _Settings(BaseModel):
     )
     silent_after_s: Seconds = Field(default=6.0, description="a site that says nothing for so long counts as gone")
     upload_slots: int = Field(default=16, ge=1, le=1024, description="uploads at a time; others wait")
+    most_runs: int = Field(
+        default=32, ge=1, le=1024, description="runs at a time; each has a process of some hundred megabytes"
+    )
     certificate_days: int = Field(
         default=30, ge=1, le=397, description="validity of certificates; sites renew their own"
     )

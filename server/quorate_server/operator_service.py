@@ -21,6 +21,7 @@ from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc
 from quorate_server.access import caller
 from quorate_server.ca import DAY_S, Authority
 from quorate_server.config import ServerConfig
+from quorate_server.pages import newest_that_fit
 from quorate_server.ports import Announcer, Presence, RunControl
 from quorate_server.registry import Registry
 from quorate_server.registry_tables import AnswerRecord, SiteRecord, Standing, StudyRecord
@@ -133,7 +134,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     async def ListStudies(
         self, request: operator_pb2.ListStudiesRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.ListStudiesReply:
-        return operator_pb2.ListStudiesReply(studies=[_study_status(record) for record in self._registry.studies()])
+        return operator_pb2.ListStudiesReply(studies=newest_that_fit(self._registry.studies(), _study_status))
 
     async def GetStudy(
         self, request: operator_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
@@ -162,7 +163,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     async def ListRuns(
         self, request: operator_pb2.ListRunsRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.ListRunsReply:
-        return operator_pb2.ListRunsReply(runs=[_brief(view) for view in self._runs.list()])
+        return operator_pb2.ListRunsReply(runs=newest_that_fit(self._runs.list(), _brief))
 
     async def GetRun(
         self, request: operator_pb2.GetRunRequest, context: grpc.aio.ServicerContext

@@ -32,7 +32,9 @@ from quorate_server.access import Caller, caller
 from quorate_server.cancellation import to_its_end
 from quorate_server.mailbox import Mailbox
 from quorate_server.metrics import ServerMetrics
+from quorate_server.pages import newest_that_fit
 from quorate_server.registry import Registry
+from quorate_server.registry_tables import StudyRecord
 from quorate_server.sessions import Session, Sessions
 
 log = structlog.get_logger()
@@ -260,16 +262,14 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         self, request: rounds_pb2.SiteStudiesRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> rounds_pb2.SiteStudiesReply:
         site = SiteName(caller().subject.name)
-        return rounds_pb2.SiteStudiesReply(
-            studies=[
-                rounds_pb2.SiteStudy(
-                    digest=record.digest,
-                    canonical=record.canonical,
-                    members=[member_to_proto(member) for member in self._registry.members(record.study.site_names)],
-                )
-                for record in self._registry.studies()
-                if site in record.study.site_names
-            ]
+        named = [record for record in self._registry.studies() if site in record.study.site_names]
+        return rounds_pb2.SiteStudiesReply(studies=newest_that_fit(named, self._offer))
+
+    def _offer(self, record: StudyRecord) -> rounds_pb2.SiteStudy:
+        return rounds_pb2.SiteStudy(
+            digest=record.digest,
+            canonical=record.canonical,
+            members=[member_to_proto(member) for member in self._registry.members(record.study.site_names)],
         )
 
     async def AnswerStudy(

@@ -150,6 +150,7 @@ class Runs:
                 action=f"Wait for it, or `quorate run stop {busy[0]}`",
             )
         self._require_guest_allowed(study)
+        self._require_room()
         run = RunId(f"{study.name}-{secrets.token_hex(3)}")
         await asyncio.to_thread(self._journal.create_run, run, digest)
         record = next(record for record in self._journal.runs() if record.run == run)
@@ -170,6 +171,7 @@ class Runs:
     async def resume(self, run: RunId) -> RunView:
         async with self._moving:
             view = self._require_state(run, RunState.PAUSED)
+            self._require_room()
             run = view.run
             await asyncio.to_thread(self._journal.forgive_refusals, run)
             await asyncio.to_thread(self._journal.set_state, run, RunState.RUNNING)
@@ -514,6 +516,14 @@ class Runs:
                 f"The run {view.run} is {view.state}", expected=f"a run that is {' or '.join(allowed)}"
             )
         return view
+
+    def _require_room(self) -> None:
+        if len(self._live) >= self._config.most_runs:
+            raise WrongStateError(
+                "This server does as many runs as it may",
+                expected=f"fewer than {self._config.most_runs}",
+                action="Wait for one of them, or pause or stop one; most_runs in server.toml is the limit",
+            )
 
     def _require_guest_allowed(self, study: Study) -> None:
         if study.guest is not None and study.guest.server_app not in self._config.guest_apps:

@@ -160,10 +160,10 @@ async def impatient_door(consortium: Consortium) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def open_consortium(folder: Path) -> AsyncIterator[Consortium]:
+async def open_consortium(folder: Path, settings: str = "") -> AsyncIterator[Consortium]:
     found(folder, consortium=CONSORTIUM, address="localhost:8443", listen="127.0.0.1:0", now=time.time())
     with (folder / "server.toml").open("a") as file:
-        file.write('metrics_listen = ""\n')
+        file.write('metrics_listen = ""\n' + settings)
     config = ServerConfig.read(folder)
     server = Server(config)
     port = await server.start()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 WRITTEN = [path for path in DOCUMENTS if path.parent.name != "reference"]
 WITH_COMMANDS = [path for path in DOCUMENTS if blocks(path.read_text(encoding="utf-8"))]
-IN_THE_CHECKOUT = ("demo", "docs", "examples")
+IN_THE_CHECKOUT = ("demo", "examples")
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE_WORD = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
@@ -88,6 +88,8 @@ def _running_in(folder: Path) -> list[str]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_of_a_document_works_as_shown(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "try"
+    folder.mkdir()
     for name in IN_THE_CHECKOUT:
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {
@@ -103,7 +105,7 @@ def test_every_command_of_a_document_works_as_shown(path: Path, tmp_path: Path) 
     # The ports that documents show may be taken on the machine that runs this.
     other_metrics = f"\necho 'metrics_listen = \"{metrics}\"' >> server/server.toml"
     replaced = {"--listen 127.0.0.1:8443": f"--listen {server}{other_metrics}", "127.0.0.1:8443": server}
-    assert run_document(path, tmp_path, environment, replaced) > 0
+    assert run_document(path, folder, environment, replaced) > 0
     assert _running_in(tmp_path) == []
 
 
