@@ -80,7 +80,7 @@ def _certificate(credentials: Credentials, now: float) -> Finding:
             "certificate",
             "failed",
             f"by this machine's clock it expired {-days:.1f} days ago",
-            "Check the clock; if it is right, ask the operator for `quorate site invite NAME --keep-keys`, "
+            "Check the clock; if it is right, ask the operator for `quorate site reinvite NAME`, "
             "then run `quorate-client join FILE --keep-keys`",
         )
     return Finding("certificate", "ok", f"{days:.1f} days left; the running daemon renews it")
@@ -141,8 +141,8 @@ def _way(folder: SiteFolder, config: Config, identity: Identity, credentials: Cr
         with connect(address, config.proxy) as plain:
             yield Finding("this site's certificate", "ok", shake_hands(plain, folder, credentials))
         with open_door(folder) as door:
-            count = len(door.offers())
-        yield Finding("server", "ok", f"it knows {identity.site} and offers it {count} studies")
+            offers = door.offers()
+        yield Finding("server", "ok", f"it knows {identity.site} and offers it {len(offers.sound)} studies")
     except BrokenWayError as failure:
         yield Finding(failure.step, "failed", failure.text, failure.action)
     except QuorateError as error:

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from quorate.blobs import Spool
 from quorate.errors import FrameError, StudyNotApprovedError, TaskTimeoutError, WorkWithdrawnError
@@ -21,6 +22,9 @@ from quorate_client.guest_run import GuestRun
 from quorate_client.head import Fetch
 from quorate_client.study_run import StudyRun
 from quorate_client.workers import TaskWorkers
+
+MOST_LIVE = 64
+"""Runs that are held in memory: a server may make up any number of names."""
 
 
 class Engine:
@@ -47,7 +51,7 @@ class Engine:
         self._clock = clock
         self._randomness = randomness
         self._live: dict[RunId, tuple[bytes, StudyRun | GuestRun]] = {}
-        self._turns: dict[RunId, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._limits: dict[MessageId, asyncio.Timeout] = {}
         self._withdrawn: set[MessageId] = set()
 
@@ -95,7 +99,6 @@ class Engine:
         async with self._turns.setdefault(run, asyncio.Lock()):
             self._live.pop(run, None)
             await asyncio.to_thread(shutil.rmtree, self._folder(run), ignore_errors=True)
-        self._turns.pop(run, None)
 
     async def close(self) -> None:
         """Stop all work and end the workers."""
@@ -106,7 +109,9 @@ class Engine:
     async def _perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         if instruction.run not in self._live:
             self._live[instruction.run] = agreement.digest, await asyncio.to_thread(self._begin, instruction, agreement)
-        digest, run = self._live[instruction.run]
+        digest, run = self._live[instruction.run] = self._live.pop(instruction.run)  # the last that was used
+        while len(self._live) > MOST_LIVE:
+            del self._live[next(iter(self._live))]  # what it needs is in its folder
         if digest != agreement.digest:
             raise FrameError("The server gives one run's name to two studies")
         return await run.perform(instruction, agreement, fetch)

@@ -139,16 +139,18 @@ class Head:
     ) -> ModelState:
         if isinstance(base, ModelState):
             return base
-        if base is not None:
-            await asyncio.to_thread(self._states.check_size, base, work.dimension)
-            with await self._content(base, fetch) as content:
-                return await asyncio.to_thread(self._states.adopt, content, base, work.checkpoint_round, work.dimension)
         initial = self._states.scratch()
         try:
+            # For a checkpoint too: the task knows its model's size, whatever the server says, and nothing larger is
+            # fetched to this site's disk.
             await make_initial(initial)
-            return await asyncio.to_thread(self._states.found, initial, work.dimension)
+            if base is None:
+                return await asyncio.to_thread(self._states.found, initial, work.dimension)
+            await asyncio.to_thread(self._states.check_size, base, initial, work.dimension)
         finally:
             initial.unlink(missing_ok=True)
+        with await self._content(base, fetch) as content:
+            return await asyncio.to_thread(self._states.adopt, content, base, work.checkpoint_round, work.dimension)
 
     async def _content(self, blob: Blob, fetch: Fetch) -> BinaryIO:
         if blob.inline is not None:

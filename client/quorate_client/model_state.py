@@ -106,13 +106,7 @@ class StateFolder:
         """
         moments = self._moments_at_start()
         with open_plain(initial) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != dimension * FLOAT_BYTES:
-                raise BaseModelMismatchError(
-                    "The task's model does not have the study's size",
-                    expected=f"{dimension} parameters",
-                    got=f"{size // FLOAT_BYTES}",
-                )
+            size = _checked_size(file, dimension)
 
             def write(out: BinaryIO) -> None:
                 out.write(_HEADER.pack(_MAGIC, 0, len(moments), dimension, 0, self._lineage, _NOTHING, _NOTHING))
@@ -122,8 +116,11 @@ class StateFolder:
 
             return self._keep(write, lambda _: True)
 
-    def check_size(self, checkpoint: Blob, dimension: int) -> None:
-        """Before it is fetched. Raises BaseModelMismatchError when a checkpoint cannot be one of this study."""
+    def check_size(self, checkpoint: Blob, initial: Path, dimension: int) -> None:
+        """Before it is fetched. Raises BaseModelMismatchError when a checkpoint cannot be one of this study, whose
+        initial model the task has made."""
+        with open_plain(initial) as file:
+            _checked_size(file, dimension)
         if checkpoint.size != _size(dimension, len(self._moments_at_start())):
             raise BaseModelMismatchError("The checkpoint that the server sent does not have the study's size")
 
@@ -253,6 +250,17 @@ def read_state(path: Path) -> ModelState | None:
         return None
     digest = name_of(size, bytes(digests))
     return ModelState(path, digest, round_number, moments, dimension, weight, lineage, parent, sum_id)
+
+
+def _checked_size(initial: BinaryIO, dimension: int) -> int:
+    size = os.fstat(initial.fileno()).st_size
+    if size != dimension * FLOAT_BYTES:
+        raise BaseModelMismatchError(
+            "The task's model does not have the study's size",
+            expected=f"{dimension} parameters",
+            got=f"{size // FLOAT_BYTES}",
+        )
+    return size
 
 
 def _name(state: ModelState) -> str:

@@ -83,12 +83,12 @@ class Policy(BaseModel):
                 got=f"rounds.quorum = {study.rounds.quorum}",
                 action=_ACTION,
             )
-        if study.release.model not in self.release:
+        if study.released_to not in self.release:
             raise PolicyError(
-                f"The study {study.name} releases its model to the {study.release.model}, "
+                f"The study {study.name} releases its model to the {study.released_to}, "
                 "which this site's policy does not allow",
                 expected=f"release = {_choices(self.release)}",
-                got=study.release.model,
+                got=study.released_to,
                 action=_ACTION,
             )
         if study.task.name not in self.tasks:

@@ -53,12 +53,29 @@ class Offer:
                 f"The study {self.study.name} that the server sent is not the one that it names",
                 action="Do not answer it; tell the operator",
             )
-        listed = {site.name: site.signing_key for site in self.study.sites}
-        if {member.name: member.signing_key.hex() for member in self.members} != listed:
+        listed = [(site.name, site.signing_key) for site in self.study.sites]
+        if sorted((member.name, member.signing_key.hex()) for member in self.members) != listed:
             raise KeyMismatchError(
                 f"The keys that the server shows for the sites of {self.study.name} are not those in the study",
                 action="A site may have joined again: have the study published anew. If not, distrust the server",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Unsound:
+    """What the server offers and what contradicts itself. ``name`` is the study's, if so much could be read."""
+
+    name: str
+    digest: bytes
+    problem: QuorateError
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """All that the server offers. One study that is wrong (a site of it joined again, say) does not hide the others."""
+
+    sound: tuple[Offer, ...]
+    unsound: tuple[Unsound, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +100,15 @@ class Door:
     stub: Any
     address: str
 
-    def offers(self) -> list[Offer]:
-        """All studies that name this site.
-
-        Raises:
-            StudyError, KeyMismatchError: the server sent something that contradicts itself.
-        """
+    def offers(self) -> Offers:
+        """All studies that name this site."""
         with translated(self.address):
             reply = self.stub.ListStudies(rounds_pb2.SiteStudiesRequest(), timeout=CALL_TIMEOUT_S)
-        return [
-            Offer(
-                Study.from_canonical(each.canonical),
-                each.digest,
-                tuple(sorted(map(member_from_proto, each.members), key=lambda member: member.name)),
-            )
-            for each in reply.studies
-        ]
+        read = [_offer(each) for each in reply.studies]
+        return Offers(
+            tuple(each for each in read if isinstance(each, Offer)),
+            tuple(each for each in read if isinstance(each, Unsound)),
+        )
 
     def answer(self, digest: bytes, answer: AnswerWord, signature: bytes) -> None:
         request = rounds_pb2.AnswerStudyRequest(digest=digest, answer=answer, signature=signature)
@@ -115,21 +125,32 @@ def open_door(folder: SiteFolder) -> Iterator[Door]:
         yield Door(rounds_stub(channel), address)
 
 
-def find_offer(offers: list[Offer], text: str) -> Offer:
+def _offer(proto: rounds_pb2.SiteStudy) -> Offer | Unsound:
+    name = ""
+    try:
+        study = Study.from_canonical(proto.canonical)
+        name = study.name
+        members = sorted(map(member_from_proto, proto.members), key=lambda member: member.name)
+        return Offer(study, proto.digest, tuple(members))
+    except QuorateError as error:
+        return Unsound(name, proto.digest, error)
+
+
+def find_offer(offers: Offers, text: str) -> Offer:
     """The offer with this name, or with a digest that begins so.
 
     Raises:
-        NotFoundError: there is none. InputError: there are several.
+        NotFoundError: there is none. InputError: there are several. StudyError, KeyMismatchError: what the server
+            sent of it contradicts itself.
     """
-    found = [
-        offer
-        for offer in offers
-        if offer.study.name == text or (len(text) >= LEAST_PREFIX and offer.digest.hex().startswith(text.lower()))
-    ]
+    found = [offer for offer in offers.sound if _is_meant(text, offer.study.name, offer.digest)]
     if not found:
+        for unsound in offers.unsound:
+            if _is_meant(text, unsound.name, unsound.digest):
+                raise unsound.problem
         raise NotFoundError(
             f"The server offers this site no study {text}",
-            expected=", ".join(offer.study.name for offer in offers) or "none is published for this site",
+            expected=", ".join(offer.study.name for offer in offers.sound) or "none is published for this site",
             action=f"Give a name, or {LEAST_PREFIX} or more digits of a digest; `quorate-client studies` lists all",
         )
     if len(found) > 1:
@@ -139,6 +160,10 @@ def find_offer(offers: list[Offer], text: str) -> Offer:
             action="Give more digits of the digest",
         )
     return found[0]
+
+
+def _is_meant(text: str, name: str, digest: bytes) -> bool:
+    return name == text or (len(text) >= LEAST_PREFIX and digest.hex().startswith(text.lower()))
 
 
 class StudyDesk:
@@ -194,12 +219,25 @@ class StudyDesk:
         self._answers.record(answer)
         return answer
 
-    def reject(self, door: Door, offer: Offer) -> Answer:
-        """Reject a study, or take an approval back. Counts here at once, even if the server cannot be told."""
-        signature = self._keys.sign_answer("rejected", offer.digest)
-        answer = Answer(offer.study, offer.digest, "rejected", signature)
+    def reject(self, door: Door, text: str) -> Answer:
+        """Reject a study, or take an approval back. Counts here at once, even if the server cannot be told.
+
+        For one that was approved the server is not asked what it offers: it must not be able to hide it.
+        """
+        approved = [
+            answer
+            for answer in self._answers.all()
+            if answer.answer == "approved" and _is_meant(text, answer.study.name, answer.digest)
+        ]
+        if len(approved) == 1:
+            study, digest = approved[0].study, approved[0].digest
+        else:
+            offer = find_offer(door.offers(), text)
+            study, digest = offer.study, offer.digest
+        signature = self._keys.sign_answer("rejected", digest)
+        answer = Answer(study, digest, "rejected", signature)
         self._answers.record(answer)
-        door.answer(offer.digest, "rejected", signature)
+        door.answer(digest, "rejected", signature)
         return answer
 
     def _choose(self, study: Study, name: str | None) -> Dataset | None:

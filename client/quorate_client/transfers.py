@@ -7,6 +7,7 @@ stream's window is the back-pressure, and no more than a few frames are in memor
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -26,6 +27,9 @@ log = structlog.get_logger()
 
 OPEN_TIMEOUT_S = 30.0
 ATTEMPTS_WITHOUT_PROGRESS = 5
+KEEP_FREE_BYTES = 1024**3
+KEEP_FREE_SHARE = 0.05
+"""Of a site's disk, whichever is less: what a server offers does not fill it."""
 
 Count = Callable[[int], None]
 Result = TypeVar("Result")
@@ -99,7 +103,17 @@ class Downloads:
             return
         async with self._locks.setdefault(blob.id, asyncio.Lock()):
             if not self._spool.has(blob):
+                self._require_room(blob)
                 await self._fetch(blob)
+
+    def _require_room(self, blob: Blob) -> None:
+        disk = shutil.disk_usage(self._spool.folder)
+        if blob.size > disk.free - min(KEEP_FREE_BYTES, int(disk.total * KEEP_FREE_SHARE)):
+            raise DiskFullError(
+                "What the server offers would fill the disk that holds the spool",
+                got=f"{blob.size} bytes",
+                action="Free some space; if the model cannot be so large, ask the operator",
+            )
 
     async def _fetch(self, blob: Blob) -> None:
         waits = Backoff(self._random)

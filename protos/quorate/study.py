@@ -153,6 +153,11 @@ class Study(_Frozen):
         return tuple(SiteName(site.name) for site in self.sites)
 
     @property
+    def released_to(self) -> Literal["operator", "sites"]:
+        """Who gets the final model. A guest app runs at the server, and its model is there whatever ``release`` says."""
+        return "operator" if self.guest else self.release.model
+
+    @property
     def kind(self) -> Literal["study", "guest"]:
         return "guest" if self.guest else "study"
 

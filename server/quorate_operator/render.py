@@ -75,7 +75,7 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "rounds": f"{rounds.count}, each with at least {rounds.quorum} of {len(study.sites)} sites "
             f"within {rounds.deadline_s:g} s",
             "optimizer": study.optimizer.name if study.kind == "study" else f"of {_guest_app(view)}",
-            "model goes to": "the sites and the operator" if study.release.model == "operator" else "the sites",
+            "model goes to": "the sites and the operator" if study.released_to == "operator" else "the sites",
             "protection": study.protection.mode,
         }
     )

@@ -195,11 +195,11 @@ class Server:
 
 async def serve(config: ServerConfig) -> None:
     """Run until SIGINT or SIGTERM."""
-    server = Server(config)
-    await server.start()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, partial(stop.set))
+    server = Server(config)
+    await server.start()
     await stop.wait()
     await server.stop()

@@ -34,6 +34,9 @@ class Verb(IntEnum):
     REFUSE = 9
 
 
+_VERBS = {verb.value: verb for verb in Verb}
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """One message on the pipe."""
@@ -47,28 +50,28 @@ class Note:
         return _HEADER.pack(len(self.payload), self.verb, len(name)) + name + self.payload
 
 
-def _parse_name(name: bytes) -> str:
-    try:
-        return name.decode()
-    except UnicodeDecodeError as error:
-        raise FrameError("The run's worker named something that is not a name") from error
-
-
 def _parse_header(header: bytes) -> tuple[int, Verb, int]:
     length, verb, name_length = _HEADER.unpack(header)
-    if length > MAX_PAYLOAD_BYTES or verb not in set(Verb):
+    if length > MAX_PAYLOAD_BYTES or verb not in _VERBS:
         raise FrameError("The run's worker sent something that is not a message")
-    return length, Verb(verb), name_length
+    return length, _VERBS[verb], name_length
+
+
+def _note(verb: Verb, name_length: int, rest: bytes) -> Note:
+    try:
+        return Note(verb, rest[name_length:], rest[:name_length].decode())
+    except UnicodeDecodeError as error:
+        raise FrameError("The run's worker named something that is not a name") from error
 
 
 async def read_note(reader: asyncio.StreamReader) -> Note | None:
     """The next message, or None when the other end is gone."""
     try:
         length, verb, name_length = _parse_header(await reader.readexactly(_HEADER.size))
-        name = await reader.readexactly(name_length)
-        return Note(verb, await reader.readexactly(length), _parse_name(name))
+        rest = await reader.readexactly(name_length + length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+    return _note(verb, name_length, rest)
 
 
 def receive_note(sock: socket.socket) -> Note | None:
@@ -78,7 +81,7 @@ def receive_note(sock: socket.socket) -> Note | None:
         return None
     length, verb, name_length = _parse_header(header)
     rest = _receive_exactly(sock, name_length + length)
-    return None if rest is None else Note(verb, rest[name_length:], _parse_name(rest[:name_length]))
+    return None if rest is None else _note(verb, name_length, rest)
 
 
 def _receive_exactly(sock: socket.socket, count: int) -> bytes | None:

@@ -395,6 +395,9 @@ class Runs:
         return set().union(*self._needed.values(), *answered)
 
     async def _remove(self, blobs: set[BlobId]) -> None:
+        if not blobs:
+            return
+
         def remove() -> None:
             for blob in blobs:
                 self._spool.remove(blob)
@@ -499,8 +502,7 @@ class Runs:
         self._update(run, results=(*self.view(run).results, result), round_number=result.round_number)
 
     def _update(self, run: RunId, **changes: Any) -> None:
-        model = (self._folder(run) / "model.npz").is_file()
-        self._views[run] = replace(self._views[run], changed_unix_s=time.time(), model_available=model, **changes)
+        self._views[run] = replace(self._views[run], changed_unix_s=time.time(), **changes)
         event = self._changed.pop(run, None)
         if event is not None:
             event.set()

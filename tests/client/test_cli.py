@@ -313,10 +313,12 @@ def test_keys_that_the_server_swapped_in_the_roster_are_noticed(
     (tmp_path / "swapped").mkdir()
     member = services.members["east"]
     services.members["east"] = make_or_load_keys(tmp_path / "swapped").member(member.name)
-    result = run("studies")
+    assert "distrust" in run("studies").err
+    result = run("approve", "hearts")
 
     assert result.code == 3
     assert "distrust" in result.err
+    assert services.answers == []
 
 
 def test_a_member_that_comes_with_a_new_key_is_marked(

@@ -63,6 +63,7 @@ class HandSite:
         self._channel = grpc.secure_channel(consortium.address, site_credential(consortium, name), NAME_OVERRIDE)
         self.stub: Any = rounds_pb2_grpc.RoundsStub(self._channel)
         self._outgoing: queue.SimpleQueue[rounds_pb2.SiteEvent | None] = queue.SimpleQueue()
+        self._kept: list[rounds_pb2.ServerEvent] = []
 
     def close(self) -> None:
         self._outgoing.put(None)
@@ -80,13 +81,19 @@ class HandSite:
         self.say(reply=reply_to_proto(reply))
 
     def next(self, kind: str) -> Any:
-        """The next event of a kind. Each heartbeat of the server is answered on the way."""
+        """The next event of a kind; others are kept. Each heartbeat of the server is answered on the way."""
+        for event in self._kept:
+            if event.WhichOneof("event") == kind:
+                self._kept.remove(event)
+                return getattr(event, kind)
         for event in self._events:
             found = event.WhichOneof("event")
-            if found == "heartbeat":
-                self.say(heartbeat=rounds_pb2.Heartbeat(sequence=event.heartbeat.sequence))
             if found == kind:
                 return getattr(event, kind)
+            if found == "heartbeat":
+                self.say(heartbeat=rounds_pb2.Heartbeat(sequence=event.heartbeat.sequence))
+            else:
+                self._kept.append(event)
         raise AssertionError(f"the stream ended before a {kind} came")
 
     def asked(self, phase: Phase, round_number: int) -> Instruction:

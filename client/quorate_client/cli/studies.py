@@ -29,7 +29,7 @@ from quorate_client.cli.output import (
 from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.state import site_state
-from quorate_client.studies import Assessment, Door, StudyDesk, find_offer, open_door
+from quorate_client.studies import Assessment, Door, StudyDesk, Unsound, find_offer, open_door
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")]
 
@@ -39,9 +39,10 @@ UNPROTECTED = "Protection is none: the server can read every update of this site
 def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """List the studies that the consortium offers to this site, and how they stand here."""
     with _desk(state) as open_desk:
-        found = [open_desk.desk.assess(offer) for offer in open_desk.door.offers()]
+        offers = open_desk.door.offers()
+        found = [open_desk.desk.assess(offer) for offer in offers.sound]
     if as_json:
-        show_json([_summary(each) for each in found])
+        show_json([_summary(each) for each in found] + [_summary_of_unsound(each) for each in offers.unsound])
         return
     rows = table("study", "digest", "task", "protection", "answer", "stands")
     for each in found:
@@ -55,7 +56,12 @@ def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> 
             cell(each.answer or "unanswered"),
             cell(_standing(each), "green" if each.may_be_approved else "yellow"),
         )
+    for unsound in offers.unsound:
+        problem = cell(unsound.problem.code, "red")
+        rows.add_row(cell(unsound.name), unsound.digest.hex()[:12], "", "", "", problem)
     out().print(rows)
+    for unsound in offers.unsound:
+        warn(str(unsound.problem))
     if any(each.offer.study.protection.mode == "none" for each in found):
         warn("In a study with protection none the server can read every update of this site.")
 
@@ -109,12 +115,11 @@ def approve(
 def reject(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Reject a study, or take an approval back. Counts at this site at once."""
     with _desk(state) as open_desk:
-        offer = find_offer(open_desk.door.offers(), study)
-        open_desk.desk.reject(open_desk.door, offer)
+        answer = open_desk.desk.reject(open_desk.door, study)
     if as_json:
-        show_json({"study": offer.study.name, "digest": offer.digest.hex(), "answer": "rejected"})
+        show_json({"study": answer.study.name, "digest": answer.digest.hex(), "answer": "rejected"})
         return
-    say(f"Rejected {offer.study.name} ({offer.digest.hex()[:12]}).")
+    say(f"Rejected {answer.study.name} ({answer.digest.hex()[:12]}).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +156,9 @@ def _show_study(assessment: Assessment) -> None:
     rows.add_row(
         "rounds", f"{rounds.count}, each with at least {rounds.quorum} sites, at most {rounds.deadline_s:g} s a phase"
     )
-    rows.add_row("optimiser", study.optimizer.name)
+    rows.add_row("optimiser", study.optimizer.name if study.guest is None else "the guest app's")
     rows.add_row("protection", cell(study.protection.mode, "bold yellow" if study.protection.mode == "none" else ""))
-    who = "the sites and the operator" if study.release.model == "operator" else "the sites only"
+    who = "the sites and the operator" if study.released_to == "operator" else "the sites only"
     rows.add_row("final model", f"for {who}")
     rows.add_row("answer", cell(assessment.answer or "unanswered"))
     out().print(rows)
@@ -184,6 +189,11 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "refusals": [{"code": refusal.code, "text": str(refusal)} for refusal in _refusals(assessment)],
         "roster": [{"site": m.name, "fingerprint": m.fingerprint} for m in assessment.offer.members],
     }
+
+
+def _summary_of_unsound(offer: Unsound) -> dict[str, Any]:
+    refusals = [{"code": offer.problem.code, "text": str(offer.problem)}]
+    return {"name": offer.name, "digest": offer.digest.hex(), "may_be_approved": False, "refusals": refusals}
 
 
 def _refusals(assessment: Assessment) -> list[QuorateError]:
