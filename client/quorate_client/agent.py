@@ -236,8 +236,7 @@ class Agent:
             work.take(instruction)
 
     def _acknowledged(self, message: MessageId) -> None:
-        self._journal.settle(message)
-        entry = self._journal.find(message)
+        entry = self._journal.settle(message)
         if entry is not None and entry.reply is not None and not entry.reply.code:
             self._metrics.succeeded(self._around.wall())
 

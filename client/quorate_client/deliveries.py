@@ -81,7 +81,8 @@ class Deliveries:
         self._replies.clear()
 
     async def _deliver(self, connection: Connection, message: MessageId, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+        if after_s:
+            await asyncio.sleep(after_s)
         entry = self._journal.find(message)
         if entry is None or entry.reply is None or entry.is_settled:
             return

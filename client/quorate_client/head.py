@@ -19,6 +19,7 @@ from quorate.blobs import Blob, Spool
 from quorate.errors import BaseModelMismatchError, BlobMissingError
 from quorate.exchange import StudyWork, SumRef
 from quorate_client.model_state import ModelState, StateFolder
+from quorate_client.offload import offload
 from quorate_client.protect import FLOAT_BYTES, open_plain
 
 log = structlog.get_logger()
@@ -131,7 +132,7 @@ class Head:
             if not _is_agreed(state, work):
                 return None
             with await self._content(ref.blob, fetch) as total:
-                state = await asyncio.to_thread(self._states.apply, state, ref, total)
+                state = await offload(ref.blob.size, self._states.apply, state, ref, total)
         return state if _is_agreed(state, work) else None
 
     async def _start(

@@ -99,7 +99,7 @@ class Journal:
                 "UPDATE journal SET is_settled = ? WHERE message_id = ?", (not wanted, instruction.message_id)
             )
             return self._forget(
-                "rowid <= (SELECT max(rowid) FROM journal) - ? AND reply IS NOT NULL", (self._most_entries,)
+                "journal.rowid <= (SELECT max(rowid) FROM journal) - ? AND reply IS NOT NULL", (self._most_entries,)
             )
 
     def interrupt(self) -> list[MessageId]:
@@ -117,10 +117,12 @@ class Journal:
             self._database.execute("UPDATE journal SET reply = NULL WHERE message_id = ?", (reply.message_id,))
             self._store(reply)
 
-    def settle(self, message: MessageId) -> None:
+    def settle(self, message: MessageId) -> Entry | None:
         """The server acknowledged the reply or does not want it. It may name what nobody asked here."""
-        if self.find(message) is not None:
+        entry = self.find(message)
+        if entry is not None:
             self._settled.add(message)
+        return entry
 
     def owed(self) -> list[Entry]:
         """Entries whose reply the server has not acknowledged, oldest first."""

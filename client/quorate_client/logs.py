@@ -37,13 +37,14 @@ def configure_logging(level: LogLevel, *, as_json: bool, folder: Path) -> None:
     file = _RotatingFile(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
     file.setFormatter(_formatter(shared, in_json))
     logging.getLogger().handlers[:] = [stream, file]
+    ours = logging.getLogger("quorate_client")
     # Libraries speak up from warnings on; what we log ourselves follows the configured level.
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("quorate_client").setLevel(level.upper())
+    ours.setLevel(level.upper())
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: logging.getLogger("quorate_client"),
+        logger_factory=lambda *_: ours,
         cache_logger_on_first_use=False,
     )
     os.umask(0o077)  # rotated files and whatever the daemon writes later are private too

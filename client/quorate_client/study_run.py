@@ -19,7 +19,8 @@ from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, StateFolder
-from quorate_client.protect import protect, store_file
+from quorate_client.offload import offload
+from quorate_client.protect import FLOAT_BYTES, protect, store_file
 from quorate_client.task_calls import TaskCalls
 from quorate_client.workers import TaskWorkers
 
@@ -111,7 +112,8 @@ class StudyRun:
         try:
             report = await task.train(state, update, round_number, seed, self._study.optimizer.proximal_mu)
             weight = _weight_of(report.records, work.total_weight)
-            sent = await asyncio.to_thread(protect, update, state.dimension, weight, self._study, self._spool)
+            size = state.dimension * FLOAT_BYTES
+            sent = await offload(size, protect, update, state.dimension, weight, self._study, self._spool)
         finally:
             update.unlink(missing_ok=True)
         if sent.clipped:

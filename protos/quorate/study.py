@@ -154,7 +154,7 @@ class Study(_Frozen):
 
     @property
     def released_to(self) -> Literal["operator", "sites"]:
-        """Who gets the final model. A guest app runs at the server, and its model is there whatever ``release`` says."""
+        """Who gets the final model. A guest app runs at the server, so its model is there whatever ``release`` says."""
         return "operator" if self.guest else self.release.model
 
     @property

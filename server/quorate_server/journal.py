@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     delete,
     insert,
     select,
@@ -77,6 +78,20 @@ _SESSIONS = Table(
     METADATA,
     Column("site", String(63), primary_key=True),
     Column("number", BigInteger, nullable=False),
+)
+
+# The statements of every round. Made once: making one takes longer than executing it.
+_WRITTEN = select(_REPLIES.c.message_id).where(_REPLIES.c.message_id.in_(bindparam("names", expanding=True)))
+_ADD_REPLY = insert(_REPLIES)
+_STEP_FORWARD = (
+    update(_RUNS)
+    .where(_RUNS.c.run == bindparam("of"))
+    .values(progress=bindparam("progress"), changed_unix_s=bindparam("changed_unix_s"))
+)
+_DROP_RESULT = delete(_RESULTS).where(_RESULTS.c.run == bindparam("of"), _RESULTS.c.round == bindparam("number"))
+_ADD_RESULT = insert(_RESULTS)
+_DROP_EARLIER_REPLIES = delete(_REPLIES).where(
+    _REPLIES.c.run == bindparam("of"), _REPLIES.c.round < bindparam("number")
 )
 
 
@@ -174,12 +189,14 @@ class Journal:
 
         The replies of earlier rounds are not needed again then, and go.
         """
+        step = {"of": run, "progress": progress, "changed_unix_s": self._clock()}
         with self._engine.begin() as db:
-            db.execute(update(_RUNS).where(_RUNS.c.run == run).values(progress=progress, changed_unix_s=self._clock()))
+            db.execute(_STEP_FORWARD, step)
             if result is not None:
-                db.execute(delete(_RESULTS).where(_RESULTS.c.run == run, _RESULTS.c.round == result[0]))
-                db.execute(insert(_RESULTS).values(run=run, round=result[0], result=result[1]))
-                db.execute(delete(_REPLIES).where(_REPLIES.c.run == run, _REPLIES.c.round < result[0]))
+                number, text = result
+                db.execute(_DROP_RESULT, {"of": run, "number": number})
+                db.execute(_ADD_RESULT, {"run": run, "round": number, "result": text})
+                db.execute(_DROP_EARLIER_REPLIES, {"of": run, "number": number})
 
     def results(self, run: RunId) -> list[dict[str, object]]:
         with self._engine.connect() as db:
@@ -220,10 +237,10 @@ class Journal:
     def _write_replies(self, batch: list[_PendingReply]) -> None:
         fresh = {item.reply.message_id: item for item in reversed(batch)}
         with self._engine.begin() as db:
-            for name in db.scalars(select(_REPLIES.c.message_id).where(_REPLIES.c.message_id.in_(list(fresh)))):
+            for name in db.scalars(_WRITTEN, {"names": list(fresh)}):
                 del fresh[name]
             if fresh:
-                db.execute(insert(_REPLIES), [_row_of(item) for item in fresh.values()])
+                db.execute(_ADD_REPLY, [_row_of(item) for item in fresh.values()])
 
     def has_reply(self, site: SiteName, message: MessageId) -> bool:
         """Whether this site's reply to this message was written down, and its round is not forgotten yet."""

@@ -226,7 +226,7 @@ class Runs:
 
     def model(self, run: RunId) -> Path:
         view = self.view(run)
-        path = self._folder(view.run) / "model.npz"
+        path = self._model(view.run)
         if not path.is_file():
             raise WrongStateError(
                 f"The run {view.run} has no released model",
@@ -446,7 +446,8 @@ class Runs:
                 await asyncio.to_thread(self._journal.forget_replies, run)
                 await self._remove(self._needed.pop(run, set()) - self._in_use())
         finally:
-            self._update(run, state=state, reason=reason, phase="", sites=())
+            model = self._model(run).is_file()
+            self._update(run, state=state, reason=reason, phase="", sites=(), model_available=model)
             self._count_runs()
             log.info("run " + state.value, run=run, reason=reason.code if reason else "")
 
@@ -486,7 +487,7 @@ class Runs:
             results=results,
             started_unix_s=record.started_unix_s,
             changed_unix_s=record.changed_unix_s,
-            model_available=(self._folder(record.run) / "model.npz").is_file(),
+            model_available=self._model(record.run).is_file(),
         )
 
     def _note_status(self, run: RunId, status: dict[str, Any]) -> None:
@@ -537,6 +538,9 @@ class Runs:
 
     def _folder(self, run: RunId) -> Path:
         return self._config.runs_dir / run
+
+    def _model(self, run: RunId) -> Path:
+        return self._folder(run) / "model.npz"
 
     def _tidy_spool(self) -> None:
         """Keep what live runs refer to, and uploads that may still go on."""

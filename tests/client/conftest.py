@@ -38,6 +38,7 @@ APP = "flower:json:JSONDecoder"
 
 POLICY = f"""
 protection = ["none"]
+release = ["operator", "sites"]
 minimum_sites = 3
 tasks = ["{APP}", "tabular-classifier"]
 """

@@ -26,7 +26,7 @@ from tests.integration.processes import (
     BIN,
     PATIENCE_S,
     Daemon,
-    command,
+    commands,
     eventually,
     free_port,
     write_settings,
@@ -129,29 +129,39 @@ class Template:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        address = f"127.0.0.1:{free_port()}"
         self._server, self._operator = root / "server", root / "server" / "operator"
+        address = f"127.0.0.1:{free_port()}"
         names = ("--consortium", NAME, "--address", address, "--listen", address)
-        command("quorate-server", "init", self._server, *names)
-        (root / "schema.toml").write_text(SCHEMA)
+        commands("quorate-server", ["init", self._server, *names])
         settings = {"metrics_listen": '""', "heartbeat_s": "0.3", "silent_after_s": "1.0"}
         write_settings(self._server / "server.toml", settings)
+        (root / "schema.toml").write_text(SCHEMA)
         daemon = Daemon(root / "template.log", BIN / "quorate-server", "run", "--state", self._server)
         try:
             with OperatorClient(Profile.load(self._operator, time.time())) as operator:
                 eventually(lambda: _answers(operator), "the server")
-            with ThreadPoolExecutor(4) as pool:
+            profile = ("--profile", self._operator)
+            commands("quorate", *([*profile, "site", "invite", name, "-o", root / f"{name}.json"] for name in SITES))
+            with ThreadPoolExecutor(len(SITES)) as pool:
                 list(pool.map(self._join, SITES))
-                list(pool.map(self._publish, STUDIES))
-                list(pool.map(self._approve, [(site, study) for site in SITES for study in STUDIES]))
+                files = [self._write_study(study) for study in STUDIES]
+                commands("quorate", *([*profile, "study", "publish", file] for file in files))
+                list(pool.map(self._approve, SITES))
             assert daemon.stop() == 0
         finally:
             daemon.end()
 
     def _join(self, name: str) -> None:
-        invitation, state = self.root / f"{name}.json", self.root / name
-        command("quorate", "--profile", self._operator, "site", "invite", name, "-o", invitation)
-        command("quorate-client", "join", invitation, "--state", state)
+        state = self.root / name
+        table = self.root / f"{name}.csv"
+        rows = [f"{number / 100},{'yes' if number % 2 else 'no'}" for number in range(RECORDS[name])]
+        table.write_text("\n".join(["measured,outcome", *rows, ""]))
+        schema = ("--schema", self.root / "schema.toml", "--test-fraction", "0.5")
+        commands(
+            "quorate-client",
+            ["join", self.root / f"{name}.json", "--state", state],
+            ["data", "add", name, table, *schema, "--state", state],
+        )
         policy = {
             "protection": '["none"]',
             "release": '["operator"]',
@@ -162,13 +172,8 @@ class Template:
         write_settings(state / "policy.toml", policy)
         write_settings(state / "config.toml", {"metrics_listen": '""'})
         (state / "work" / "control").mkdir(parents=True)
-        table = self.root / f"{name}.csv"
-        rows = [f"{number / 100},{'yes' if number % 2 else 'no'}" for number in range(RECORDS[name])]
-        table.write_text("\n".join(["measured,outcome", *rows, ""]))
-        schema = ("--schema", self.root / "schema.toml", "--test-fraction", "0.5")
-        command("quorate-client", "data", "add", name, table, *schema, "--state", state)
 
-    def _publish(self, study: str) -> None:
+    def _write_study(self, study: str) -> Path:
         path = self.root / f"{study}.toml"
         rounds = "\n".join(f"{key} = {value}" for key, value in STUDIES[study].items())
         path.write_text(
@@ -177,11 +182,11 @@ class Template:
             f"sites = {json.dumps(SITES)}\ndimension = {DIMENSION}\n"
             f'[rounds]\n{rounds}\n[protection]\nmode = "none"\n[release]\nmodel = "operator"\n'
         )
-        command("quorate", "--profile", self._operator, "study", "publish", path)
+        return path
 
-    def _approve(self, pair: tuple[str, str]) -> None:
-        site, study = pair
-        command("quorate-client", "approve", study, "--dataset", site, "--state", self.root / site)
+    def _approve(self, site: str) -> None:
+        answers = (["approve", study, "--dataset", site, "--state", self.root / site] for study in STUDIES)
+        commands("quorate-client", *answers)
 
 
 class Consortium:

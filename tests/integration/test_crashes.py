@@ -96,6 +96,27 @@ def test_a_run_goes_on_by_itself_when_the_server_was_killed_in_a_checkpoint(foun
     assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
 
 
+def test_an_upload_goes_on_where_a_killed_server_left_it(consortium: Consortium) -> None:
+    """What had arrived whole is not sent again, a torn frame is; the site trains once."""
+    east = consortium.sites["east"]
+    with relay(consortium.port) as line:
+        consortium.reroute("east", line.port)
+        east.order("train-2", HOLD)
+        run = consortium.run("patient")
+        east.await_step("train-2")
+        line.slow_down(bytes_per_s=1_000_000)
+        east.release("train-2")
+        eventually(lambda: consortium.arriving("east") > UPDATE_BYTES // 3, "a third of the update")
+        consortium.running.kill()
+        line.full_speed()
+        sent_before = line.sent_bytes
+        consortium.start_server()
+        consortium.await_run(run, lambda view: len(view.results) > 1, "to close the round")
+        assert line.sent_bytes - sent_before < UPDATE_BYTES
+        view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+
+
 def test_a_server_that_is_killed_again_and_again_counts_each_round_once(consortium: Consortium) -> None:
     """Kills that are not timed by anybody's phase."""
     run = consortium.run("patient")
