@@ -188,6 +188,80 @@ def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(
     assert contributed(view) == [ALL, ALL, ALL]
 
 
+def test_uploads_wait_for_room_at_the_server(found: Found) -> None:
+    """The spool fills up while the sites train: what they did is kept by them and arrives once there is space."""
+    consortium = found()
+    run, disk, server = _fill_the_disk_during(consortium, "train-2", "spool")
+    for site in consortium.sites.values():
+        met = 'upload broken off" code=disk_full'
+        eventually(lambda log=site, met=met: met in log.log, f"{site.name} to meet the full disk")
+    disk.free()
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_run_that_cannot_be_written_down_pauses_until_there_is_room(found: Found) -> None:
+    """The whole disk of the server fills up while the sites evaluate: the round does not count until it is stored."""
+    consortium = found()
+    run, disk, _ = _fill_the_disk_during(consortium, "evaluate-2", ".")
+    view = consortium.await_run(run, lambda view: view.state is RunState.PAUSED, "to pause")
+    assert view.reason is not None
+    assert view.reason.code == "disk_full"
+    assert len(view.results) == 1
+    disk.free()
+    consortium.operator.resume(run)
+    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+
+
+def _fill_the_disk_during(consortium: Consortium, step: str, place: str) -> tuple[str, SmallDisk, Daemon]:
+    """A run whose sites hold at a step while the server's disk fills up, and then go on."""
+    folder = (consortium.server_dir / place).resolve()
+    folder.mkdir(exist_ok=True)
+    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
+    for name in SITES:
+        consortium.start_site(name)
+    consortium.await_sites()
+    disk = SmallDisk(server, folder)
+    for site in consortium.sites.values():
+        site.order(step, HOLD)
+    run = consortium.run("patient")
+    for site in consortium.sites.values():
+        site.await_step(step)
+    disk.fill(leaving_bytes=0)
+    for site in consortium.sites.values():
+        site.release(step)
+    return run, disk, server
+
+
+@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(found: Found, place: str) -> None:
+    """The reason is ``disk_full``, with what to do; with space again ``run resume`` completes it. Nothing is lost."""
+    consortium = found()
+    folder = (consortium.server_dir / place).resolve()
+    folder.mkdir(exist_ok=True)
+    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
+    for name in SITES:
+        consortium.start_site(name)
+    consortium.await_sites()
+    disk = SmallDisk(server, folder)
+    west = consortium.sites["west"]
+    west.order("evaluate-1", HOLD)
+    run = consortium.run("patient")
+    west.await_step("evaluate-1")
+    disk.fill(leaving_bytes=UPDATE_BYTES)
+    west.release("evaluate-1")
+    view = consortium.await_pause(run)
+    assert view.reason is not None
+    assert view.reason.code == "disk_full"
+    assert "run resume" in view.reason.action
+    assert len(view.results) == 1
+    disk.free()
+    consortium.operator.resume(run)
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+
+
 @pytest.mark.parametrize(
     ("place", "step", "met"),
     [("spool", "train-2", "upload broken off"), (".", "evaluate-2", "reply not taken by the server")],
