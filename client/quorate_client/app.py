@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -41,6 +43,8 @@ from quorate_client.upkeep import CertificateKeeper, forget_the_old, heed_pause
 from quorate_client.work import Engine, Fetch, Site, Work
 
 log = structlog.get_logger()
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
 
 
 class LazyEngine:
@@ -71,12 +75,18 @@ def make_engine(folder: SiteFolder, config: Config, spool: Spool) -> Engine:
     from quorate_client.worker_process import WorkerSettings
     from quorate_client.workers import ProcessWorkers
 
+    work = folder.work.resolve()
+    temporary = work / "temporary"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)
     memory_bytes = config.task_memory_mb * 1024**2 if config.task_memory_mb is not None else None
+    writable = (work, *(path for path in (SHARED_MEMORY,) if path.is_dir()))
     settings = WorkerSettings(
-        folder=folder.work,
+        folder=work,
         log_path=folder.log / "tasks.log",
-        confinement=Confinement(hidden=(folder.keys.resolve(),), memory_bytes=memory_bytes),
-        require_isolation=read_policy(folder.policy).require_isolation,
+        confinement=Confinement((folder.keys.resolve(),), writable, memory_bytes),
+        temporary=temporary,
+        require_isolation=lambda: read_policy(folder.policy).require_isolation,
     )
     return SiteEngine(ProcessWorkers(settings), spool, folder.work, time.monotonic)
 

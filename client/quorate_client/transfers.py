@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -29,7 +31,7 @@ OPEN_TIMEOUT_S = 30.0
 ATTEMPTS_WITHOUT_PROGRESS = 5
 KEEP_FREE_BYTES = 1024**3
 KEEP_FREE_SHARE = 0.05
-"""Of a site's disk, whichever is less: what a server offers does not fill it."""
+"""What a server offers does not fill a site's disk: so much stays free, or this share of it if that is less."""
 
 Count = Callable[[int], None]
 Result = TypeVar("Result")
@@ -82,9 +84,18 @@ class Downloads:
     Args:
         link: Where the present connection is found.
         received: Told the bytes of each frame that came.
+        free_bytes: How much the disk may take. By default all but what has to stay free.
     """
 
-    def __init__(self, link: Link, spool: Spool, random: Callable[[], float], received: Count) -> None:
+    def __init__(
+        self,
+        link: Link,
+        spool: Spool,
+        random: Callable[[], float],
+        received: Count,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        self._free_bytes = free_bytes or partial(_free_bytes, spool.folder)
         self._link = link
         self._spool = spool
         self._random = random
@@ -107,8 +118,7 @@ class Downloads:
                 await self._fetch(blob)
 
     def _require_room(self, blob: Blob) -> None:
-        disk = shutil.disk_usage(self._spool.folder)
-        if blob.size > disk.free - min(KEEP_FREE_BYTES, int(disk.total * KEEP_FREE_SHARE)):
+        if blob.size > self._free_bytes():
             raise DiskFullError(
                 "What the server offers would fill the disk that holds the spool",
                 got=f"{blob.size} bytes",
@@ -138,6 +148,11 @@ class Downloads:
             else:
                 return
             await asyncio.sleep(waits.next_s())
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = shutil.disk_usage(folder)
+    return disk.free - min(KEEP_FREE_BYTES, int(disk.total * KEEP_FREE_SHARE))
 
 
 async def upload_until_done(attempt: Callable[[], Awaitable[None]], waits: Backoff) -> None:

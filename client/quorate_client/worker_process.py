@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,9 @@ class WorkerSettings:
     Args:
         folder: Their working folder.
         log_path: Where the output of tasks goes; it may hold records and never leaves the site.
-        require_isolation: Whether a worker must reach ``IsolationLevel.FULL``.
+        temporary: Where the task's temporary files go; None leaves them where the daemon's go.
+        require_isolation: Whether a worker must reach ``IsolationLevel.FULL``; asked for each use, for the site's
+            administrator may change it at any time.
         most: Most workers alive at a time.
         idle_s: After how long without work one is ended, so that its memory comes back.
         start_s: Most time until one is ready.
@@ -53,7 +55,8 @@ class WorkerSettings:
     folder: Path
     log_path: Path
     confinement: Confinement = field(default_factory=Confinement)
-    require_isolation: bool = False
+    temporary: Path | None = None
+    require_isolation: Callable[[], bool] = lambda: False
     most: int = 4
     idle_s: float = 600.0
     start_s: float = 60.0
@@ -67,6 +70,7 @@ class ProcessWorker:
     ) -> None:
         self.ready_for = b""
         self.alive = True
+        self.level = IsolationLevel.LIMITS_ONLY
         self._process = process
         self._reader = reader
         self._writer = writer
@@ -89,7 +93,7 @@ class ProcessWorker:
                     stdout=output,
                     stderr=output,
                     pass_fds=(theirs.fileno(),),
-                    env=_environment(),
+                    env=_environment(settings.temporary),
                     cwd=settings.folder,
                     start_new_session=True,
                 )
@@ -100,7 +104,9 @@ class ProcessWorker:
         try:
             async with asyncio.timeout(settings.start_s):
                 hello = await worker.exchange({"confinement": settings.confinement.to_json(), "parent": os.getpid()})
-            worker.accept(hello, settings)
+            worker.level = IsolationLevel(hello["isolation"])
+            log.info("task worker started", pid=worker.pid, isolation=worker.level.value)
+            worker.require_isolation(settings)
         except TimeoutError as error:
             await worker.end()
             raise TaskCrashedError("A task's process did not start in time") from error
@@ -113,15 +119,13 @@ class ProcessWorker:
     def pid(self) -> int:
         return self._process.pid
 
-    def accept(self, hello: dict[str, Any], settings: WorkerSettings) -> None:
+    def require_isolation(self, settings: WorkerSettings) -> None:
         """Whether what the process could do to confine itself is enough.
 
         Raises:
             PolicyError: it is not.
         """
-        level = IsolationLevel(hello["isolation"])
-        log.info("task worker started", pid=self.pid, isolation=level.value)
-        if level is not IsolationLevel.FULL and settings.require_isolation:
+        if self.level is not IsolationLevel.FULL and settings.require_isolation():
             raise PolicyError(
                 "This site runs tasks only without network and without sight of its keys, which the system refused",
                 expected="user namespaces for the daemon's user",
@@ -173,11 +177,11 @@ class ProcessWorker:
             await self._writer.wait_closed()
 
 
-def _environment() -> dict[str, str]:
+def _environment(temporary: Path | None) -> dict[str, str]:
     passed_on = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
-    return passed_on | _ALWAYS
+    return passed_on | _ALWAYS | ({"TMPDIR": str(temporary)} if temporary is not None else {})
 
 
 def result_of(answer: dict[str, Any]) -> dict[str, Any]:

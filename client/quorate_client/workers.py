@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from quorate.errors import PolicyError
 from quorate_client.host import TaskHost
 from quorate_client.worker_process import ProcessWorker, WorkerSettings, result_of
 
@@ -106,6 +107,11 @@ class ProcessWorkers:
             worker, retirement = self._resting.pop(key)
             retirement.cancel()
             if worker.alive:
+                try:
+                    worker.require_isolation(self._settings)
+                except PolicyError:
+                    self._see_gone(worker)
+                    raise
                 return worker
             self._see_gone(worker)
         while len(self._resting) + len(self._leased) > self._settings.most:

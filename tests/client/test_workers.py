@@ -259,7 +259,7 @@ async def test_a_task_reaches_neither_the_network_nor_the_keys(installed: Path, 
     (keys / "signing.key").write_text("secret")
     confinement = Confinement(hidden=(keys,))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with pool(tmp_path, confinement=confinement, require_isolation=True) as workers:
+        async with pool(tmp_path, confinement=confinement, require_isolation=lambda: True) as workers:
             try:
                 async with workers.lease(KEY) as worker:
                     port = listener.getsockname()[1]
@@ -282,7 +282,7 @@ async def test_a_site_that_demands_isolation_refuses_less(installed: Path, tmp_p
     async with pool(tmp_path, confinement=confinement) as workers, workers.lease(KEY) as worker:
         descriptor = os.pidfd_open(pid_of(worker))  # without the demand it runs, with limits only
     await gone(descriptor)
-    async with pool(tmp_path, confinement=confinement, require_isolation=True) as workers:
+    async with pool(tmp_path, confinement=confinement, require_isolation=lambda: True) as workers:
         with pytest.raises(PolicyError):
             await visit(workers, KEY)
 
