@@ -235,65 +235,6 @@ def _fill_the_disk_during(consortium: Consortium, step: str, place: str) -> tupl
 
 
 @pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
-def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(found: Found, place: str) -> None:
-    """The reason is ``disk_full``, with what to do; with space again ``run resume`` completes it. Nothing is lost."""
-    consortium = found()
-    folder = (consortium.server_dir / place).resolve()
-    folder.mkdir(exist_ok=True)
-    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
-    for name in SITES:
-        consortium.start_site(name)
-    consortium.await_sites()
-    disk = SmallDisk(server, folder)
-    west = consortium.sites["west"]
-    west.order("evaluate-1", HOLD)
-    run = consortium.run("patient")
-    west.await_step("evaluate-1")
-    disk.fill(leaving_bytes=UPDATE_BYTES)
-    west.release("evaluate-1")
-    view = consortium.await_pause(run)
-    assert view.reason is not None
-    assert view.reason.code == "disk_full"
-    assert "run resume" in view.reason.action
-    assert len(view.results) == 1
-    disk.free()
-    consortium.operator.resume(run)
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, ALL]
-
-
-@pytest.mark.parametrize(
-    ("place", "step", "met"),
-    [("spool", "train-2", "upload broken off"), (".", "evaluate-2", "reply not taken by the server")],
-    ids=["uploads", "replies"],
-)
-def test_what_sites_have_to_deliver_waits_for_room_at_the_server(found: Found, place: str, step: str, met: str) -> None:
-    """The disk fills up while the sites work: what they did is kept by them and arrives once there is space."""
-    consortium = found()
-    folder = (consortium.server_dir / place).resolve()
-    folder.mkdir(exist_ok=True)
-    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
-    for name in SITES:
-        consortium.start_site(name)
-    consortium.await_sites()
-    disk = SmallDisk(server, folder)
-    for site in consortium.sites.values():
-        site.order(step, HOLD)
-    run = consortium.run("patient")
-    for site in consortium.sites.values():
-        site.await_step(step)
-    disk.fill(leaving_bytes=0)
-    for site in consortium.sites.values():
-        site.release(step)
-    for site in consortium.sites.values():
-        eventually(lambda log=site: f'{met}" code=disk_full' in log.log, f"{site.name} to meet the full disk")
-    disk.free()
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, ALL]
-    assert "Traceback" not in server.log.read_text()
-
-
-@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
 def test_a_site_whose_disk_is_full_refuses_and_is_back_when_there_is_space(found: Found, place: str) -> None:
     """The operator sees ``disk_full`` for this site; the round counts without it; the daemon lives."""
     consortium = found()
