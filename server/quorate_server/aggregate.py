@@ -99,7 +99,7 @@ class Adder:
 
 def _add_blocks(words: plain.Words, update: BinaryIO) -> None:
     start = 0
-    buffer = bytearray(BLOCK_BYTES)
+    buffer = bytearray(min(BLOCK_BYTES, words.nbytes))
     while start < len(words):
         wanted = min(BLOCK_BYTES, (len(words) - start) * plain.WORD_BYTES)
         count = update.readinto(memoryview(buffer)[:wanted])  # type: ignore[attr-defined]  # BinaryIO leaves it out

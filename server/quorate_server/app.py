@@ -187,8 +187,8 @@ class Server:
 
     def _count_sites(self) -> None:
         counts = Tally(
-            self.sessions.state(record.name) if record.state is Standing.ACTIVE else record.state.value
-            for record in self.registry.sites()
+            self.sessions.state(name) if standing is Standing.ACTIVE else standing.value
+            for name, standing in self.registry.standings().items()
         )
         self.metrics.sites_are(counts)
 

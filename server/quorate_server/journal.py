@@ -17,6 +17,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Engine,
     Float,
     ForeignKey,
@@ -39,7 +40,7 @@ from quorate.messages import reply_from_bytes, reply_to_bytes
 from quorate.runs import RunState
 from quorate_server.database import METADATA
 
-GATHER_S = 0.05
+GATHER_S = 0.1
 """How long a reply waits for others to be written with."""
 
 _RUNS = Table(
@@ -125,6 +126,7 @@ class Journal:
         self._pending: list[_PendingReply] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._writing: asyncio.Task[None] | None = None
+        self._due: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
         self._writer.shutdown(wait=True)
@@ -184,19 +186,30 @@ class Journal:
                 update(_RUNS).where(_RUNS.c.run == run).values(state=state, reason=reason, changed_unix_s=self._clock())
             )
 
-    def commit_progress(self, run: RunId, progress: str, result: tuple[int, str] | None) -> None:
+    async def commit(self, run: RunId, progress: str, result: tuple[int, str] | None) -> None:
         """One step forward: the new progress and, if a round ended, its result, in one transaction.
 
-        The replies of earlier rounds are not needed again then, and go.
+        Replies that wait to be written go with it. Those of earlier rounds are not needed again then, and go.
         """
-        step = {"of": run, "progress": progress, "changed_unix_s": self._clock()}
-        with self._engine.begin() as db:
-            db.execute(_STEP_FORWARD, step)
-            if result is not None:
-                number, text = result
-                db.execute(_DROP_RESULT, {"of": run, "number": number})
-                db.execute(_ADD_RESULT, {"run": run, "round": number, "result": text})
-                db.execute(_DROP_EARLIER_REPLIES, {"of": run, "number": number})
+        batch, self._pending = self._pending, []
+
+        def write() -> None:
+            step = {"of": run, "progress": progress, "changed_unix_s": self._clock()}
+            with self._engine.begin() as db:
+                _add_replies(db, batch)
+                db.execute(_STEP_FORWARD, step)
+                if result is not None:
+                    number, text = result
+                    db.execute(_DROP_RESULT, {"of": run, "number": number})
+                    db.execute(_ADD_RESULT, {"run": run, "round": number, "result": text})
+                    db.execute(_DROP_EARLIER_REPLIES, {"of": run, "number": number})
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, write)
+        except BaseException:
+            self._write_soon(batch)
+            raise
+        _tell(batch)
 
     def results(self, run: RunId) -> list[dict[str, object]]:
         with self._engine.connect() as db:
@@ -208,39 +221,42 @@ class Journal:
     def record_reply(self, site: SiteName, instruction: Instruction, reply: Reply) -> asyncio.Future[None]:
         """Done when a reply to this instruction is in the database; the first one stays."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append(_PendingReply(site, instruction, reply, written))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._drain())
+        self._write_soon([_PendingReply(site, instruction, reply, written)])
         return written
 
+    def _write_soon(self, replies: list[_PendingReply]) -> None:
+        self._pending += replies
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(GATHER_S, self._write_now)
+
+    def _write_now(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._drain())
+
     async def written(self) -> None:
-        """Return when all replies that were recorded are in the database, or could not be written."""
+        """Hurry: return when all replies that were recorded are in the database, or could not be written."""
+        if self._pending:
+            self._write_now()
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(GATHER_S)
         while self._pending:
             batch, self._pending = self._pending, []
             try:
                 await loop.run_in_executor(self._writer, self._write_replies, batch)
             except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
-                for item in batch:
-                    if not item.written.done():  # done: its waiter's connection ended meanwhile
-                        item.written.set_exception(error)
+                _tell(batch, error)
             else:
-                for item in batch:
-                    if not item.written.done():
-                        item.written.set_result(None)
+                _tell(batch)
 
     def _write_replies(self, batch: list[_PendingReply]) -> None:
-        fresh = {item.reply.message_id: item for item in reversed(batch)}
         with self._engine.begin() as db:
-            for name in db.scalars(_WRITTEN, {"names": list(fresh)}):
-                del fresh[name]
-            if fresh:
-                db.execute(_ADD_REPLY, [_row_of(item) for item in fresh.values()])
+            _add_replies(db, batch)
 
     def has_reply(self, site: SiteName, message: MessageId) -> bool:
         """Whether this site's reply to this message was written down, and its round is not forgotten yet."""
@@ -287,6 +303,26 @@ class Journal:
         """The run is over."""
         with self._engine.begin() as db:
             db.execute(delete(_REPLIES).where(_REPLIES.c.run == run))
+
+
+def _add_replies(db: Connection, batch: list[_PendingReply]) -> None:
+    """The first reply to an instruction stays."""
+    fresh = {item.reply.message_id: item for item in reversed(batch)}
+    for name in db.scalars(_WRITTEN, {"names": list(fresh)}) if fresh else ():
+        del fresh[name]
+    if fresh:
+        db.execute(_ADD_REPLY, [_row_of(item) for item in fresh.values()])
+
+
+def _tell(batch: list[_PendingReply], error: Exception | None = None) -> None:
+    """Tell those who wait for these replies how it ended."""
+    for item in batch:
+        if item.written.done():  # its waiter gave up
+            continue
+        if error is None:
+            item.written.set_result(None)
+        else:
+            item.written.set_exception(error)
 
 
 def _row_of(item: _PendingReply) -> dict[str, object]:

@@ -92,6 +92,7 @@ class Mailbox:
             self._discard_uploads(entry)
             refusal = Reply(message, WorkWithdrawnError.code)
             written.append(self._journal.record_reply(entry.site, entry.instruction, refusal))
+        await self._journal.written()
         await asyncio.gather(*written)
 
     def asked_for(self, run: RunId) -> list[MessageId]:

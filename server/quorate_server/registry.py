@@ -35,10 +35,11 @@ from quorate_server.registry_tables import (
 )
 from quorate_server.study_register import StudyRegister
 
-# Asked at every call, so it is built once.
+# Asked at every call and at every count of the sites, so they are built once.
 _BY_SERIAL = select(
     CERTIFICATES.c.role, CERTIFICATES.c.name, CERTIFICATES.c.expires_unix_s, CERTIFICATES.c.revoked_unix_s
 ).where(CERTIFICATES.c.serial == bindparam("serial"))
+_STANDINGS = select(SITES.c.name, SITES.c.standing)
 
 
 class Registry(StudyRegister):
@@ -169,6 +170,11 @@ class Registry(StudyRegister):
             if record.name == name:
                 return record
         raise _no_site(name)
+
+    def standings(self) -> dict[SiteName, Standing]:
+        """What each site is, without its keys."""
+        with self._engine.connect() as db:
+            return {SiteName(name): Standing(standing) for name, standing in db.execute(_STANDINGS)}
 
     def sites(self) -> tuple[SiteRecord, ...]:
         """All sites by name."""

@@ -99,15 +99,16 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             raise FrameError("A connection must begin with the site's hello")
         session = await self._sessions.attach(site, first.hello.session, first.hello.version)
         log.info("site connected", site=site, session=session.number)
+        # Before anything is awaited: what is asked from now on the session is told of by the mailbox.
         welcome = rounds_pb2.Welcome(
             consortium=self._consortium, heartbeat_s=self._heartbeat_s, server_unix_s=time.time()
         )
+        session.send(rounds_pb2.ServerEvent(welcome=welcome))
+        for instruction in self._mailbox.owed_by(site):
+            session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
         reader = asyncio.create_task(self._read(session, who, requests))
         beats = asyncio.create_task(self._beat(session))
         try:
-            await context.write(rounds_pb2.ServerEvent(welcome=welcome))
-            for instruction in self._mailbox.owed_by(site):
-                session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
             while (event := await session.outgoing.get()) is not None:
                 async with asyncio.timeout(self._unread_s):
                     await context.write(event)
@@ -297,5 +298,7 @@ def _acknowledge(session: Session, message: MessageId, written: asyncio.Future[N
     error = written.exception()
     if error is None:
         session.acknowledge(message)
+    elif isinstance(error, QuorateError):
+        log.error("reply not written", site=session.site, code=error.code, reason=str(error))
     else:
         log.error("reply not written", site=session.site, exc_info=error)

@@ -336,8 +336,9 @@ class StudyLoop:
         rounds = self._study.rounds
         rule = Rule(phase, frozenset(self._study.site_names), rounds.quorum, rounds.deadline_s, rounds.absent_grace_s)
         state = _Phase(Standing(rule, self._now(), gone_since_s=self._gone_since_s), started_s=self._now())
+        instruct = self._instructions(phase, round_number, work)
         for site in sorted(rule.invited):
-            self._ask(site, self._instruction(phase, round_number, site, work), state)
+            self._ask(site, instruct(site), state)
         self._report(state, round_number, force=True)
         while True:
             decision = state.standing.decide(self._now())
@@ -421,13 +422,14 @@ class StudyLoop:
         deadline_s = self._study.rounds.deadline_s
         rule = Rule(phase, frozenset(candidates), 1, deadline_s, 0.0)
         state = _Phase(Standing(rule, self._now(), gone_since_s=self._gone_since_s), started_s=self._now())
+        instruct = self._instructions(phase, round_number, self._work())
         asked_s = self._now()
         while not found and isinstance(decision := state.standing.decide(self._now()), Wait):
             here = [site for site in candidates if site not in self._gone_since_s]
             fresh = [site for site in here if site not in state.asked]
             impatient = self._now() - asked_s >= deadline_s / len(candidates)
             if fresh and (impatient or not any(site in state.standing.outstanding & set(state.asked) for site in here)):
-                self._ask(fresh[0], self._instruction(phase, round_number, fresh[0], self._work()), state)
+                self._ask(fresh[0], instruct(fresh[0]), state)
                 asked_s = self._now()
                 self._report(state, round_number, force=True)
             self._handle(self._exchange.next_event(min(1.0, max(0.0, decision.until_s - self._now()))), state, take)
@@ -462,21 +464,28 @@ class StudyLoop:
         done.left_out |= dict.fromkeys(set(claims) - agreeing, BaseModelMismatchError.code)
         return agreed, agreeing
 
-    def _instruction(self, phase: Phase, round_number: int, site: SiteName, work: StudyWork) -> Instruction:
-        attempt = self._attempts.get((round_number, phase.value, site), 0)
+    def _instructions(self, phase: Phase, round_number: int, work: StudyWork) -> Callable[[SiteName], Instruction]:
+        """Makes the instruction for a site; what is the same for all of them is made once."""
+        body = work_to_bytes(work)
         blobs = [work.checkpoint] if work.checkpoint else []
         blobs += [ref.blob for ref in work.sums]
-        return Instruction(
-            message_id=message_id(self._run_id, round_number, phase, attempt, site),
-            run=self._run_id,
-            round_number=round_number,
-            phase=phase,
-            attempt=attempt,
-            study_digest=self._digest,
-            deadline_s=self._study.rounds.deadline_s,
-            body=work_to_bytes(work),
-            blobs=tuple(Blob(blob.id, blob.size) for blob in blobs),
-        )
+        references = tuple(Blob(blob.id, blob.size) for blob in blobs)
+
+        def instruct(site: SiteName) -> Instruction:
+            attempt = self._attempts.get((round_number, phase.value, site), 0)
+            return Instruction(
+                message_id=message_id(self._run_id, round_number, phase, attempt, site),
+                run=self._run_id,
+                round_number=round_number,
+                phase=phase,
+                attempt=attempt,
+                study_digest=self._digest,
+                deadline_s=self._study.rounds.deadline_s,
+                body=body,
+                blobs=references,
+            )
+
+        return instruct
 
     def _work(self) -> StudyWork:
         return self._progress.work(self._newest_sum)

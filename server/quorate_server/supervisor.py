@@ -327,6 +327,7 @@ class Runs:
                     await to_its_end(self._commit(run, live, json.loads(note.payload)))
                 case Verb.DONE:
                     done: dict[str, Any] = json.loads(note.payload)
+                    _last_word(done)  # raises here, where it counts as a death, and not when nobody serves the run
                     return done
                 case _:
                     raise RunWorkerError("The run's worker sent what only the daemon may send")
@@ -368,7 +369,7 @@ class Runs:
         # What is stored is read at the next start: it has to be readable.
         progress = StudyProgress.model_validate_json(step["progress"])
         obsolete = {BlobId(bytes.fromhex(name)) for name in step["obsolete"]}
-        await asyncio.to_thread(self._journal.commit_progress, run, step["progress"], stored)
+        await self._journal.commit(run, step["progress"], stored)
         live.deaths = 0
         live.dimension = progress.dimension
         self._needed[run] = progress.blobs()
@@ -406,10 +407,7 @@ class Runs:
 
     async def _finish(self, run: RunId, live: _LiveRun, done: dict[str, Any]) -> None:
         """The worker's last word, or its failure, becomes the run's state."""
-        state = RunState(done["state"])
-        reason = (
-            error_of(common_pb2.ErrorDetail.FromString(base64.b64decode(done["reason"]))) if done["reason"] else None
-        )
+        state, reason = _last_word(done)
         async with self._moving:
             self._live.pop(run, None)
             if isinstance(reason, QuorumMissingError):
@@ -556,6 +554,14 @@ class Runs:
 
 def _bulk(messages: Iterable[Instruction | Reply]) -> set[BlobId]:
     return {blob.id for message in messages for blob in message.blobs if blob.inline is None}
+
+
+def _last_word(done: dict[str, Any]) -> tuple[RunState, QuorateError | None]:
+    """How a worker says that its run ended, and why."""
+    state = RunState(done["state"])
+    if state in (RunState.RUNNING, RunState.STOPPED):
+        raise RunWorkerError("The run's worker claims a state that is not its to give")
+    return state, _decode(done["reason"]) if done["reason"] else None
 
 
 def _encode(error: QuorateError) -> str:

@@ -122,6 +122,8 @@ class Consortium:
         **limits: Any,
     ) -> MessageId:
         """An instruction as the server's daemon sends it for a run's worker."""
+        if not any(record.run == RUN for record in self.server.journal.runs()):
+            self.server.journal.create_run(RUN, bytes(32))
         name = message_id(RUN, number, phase, 0, site)
         instruction = Instruction(name, RUN, number, phase, 0, bytes(32), 60.0)
         heard = [] if taken is None else taken
@@ -167,7 +169,6 @@ async def open_consortium(folder: Path, settings: str = "") -> AsyncIterator[Con
     config = ServerConfig.read(folder)
     server = Server(config)
     port = await server.start()
-    server.journal.create_run(RUN, bytes(32))
     consortium = Consortium(server, config, Authority.load(config.ca_dir, CONSORTIUM), port)
     try:
         yield consortium

@@ -81,8 +81,7 @@ class Site:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self.state = root / f"site-{name}"
-        self.control = root / f"control-{name}"
-        self.control.mkdir()
+        self.control = self.state / "work" / "control"  # a task may write nowhere else
 
     @property
     def steps(self) -> list[str]:
@@ -177,6 +176,7 @@ class Consortium:
         invitation = self.root / f"{name}.invitation.json"
         invitation.write_text(invitation_text(self.operator.invite(SiteName(name), valid_s=0, keep_keys=False)))
         _site_command("join", invitation, "--state", site.state)
+        site.control.mkdir(parents=True)
         policy = f'protection = ["none"]\nrelease = ["sites", "operator"]\ntasks = {_toml(TASKS)}\n'
         (site.state / "policy.toml").write_text(policy)
         (site.state / "config.toml").write_text('metrics_listen = ""\n')

@@ -238,13 +238,14 @@ class Consortium:
         self.await_sites()
 
     def start_copy(self, name: str, folder: Path | None = None) -> Daemon:
-        """A second daemon with a site's identity, on a copy of its folder: as it is now, or the one given."""
+        """A second daemon with a site's identity, on a copy of its folder: as it is now, or the one given.
+
+        The site's orders and steps are those of the first kind of copy from then on.
+        """
         if folder is None:
             folder = self.root / f"copy-of-{name}"
             shutil.copytree(self.sites[name].folder, folder)
-            # Its task writes to the same record and takes the same orders, so that nothing is done unseen.
-            shutil.rmtree(folder / "work" / "control")
-            (folder / "work" / "control").symlink_to(self.sites[name].control)
+            self.sites[name].control = folder / "work" / "control"
         line = (BIN / "quorate-client", "run", "--state", folder)
         return self.keep(Daemon(self.root / f"copy-of-{name}.log", *line))
 

@@ -199,9 +199,9 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         first, second, last = frames[0], frames[1], frames[-1]
         damaged = bytes([first.data[0] ^ 1]) + first.data[1:]
         attacks = {
-            "corrupted": [Frame(0, damaged, first.sha256)],
-            "truncated": [Frame(0, first.data[:-1], hashlib.sha256(first.data[:-1]).digest())],
-            "empty": [Frame(0, b"", hashlib.sha256(b"").digest())],
+            "corrupted": [Frame(0, damaged, first.sha256), *frames[1:]],
+            "truncated": [Frame(0, first.data[:-1], hashlib.sha256(first.data[:-1]).digest()), *frames[1:]],
+            "empty": [Frame(0, b"", hashlib.sha256(b"").digest()), *frames[1:]],
             "reordered": [second, first],
             "with a gap": [first, frames[2]],
             "broken off": frames[:3],

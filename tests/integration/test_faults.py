@@ -204,7 +204,7 @@ def test_uploads_wait_for_room_at_the_server(found: Found) -> None:
 def test_a_run_that_cannot_be_written_down_pauses_until_there_is_room(found: Found) -> None:
     """The whole disk of the server fills up while the sites evaluate: the round does not count until it is stored."""
     consortium = found()
-    run, disk, _ = _fill_the_disk_during(consortium, "evaluate-2", ".")
+    run, disk, server = _fill_the_disk_during(consortium, "evaluate-2", ".")
     view = consortium.await_run(run, lambda view: view.state is RunState.PAUSED, "to pause")
     assert view.reason is not None
     assert view.reason.code == "disk_full"
@@ -212,6 +212,7 @@ def test_a_run_that_cannot_be_written_down_pauses_until_there_is_room(found: Fou
     disk.free()
     consortium.operator.resume(run)
     assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+    assert "Traceback" not in server.log.read_text()
 
 
 def _fill_the_disk_during(consortium: Consortium, step: str, place: str) -> tuple[str, SmallDisk, Daemon]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -52,6 +53,19 @@ class Opened:
         self.engine.dispose()
 
 
+class Failing:
+    """Lets no statement that begins so get through to the database."""
+
+    def __init__(self, beginning: str) -> None:
+        self._beginning = beginning
+        self.failed = False
+
+    def __call__(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(self._beginning):
+            self.failed = True
+            raise OSError("full")
+
+
 @pytest.fixture
 def opened(database_url: str) -> Iterator[Opened]:
     opened = Opened(database_url)
@@ -95,6 +109,36 @@ async def test_replies_that_arrive_together_share_a_few_commits(opened: Opened) 
     assert commits <= 3
 
 
+async def test_a_step_forward_takes_along_the_replies_that_wait(opened: Opened) -> None:
+    asked = instruction(EAST)
+    written = opened.journal.record_reply(EAST, asked, reply_to(asked))
+    commits = 0
+
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    event.listen(opened.engine, "commit", count)
+    await opened.journal.commit(RUN, "trained", None)
+    assert written.done()
+    assert commits == 1
+    assert set(opened.journal.replies(RUN)) == {asked.message_id}
+    assert opened.journal.has_reply(EAST, asked.message_id), "one that comes again is known"
+
+
+async def test_a_step_forward_that_could_not_be_written_leaves_the_replies_to_be_written(opened: Opened) -> None:
+    asked = instruction(EAST)
+    written = opened.journal.record_reply(EAST, asked, reply_to(asked))
+    event.listen(opened.engine, "before_cursor_execute", fail := Failing("UPDATE runs"))
+    with pytest.raises(OSError, match="full"):
+        await opened.journal.commit(RUN, "trained", None)
+    assert fail.failed
+    assert not written.done()
+    assert opened.journal.replies(RUN) == {}, "half a step is none"
+    await written
+    assert set(opened.journal.replies(RUN)) == {asked.message_id}
+
+
 async def test_a_waiter_that_gave_up_does_not_leave_the_others_waiting(opened: Opened) -> None:
     release = threading.Event()
 
@@ -127,9 +171,9 @@ async def test_replies_are_forgotten_with_their_round_and_with_their_run(opened:
     asked = [instruction(EAST, number) for number in (1, 2, 3)]
     for a in asked:
         await opened.journal.record_reply(EAST, a, reply_to(a))
-    opened.journal.commit_progress(RUN, "trained", None)
+    await opened.journal.commit(RUN, "trained", None)
     assert len(opened.journal.replies(RUN)) == 3
-    opened.journal.commit_progress(RUN, "evaluated", (3, "{}"))
+    await opened.journal.commit(RUN, "evaluated", (3, "{}"))
     assert set(opened.journal.replies(RUN)) == {asked[2].message_id}
     opened.journal.forget_replies(RUN)
     assert opened.journal.replies(RUN) == {}
@@ -203,20 +247,20 @@ async def test_of_two_that_show_the_same_number_at_the_same_moment_one_wins(open
 # --- runs ---
 
 
-def test_a_run_s_progress_and_result_are_one_step(opened: Opened) -> None:
+async def test_a_run_s_progress_and_result_are_one_step(opened: Opened) -> None:
     opened.now = 200.0
-    opened.journal.commit_progress(RUN, "one", (1, '{"round_number": 1}'))
-    opened.journal.commit_progress(RUN, "two", None)
-    opened.journal.commit_progress(RUN, "three", (2, '{"round_number": 2}'))
+    await opened.journal.commit(RUN, "one", (1, '{"round_number": 1}'))
+    await opened.journal.commit(RUN, "two", None)
+    await opened.journal.commit(RUN, "three", (2, '{"round_number": 2}'))
     journal = opened.reopen()
     (record,) = journal.runs()
     assert (record.progress, record.state, record.changed_unix_s) == ("three", RunState.RUNNING, 200.0)
     assert journal.results(RUN) == [{"round_number": 1}, {"round_number": 2}]
 
 
-def test_a_result_that_is_written_again_takes_the_place_of_the_first(opened: Opened) -> None:
-    opened.journal.commit_progress(RUN, "one", (1, '{"sites": 3}'))
-    opened.journal.commit_progress(RUN, "one", (1, '{"sites": 4}'))
+async def test_a_result_that_is_written_again_takes_the_place_of_the_first(opened: Opened) -> None:
+    await opened.journal.commit(RUN, "one", (1, '{"sites": 3}'))
+    await opened.journal.commit(RUN, "one", (1, '{"sites": 4}'))
     assert opened.journal.results(RUN) == [{"sites": 4}]
 
 
