@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from quorate import __version__
 from quorate.blobs import BlobId, Spool
 from quorate.exchange import Instruction, MessageId, Reply
+from quorate.identity import RunId
 from quorate_client.agent import Agent, Surroundings
 from quorate_client.agreement import Agreement
 from quorate_client.approvals import Answers
@@ -62,6 +63,11 @@ class LazyEngine:
     async def withdraw(self, message_id: MessageId) -> None:
         if self._engine is not None:
             await self._engine.withdraw(message_id)
+
+    async def forget(self, run: RunId) -> None:
+        if self._engine is None:
+            self._engine = self._make()
+        await self._engine.forget(run)
 
     async def close(self) -> None:
         if self._engine is not None:
@@ -172,7 +178,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         beside = {
             asyncio.create_task(daemon.upkeep.run()),
             asyncio.create_task(heed_pause(state, daemon.work, daemon.agent, metrics)),
-            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, config.keep_replies_days)),
+            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, folder, engine, config.keep_days)),
         }
         _stop_on_signals(daemon.agent)
         try:

@@ -34,7 +34,9 @@ class Config(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
     log_json: bool = Field(default=False, description="log one JSON object a line, for collectors")
-    keep_replies_days: Positive = Field(default=7.0, description="how long the answers to finished work are kept")
+    keep_days: Positive = Field(
+        default=7.0, description="how long answers, and all of a run but its final model, are kept after its last work"
+    )
     task_memory_mb: int | None = Field(default=None, ge=512, description="most memory of a task; absent: the machine's")
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -18,6 +18,7 @@ from quorate.errors import FrameError, StudyNotApprovedError, TaskTimeoutError, 
 from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import RunId, is_run_id
 from quorate_client.agreement import Agreement
+from quorate_client.folder import RELEASED_MODEL
 from quorate_client.guest_run import GuestRun
 from quorate_client.head import Fetch
 from quorate_client.study_run import StudyRun
@@ -95,10 +96,11 @@ class Engine:
             limit.reschedule(asyncio.get_running_loop().time())
 
     async def forget(self, run: RunId) -> None:
-        """Remove all that is left of a run, its model included."""
+        """Remove what the run left on the way; a final model stays. If the run goes on, it is built anew from what the
+        server has."""
         async with self._turns.setdefault(run, asyncio.Lock()):
             self._live.pop(run, None)
-            await asyncio.to_thread(shutil.rmtree, self._folder(run), ignore_errors=True)
+            await asyncio.to_thread(_clear, self._folder(run))
 
     async def close(self) -> None:
         """Stop all work and end the workers."""
@@ -127,3 +129,11 @@ class Engine:
         if not is_run_id(run):
             raise FrameError("The server names a run in a way that cannot be a folder's name")
         return self._runs / run
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name != RELEASED_MODEL:
+            path.unlink()
+    with suppress(OSError):  # not empty: the final model is there; or there was nothing
+        folder.rmdir()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.errors import WrongStateError
+from quorate.identity import RunId
 
 RELEASED_MODEL = "model.npz"
 
@@ -59,6 +60,15 @@ class SiteFolder:
     def released_models(self) -> dict[str, Path]:
         """The final models of runs in which this site took part, by run."""
         return {path.parent.name: path for path in (self.work / "runs").glob(f"*/{RELEASED_MODEL}")}
+
+    def idle_runs(self, since_unix_s: float) -> list[RunId]:
+        """Runs for which nothing was written here since then, and that left more than a final model."""
+        found = []
+        for run in (self.work / "runs").glob("*"):
+            left = [path for path in run.iterdir() if path.name != RELEASED_MODEL]
+            if left and max(path.stat().st_mtime for path in left) < since_unix_s:
+                found.append(RunId(run.name))
+        return found
 
     def create(self) -> None:
         """Make the folder and those in it, readable by this user only."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from quorate_client.keys import certificate_life, load_credentials, load_identit
 from quorate_client.link import Connection, Link
 from quorate_client.metrics import ClientMetrics
 from quorate_client.state import State
-from quorate_client.work import Work
+from quorate_client.work import Engine, Work
 
 log = structlog.get_logger()
 
@@ -91,12 +92,21 @@ async def heed_pause(
 
 
 async def forget_the_old(
-    journal: Journal, drop: Callable[[set[BlobId]], None], keep_days: float, sleep: Sleep = asyncio.sleep
+    journal: Journal,
+    drop: Callable[[set[BlobId]], None],
+    folder: SiteFolder,
+    engine: Engine,
+    keep_days: float,
+    sleep: Sleep = asyncio.sleep,
 ) -> None:
-    """Forget, for ever, replies so old that no round waits for them."""
+    """Forget, for ever, replies so old that no round waits for them, and the models on the way of runs so old."""
     while True:
         try:
             drop(journal.forget_older_than(keep_days * DAY_S))
-        except QuorateError as error:
-            log.warning("old replies not forgotten", code=error.code)
+            # Files carry this machine's time, so that is the clock here.
+            for run in folder.idle_runs(time.time() - keep_days * DAY_S):
+                await engine.forget(run)
+                log.info("old run forgotten", run=run)
+        except (QuorateError, OSError) as error:
+            log.warning("what is old was not forgotten", reason=str(error))
         await sleep(LOOK_EVERY_S)

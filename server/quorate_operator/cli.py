@@ -175,7 +175,13 @@ def study_show(context: Context, study: StudyArgument, as_json: AsJson = False) 
 @run_app.command("start")
 def run_start(context: Context, study: StudyArgument, as_json: AsJson = False) -> None:
     """Start a run of a study."""
-    _act(context, as_json, lambda client: client.start(study))
+    with _client(context) as client:
+        published = client.study(study)
+        view = client.start(study)
+    waiting = [site.name for site, answer in published.roster() if answer.answer != "approved"]
+    if waiting:
+        typer.echo(f"These sites refuse until they approve the study: {', '.join(waiting)}", err=True)
+    _show(as_json, machine.run_json(view), lambda: render.run_page(view, time.time()))
 
 
 @run_app.command("list")

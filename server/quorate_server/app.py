@@ -44,7 +44,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 2 * 1024 * 1024),
+    ("grpc.http2.lookahead_bytes", 1 * 1024 * 1024),
     ("grpc.so_reuseport", 0),
     ("grpc.http2.max_frame_size", 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),

@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
 
-from quorate.blobs import BlobId, BlobWriter, Frame, Spool
+from quorate.blobs import BlobId, BlobWriter, Spool
 from quorate.errors import FrameError, KeyMismatchError, QuorateError, TransportError
 from quorate.exchange import MessageId
 from quorate.identity import SiteName
@@ -39,7 +39,6 @@ from quorate_server.sessions import Session, Sessions
 
 log = structlog.get_logger()
 
-FRAMES_PER_THREAD_HOP = 4
 UPLOAD_IDLE_S = 30.0
 UPLOADS_OF_A_SITE = 2
 """At a time. One that uploads as slowly as it may must not hold all slots."""
@@ -219,8 +218,12 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
     async def _receive(
         self, writer: BlobWriter, first: rounds_pb2.UploadFrame, stream: AsyncIterator[rounds_pb2.UploadFrame]
     ) -> None:
-        pending = [frame_from_proto(first.frame)]
-        while True:
+        message: rounds_pb2.UploadFrame | None = first
+        while message is not None:
+            frame = frame_from_proto(message.frame)
+            # Outside the event loop, and one at a time: more would save nothing and lie in memory for each upload.
+            await to_its_end(asyncio.to_thread(writer.take, frame))
+            self._metrics.bytes_received("blob", len(frame.data))
             try:
                 async with asyncio.timeout(self._upload_idle_s):  # a stopped site must not hold a slot for ever
                     message = await anext(stream, None)
@@ -228,23 +231,6 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                 raise TransportError(
                     "An upload stood still", action="The daemon goes on with it where it ended, by itself"
                 ) from error
-            if message is None:
-                break
-            pending.append(frame_from_proto(message.frame))
-            if len(pending) >= FRAMES_PER_THREAD_HOP:
-                await self._take_frames(writer, pending)
-                pending = []
-        await self._take_frames(writer, pending)
-
-    async def _take_frames(self, writer: BlobWriter, frames: list[Frame]) -> None:
-        """Hash and write outside the event loop, several frames a hop."""
-
-        def take() -> None:
-            for frame in frames:
-                writer.take(frame)
-
-        await to_its_end(asyncio.to_thread(take))
-        self._metrics.bytes_received("blob", sum(len(frame.data) for frame in frames))
 
     async def Download(
         self,

@@ -22,7 +22,7 @@ from quorate.exchange import MessageId
 from quorate.identity import RunId, SiteName
 from quorate.runs import RunState
 from quorate.study import Study
-from quorate.wire import detail_of
+from quorate_server import reasons
 from quorate_server.pipe import Verb, receive_note
 from quorate_server.pipe_exchange import PipeExchange
 from quorate_server.progress import StudyProgress
@@ -44,14 +44,14 @@ def main() -> None:
         _run(order, exchange)
     except QuorateError as error:
         log.warning("run paused", run=order["run"], code=error.code, reason=str(error))
-        exchange.note(Verb.DONE, {"state": RunState.PAUSED.value, "reason": _reason(error)})
+        exchange.note(Verb.DONE, {"state": RunState.PAUSED.value, "reason": reasons.to_text(error)})
     except Exception:  # the text stays here: a guest app's exception can hold anything
         logging.getLogger(__name__).exception("the run's app failed")
         failure = RunWorkerError(
             "The run's app raised an exception",
             action=f"Read {Path.cwd() / 'worker.log'} on the server; correct the app and start a new run",
         )
-        exchange.note(Verb.DONE, {"state": RunState.FAILED.value, "reason": _reason(failure)})
+        exchange.note(Verb.DONE, {"state": RunState.FAILED.value, "reason": reasons.to_text(failure)})
     else:
         exchange.note(Verb.DONE, {"state": RunState.COMPLETED.value, "reason": None})
     sock.shutdown(socket.SHUT_WR)
@@ -65,10 +65,6 @@ def _run(order: dict[str, Any], exchange: PipeExchange) -> None:
     attempts = {(key[0], key[1], SiteName(key[2])): value for key, value in order["attempts"]}
     forgiven = {MessageId(bytes.fromhex(name)) for name in order["forgiven"]}
     flower.run_app(RunId(order["run"]), study, exchange, progress, attempts, forgiven)
-
-
-def _reason(error: QuorateError) -> str:
-    return base64.b64encode(detail_of(error).SerializeToString()).decode()
 
 
 if __name__ == "__main__":

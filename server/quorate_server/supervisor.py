@@ -1,4 +1,4 @@
-"""All runs: starting, watching and ending their worker processes, and what an operator sees of them.
+"""All runs: starting, serving and ending their worker processes.
 
 Pausing and stopping simply end the worker: every step is committed before the next, so nothing is lost. A worker that
 dies by itself is started again; one that dies again and again without a step forward fails its run.
@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from quorate.blobs import MAX_BLOB_BYTES, BlobId, Spool, disk_errors
 from quorate.errors import (
     DiskFullError,
     InputError,
-    NotFoundError,
     QuorateError,
     QuorumMissingError,
     RunWorkerError,
@@ -32,10 +31,9 @@ from quorate.errors import (
 from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
-from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.runs import RunState, RunView
 from quorate.study import Study
-from quorate.v1 import common_pb2
-from quorate.wire import detail_of, error_of
+from quorate_server import reasons
 from quorate_server.cancellation import to_its_end
 from quorate_server.config import ServerConfig
 from quorate_server.journal import Journal, RunRecord
@@ -44,6 +42,7 @@ from quorate_server.metrics import RoundOutcome, ServerMetrics
 from quorate_server.pipe import Note, Verb
 from quorate_server.progress import StudyProgress, result_from_json
 from quorate_server.registry import Registry
+from quorate_server.run_views import RunViews
 from quorate_server.sessions import Sessions
 from quorate_server.worker_process import WorkerProcess
 
@@ -51,7 +50,6 @@ log = structlog.get_logger()
 
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 KEEP_INCOMPLETE_S = 24 * 3600.0
-WATCH_EVERY_S = 0.05
 REPLY_BYTES = 64 * 1024 * 1024
 REPLY_BYTES_PER_PARAMETER = 16
 """What a site may upload for one reply in a study: a checkpoint holds a model three times, a released one may be in
@@ -106,9 +104,8 @@ class Runs:
         self._sessions = sessions
         self._spool = spool
         self._metrics = metrics
-        self._views: dict[RunId, RunView] = {}
+        self._views = RunViews(metrics)
         self._live: dict[RunId, _LiveRun] = {}
-        self._changed: dict[RunId, asyncio.Event] = {}
         self._needed: dict[RunId, set[BlobId]] = {}
         self._moving = asyncio.Lock()
         sessions.on_change.append(self._tell_presence)
@@ -118,7 +115,7 @@ class Runs:
         """At the server's start: know all runs, go on with those that were running, tidy the spool."""
         for record in self._journal.runs():
             study = self._registry.study(record.study_digest.hex()).study
-            self._views[record.run] = self._view_of(record, study)
+            self._see(record, study)
             if not record.state.is_over and record.progress:
                 self._needed[record.run] = StudyProgress.model_validate_json(record.progress).blobs()
             if not record.state.is_over:
@@ -127,7 +124,6 @@ class Runs:
                 log.info("run goes on after a restart", run=record.run)
                 self._launch(record.run, study)
         self._tidy_spool()
-        self._count_runs()
 
     async def close(self) -> None:
         """The server stops; running runs go on at its next start."""
@@ -142,7 +138,7 @@ class Runs:
 
     async def _start(self, study: Study) -> RunView:
         digest = study.digest()
-        busy = [v.run for v in self._views.values() if v.study_digest == digest and not v.state.is_over]
+        busy = [v.run for v in self._views.all() if v.study_digest == digest and not v.state.is_over]
         if busy:
             raise WrongStateError(
                 f"The study {study.name} already has the run {busy[0]}",
@@ -154,62 +150,46 @@ class Runs:
         run = RunId(f"{study.name}-{secrets.token_hex(3)}")
         await asyncio.to_thread(self._journal.create_run, run, digest)
         record = next(record for record in self._journal.runs() if record.run == run)
-        self._views[run] = self._view_of(record, study)
+        self._see(record, study)
         if study.protection.mode == "none":
             log.warning("this run is not protected: the server can read every update", run=run, study=study.name)
         log.info("run started", run=run, study=study.name, sites=len(study.sites), rounds=study.rounds.count)
         self._launch(run, study)
-        self._count_runs()
         return self.view(run)
 
     async def pause(self, run: RunId) -> RunView:
         async with self._moving:
-            run = self._require_state(run, RunState.RUNNING).run
+            run = self._views.require(run, RunState.RUNNING).run
             await self._settle(run, RunState.PAUSED, WrongStateError("An operator paused the run"))
             return self.view(run)
 
     async def resume(self, run: RunId) -> RunView:
         async with self._moving:
-            view = self._require_state(run, RunState.PAUSED)
+            view = self._views.require(run, RunState.PAUSED)
             self._require_room()
             run = view.run
             await asyncio.to_thread(self._journal.forgive_refusals, run)
             await asyncio.to_thread(self._journal.set_state, run, RunState.RUNNING)
-            self._update(run, state=RunState.RUNNING, reason=None)
+            self._views.update(run, state=RunState.RUNNING, reason=None)
             log.info("run resumed", run=run)
             self._launch(run, self._registry.study(view.study_digest.hex()).study)
-            self._count_runs()
             return self.view(run)
 
     async def stop(self, run: RunId) -> RunView:
         async with self._moving:
-            run = self._require_state(run, RunState.RUNNING, RunState.PAUSED).run
+            run = self._views.require(run, RunState.RUNNING, RunState.PAUSED).run
             await self._settle(run, RunState.STOPPED, None)
             return self.view(run)
 
     def list(self) -> list[RunView]:
-        return sorted(self._views.values(), key=lambda view: view.started_unix_s)
+        return self._views.all()
 
     def view(self, run: RunId) -> RunView:
         """Raises NotFoundError; a unique beginning of a run's name is enough."""
-        matches = [name for name in self._views if name == run] or [n for n in self._views if n.startswith(run)]
-        if len(matches) != 1:
-            raise NotFoundError(
-                f"There is no run {run!r}" if not matches else f"{run!r} begins the name of {len(matches)} runs",
-                action="See `quorate run list`",
-            )
-        return self._views[matches[0]]
+        return self._views.find(run)
 
-    async def changes(self, run: RunId) -> AsyncIterator[RunView]:
-        run = self.view(run).run
-        while True:
-            event = self._changed.setdefault(run, asyncio.Event())
-            view = self.view(run)
-            yield view
-            if view.state.is_over:
-                return
-            await event.wait()
-            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are told of together
+    def changes(self, run: RunId) -> AsyncIterator[RunView]:
+        return self._views.changes(run)
 
     async def report(self, run: RunId, format: str) -> bytes:
         from quorate_server import report  # matplotlib takes half a second to import
@@ -255,7 +235,7 @@ class Runs:
                 # Nothing can be committed, which is not the worker's fault. What sites were asked stays asked: their
                 # replies are taken once there is room.
                 live.asked.clear()
-                done = {"state": RunState.PAUSED, "reason": _encode(error)}
+                done = {"state": RunState.PAUSED, "reason": reasons.to_text(error)}
             except Exception:  # the door: what the worker says may be anything
                 log.exception("the run's worker could not be served", run=run)
                 done = None
@@ -268,7 +248,7 @@ class Runs:
             f"The worker process of the run died {live.deaths} times in a row",
             action=f"Read {self._folder(run) / 'worker.log'} on the server",
         )
-        await self._finish(run, live, {"state": RunState.FAILED, "reason": _encode(failure)})
+        await self._finish(run, live, {"state": RunState.FAILED, "reason": reasons.to_text(failure)})
 
     async def _drive(self, run: RunId, live: _LiveRun) -> dict[str, Any] | None:
         """One worker's life. Returns its last word, or None when it went without one."""
@@ -322,7 +302,7 @@ class Runs:
                 case Verb.REFUSE:
                     await self._refuse(live, MessageId(note.payload[:32]), note.payload[32:].decode())
                 case Verb.STATUS:
-                    self._note_status(run, json.loads(note.payload))
+                    self._views.note_status(run, json.loads(note.payload))
                 case Verb.COMMIT:
                     await to_its_end(self._commit(run, live, json.loads(note.payload)))
                 case Verb.DONE:
@@ -376,7 +356,7 @@ class Runs:
         await self._remove(obsolete - self._in_use(besides=run))
         if result is not None:
             live.answered.clear()
-            self._note_result(run, live.study, result)
+            self._views.note_result(run, live.study, result)
 
     async def _refuse(self, live: _LiveRun, message: MessageId, code: str) -> None:
         """The run could not use a reply that was taken."""
@@ -439,14 +419,13 @@ class Runs:
             self._keep(run, *(await asyncio.to_thread(self._journal.replies, run)).values())
             await self._mailbox.withdraw(asked)
             await self._journal.written()
-            await asyncio.to_thread(self._journal.set_state, run, state, _encode(reason) if reason else "")
+            await asyncio.to_thread(self._journal.set_state, run, state, reasons.to_text(reason) if reason else "")
             if state.is_over:
                 await asyncio.to_thread(self._journal.forget_replies, run)
                 await self._remove(self._needed.pop(run, set()) - self._in_use())
         finally:
             model = self._model(run).is_file()
-            self._update(run, state=state, reason=reason, phase="", sites=(), model_available=model)
-            self._count_runs()
+            self._views.update(run, state=state, reason=reason, phase="", sites=(), model_available=model)
             log.info("run " + state.value, run=run, reason=reason.code if reason else "")
 
     async def _end_worker(self, live: _LiveRun) -> None:
@@ -467,56 +446,11 @@ class Runs:
         absent = {site: seconds for site, seconds in gone.items() if seconds is not None}
         return Note(Verb.PRESENCE, json.dumps(absent).encode())
 
-    # --- views ---
+    # --- small things ---
 
-    def _view_of(self, record: RunRecord, study: Study) -> RunView:
-        progress = StudyProgress.model_validate_json(record.progress) if record.progress else StudyProgress()
-        results = tuple(result_from_json(value) for value in self._journal.results(record.run))
-        return RunView(
-            run=record.run,
-            study=study.name,
-            study_digest=record.study_digest,
-            kind=study.kind,
-            protection=study.protection.mode,
-            state=record.state,
-            rounds=study.rounds.count,
-            round_number=progress.evaluated,
-            reason=_decode(record.reason) if record.reason else None,
-            results=results,
-            started_unix_s=record.started_unix_s,
-            changed_unix_s=record.changed_unix_s,
-            model_available=self._model(record.run).is_file(),
-        )
-
-    def _note_status(self, run: RunId, status: dict[str, Any]) -> None:
-        sites = tuple(SiteProgress(SiteName(n), Progress(state), code) for n, state, code in status["sites"])
-        self._update(run, round_number=status["round"], phase=status["phase"], sites=sites)
-
-    def _note_result(self, run: RunId, study: Study, result: RoundResult) -> None:
-        full = len(result.contributed) == len(study.sites)
-        self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL)
-        for phase, seconds in result.phase_seconds.items():
-            self._metrics.phase_closed(phase, seconds)  # type: ignore[arg-type]  # phases of our own results
-        self._metrics.round_measured(result.metrics)
-        self._update(run, results=(*self.view(run).results, result), round_number=result.round_number)
-
-    def _update(self, run: RunId, **changes: Any) -> None:
-        self._views[run] = replace(self._views[run], changed_unix_s=time.time(), **changes)
-        event = self._changed.pop(run, None)
-        if event is not None:
-            event.set()
-
-    def _count_runs(self) -> None:
-        states = [view.state for view in self._views.values()]
-        self._metrics.runs_are({state: states.count(state) for state in RunState})
-
-    def _require_state(self, run: RunId, *allowed: RunState) -> RunView:
-        view = self.view(run)
-        if view.state not in allowed:
-            raise WrongStateError(
-                f"The run {view.run} is {view.state}", expected=f"a run that is {' or '.join(allowed)}"
-            )
-        return view
+    def _see(self, record: RunRecord, study: Study) -> None:
+        results = [result_from_json(value) for value in self._journal.results(record.run)]
+        self._views.add(record, study, results, model_available=self._model(record.run).is_file())
 
     def _require_room(self) -> None:
         if len(self._live) >= self._config.most_runs:
@@ -561,12 +495,4 @@ def _last_word(done: dict[str, Any]) -> tuple[RunState, QuorateError | None]:
     state = RunState(done["state"])
     if state in (RunState.RUNNING, RunState.STOPPED):
         raise RunWorkerError("The run's worker claims a state that is not its to give")
-    return state, _decode(done["reason"]) if done["reason"] else None
-
-
-def _encode(error: QuorateError) -> str:
-    return base64.b64encode(detail_of(error).SerializeToString()).decode()
-
-
-def _decode(text: str) -> QuorateError:
-    return error_of(common_pb2.ErrorDetail.FromString(base64.b64decode(text)))
+    return state, reasons.from_text(done["reason"]) if done["reason"] else None

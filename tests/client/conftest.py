@@ -127,6 +127,7 @@ class ScriptedEngine:
     perform_next: list[Perform] = field(default_factory=list)
     performed: list[MessageId] = field(default_factory=list)
     withdrawn: list[MessageId] = field(default_factory=list)
+    forgotten: list[RunId] = field(default_factory=list)
 
     async def perform(
         self, instruction: Instruction, agreement: Agreement, fetch: Callable[[Blob], Awaitable[None]]
@@ -140,6 +141,9 @@ class ScriptedEngine:
 
     async def withdraw(self, message_id: MessageId) -> None:
         self.withdrawn.append(message_id)
+
+    async def forget(self, run: RunId) -> None:
+        self.forgotten.append(run)
 
     async def close(self) -> None: ...
 

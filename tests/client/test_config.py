@@ -29,7 +29,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         metrics_listen = ""
         log_level = "debug"
         log_json = true
-        keep_replies_days = 2.5
+        keep_days = 2.5
         task_memory_mb = 4096
         """,
     )
@@ -55,8 +55,8 @@ def test_an_unknown_key_stops_the_start_naming_file_key_and_expectation(tmp_path
         ('address = "somewhere"', "address"),
         ('proxy = "socks5://proxy:1"', "proxy"),
         ('log_level = "loud"', "log_level"),
-        ("keep_replies_days = 0", "keep_replies_days"),
-        ("keep_replies_days = nan", "keep_replies_days"),
+        ("keep_days = 0", "keep_days"),
+        ("keep_days = nan", "keep_days"),
         ("task_memory_mb = 1", "task_memory_mb"),
         ("metrics_listen = 9465", "metrics_listen"),
     ],

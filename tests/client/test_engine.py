@@ -36,6 +36,7 @@ from quorate.messages import reply_to_bytes
 from quorate.secagg.plain import WEIGHT_ONE
 from quorate.study import Optimizer, Release, Rounds, Study
 from quorate_client.engine import Engine
+from quorate_client.folder import RELEASED_MODEL
 from quorate_client.host import write_model
 from quorate_client.model_state import THETA_OFFSET
 from tests.client.engine_kit import (
@@ -468,12 +469,16 @@ async def test_after_a_restart_of_the_daemon_the_site_goes_on(installed: Path, t
         assert again.fetched == []
 
 
-async def test_a_forgotten_run_leaves_nothing(installed: Path, tmp_path: Path) -> None:
+async def test_a_forgotten_run_leaves_its_final_model_and_can_go_on(installed: Path, tmp_path: Path) -> None:
     async with lone_site(tmp_path) as (_, alone):
         await alone.do(Phase.TRAIN, 1)
         await alone.engine.forget(RUN)
         assert list((alone.folder / "runs").iterdir()) == []
         await alone.engine.forget(RUN)
+        await alone.do(Phase.TRAIN, 1)
+        (alone.folder / "runs" / RUN / RELEASED_MODEL).write_bytes(b"model")
+        await alone.engine.forget(RUN)
+        assert [path.name for path in (alone.folder / "runs" / RUN).iterdir()] == [RELEASED_MODEL]
         await alone.do(Phase.TRAIN, 1)
 
 

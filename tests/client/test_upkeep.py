@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import pytest
 
 from quorate.exchange import Reply
-from quorate_client.folder import SiteFolder
+from quorate_client.folder import RELEASED_MODEL, SiteFolder
 from quorate_client.keys import load_credentials
-from quorate_client.upkeep import forget_the_old, heed_pause
+from quorate_client.upkeep import DAY_S, forget_the_old, heed_pause
 
 from .conftest import RunningSite, ScriptedEngine, enrol, instruct, live
 from .consortium import RunningServer, Visit
@@ -117,10 +118,23 @@ async def test_a_pause_is_taken_up_and_ended(server: RunningServer, site: Runnin
         assert site.metric("quorate_client_paused") == paused
 
 
-async def test_replies_that_are_too_old_are_forgotten(server: RunningServer, site: RunningSite) -> None:
+async def test_replies_and_runs_that_are_too_old_are_forgotten(
+    server: RunningServer, site: RunningSite, folder: SiteFolder
+) -> None:
     old = instruct(server.services)
     site.daemon.journal.reply(old, Reply(old.message_id))
+    for run, names in {"over": [RELEASED_MODEL], "old": ["model-1.state", RELEASED_MODEL], "new": ["a.state"]}.items():
+        for name in names:
+            path = folder.work / "runs" / run / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            if run != "new":
+                os.utime(path, (0, time.time() - 2 * DAY_S))
     with pytest.raises(EndedError):
-        await forget_the_old(site.daemon.journal, site.daemon.drop, -1.0, Naps(1).sleep)
+        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.engine, 1.0, Naps(1).sleep)
+    assert site.engine.forgotten == ["old"]
+    assert site.daemon.journal.find(old.message_id) is not None
 
+    with pytest.raises(EndedError):
+        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.engine, -1.0, Naps(1).sleep)
     assert site.daemon.journal.find(old.message_id) is None

@@ -189,6 +189,16 @@ def test_a_run_is_started_paused_resumed_shown_and_stopped(quorate: Command, doo
     assert "WARNING" in quorate("run", "show", started["run"])[1]
 
 
+def test_who_has_not_approved_is_named_when_a_run_is_started(quorate: Command, door: Door) -> None:
+    study = a_study(*(door.enrol(name)[0] for name in ("east", "north", "west")))
+    door.registry.publish(study)
+    door.registry.record_answer(study.digest(), SiteName("east"), "approved", bytes(64))
+    door.registry.record_answer(study.digest(), SiteName("west"), "rejected", bytes(64))
+    code, _, err = quorate("run", "start", "malignancy")
+    assert code == 0
+    assert "until they approve the study: north, west" in err
+
+
 @pytest.mark.parametrize(("end", "code"), [("complete", 0), ("stop", RUN_NOT_COMPLETED)])
 def test_a_watch_ends_with_the_run_and_its_exit_code_says_how(
     quorate: Command, door: Door, inside: Inside, end: str, code: int

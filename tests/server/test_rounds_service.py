@@ -39,7 +39,7 @@ from quorate_server.journal import Journal
 from quorate_server.mailbox import Mailbox
 from quorate_server.metrics import ServerMetrics
 from quorate_server.registry import Registry
-from quorate_server.rounds_service import FRAMES_PER_THREAD_HOP, RoundsService
+from quorate_server.rounds_service import RoundsService
 from quorate_server.server_identity import ServerIdentity
 from quorate_server.sessions import Sessions
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, Clock, SiteKeys, a_study
@@ -400,9 +400,9 @@ async def test_a_reply_that_was_just_sent_counts_although_the_line_breaks(server
 
 
 async def begun(client: Client) -> Any:
-    """An upload of two frames, repeated so often that the server has taken them, that then stands still."""
+    """An upload of two frames that then stands still."""
     call = client.stub.Upload()
-    for number, frame in enumerate(FRAMES[:2] * FRAMES_PER_THREAD_HOP):
+    for number, frame in enumerate(FRAMES[:2]):
         blob = UPDATE.id if number == 0 else b""
         await call.write(rounds_pb2.UploadFrame(blob_id=blob, frame=frame_to_proto(frame)))
     return call

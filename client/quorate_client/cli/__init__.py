@@ -11,29 +11,10 @@ from collections.abc import Sequence
 
 import typer
 
-from quorate.errors import (
-    CertificateRevokedError,
-    IdentityClonedError,
-    IdentityError,
-    InputError,
-    QuorateError,
-    SiteRefusalError,
-    SupersededError,
-    TransportError,
-)
+from quorate import exits
+from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
 from quorate_client.cli import daemon, data, models, site, studies
 from quorate_client.cli.output import show_error
-
-EXIT_CODES: tuple[tuple[type[QuorateError], int], ...] = (
-    (SupersededError, 10),
-    (IdentityClonedError, 11),
-    (CertificateRevokedError, 12),
-    (InputError, 2),
-    (IdentityError, 3),
-    (SiteRefusalError, 3),
-    (TransportError, 4),
-)
-"""The first class that fits decides; everything else is 1."""
 
 app = typer.Typer(
     name="quorate-client",
@@ -69,4 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def exit_code(error: QuorateError) -> int:
-    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+    """As for all commands, but the daemon says which end of its identity it met."""
+    match error:
+        case SupersededError():
+            return 10
+        case IdentityClonedError():
+            return 11
+        case CertificateRevokedError():
+            return 12
+        case _:
+            return exits.exit_code(error)
