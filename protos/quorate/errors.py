@@ -280,6 +280,30 @@ class BaseModelMismatchError(SiteRefusalError):
     code = "base_model_mismatch"
 
 
+class RosterRefusedError(SiteRefusalError):
+    """Who is said to take part in a secure sum is not who was agreed on, too few, or holds another model."""
+
+    code = "roster_refused"
+
+
+class StudyKeyRefusedError(SiteRefusalError):
+    """The parts of the key that only sites have are not what the sites made for each other."""
+
+    code = "study_key_refused"
+
+
+class VoteRefusedError(SiteRefusalError):
+    """The server asks for a second opening of a secure sum, or for one over too few sites."""
+
+    code = "vote_refused"
+
+
+class SumRefusedError(SiteRefusalError):
+    """A secure sum does not open: it was changed, or a share of its key is wrong. The model stays as it was."""
+
+    code = "sum_refused"
+
+
 class DiskFullError(QuorateError):
     """There is not enough free space on a disk."""
 
@@ -344,6 +368,8 @@ class QuorumMissingError(RoundError):
     """Too few sites contributed; the run pauses."""
 
     code = "quorum_missing"
+    codes: frozenset[str] = frozenset()
+    """Why sites were missing, where it was raised."""
 
 
 class ContributionError(RoundError):

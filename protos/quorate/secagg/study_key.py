@@ -1,0 +1,192 @@
+"""The key that all sites of a run have and the server has not.
+
+Each site makes a random part and seals it to every site of the roster, itself too, under its pinned sealing key. The
+study key is derived from all parts that the server collected: one honest part among them keeps it from the server. A
+server that shows different sites different parts gets sites with different keys, whose hellos do not fit together.
+
+What is derived from it: the keyed digest of a model, the keys of tags, reveals and checkpoints.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final, NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from quorate.errors import StudyKeyRefusedError, SumRefusedError
+from quorate.identity import RunId, SiteName
+from quorate.secagg.randomness import Randomness
+from quorate.secagg.terms import Roster, Rules, Sign, bound, is_signed
+
+KEY_BYTES: Final = 32
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+# Every key that is derived here seals one message only.
+_NONCE = bytes(12)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPart:
+    """One site's part of the key, for one recipient."""
+
+    sender: SiteName
+    box: bytes
+    signature: bytes
+
+
+def make_parts(
+    study: bytes,
+    run: RunId,
+    sender: SiteName,
+    sealing_keys: Mapping[SiteName, bytes],
+    sign: Sign,
+    randomness: Randomness,
+) -> dict[SiteName, SealedPart]:
+    """A fresh part, sealed and signed for each site of the roster.
+
+    Args:
+        sealing_keys: The X25519 public keys that this site pinned when it approved the study.
+    """
+    part = randomness.draw(KEY_BYTES)
+    parts = {}
+    for recipient, key in sealing_keys.items():
+        context = _context(study, run, sender, recipient)
+        box = _SUITE.encrypt(part, X25519PublicKey.from_public_bytes(key), info=context)
+        parts[recipient] = SealedPart(sender, box, sign(context + box))
+    return parts
+
+
+def is_from_sender(part: SealedPart, study: bytes, run: RunId, recipient: SiteName, roster: Roster) -> bool:
+    """Whether a site of the roster signed this part for this recipient: all that the server can see of it."""
+    key = roster.get(part.sender, b"")
+    return is_signed(key, part.signature, _context(study, run, part.sender, recipient) + part.box)
+
+
+def join_parts(
+    parts: Sequence[SealedPart],
+    study: bytes,
+    run: RunId,
+    recipient: SiteName,
+    sealing_key: X25519PrivateKey,
+    roster: Roster,
+    rules: Rules,
+) -> StudyKey:
+    """The study key, from the parts that were sealed for this site.
+
+    Raises:
+        StudyKeyRefusedError: fewer parts than votes, a part twice or from a stranger, or one that does not open.
+    """
+    senders = [part.sender for part in parts]
+    if senders != sorted(set(senders)) or not set(senders) <= set(roster) or len(senders) < rules.votes:
+        _refuse(rules)
+    material = bytearray()
+    for part in parts:
+        context = _context(study, run, part.sender, recipient)
+        if not is_from_sender(part, study, run, recipient, roster):
+            _refuse(rules)
+        try:
+            opened = _SUITE.decrypt(part.box, sealing_key, info=context)
+        except (InvalidTag, ValueError) as error:
+            raise _refusal(rules) from error
+        if len(opened) != KEY_BYTES:
+            _refuse(rules)
+        material += bound(b"part", part.sender.encode(), opened)
+    info = bound(b"study key", study, run.encode())
+    return StudyKey(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(bytes(material)))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyKey:
+    """32 secret bytes, and what they are used for."""
+
+    secret: bytes = field(repr=False)
+
+    def model(self, digest: bytes) -> bytes:
+        """The keyed digest of a model state: the server sees who agrees, and cannot test a guess."""
+        return hmac.digest(self.secret, bound(b"model", digest), "sha256")
+
+    def derive(self, purpose: bytes, *context: bytes) -> bytes:
+        """A key for one purpose and context, 32 bytes."""
+        info = bound(b"derive", purpose, *context)
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(self.secret)
+
+    def seal_once(self, content: bytes, purpose: bytes, *context: bytes) -> bytes:
+        """Seal the one message that this purpose and context ever has."""
+        return ChaCha20Poly1305(self.derive(purpose, *context)).encrypt(_NONCE, content, None)
+
+    def open_once(self, box: bytes, purpose: bytes, *context: bytes) -> bytes:
+        """Raises SumRefusedError when it was not sealed so."""
+        try:
+            return ChaCha20Poly1305(self.derive(purpose, *context)).decrypt(_NONCE, box, None)
+        except (InvalidTag, ValueError) as error:
+            raise SumRefusedError("A sealed message of the other sites does not open") from error
+
+
+CHUNK_BYTES: Final = 1024 * 1024
+_SALT_BYTES = 32
+_TAG_BYTES = 16
+
+
+def seal_stream(content: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[bytes]:
+    """Seal bytes of any length, in pieces: a random salt, then chunks of ``CHUNK_BYTES`` with a tag each.
+
+    The nonce counts chunks and marks the last one, so that pieces cannot be swapped, left out or cut off (as in STREAM,
+    Hoang et al. 2015).
+    """
+    salt = os.urandom(_SALT_BYTES)
+    cipher = ChaCha20Poly1305(key.derive(b"stream", purpose, salt))
+    yield salt
+    number, chunk = 0, content.read(CHUNK_BYTES)
+    while True:
+        following = content.read(CHUNK_BYTES)
+        yield cipher.encrypt(_chunk_nonce(number, is_last=not following), chunk, None)
+        if not following:
+            return
+        number, chunk = number + 1, following
+
+
+def open_stream(sealed: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[bytes]:
+    """What was sealed. Nothing that came out counts before the end is reached.
+
+    Raises:
+        SumRefusedError: it was not sealed so, or is not whole.
+    """
+    cipher = ChaCha20Poly1305(key.derive(b"stream", purpose, sealed.read(_SALT_BYTES)))
+    number, chunk = 0, sealed.read(CHUNK_BYTES + _TAG_BYTES)
+    while True:
+        following = sealed.read(CHUNK_BYTES + _TAG_BYTES)
+        try:
+            yield cipher.decrypt(_chunk_nonce(number, is_last=not following), chunk, None)
+        except (InvalidTag, ValueError) as error:
+            raise SumRefusedError("A checkpoint is not what a site of this study sealed") from error
+        if not following:
+            return
+        number, chunk = number + 1, following
+
+
+def _chunk_nonce(number: int, *, is_last: bool) -> bytes:
+    return number.to_bytes(11, "big") + bytes([is_last])
+
+
+def _context(study: bytes, run: RunId, sender: SiteName, recipient: SiteName) -> bytes:
+    return bound(b"key part", study, run.encode(), sender.encode(), recipient.encode())
+
+
+def _refuse(rules: Rules) -> NoReturn:
+    raise _refusal(rules)
+
+
+def _refusal(rules: Rules) -> StudyKeyRefusedError:
+    return StudyKeyRefusedError(
+        "The parts of the study key are not what the study's sites made for this one",
+        expected=f"parts of at least {rules.votes} of them, each signed and sealed for this site",
+        action="Start the run again; if this comes again, distrust the server",
+    )

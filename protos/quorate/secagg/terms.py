@@ -1,0 +1,216 @@
+"""What one secure sum is about, who takes part and what they sign: values and rules, no secrets.
+
+A secure sum has four exchanges. In the *hello* each site shows a fresh key for this sum and says, under the study key,
+which model it holds. All hellos together make the round id, to which everything later is bound: whoever was told
+another roster, parameter or model computes another id, and nothing of his fits (the model inconsistency attack of
+Pasquini et al. 2022 ends here). In the *upload* each site sends ciphertext and shares of its key. In the *vote* each
+site signs the one set of survivors and the one sum that it will help to open. In the *reveal* each site gives its share
+of the sum of the survivors' keys, never of a single one (Bonawitz et al. 2017, section 4, with votes in the place of
+their consistency check).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from quorate.errors import FrameError, RosterRefusedError, StudyError
+from quorate.identity import RunId, SiteName
+
+SUITE: Final = b"quorate/secagg/1"
+DIGEST_BYTES = 32
+SIGNATURE_BYTES = 64
+
+Sign = Callable[[bytes], bytes]
+"""Gives the site's Ed25519 signature."""
+
+Roster = Mapping[SiteName, bytes]
+"""The sites that the study names, with their Ed25519 public keys: nobody else counts, whoever the server admitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How many sites it takes. From the study and never from a message.
+
+    Args:
+        sites: n, all that the study names.
+        colluders: k, sites that may work together with the server.
+
+    Raises:
+        StudyError: so few sites do not stand so many colluders.
+    """
+
+    sites: int
+    colluders: int
+
+    def __post_init__(self) -> None:
+        if self.sites < 2 or not 0 <= self.colluders <= self.sites - 2:
+            raise StudyError(
+                f"Secure aggregation among {self.sites} sites does not stand {self.colluders} of them that collude",
+                expected="at least two sites beside them",
+                action="Lower protection.colluders, or add sites to the study",
+            )
+
+    @property
+    def votes(self) -> int:
+        """Any two sets of so many voters share more than k sites, so one honest site would have to vote twice."""
+        return (self.sites + self.colluders) // 2 + 1
+
+    @property
+    def threshold(self) -> int:
+        """Shares that rebuild a key: more than the colluders have, and one fewer than voted, who may die."""
+        return max(2, self.colluders + 1, self.votes - 1)
+
+    @property
+    def floor(self) -> int:
+        """Least survivors: a sum of fewer says too much about each."""
+        return max(min(3, self.sites), self.colluders + 2, self.votes)
+
+    def encoded(self) -> bytes:
+        return b"".join(
+            number.to_bytes(4, "big") for number in (self.sites, self.colluders, self.votes, self.threshold, self.floor)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Which sum. Sites and server know it before the first exchange.
+
+    Args:
+        study: The study's digest, 32 bytes; it binds the roster, the task and the packing.
+        attempt: Each is a sum of its own; a site lets few of them be opened.
+        polynomials: Of ciphertext; 0 where only counts are summed.
+    """
+
+    study: bytes
+    run: RunId
+    round_number: int
+    attempt: int
+    polynomials: int
+
+    def __post_init__(self) -> None:
+        if len(self.study) != DIGEST_BYTES:
+            raise FrameError("The terms of a secure sum are malformed")
+        if min(self.round_number, self.attempt, self.polynomials) < 0 or self.polynomials >= 1 << 32:
+            raise FrameError("The terms of a secure sum are malformed")
+
+    def encoded(self) -> bytes:
+        numbers = b"".join(n.to_bytes(8, "big") for n in (self.round_number, self.attempt, self.polynomials))
+        return bound(b"terms", self.study, self.run.encode(), numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A site's first word.
+
+    Args:
+        round_key: X25519 public key, made for this sum, 32 bytes.
+        model: The keyed digest of the model that the site holds, 32 bytes. Equal for those who hold the same model and
+            the same study key, and to the server nothing but that.
+        signature: By the site's signing key, over the terms and all of this.
+    """
+
+    site: SiteName
+    round_key: bytes
+    model: bytes
+    signature: bytes
+
+    def signed(self, terms: Terms) -> bytes:
+        return bound(b"hello", terms.encoded(), self.site.encode(), self.round_key, self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A site's word that it helps to open this sum over these survivors, and no other."""
+
+    site: SiteName
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """A site's share of the sum of the survivors' keys, sealed under the study key."""
+
+    site: SiteName
+    sealed: bytes
+    signature: bytes
+
+
+def bound(kind: bytes, *parts: bytes) -> bytes:
+    """Bytes to hash or sign that can be read in one way only."""
+    return SUITE + b"\x00" + b"".join(len(part).to_bytes(8, "big") + part for part in (kind, *parts))
+
+
+def is_signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def say_hello(terms: Terms, site: SiteName, round_key: bytes, model: bytes, sign: Sign) -> Hello:
+    unsigned = Hello(site, round_key, model, b"")
+    return Hello(site, round_key, model, sign(unsigned.signed(terms)))
+
+
+def check_hellos(hellos: Sequence[Hello], terms: Terms, roster: Roster, rules: Rules) -> None:
+    """That these are signed by distinct sites of the roster, in order, enough of them, and of one model.
+
+    Raises:
+        RosterRefusedError: they are not.
+    """
+    names = [hello.site for hello in hellos]
+    problem = ""
+    if names != sorted(set(names)) or not set(names) <= set(roster):
+        problem = "sites that the study does not name, or one of them twice"
+    elif len(names) < rules.floor:
+        problem = f"{len(names)} sites"
+    elif len({hello.round_key for hello in hellos}) != len(hellos):
+        problem = "one key for two sites"
+    elif len({hello.model for hello in hellos}) != 1:
+        problem = "sites that hold different models"
+    elif not all(is_signed(roster[hello.site], hello.signature, hello.signed(terms)) for hello in hellos):
+        problem = "a signature that is not the site's, or is for another sum"
+    if problem:
+        raise RosterRefusedError(
+            "The sites that are said to take part in a secure sum are not acceptable",
+            expected=f"at least {rules.floor} of the study's sites, each with its own key and the same model",
+            got=problem,
+            action="If this comes again, have the administrators compare what their sites logged; distrust the server",
+        )
+
+
+def round_id(hellos: Sequence[Hello], terms: Terms, rules: Rules) -> bytes:
+    """The name of a sum, 32 bytes: everything that was agreed on, and everybody's hello."""
+    said = (hello.signed(terms) + hello.signature for hello in hellos)
+    return hashlib.sha256(bound(b"round", terms.encoded(), rules.encoded(), *said)).digest()
+
+
+def sum_digest(ciphertext: bytes, counts: bytes) -> bytes:
+    """What a vote is about: the name of the summed ciphertext (empty without one) and the summed masked counts."""
+    return hashlib.sha256(bound(b"sum", ciphertext, counts)).digest()
+
+
+def ballot(identity: bytes, survivors: Iterable[SiteName], digest: bytes) -> bytes:
+    """What a vote signs."""
+    return bound(b"vote", identity, digest, *(site.encode() for site in survivors))
+
+
+def valid_votes(votes: Iterable[Vote], signed: bytes, roster: Roster, among: set[SiteName]) -> set[SiteName]:
+    """Who of these sites voted for exactly this."""
+    return {
+        vote.site
+        for vote in votes
+        if vote.site in among and vote.site in roster and is_signed(roster[vote.site], vote.signature, signed)
+    }
+
+
+def revealed(identity: bytes, site: SiteName, sealed: bytes) -> bytes:
+    """What the signature under a reveal covers."""
+    return bound(b"reveal", identity, site.encode(), sealed)

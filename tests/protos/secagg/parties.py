@@ -1,0 +1,136 @@
+"""Sites that run secure sums in memory, with a server that does as a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from quorate.identity import RunId, SiteName
+from quorate.secagg import ring
+from quorate.secagg.opening import Opener, Opening
+from quorate.secagg.packing import Packing
+from quorate.secagg.participant import Ballot, Member, Participant
+from quorate.secagg.plain import WEIGHT_ONE
+from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.study_key import StudyKey
+from quorate.secagg.terms import Hello, Rules, Terms, sum_digest
+
+STUDY = b"s" * 32
+RUN = RunId("run-1")
+MODEL = b"m" * 32
+
+
+@dataclass
+class Party:
+    """One site. ``ballots`` is what it wrote down for good."""
+
+    name: SiteName
+    signing: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    sealing: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
+    ballots: list[Ballot] = field(default_factory=list)
+
+    @property
+    def key(self) -> bytes:
+        return self.signing.public_key().public_bytes_raw()
+
+
+class Consortium:
+    """Sites with a study key; ``begin`` starts a sum."""
+
+    def __init__(self, sites: int, colluders: int | None = None, dimension: int = 10, bound: float = 1.0) -> None:
+        self.parties = [Party(SiteName(f"site-{number:03}")) for number in range(sites)]
+        self.roster = {party.name: party.key for party in self.parties}
+        self.rules = Rules(sites, min(1, sites - 2) if colluders is None else colluders)
+        self.study_key = StudyKey(b"k" * 32)
+        self.dimension = dimension
+        self.packing = Packing(bound, sites)
+
+    def terms(self, round_number: int = 1, attempt: int = 0, *, ciphertext: bool = True) -> Terms:
+        polynomials = self.packing.polynomials(self.dimension) if ciphertext else 0
+        return Terms(STUDY, RUN, round_number, attempt, polynomials)
+
+    def begin(self, terms: Terms, present: Sequence[int] | None = None, model: bytes = MODEL) -> Sum:
+        here = [self.parties[place] for place in (present if present is not None else range(len(self.parties)))]
+        return Sum(self, terms, here, model)
+
+    def member(self, party: Party) -> Member:
+        return Member(party.name, self.roster, self.rules, party.signing, self.study_key)
+
+
+class Sum:
+    """One sum, from hello to opening; a test may leave out or change any of it."""
+
+    def __init__(self, consortium: Consortium, terms: Terms, here: list[Party], model: bytes) -> None:
+        self.consortium = consortium
+        self.terms = terms
+        self.here = here
+        self.sites = {party.name: Participant(terms, consortium.member(party), SystemRandomness()) for party in here}
+        self.hellos: tuple[Hello, ...] = tuple(site.hello(model) for site in self.sites.values())
+        self.total = np.zeros((terms.polynomials, ring.DEGREE), np.uint64)
+        self.counts: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self.boxes: dict[SiteName, dict[SiteName, bytes]] = {}
+        self.uploads: dict[SiteName, npt.NDArray[np.uint64]] = {}
+
+    def upload(self, name: SiteName, update: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
+        """One site's upload, added to the sum."""
+        site, packing = self.sites[name], self.consortium.packing
+        site.begin_upload(self.hellos)
+        if self.terms.polynomials:
+            weight = WEIGHT_ONE // len(self.sites)
+            lanes = packing.encode(update, weight)[0] >> packing.delta_bits
+            self.uploads[name] = site.encrypt(0, lanes, packing.delta_bits)
+            ring.add(self.total, self.uploads[name])
+        masked, self.boxes[name] = site.finish_upload(counts)
+        if not self.counts.size:
+            self.counts = np.zeros(len(masked), np.uint64)
+        ring.add(self.counts, masked)
+
+    def upload_all(self, seed: int = 0, count: int = 3) -> dict[SiteName, npt.NDArray[np.float32]]:
+        """Everybody uploads a random update and the counts 1, 2, 3, ..."""
+        rng = np.random.default_rng(seed)
+        updates = {}
+        for name in self.sites:
+            bound = self.consortium.packing.bound
+            updates[name] = rng.uniform(-bound, bound, self.consortium.dimension).astype(np.float32)
+            self.upload(name, updates[name], range(1, count + 1))
+        return updates
+
+    @property
+    def survivors(self) -> tuple[SiteName, ...]:
+        return tuple(sorted(self.boxes))
+
+    @property
+    def ciphertext(self) -> bytes:
+        return b"c" * 32 if self.terms.polynomials else b""
+
+    @property
+    def digest(self) -> bytes:
+        return sum_digest(self.ciphertext, self.counts.astype("<u8").tobytes())
+
+    def boxes_for(self, name: SiteName) -> dict[SiteName, bytes]:
+        return {sender: boxes[name] for sender, boxes in self.boxes.items() if name in boxes}
+
+    def opening(self) -> Opening:
+        """Everybody votes and reveals, and the server puts it together."""
+        by_name = {party.name: party for party in self.here}
+        votes = tuple(
+            self.sites[name].vote(self.survivors, self.digest, self.boxes_for(name), by_name[name].ballots.append)
+            for name in self.survivors
+        )
+        reveals = tuple(self.sites[name].reveal(votes) for name in self.survivors)
+        counts = self.counts.astype("<u8").tobytes()
+        return Opening(self.hellos, self.survivors, counts, self.ciphertext, votes, reveals)
+
+    def open(self, opening: Opening) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+        """The exact integer sums and the counts, as any site of the study gets them."""
+        consortium, sums = self.consortium, np.zeros(0, np.int64)
+        opener = Opener(opening, self.terms, consortium.roster, consortium.rules, consortium.study_key)
+        if self.terms.polynomials:
+            opened = opener.piece(self.total, consortium.packing)
+            sums = consortium.packing.decode(opened, consortium.dimension)
+        return sums, opener.counts()

@@ -1,0 +1,88 @@
+"""Words on the wire: what was packed comes back, and nothing else gets in."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quorate.errors import FrameError
+from quorate.secagg import words
+from quorate.secagg.ring import DEGREE, MODULUS, Polynomials
+from quorate.secagg.words import POLYNOMIAL_BYTES
+from tests.protos.secagg.kit import random_words
+
+
+def packed_by_definition(polynomials: Polynomials) -> bytes:
+    """Word i is the bits 52 i .. 52 i + 51, in the plainest way to say so."""
+    rows = (sum(word << (52 * i) for i, word in enumerate(row)) for row in polynomials.tolist())
+    return b"".join(row.to_bytes(POLYNOMIAL_BYTES, "little") for row in rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 65])
+def test_words_survive_the_wire(count: int) -> None:
+    polynomials = random_words(count, count, DEGREE)
+    data = words.pack(polynomials)
+    assert len(data) == count * 13_312
+    for received in (data, memoryview(data), memoryview(bytearray(data))):
+        assert np.array_equal(words.unpack(received), polynomials)
+
+
+@pytest.mark.parametrize("word", [0, 1, (1 << 51) - 1, 1 << 51, MODULUS - 1])
+def test_extreme_words_survive_beside_others(word: int) -> None:
+    polynomials = random_words(3, 2, DEGREE)
+    polynomials[0, ::3] = word
+    polynomials[1, :] = word
+    assert np.array_equal(words.unpack(words.pack(polynomials)), polynomials)
+
+
+def test_the_bytes_are_the_bits_of_the_words_in_little_endian_order() -> None:
+    polynomials = random_words(4, 3, DEGREE)
+    assert words.pack(polynomials) == packed_by_definition(polynomials)
+
+
+def test_the_bytes_never_change() -> None:
+    data = words.pack((np.arange(2 * DEGREE, dtype=np.uint64) * np.uint64(1_099_511_627_791)).reshape(2, DEGREE))
+    assert hashlib.sha256(data).hexdigest() == GOLDEN
+
+
+def test_what_is_not_contiguous_is_packed_all_the_same() -> None:
+    polynomials = random_words(5, 4, 2 * DEGREE)[::2, ::2]
+    assert words.pack(polynomials) == words.pack(polynomials.copy())
+
+
+@pytest.mark.parametrize("place", [0, 1, DEGREE - 2, DEGREE - 1])
+@pytest.mark.parametrize("word", [MODULUS, MODULUS + 1, (1 << 52) - 1])
+def test_a_word_that_is_not_below_the_modulus_is_refused(place: int, word: int) -> None:
+    polynomials = random_words(6, 2, DEGREE)
+    polynomials[1, place] = word
+    with pytest.raises(FrameError):
+        words.unpack(words.pack(polynomials))
+
+
+@pytest.mark.parametrize("size", [1, 13, POLYNOMIAL_BYTES - 1, POLYNOMIAL_BYTES + 1, 2 * POLYNOMIAL_BYTES - 8])
+def test_a_wrong_length_is_refused(size: int) -> None:
+    with pytest.raises(FrameError):
+        words.unpack(bytes(size))
+
+
+@given(st.binary(max_size=64) | st.binary(min_size=13, max_size=13).map(lambda pair: pair * (DEGREE // 2)))
+def test_whatever_bytes_come_they_are_words_or_a_bad_frame(data: bytes) -> None:
+    try:
+        polynomials = words.unpack(data)
+    except FrameError:
+        return
+    assert np.all(polynomials < MODULUS)
+    assert words.pack(polynomials) == data
+
+
+@pytest.mark.parametrize("shape", [(DEGREE,), (1, DEGREE - 1), (1, 1, DEGREE)])
+def test_only_polynomials_are_packed(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        words.pack(np.zeros(shape, dtype=np.uint64))
+
+
+GOLDEN = "da41ce6328f1472d3a587990592d2cd82970aad534cbbbe2e2d74c99e1923159"
