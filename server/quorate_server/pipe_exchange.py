@@ -18,9 +18,9 @@ from quorate.exchange import Instruction, MessageId
 from quorate.identity import SiteName
 from quorate.messages import instruction_to_bytes, reply_from_bytes
 from quorate.runs import RoundResult
+from quorate_server.phases import Arrived, Presence, Status
 from quorate_server.pipe import Note, Verb, receive_note
 from quorate_server.progress import StudyProgress, result_to_json
-from quorate_server.study_loop import Arrived, Presence, Status
 
 
 def _exit_now() -> None:

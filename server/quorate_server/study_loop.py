@@ -3,7 +3,7 @@
 Phases: ``prepare`` once (record counts and statistics, summed), then per round ``train`` (updates are added as they
 arrive) and ``evaluate`` (every site opens the sum, applies the federated optimiser, evaluates the model that it then
 has), every few rounds a ``checkpoint`` of the model state from one site, at the end the ``release``. The loop never
-opens a sum: whether it could is the protection's matter, not the loop's.
+opens a sum: whether it could is the protection's matter, not the loop's. How a phase runs is in ``phases.py``.
 
 Everything is decided from what is committed, so a new process goes on where the last one was killed: instructions have
 the same names again, and replies that are already here are taken instead of asking twice.
@@ -11,12 +11,8 @@ the same names again, and replies that are already here are taken instead of ask
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, TypeVar, assert_never
 
 import structlog
 
@@ -25,101 +21,29 @@ from quorate.errors import (
     BaseModelMismatchError,
     ContributionError,
     DiskFullError,
-    ModelDisagreementError,
-    QuorateError,
 )
 from quorate.evaluation import LOSS_ONE, ClassificationTally
-from quorate.exchange import (
-    Instruction,
-    MessageId,
-    Phase,
-    Reply,
-    StudyContribution,
-    StudyWork,
-    message_id,
-)
+from quorate.exchange import Phase, Reply, StudyContribution, StudyWork
 from quorate.identity import RunId, SiteName
 from quorate.messages import contribution_from_bytes, work_to_bytes
-from quorate.runs import Progress, RoundResult, SiteProgress
+from quorate.runs import RoundResult
 from quorate.secagg import plain
 from quorate.study import Study
 from quorate_server.aggregate import Adder
+from quorate_server.phases import Exchange, Phases, Status, Take, Work
 from quorate_server.progress import StoredSum, StudyProgress, result_from_json, result_to_json
-from quorate_server.rounds import Close, GiveUp, Rule, Standing, Wait
 
 log = structlog.get_logger()
 
-STATUS_EVERY_S = 0.1
-
-Claim = TypeVar("Claim", bytes, tuple[int, int], tuple[bytes, int])
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    site: SiteName
-    reply: Reply
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """For each site that is not there, how many seconds it has been gone."""
-
-    gone_for_s: Mapping[SiteName, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where the loop is, for those who watch."""
-
-    round_number: int
-    phase: str
-    sites: tuple[SiteProgress, ...] = ()
-
-
-class Exchange(Protocol):
-    """What the loop needs of a transport. Implementations: our pipe to the daemon, and any Flower Grid."""
-
-    def send(self, site: SiteName, instruction: Instruction) -> None: ...
-    def withdraw(self, messages: Iterable[MessageId]) -> None: ...
-    def next_event(self, timeout_s: float) -> Arrived | Presence | None: ...
-    def open(self, blob: Blob) -> BinaryIO: ...
-    def put(self, content: Iterable[bytes]) -> Blob: ...
-    def keep_model(self, blob: Blob) -> None: ...
-    def free_bytes(self) -> int: ...
-    def commit(self, progress: StudyProgress, result: RoundResult | None, obsolete: set[BlobId]) -> None: ...
-    def report(self, status: Status) -> None: ...
-
-    def refuse(self, message: MessageId, code: str) -> None:
-        """This reply could not be used: when the run is resumed, its site is asked again."""
-        ...
-
-
-@dataclass(slots=True)
-class _Phase:
-    """Tallies of one phase while it is open. ``left_out`` are those whose contributions came and do not count."""
-
-    standing: Standing
-    asked: dict[SiteName, Instruction] = field(default_factory=dict)
-    left_out: dict[SiteName, str] = field(default_factory=dict)
-    bytes_up: int = 0
-    bytes_down: int = 0
-    reply_blobs: set[BlobId] = field(default_factory=set)
-    started_s: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def contributed(self) -> tuple[SiteName, ...]:
-        return tuple(sorted(self.standing.contributed - set(self.left_out)))
-
-    def missing(self) -> dict[str, str]:
-        return {**self.standing.missing(), **{str(site): code for site, code in self.left_out.items()}}
+Use = Callable[[SiteName, StudyContribution, Blob | None], None]
+"""Uses a site's contribution and the one blob that came with it. Raises QuorateError to refuse them."""
 
 
 class StudyLoop:
     """Runs one study to its end.
 
     Args:
-        attempts: Under which attempt a site is asked, where it is not the first: (round, phase, site) -> attempt.
+        attempts: As for ``Phases``.
 
     ``run`` raises QuorateError when it has to pause (a missing quorum, a disagreement, a full disk): what was committed
     stays committed.
@@ -136,16 +60,11 @@ class StudyLoop:
     ) -> None:
         self._run_id = run
         self._study = study
-        self._digest = study.digest()
         self._exchange = exchange
+        self._phases = Phases(run, study, exchange, attempts, monotonic)
         self._progress = progress
-        self._attempts = attempts
-        self._now = monotonic
-        self._gone_since_s: dict[SiteName, float] = {}
         self._newest_sum: bytes | None = None
         self._holders = set(study.site_names)
-        self._reported_s = 0.0
-        self._report_due_s = math.inf
 
     def run(self) -> None:
         """All that is left to do, in order."""
@@ -178,10 +97,10 @@ class StudyLoop:
             self._adder(0).admit(contribution, 0)
             answers[site] = contribution
 
-        done = self._open_phase(Phase.PREPARE, 0, StudyWork(), take)
+        done = self._phases.open(Phase.PREPARE, 0, _same_for_all(StudyWork()), _parsed(take))
         # Whoever answers first does not decide for the others.
         forms = {site: (answer.dimension, len(answer.extras)) for site, answer in answers.items()}
-        (dimension, _), agreeing = self._agreement(forms, done)
+        (dimension, _), agreeing = self._phases.agreement(forms, done)
         adder = self._adder(0)
         for site in sorted(agreeing):
             adder.admit(answers[site], 0)
@@ -217,12 +136,12 @@ class StudyLoop:
             with self._exchange.open(update):  # refused now if it is not there
                 held[site] = (contribution, update)
 
-        done = self._open_phase(Phase.TRAIN, round_number, self._work(), take)
+        done = self._phases.open(Phase.TRAIN, round_number, self._work(), _parsed(take))
         if not agreed:
             # The first round: which model they all trained on is known when all have spoken. Until then the updates
             # lie in the spool; whoever answers first does not decide for the others.
             digests = {site: contribution.model_digest for site, (contribution, _) in held.items()}
-            _, agreeing = self._agreement(digests, done)
+            _, agreeing = self._phases.agreement(digests, done)
             for site in sorted(agreeing):
                 fold(*held[site])
         blob = self._exchange.put(adder.blocks())
@@ -256,10 +175,10 @@ class StudyLoop:
             ClassificationTally.decode(contribution.extras)
             answers[site] = contribution
 
-        done = self._open_phase(Phase.EVALUATE, round_number, self._work(), take)
+        done = self._phases.open(Phase.EVALUATE, round_number, self._work(), _parsed(take))
         # The number of counts tells that of classes. Whoever answers first does not decide it for the others.
         claims = {site: (answer.model_digest, len(answer.extras)) for site, answer in answers.items()}
-        (digest, _), agreeing = self._agreement(claims, done)
+        (digest, _), agreeing = self._phases.agreement(claims, done)
         result = result_from_json(self._progress.open_result or {})
         diverged = {str(site): code for site, code in done.left_out.items()}
         result = RoundResult(
@@ -286,12 +205,19 @@ class StudyLoop:
             or round_number - self._progress.checkpoint_round < self._study.rounds.checkpoint_every
         ):
             return
-        digest = BlobId(self._progress.agreed_digest)
-        blob = self._ask_one(Phase.CHECKPOINT, round_number, sorted(self._holders), digest)
-        if blob is None:
+        found: list[Blob] = []
+
+        def take(site: SiteName, _: StudyContribution, blob: Blob | None) -> None:
+            if blob is None or blob.id != self._progress.agreed_digest:
+                raise BaseModelMismatchError(f"{site} gave another model state than the one agreed on")
+            found.append(self._settled(blob))
+
+        candidates = sorted(self._holders)
+        self._phases.ask_one(Phase.CHECKPOINT, round_number, self._work(), _parsed(take), candidates=candidates)
+        if not found:
             log.warning("no site could upload a checkpoint", run=self._run_id, round=round_number)
             return
-        progress = self._progress.after(checkpoint=blob, checkpoint_round=round_number, sums=())
+        progress = self._progress.after(checkpoint=found[0], checkpoint_round=round_number, sums=())
         self._commit(progress, obsolete=self._progress.blobs() - progress.blobs())
 
     def _release(self) -> None:
@@ -310,131 +236,16 @@ class StudyLoop:
                     raise ContributionError("A site sent no model though the study releases it")
                 sent[site] = blob
 
-        done = self._open_phase(Phase.RELEASE, self._progress.evaluated, self._work(), take)
+        done = self._phases.open(Phase.RELEASE, self._progress.evaluated, self._work(), _parsed(take))
         obsolete = done.reply_blobs
         if to_operator:
-            _, agreeing = self._agreement({site: blob.id for site, blob in sent.items()}, done)
+            _, agreeing = self._phases.agreement({site: blob.id for site, blob in sent.items()}, done)
             chosen = self._settled(sent[min(agreeing)])
             self._exchange.keep_model(chosen)
             obsolete = obsolete | {chosen.id}
         self._commit(self._progress.after(released=True), obsolete=obsolete)
 
-    # --- how a phase runs ---
-
-    def _open_phase(
-        self,
-        phase: Phase,
-        round_number: int,
-        work: StudyWork,
-        take: Callable[[SiteName, StudyContribution, Blob | None], None],
-    ) -> _Phase:
-        """Ask all sites and take what comes until the phase may close.
-
-        Raises:
-            QuorumMissingError: it cannot count.
-        """
-        rounds = self._study.rounds
-        rule = Rule(phase, frozenset(self._study.site_names), rounds.quorum, rounds.deadline_s, rounds.absent_grace_s)
-        state = _Phase(Standing(rule, self._now(), gone_since_s=self._gone_since_s), started_s=self._now())
-        instruct = self._instructions(phase, round_number, work)
-        for site in sorted(rule.invited):
-            self._ask(site, instruct(site), state)
-        self._report(state, round_number, force=True)
-        while True:
-            decision = state.standing.decide(self._now())
-            match decision:
-                case Wait(until_s):
-                    until_s = min(until_s, self._report_due_s)
-                    event = self._exchange.next_event(max(0.0, until_s - self._now()))
-                    self._handle(event, state, take)
-                    self._report(state, round_number)
-                case Close():
-                    break
-                case GiveUp(reason):
-                    self._withdraw(state)
-                    raise reason
-                case _:
-                    assert_never(decision)
-        self._withdraw(state)
-        state.seconds = self._now() - state.started_s
-        return state
-
-    def _ask(self, site: SiteName, instruction: Instruction, state: _Phase) -> None:
-        state.asked[site] = instruction
-        state.bytes_down += len(instruction.body) + sum(blob.size for blob in instruction.blobs[-1:])
-        self._exchange.send(site, instruction)
-
-    def _withdraw(self, state: _Phase) -> None:
-        outstanding = state.standing.outstanding & set(state.asked)
-        self._exchange.withdraw(state.asked[site].message_id for site in sorted(outstanding))
-
-    def _handle(
-        self,
-        event: Arrived | Presence | None,
-        state: _Phase,
-        take: Callable[[SiteName, StudyContribution, Blob | None], None],
-    ) -> None:
-        match event:
-            case Arrived(site, reply) if site in state.asked and state.asked[site].message_id == reply.message_id:
-                if site not in state.standing.outstanding:
-                    return  # a reply is counted at most once
-                state.bytes_up += len(reply.body) + sum(blob.size for blob in reply.blobs)
-                state.reply_blobs |= {blob.id for blob in reply.blobs if blob.inline is None}
-                state.standing = self._take_reply(site, reply, state.standing, take)
-            case Presence():
-                self._note_presence(event)
-                state.standing = state.standing.with_presence(self._gone_since_s)
-            case _:
-                pass
-
-    def _take_reply(
-        self,
-        site: SiteName,
-        reply: Reply,
-        standing: Standing,
-        take: Callable[[SiteName, StudyContribution, Blob | None], None],
-    ) -> Standing:
-        if reply.code:
-            log.warning("site refused", run=self._run_id, site=site, phase=standing.rule.phase.value, code=reply.code)
-            return standing.with_refusal(site, reply.code)
-        try:
-            take(site, contribution_from_bytes(reply.body), reply.blobs[0] if reply.blobs else None)
-        except QuorateError as error:
-            log.warning("contribution refused", run=self._run_id, site=site, code=error.code, reason=str(error))
-            self._exchange.refuse(reply.message_id, error.code)
-            return standing.with_refusal(site, error.code)
-        return standing.with_contribution(site)
-
-    def _ask_one(
-        self, phase: Phase, round_number: int, candidates: list[SiteName], expected: BlobId | None
-    ) -> Blob | None:
-        """One site after the other, until one of them gives the blob. None when none did by the deadline.
-
-        The next one is asked when nobody who was asked can still answer, or when the last one takes too long.
-        """
-        found: list[Blob] = []
-
-        def take(site: SiteName, _: StudyContribution, blob: Blob | None) -> None:
-            if blob is None or (expected is not None and blob.id != expected):
-                raise BaseModelMismatchError(f"{site} gave another model state than the one agreed on")
-            found.append(self._settled(blob))
-
-        deadline_s = self._study.rounds.deadline_s
-        rule = Rule(phase, frozenset(candidates), 1, deadline_s, 0.0)
-        state = _Phase(Standing(rule, self._now(), gone_since_s=self._gone_since_s), started_s=self._now())
-        instruct = self._instructions(phase, round_number, self._work())
-        asked_s = self._now()
-        while not found and isinstance(decision := state.standing.decide(self._now()), Wait):
-            here = [site for site in candidates if site not in self._gone_since_s]
-            fresh = [site for site in here if site not in state.asked]
-            impatient = self._now() - asked_s >= deadline_s / len(candidates)
-            if fresh and (impatient or not any(site in state.standing.outstanding & set(state.asked) for site in here)):
-                self._ask(fresh[0], instruct(fresh[0]), state)
-                asked_s = self._now()
-                self._report(state, round_number, force=True)
-            self._handle(self._exchange.next_event(min(1.0, max(0.0, decision.until_s - self._now()))), state, take)
-        self._withdraw(state)
-        return found[0] if found else None
+    # --- what the steps share ---
 
     def _settled(self, blob: Blob) -> Blob:
         """A blob that came inline is put into the spool, where checkpoints and models are kept."""
@@ -443,52 +254,8 @@ class StudyLoop:
     def _adder(self, dimension: int) -> Adder:
         return Adder(dimension, len(self._study.sites))
 
-    def _agreement(self, claims: Mapping[SiteName, Claim], done: _Phase) -> tuple[Claim, set[SiteName]]:
-        """What most sites say, and who says it; the others are left out.
-
-        Raises:
-            ModelDisagreementError: fewer than a quorum agree.
-        """
-        counted = Counter(claims.values()).most_common()
-        agreed, count = counted[0]
-        if count < self._study.rounds.quorum:
-            for site in claims:
-                self._exchange.refuse(done.asked[site].message_id, ModelDisagreementError.code)
-            raise ModelDisagreementError(
-                f"The sites do not hold the same model in the phase {done.standing.rule.phase!s}",
-                expected=f"at least {self._study.rounds.quorum} sites that agree",
-                got=f"groups of {', '.join(str(size) for _, size in counted)}",
-                action="Compare the versions of the sites' packages (torch, numpy, quorate); then `quorate run resume`",
-            )
-        agreeing = {site for site, claim in claims.items() if claim == agreed}
-        done.left_out |= dict.fromkeys(set(claims) - agreeing, BaseModelMismatchError.code)
-        return agreed, agreeing
-
-    def _instructions(self, phase: Phase, round_number: int, work: StudyWork) -> Callable[[SiteName], Instruction]:
-        """Makes the instruction for a site; what is the same for all of them is made once."""
-        body = work_to_bytes(work)
-        blobs = [work.checkpoint] if work.checkpoint else []
-        blobs += [ref.blob for ref in work.sums]
-        references = tuple(Blob(blob.id, blob.size) for blob in blobs)
-
-        def instruct(site: SiteName) -> Instruction:
-            attempt = self._attempts.get((round_number, phase.value, site), 0)
-            return Instruction(
-                message_id=message_id(self._run_id, round_number, phase, attempt, site),
-                run=self._run_id,
-                round_number=round_number,
-                phase=phase,
-                attempt=attempt,
-                study_digest=self._digest,
-                deadline_s=self._study.rounds.deadline_s,
-                body=body,
-                blobs=references,
-            )
-
-        return instruct
-
-    def _work(self) -> StudyWork:
-        return self._progress.work(self._newest_sum)
+    def _work(self) -> Work:
+        return _same_for_all(self._progress.work(self._newest_sum))
 
     def _commit(
         self, progress: StudyProgress, result: RoundResult | None = None, obsolete: Iterable[BlobId] = ()
@@ -496,10 +263,6 @@ class StudyLoop:
         # Not what is still needed: a site may send back as its update what it downloaded as a sum.
         self._exchange.commit(progress, result, set(obsolete) - progress.blobs())
         self._progress = progress
-
-    def _note_presence(self, presence: Presence) -> None:
-        now = self._now()
-        self._gone_since_s = {site: now - seconds for site, seconds in presence.gone_for_s.items()}
 
     def _require_disk(self, update_bytes: int) -> None:
         """Room for an update of every site and the sum, before anybody is asked to train for it."""
@@ -513,23 +276,23 @@ class StudyLoop:
                 action="Free some space at the server's spool folder, then `quorate run resume`",
             )
 
-    def _report(self, state: _Phase, round_number: int, *, force: bool = False) -> None:
-        now = self._now()
-        if not force and now - self._reported_s < STATUS_EVERY_S:
-            self._report_due_s = self._reported_s + STATUS_EVERY_S
-            return
-        self._reported_s, self._report_due_s = now, math.inf
-        standing = state.standing
 
-        def of(site: SiteName) -> SiteProgress:
-            if site in standing.contributed:
-                return SiteProgress(site, Progress.REPLIED)
-            if site in standing.refused:
-                return SiteProgress(site, Progress.REFUSED, standing.refused[site])
-            return SiteProgress(site, Progress.ABSENT if site in standing.gone_since_s else Progress.WORKING)
+def _same_for_all(work: StudyWork) -> Work:
+    """What all sites are asked, made once. Blobs are named without their content: what is small lies in the body."""
+    body = work_to_bytes(work)
+    blobs = [work.checkpoint] if work.checkpoint else []
+    blobs += [ref.blob for ref in work.sums]
+    references = tuple(Blob(blob.id, blob.size) for blob in blobs)
+    return lambda _: (body, references)
 
-        sites = tuple(of(site) for site in sorted(standing.rule.invited))
-        self._exchange.report(Status(round_number, standing.rule.phase.value, sites))
+
+def _parsed(use: Use) -> Take:
+    """Reads a reply as a contribution; FrameError refuses one that is none."""
+
+    def take(site: SiteName, reply: Reply) -> None:
+        use(site, contribution_from_bytes(reply.body), reply.blobs[0] if reply.blobs else None)
+
+    return take
 
 
 def _check_train(contribution: StudyContribution) -> None:
