@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench import table
 
-BENCHES = ("rounds",)
+BENCHES = ("rounds", "secagg")
 RESULTS = Path("build/bench")
 
 

@@ -60,7 +60,7 @@ def _real_sites(root: Path) -> Iterator[dict[str, object]]:
     with Consortium(root) as consortium:
         consortium.found()
         consortium.start_server()
-        consortium.set_up_sites(tables, DEMO / "schema.toml")
+        consortium.set_up_sites(tables, DEMO / "schema.toml", protection=("none",))
         for name in tables:
             consortium.start_site(name)
         yield _row("idle client, before torch is loaded", "MB", _idle_client_mb(consortium), goal=100)
@@ -72,7 +72,7 @@ def _real_sites(root: Path) -> Iterator[dict[str, object]]:
             'schema_file = "schema.toml"\nepochs = 1\nbatch_size = 64',
         )
         consortium.approve("bench")
-        with _operator(consortium) as operator:
+        with operator_of(consortium) as operator:
             seconds = _seconds_per_round(operator)
             yield _row("round of train and evaluate, 4 sites", "s", seconds, goal=0.03)
         yield _row("start of the server to the first round", "s", _server_start_s(consortium), goal=5)
@@ -99,7 +99,7 @@ def _server_start_s(consortium: Consortium) -> float:
     _kill(consortium.server)
     started = time.monotonic()
     consortium.start_server()
-    with _operator(consortium) as operator:
+    with operator_of(consortium) as operator:
         _until(lambda: _online(operator) == SITES)
         run = operator.start("bench").run
         next(view for view in operator.watch(run) if view.results)
@@ -109,7 +109,7 @@ def _server_start_s(consortium: Consortium) -> float:
 
 
 def _reconnect_s(consortium: Consortium) -> float:
-    with _operator(consortium) as operator:
+    with operator_of(consortium) as operator:
         name = next(iter(consortium.sites))
         _kill(consortium.sites[name])
         _until(lambda: _online(operator) == SITES - 1)
@@ -120,7 +120,7 @@ def _reconnect_s(consortium: Consortium) -> float:
 
 
 def _idle_client_mb(consortium: Consortium) -> float:
-    with _operator(consortium) as operator:
+    with operator_of(consortium) as operator:
         _until(lambda: _online(operator) == SITES)
     return max(memory_mb(process.pid) for process in consortium.sites.values())
 
@@ -137,12 +137,12 @@ class _Light:
 
 def _large_updates(root: Path) -> Iterator[dict[str, object]]:
     """100 MB from each of 8 sites: memory and processor time of the server, then the same over a slow line."""
-    with _light_consortium(root / "idle", LARGE_SITES, 31) as (consortium, _), _operator(consortium) as operator:
+    with _light_consortium(root / "idle", LARGE_SITES, 31) as (consortium, _), operator_of(consortium) as operator:
         idle_mb, _, _ = _watched_run(consortium, operator)
     dimension = LARGE_BYTES // 4
     with (
         _light_consortium(root / "large", LARGE_SITES, dimension) as (consortium, _),
-        _operator(consortium) as operator,
+        operator_of(consortium) as operator,
     ):
         peak_mb, cpu_s, view = _watched_run(consortium, operator)
     megabytes = LARGE_SITES * LARGE_BYTES * LARGE_ROUNDS / 1e6
@@ -151,7 +151,7 @@ def _large_updates(root: Path) -> Iterator[dict[str, object]]:
     yield _row("the same only hashed and written", "MB/s", _hashed_and_written(root / "plain"), more_is_better=True)
     with (
         _light_consortium(root / "line", LARGE_SITES, dimension, LINE_DELAY_MS) as (consortium, _),
-        _operator(consortium) as operator,
+        operator_of(consortium) as operator,
     ):
         _, _, view = _watched_run(consortium, operator)
     seconds = sum(result.phase_seconds["train"] for result in view.results)
@@ -174,7 +174,7 @@ def _hashed_and_written(folder: Path) -> float:
 
 
 def _many_sites(root: Path) -> Iterator[dict[str, object]]:
-    with _light_consortium(root, MANY_SITES, 31) as (consortium, light), _operator(consortium) as operator:
+    with _light_consortium(root, MANY_SITES, 31) as (consortium, light), operator_of(consortium) as operator:
         _, _, view = _watched_run(consortium, operator)
     yield _row("200 sites connect", "s", light.connected_s, goal=3)
     worst = max(sum(result.phase_seconds.values()) for result in view.results)
@@ -187,7 +187,7 @@ def _watched_run(consortium: Consortium, operator: OperatorClient) -> tuple[floa
         raise RuntimeError("the server is not running")
     with Watch(consortium.server.pid) as watch:
         run = operator.start("bench").run
-        view = _wait(operator, run)
+        view = completed(operator, run)
     return watch.peak_mb, watch.cpu_s, view
 
 
@@ -264,7 +264,7 @@ mode = "none"
 
 
 @contextmanager
-def _operator(consortium: Consortium) -> Iterator[OperatorClient]:
+def operator_of(consortium: Consortium) -> Iterator[OperatorClient]:
     with OperatorClient(Profile.load(consortium.profile, time.time())) as client:
         yield client
 
@@ -276,7 +276,7 @@ def _online(operator: OperatorClient) -> int:
         return -1
 
 
-def _wait(operator: OperatorClient, run: RunId) -> RunView:
+def completed(operator: OperatorClient, run: RunId) -> RunView:
     for view in operator.watch(run):
         if view.state is not RunState.RUNNING:
             return _require_completed(view)

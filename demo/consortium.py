@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -125,17 +126,22 @@ class Consortium:
     def site_state(self, name: str) -> Path:
         return self.root / f"site-{name}"
 
-    def set_up_sites(self, tables: Mapping[str, Path], schema: Path) -> None:
-        """Invite, join, register the data; allow studies without protection, which is this machine's choice."""
+    def set_up_sites(self, tables: Mapping[str, Path], schema: Path, protection: tuple[str, ...] = ("secagg",)) -> None:
+        """Invite, join, register the data; allow these modes of protection."""
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(self._set_up_site, name, table, schema) for name, table in tables.items()]:
+            setting_up = [
+                pool.submit(self._set_up_site, name, table, schema, protection) for name, table in tables.items()
+            ]
+            for done in setting_up:
                 done.result()
 
-    def _set_up_site(self, name: str, table: Path, schema: Path) -> None:
+    def _set_up_site(self, name: str, table: Path, schema: Path, protection: tuple[str, ...]) -> None:
         invitation, state = self.root / f"{name}.invitation.json", self.site_state(name)
         self.operator("site", "invite", name, "-o", invitation)
         command("quorate-client", "join", invitation, "--state", state)
-        write_settings(state / "policy.toml", {"protection": '["none"]', "release": '["operator", "sites"]'})
+        write_settings(
+            state / "policy.toml", {"protection": json.dumps(protection), "release": '["operator", "sites"]'}
+        )
         write_settings(state / "config.toml", {"metrics_listen": '""'})
         fraction = ("--test-fraction", str(TEST_FRACTION))
         command("quorate-client", "data", "add", DATASET, table, "--schema", schema, *fraction, "--state", state)

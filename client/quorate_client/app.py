@@ -34,7 +34,7 @@ from quorate_client.deliveries import cancel
 from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.journal import Journal
-from quorate_client.keys import certificate_life, load_credentials, load_identity
+from quorate_client.keys import certificate_life, load_credentials, load_identity, load_keys
 from quorate_client.link import Link
 from quorate_client.metrics import ClientMetrics, serve_metrics
 from quorate_client.policy import check_policy_now, read_policy
@@ -74,10 +74,12 @@ class LazyEngine:
             await self._engine.close()
 
 
-def make_engine(folder: SiteFolder, config: Config, spool: Spool) -> Engine:
+def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: State) -> Engine:
     """The engine with task workers that cannot see the site's keys. Imports numpy."""
+    from quorate_client.ballots import Ballots
     from quorate_client.engine import Engine as SiteEngine
     from quorate_client.isolation import Confinement
+    from quorate_client.secure_site import SecureSite
     from quorate_client.worker_process import WorkerSettings
     from quorate_client.workers import ProcessWorkers
 
@@ -94,7 +96,13 @@ def make_engine(folder: SiteFolder, config: Config, spool: Spool) -> Engine:
         temporary=temporary,
         require_isolation=lambda: read_policy(folder.policy).require_isolation,
     )
-    return SiteEngine(ProcessWorkers(settings), spool, folder.work, time.monotonic)
+    secure = SecureSite(
+        keys=lambda: load_keys(folder.keys).for_secure_sums(),
+        sealing_keys=Answers(state, time.time).sealing_keys,
+        ballots=Ballots(state),
+        study_keys=folder.keys / "studies",
+    )
+    return SiteEngine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
     metrics = ClientMetrics(registry)
     with folder.held_by_this_daemon(), site_state(folder.database) as state, _metrics_endpoint(config, registry):
         spool = Spool(folder.spool)
-        engine = LazyEngine(lambda: make_engine(folder, config, spool))
+        engine = LazyEngine(lambda: make_engine(folder, config, spool, state))
         daemon = assemble(folder, config, state, metrics, spool, engine)
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:

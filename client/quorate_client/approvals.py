@@ -141,6 +141,11 @@ class Answers:
         )
         return {row[0] for row in rows}
 
+    def sealing_keys(self, digest: bytes) -> dict[SiteName, bytes]:
+        """The X25519 keys of a study's sites, as they were pinned when it was approved here."""
+        rows = self._database.execute("SELECT name, sealing_key FROM roster WHERE digest = ?", (digest,))
+        return {SiteName(name): key for name, key in rows}
+
     def agreement(self, digest: bytes, site: SiteName) -> Agreement:
         """The approved study with this digest.
 

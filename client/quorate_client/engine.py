@@ -10,11 +10,19 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from quorate.blobs import Spool
-from quorate.errors import FrameError, StudyNotApprovedError, TaskTimeoutError, WorkWithdrawnError
+from quorate.errors import (
+    FrameError,
+    ProtectionRefusedError,
+    StudyNotApprovedError,
+    TaskTimeoutError,
+    WorkWithdrawnError,
+)
 from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import RunId, is_run_id
 from quorate_client.agreement import Agreement
@@ -23,6 +31,10 @@ from quorate_client.guest_run import GuestRun
 from quorate_client.head import Fetch
 from quorate_client.study_run import StudyRun
 from quorate_client.workers import TaskWorkers
+
+if TYPE_CHECKING:
+    from quorate_client.secure_run import SecureRun
+    from quorate_client.secure_site import SecureSite
 
 MOST_LIVE = 64
 """Runs that are held in memory: a server may make up any number of names."""
@@ -36,6 +48,7 @@ class Engine:
         clock: Monotonic seconds.
         randomness: Gives secret random bytes. The seed of local training comes from the site: who knows it (a server
             that could choose it, say) knows which records made an update.
+        secure: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
     """
 
     def __init__(
@@ -45,13 +58,15 @@ class Engine:
         folder: Path,
         clock: Callable[[], float],
         randomness: Callable[[int], bytes] = os.urandom,
+        secure: SecureSite | None = None,
     ) -> None:
         self._workers = workers
         self._spool = spool
         self._runs = folder.absolute() / "runs"  # workers have a working folder of their own
         self._clock = clock
         self._randomness = randomness
-        self._live: dict[RunId, tuple[bytes, StudyRun | GuestRun]] = {}
+        self._secure = secure
+        self._live: dict[RunId, tuple[bytes, StudyRun | SecureRun | GuestRun]] = {}
         self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._limits: dict[MessageId, asyncio.Timeout] = {}
         self._withdrawn: set[MessageId] = set()
@@ -101,6 +116,8 @@ class Engine:
         async with self._turns.setdefault(run, asyncio.Lock()):
             self._live.pop(run, None)
             await asyncio.to_thread(_clear, self._folder(run))
+            if self._secure is not None:
+                self._secure.forget(run)
 
     async def close(self) -> None:
         """Stop all work and end the workers."""
@@ -118,17 +135,43 @@ class Engine:
             raise FrameError("The server gives one run's name to two studies")
         return await run.perform(instruction, agreement, fetch)
 
-    def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | GuestRun:
-        folder = self._folder(instruction.run)
-        if agreement.study.kind == "guest":
+    def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | SecureRun | GuestRun:
+        run, study, folder = instruction.run, agreement.study, self._folder(instruction.run)
+        if study.kind == "guest":
             return GuestRun(folder, self._workers, self._spool, self._clock)
-        study = agreement.study
-        return StudyRun(instruction.run, folder, study, self._workers, self._spool, self._clock, self._randomness)
+        if study.protection.mode == "none":
+            return StudyRun(run, folder, study, self._workers, self._spool, self._clock, self._randomness)
+        if self._secure is None:
+            raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
+        from quorate_client.secure_run import SecureRun  # imports numpy
+
+        require_rehearsal()
+        return SecureRun(run, folder, study, self._secure, self._workers, self._spool, self._clock, self._randomness)
 
     def _folder(self, run: RunId) -> Path:
         if not is_run_id(run):
             raise FrameError("The server names a run in a way that cannot be a folder's name")
         return self._runs / run
+
+
+@cache
+def require_rehearsal() -> None:
+    """Once in a process, before anything of a secure sum.
+
+    Raises:
+        ProtectionRefusedError: what this machine would send is not encrypted as it should be.
+    """
+    from quorate.secagg.rehearsal import rehearse
+    from quorate.secagg.seal import SelfTestError
+
+    try:
+        rehearse()
+    except SelfTestError as error:
+        raise ProtectionRefusedError(
+            "Secure aggregation does not work on this machine, so nothing is sent",
+            got=str(error),
+            action="Install the versions of numpy and tenseal that constraints.txt names",
+        ) from error
 
 
 def _clear(folder: Path) -> None:

@@ -11,16 +11,22 @@ import io
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import structlog
 
 from quorate.blobs import Blob, Spool
 from quorate.errors import BaseModelMismatchError, BlobMissingError
 from quorate.exchange import StudyWork, SumRef
-from quorate_client.model_state import ModelState, StateFolder
+from quorate_client.model_state import ModelState, OpenedSum, StateFolder
 from quorate_client.offload import offload
 from quorate_client.protect import FLOAT_BYTES, open_plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from quorate.secagg.plain import PlainScheme
 
 log = structlog.get_logger()
 
@@ -36,11 +42,12 @@ class Route:
     sums: tuple[SumRef, ...]
 
 
-def plan(local: Sequence[ModelState], work: StudyWork, target: int) -> Route:
+def plan(local: Sequence[ModelState], work: StudyWork, target: int, sum_bytes: int) -> Route:
     """The shortest way to model ``target``.
 
     Args:
         local: The states that are here.
+        sum_bytes: The size of each sum.
 
     Raises:
         BaseModelMismatchError: what the server sent does not lead there.
@@ -48,7 +55,7 @@ def plan(local: Sequence[ModelState], work: StudyWork, target: int) -> Route:
     sums = {ref.round_number: ref for ref in work.sums}
     if len(sums) != len(work.sums):
         raise BaseModelMismatchError("The server sent two sums for one round")
-    if any(ref.blob.size != work.dimension * FLOAT_BYTES for ref in work.sums):
+    if any(ref.blob.size != sum_bytes for ref in work.sums):
         raise BaseModelMismatchError("A sum that the server sent does not have the study's size")
 
     def beyond(start: int) -> tuple[SumRef, ...] | None:
@@ -89,12 +96,51 @@ def _is_agreed(state: ModelState, work: StudyWork) -> bool:
     return True
 
 
+class Sums(Protocol):
+    """How a study's sums are opened: ``PlainSums``, or those of secure aggregation."""
+
+    def size_bytes(self, dimension: int) -> int: ...
+
+    async def open(self, state: ModelState, ref: SumRef, content: BinaryIO, fetch: Fetch) -> OpenedSum:
+        """The sum of the round after ``state``; ``content`` is its blob."""
+        ...
+
+
+class PlainSums:
+    """Sums of words that anybody can read."""
+
+    def __init__(self, scheme: PlainScheme) -> None:
+        self._scheme = scheme
+
+    def size_bytes(self, dimension: int) -> int:
+        return dimension * FLOAT_BYTES
+
+    async def open(self, state: ModelState, ref: SumRef, content: BinaryIO, fetch: Fetch) -> OpenedSum:
+        return _PlainSum(self._scheme, ref.weight, content)
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainSum:
+    scheme: PlainScheme
+    weight: int
+    content: BinaryIO
+
+    def average(self, count: int) -> npt.NDArray[np.float64]:
+        import numpy as np  # the idle daemon does without it
+
+        return self.scheme.decode(np.frombuffer(self.content.read(count * FLOAT_BYTES), "<u4"), self.weight)
+
+    def finish(self) -> None:
+        """Whatever the server sends is the sum: nobody can tell."""
+
+
 class Head:
     """Where one run stands at this site. One task at a time may call it; tidying the spool is its caller's part."""
 
-    def __init__(self, states: StateFolder, spool: Spool) -> None:
+    def __init__(self, states: StateFolder, spool: Spool, sums: Sums) -> None:
         self._states = states
         self._spool = spool
+        self._sums = sums
 
     async def advance(self, work: StudyWork, target: int, make_initial: MakeInitial, fetch: Fetch) -> ModelState:
         """Bring the site to model ``target``.
@@ -110,12 +156,13 @@ class Head:
         local = self._states.known
         if local is None:
             local = await asyncio.to_thread(self._states.states)
-        route = plan(local, work, target)
+        sum_bytes = self._sums.size_bytes(work.dimension)
+        route = plan(local, work, target, sum_bytes)
         state = await self._travel(route, work, make_initial, fetch)
         if state is None and isinstance(route.base, ModelState):
             log.warning("the model is not the one of the other sites and is built anew", round=target)
             await asyncio.to_thread(self._states.drop_all)
-            state = await self._travel(plan((), work, target), work, make_initial, fetch)
+            state = await self._travel(plan((), work, target, sum_bytes), work, make_initial, fetch)
         if state is None:
             raise BaseModelMismatchError(
                 f"What this site computes for round {target} is not the model that the others agreed on",
@@ -131,8 +178,9 @@ class Head:
         for ref in route.sums:
             if not _is_agreed(state, work):
                 return None
-            with await self._content(ref.blob, fetch) as total:
-                state = await offload(ref.blob.size, self._states.apply, state, ref, total)
+            with await self._content(ref.blob, fetch) as content:
+                opened = await self._sums.open(state, ref, content, fetch)
+                state = await offload(ref.blob.size, self._states.apply, state, ref, opened)
         return state if _is_agreed(state, work) else None
 
     async def _start(

@@ -60,6 +60,10 @@ class SiteKeys:
         sealing = self.sealing.public_key().public_bytes_raw()
         return Member(site, self.signing.public_key().public_bytes_raw(), sealing, sealing_proof(self.signing, sealing))
 
+    def for_secure_sums(self) -> tuple[Ed25519PrivateKey, X25519PrivateKey]:
+        """The signing and the sealing key."""
+        return self.signing, self.sealing
+
     def request(self, site: SiteName) -> bytes:
         """A certificate signing request for the TLS key, PEM. The server decides what the certificate says."""
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, site)])

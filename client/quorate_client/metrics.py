@@ -57,7 +57,7 @@ CONNECTIONS = Metric(
 DONE = Metric(
     "quorate_client_instructions_done_total",
     MetricKind.COUNTER,
-    "Instructions that were carried out; those of the phase train are the rounds that this site took part in.",
+    "Instructions that were carried out; those of the phases train and upload are the rounds that this site was in.",
     {"phase": tuple(Phase)},
 )
 REFUSED = Metric(
@@ -67,7 +67,10 @@ REFUSED = Metric(
     {"code": error_codes()},
 )
 TRAINING_SECONDS = Metric(
-    "quorate_client_training_seconds", MetricKind.HISTOGRAM, "Time of one local training.", buckets=_TRAINING_BUCKETS
+    "quorate_client_training_seconds",
+    MetricKind.HISTOGRAM,
+    "Time of one local training and what is evaluated with it.",
+    buckets=_TRAINING_BUCKETS,
 )
 QUEUE = Metric("quorate_client_instructions_open", MetricKind.GAUGE, "Instructions that are waiting or in work.")
 SENT_BYTES = Metric(
@@ -146,7 +149,7 @@ class ClientMetrics:
 
     def instruction_done(self, phase: Phase, working_s: float) -> None:
         self._done.labels(phase).inc()
-        if phase is Phase.TRAIN:
+        if phase in (Phase.TRAIN, Phase.UPLOAD):
             self._training_seconds.observe(working_s)
 
     def instruction_refused(self, code: str) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import structlog
 
@@ -30,6 +30,10 @@ from quorate.exchange import SumRef
 from quorate.identity import RunId
 from quorate.study import Study
 from quorate_client.protect import BLOCK_BYTES, FLOAT_BYTES, open_plain, read_blocks
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 log = structlog.get_logger()
 
@@ -60,6 +64,18 @@ class ModelState:
 
     def came_from(self, ref: SumRef) -> bool:
         return self.sum_id == ref.blob.id and self.weight == ref.weight
+
+
+class OpenedSum(Protocol):
+    """A round's sum as it is read, once and in order."""
+
+    def average(self, count: int) -> npt.NDArray[np.float64]:
+        """The weighted average of the next ``count`` coordinates."""
+        ...
+
+    def finish(self) -> None:
+        """All was read. Raises SumRefusedError if it was not what the sites sent: nothing of it may count then."""
+        ...
 
 
 class StateFolder:
@@ -141,39 +157,35 @@ class StateFolder:
 
         return self._keep(lambda out: out.writelines(read_blocks(content, checkpoint.size)), announced)
 
-    def apply(self, state: ModelState, ref: SumRef, total: BinaryIO) -> ModelState:
-        """The next model: open the sum, and let the optimiser do its step.
-
-        Args:
-            ref: Of the round that follows. total: Its words, uint32[dimension], little-endian.
+    def apply(self, state: ModelState, ref: SumRef, opened: OpenedSum) -> ModelState:
+        """The next model: let the optimiser do its step with the average of the round that follows.
 
         Raises:
             BaseModelMismatchError: the step leads out of the numbers. ContributionError: the weight is impossible.
+            SumRefusedError: the sum is not what the sites sent. The states that were here are still here.
         """
         identity = (state.moments, state.dimension, ref.weight, self._lineage, state.digest, ref.blob.id)
         with open_plain(state.path) as old:
 
             def write(out: BinaryIO) -> None:
                 out.write(_HEADER.pack(_MAGIC, ref.round_number, *identity))
-                self._step(state, old, total, ref.weight, out)
+                self._step(state, old, opened, out)
+                opened.finish()
 
             return self._keep(write, lambda _: True)
 
-    def _step(self, state: ModelState, old: BinaryIO, total: BinaryIO, weight: int, out: BinaryIO) -> None:
+    def _step(self, state: ModelState, old: BinaryIO, opened: OpenedSum, out: BinaryIO) -> None:
         import numpy as np  # the idle daemon does without it
 
-        from quorate.secagg.plain import PlainScheme
         from quorate_client.optimizer import step
 
-        scheme = PlainScheme(self._study.protection.value_bound, len(self._study.sites))
         start = 0
         for count in _pieces(state.dimension):
             places = [
                 THETA_OFFSET + FLOAT_BYTES * (part * state.dimension + start) for part in range(1 + state.moments)
             ]
             now = [np.frombuffer(_read_at(old, place, count), "<f4").astype(np.float64) for place in places]
-            average = scheme.decode(np.frombuffer(total.read(count * FLOAT_BYTES), "<u4"), weight)
-            theta, moments = step(self._study.optimizer, now[0], tuple(now[1:]), average)
+            theta, moments = step(self._study.optimizer, now[0], tuple(now[1:]), opened.average(count))
             for place, vector in zip(places, (theta, *moments), strict=True):
                 with np.errstate(over="ignore"):
                     stored = vector.astype("<f4")

@@ -27,6 +27,10 @@ protection = ["secagg"]
 # Least number of sites in a study, and least number whose updates make a round count.
 minimum_sites = 3
 
+# Least number of sites that may work together with the server and still learn no single site's update. 0 is for studies
+# of two sites, where each learns the other's in any case.
+colluders = 1
+
 # Who may get the final model: "sites" (it stays with them), "operator" (the operator may fetch it too).
 release = ["sites"]
 
@@ -47,6 +51,9 @@ class Policy(BaseModel):
         default=frozenset({"secagg"}), description="modes of protection; none lets the server read every update"
     )
     minimum_sites: int = Field(default=3, ge=1, description="least sites of a study, and least quorum of its rounds")
+    colluders: int = Field(
+        default=1, ge=0, description="least sites that a secure study must stand if they work together with the server"
+    )
     release: frozenset[Literal["sites", "operator"]] = Field(
         default=frozenset({"sites"}), description="who may get a study's final model"
     )
@@ -81,6 +88,13 @@ class Policy(BaseModel):
                 f"The study {study.name} counts rounds of fewer sites than this site's policy allows",
                 expected=f"minimum_sites = {self.minimum_sites}",
                 got=f"rounds.quorum = {study.rounds.quorum}",
+                action=_ACTION,
+            )
+        if mode == "secagg" and study.protection.colluders < self.colluders:
+            raise RosterTooSmallError(
+                f"The study {study.name} does not stand as many colluding sites as this site's policy demands",
+                expected=f"colluders = {self.colluders}",
+                got=f"protection.colluders = {study.protection.colluders}",
                 action=_ACTION,
             )
         if study.released_to not in self.release:

@@ -12,11 +12,15 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from quorate.blobs import INLINE_BYTES, Blob, Spool
 from quorate.errors import TaskFailedError
 from quorate.study import Study
+
+if TYPE_CHECKING:
+    from quorate.secagg.packing import Packing
+    from quorate.secagg.participant import Participant
 
 BLOCK_BYTES = 1024 * 1024
 FLOAT_BYTES = 4
@@ -75,12 +79,57 @@ def protect(update: Path, dimension: int, weight: int, study: Study, spool: Spoo
             yield encoded.astype("<u4").tobytes()
 
     with open_plain(update) as file:
-        found = os.fstat(file.fileno()).st_size
-        if found != size:
-            raise TaskFailedError(
-                "The task's update does not have the model's size", expected=f"{size} bytes", got=f"{found}"
-            )
+        _require_size(file, size)
         return Protected(_store(words(file), size, spool), weight, clipped)
+
+
+def protect_secretly(
+    update: Path, dimension: int, weight: int, packing: Packing, participant: Participant, spool: Spool
+) -> Protected:
+    """Turn an update into ciphertext that only the sum of enough sites opens.
+
+    Args:
+        update: float32[dimension], little-endian, as the task wrote it.
+        weight: The site's share of all records, see ``secagg/plain.py``.
+        participant: This site's part in the sum; it is where all hellos are checked and the key is drawn.
+
+    Raises:
+        TaskFailedError: not an update of this study. UpdateNotFiniteError: it holds NaN or infinity. Nothing is left
+            in the spool then.
+    """
+    import numpy as np  # the idle daemon does without it
+
+    from quorate.secagg import words
+
+    size = dimension * FLOAT_BYTES
+    clipped = first = 0
+
+    def ciphertext(file: BinaryIO) -> Iterator[bytes]:
+        nonlocal clipped, first
+        for block in read_blocks(file, size):
+            coefficients, outside = packing.encode(np.frombuffer(block, "<f4"), weight)
+            clipped += outside
+            lanes = coefficients >> packing.delta_bits
+            yield words.pack(participant.encrypt(first, lanes, packing.delta_bits))
+            first += len(lanes)
+
+    with open_plain(update) as file:
+        _require_size(file, size)
+        sent = packing.polynomials(dimension) * words.POLYNOMIAL_BYTES
+        return Protected(_store(ciphertext(file), sent, spool), weight, clipped)
+
+
+def _require_size(file: BinaryIO, size: int) -> None:
+    found = os.fstat(file.fileno()).st_size
+    if found != size:
+        raise TaskFailedError(
+            "The task's update does not have the model's size", expected=f"{size} bytes", got=f"{found}"
+        )
+
+
+def store(content: bytes, spool: Spool) -> Blob:
+    """Bytes as a blob: inline if they are few, else in the spool."""
+    return _store(iter([content]), len(content), spool)
 
 
 def store_file(path: Path, spool: Spool) -> Blob:

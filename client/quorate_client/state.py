@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
@@ -37,6 +37,10 @@ CREATE TABLE answers (
 CREATE TABLE roster (
     digest BLOB NOT NULL REFERENCES answers ON DELETE CASCADE, name TEXT NOT NULL, signing_key BLOB NOT NULL,
     sealing_key BLOB NOT NULL, sealing_proof BLOB NOT NULL, PRIMARY KEY (digest, name)
+) STRICT;
+CREATE TABLE ballots (
+    identity BLOB PRIMARY KEY, study BLOB NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, survivors TEXT NOT NULL,
+    digest BLOB NOT NULL
 ) STRICT;
 """
 
@@ -137,7 +141,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            database.execute("ROLLBACK")
+            if database.in_transaction:  # SQLite may have rolled back by itself, as it does when the disk is full
+                database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import assert_never
 
 import structlog
 
@@ -17,7 +16,7 @@ from quorate.messages import contribution_to_bytes, work_from_bytes
 from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
-from quorate_client.head import Fetch, Head
+from quorate_client.head import Fetch, Head, PlainSums
 from quorate_client.model_state import ModelState, StateFolder
 from quorate_client.offload import offload
 from quorate_client.protect import FLOAT_BYTES, protect, store_file
@@ -48,7 +47,7 @@ class StudyRun:
         self._run = run
         self._study = study
         self._states = StateFolder(folder, run, study)
-        self._head = Head(self._states, spool)
+        self._head = Head(self._states, spool, _plain_sums(study))
         self._workers = workers
         self._spool = spool
         self._clock = clock
@@ -83,10 +82,8 @@ class StudyRun:
             case Phase.RELEASE:
                 state = await self._head.advance(work, number, task.initial, fetch)
                 contribution, blob = _about(state), await self._release(task, state)
-            case Phase.GUEST:
-                raise FrameError("The server asks for a guest app's work in a study")
             case _:
-                assert_never(instruction.phase)
+                raise FrameError("The server asks for work that is not part of a study without protection")
         return Reply(
             instruction.message_id,
             body=contribution_to_bytes(contribution),
@@ -145,6 +142,12 @@ def _weight_of(records: int, total_records: int) -> int:
     from quorate.secagg.plain import weight_of  # imports numpy
 
     return weight_of(records, total_records)
+
+
+def _plain_sums(study: Study) -> PlainSums:
+    from quorate.secagg.plain import PlainScheme  # imports numpy
+
+    return PlainSums(PlainScheme(study.protection.value_bound, len(study.sites)))
 
 
 def _about(state: ModelState, extras: tuple[int, ...] = ()) -> StudyContribution:

@@ -180,11 +180,21 @@ class Work:
         if self.paused:
             raise SitePausedError("The administrator paused this site")
         agreement = self._site.agree(instruction)
-        self._site.drop(self._site.journal.start(instruction))
+        is_begun = False
+
+        def begin() -> None:
+            nonlocal is_begun
+            if not is_begun:
+                self._site.drop(self._site.journal.start(instruction))
+                is_begun = True
+
+        if not instruction.phase.may_be_repeated:
+            begin()
         log.debug("work started", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
 
         async def fetch(blob: Blob) -> None:
             if blob.inline is None:
+                begin()
                 self._site.journal.needs(instruction.message_id, blob.id)
                 await self._site.fetch(blob)
 

@@ -22,7 +22,7 @@ from quorate.errors import BlobMismatchError, BlobMissingError, DiskFullError, F
 BlobId = NewType("BlobId", bytes)
 
 FRAME_BYTES = 256 * 1024
-INLINE_BYTES = 64 * 1024
+INLINE_BYTES = 96 * 1024
 MAX_BLOB_BYTES = 64 * 1024**3
 _CONTEXT = b"quorate/blob/v1\x00"
 _DIGEST_BYTES = 32

@@ -368,8 +368,8 @@ class QuorumMissingError(RoundError):
     """Too few sites contributed; the run pauses."""
 
     code = "quorum_missing"
-    codes: frozenset[str] = frozenset()
-    """Why sites were missing, where it was raised."""
+    codes: tuple[str, ...] = ()
+    """Why sites were missing, where it was raised: one code for each of them."""
 
 
 class ContributionError(RoundError):

@@ -24,14 +24,26 @@ MAX_EXTRAS = 16_384
 
 
 class Phase(StrEnum):
-    """The steps of a study, in order; a guest app has only ``GUEST``."""
+    """The steps of a study, in order: first those without protection, then those of secure sums, then those of both.
+    A guest app has only ``GUEST``."""
 
     PREPARE = "prepare"
     TRAIN = "train"
     EVALUATE = "evaluate"
+    KEYS = "keys"
+    HELLO = "hello"
+    UPLOAD = "upload"
+    VOTE = "vote"
+    REVEAL = "reveal"
     CHECKPOINT = "checkpoint"
     RELEASE = "release"
     GUEST = "guest"
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether a site that died in it may be asked again: nothing is trained, and what it needs for a second answer
+        that differs from the first died with it."""
+        return self in (Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL)
 
 
 def message_id(

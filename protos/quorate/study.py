@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint, parse_name
+from quorate.secagg.terms import Rules
 
 GUEST_PREFIX = "flower:"
 MAX_CANONICAL_BYTES = 1024 * 1024
@@ -76,8 +77,19 @@ class Optimizer(_Frozen):
 class Protection(_Frozen):
     """How updates are protected on their way. ``none`` must be asked for here and allowed in each site's policy."""
 
-    mode: Literal["none"] = Field(description="none: the server can read every update")
+    mode: Literal["secagg", "none"] = Field(
+        default="secagg",
+        description="secagg: the server adds what it cannot read; none: the server can read every update",
+    )
     value_bound: Positive = Field(default=4.0, description="each coordinate of an update is clipped to this size")
+    colluders: int = Field(
+        default=1, ge=0, description="secagg: sites that may work together with the server and learn no single update"
+    )
+
+    @property
+    def summary(self) -> str:
+        """For people, in a line."""
+        return self.mode if self.mode == "none" else f"{self.mode}, stands {self.colluders} colluding site(s)"
 
 
 class Release(_Frozen):
@@ -144,6 +156,18 @@ class Study(_Frozen):
             raise ValueError("two sites have the same signing key")
         if self.rounds.quorum > len(names):
             raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but the study has {len(names)} sites")
+        if self.protection.mode == "secagg" and self.guest is None:
+            try:
+                floor = Rules(len(names), self.protection.colluders).floor
+            except StudyError as error:
+                raise ValueError(str(error)) from error
+            if self.rounds.quorum < floor:
+                raise ValueError(
+                    f"rounds.quorum is {self.rounds.quorum}, but secure aggregation among {len(names)} sites "
+                    f"of which {self.protection.colluders} may collude needs {floor}"
+                )
+        if self.protection.mode == "secagg" and self.guest is not None:
+            raise ValueError('a guest app sees every update: its protection.mode can only be "none"')
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
         return self
@@ -156,6 +180,11 @@ class Study(_Frozen):
     def released_to(self) -> Literal["operator", "sites"]:
         """Who gets the final model. A guest app runs at the server, so its model is there whatever ``release`` says."""
         return "operator" if self.guest else self.release.model
+
+    @property
+    def is_of_two(self) -> bool:
+        """Whether the sum itself gives each site's update to the other one, however it is protected."""
+        return len(self.sites) == 2 and self.protection.mode == "secagg"
 
     @property
     def kind(self) -> Literal["study", "guest"]:

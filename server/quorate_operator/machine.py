@@ -11,6 +11,7 @@ from quorate_operator.views import SiteView, StudyView
 Json = dict[str, Any]
 
 UNPROTECTED = 'protection "none": the server can read every update of this study'
+OF_TWO = "of two sites each learns the other's updates from the sum, whatever the protection"
 
 
 def warnings_about(protection: str) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quorate.runs import RoundResult, RunState, RunView
-from quorate_operator.machine import UNPROTECTED
+from quorate_operator.machine import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
 from quorate_operator.views import SiteView, StudyView
 
@@ -76,14 +76,15 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             f"within {rounds.deadline_s:g} s",
             "optimizer": study.optimizer.name if study.kind == "study" else f"of {_guest_app(view)}",
             "model goes to": "the sites and the operator" if study.released_to == "operator" else "the sites",
-            "protection": study.protection.mode,
+            "protection": study.protection.summary,
         }
     )
     answers = _table("site", "signing key", "answer", "")
     for site, answer in view.roster():
         when = ago(answer.at_unix_s, now) if answer.at_unix_s else ""
         answers.add_row(site.name, site.fingerprint, _state(answer.answer), when)
-    return _warned(Group(facts, Text(), answers), study.protection.mode == "none")
+    page = Group(facts, Text(), answers, *([Text(f"WARNING: {OF_TWO}", style="yellow")] if study.is_of_two else []))
+    return _warned(page, study.protection.mode == "none")
 
 
 def runs_table(runs: Sequence[RunView], now: float) -> RenderableType:

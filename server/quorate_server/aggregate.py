@@ -11,11 +11,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from quorate.errors import ContributionError
+from quorate.errors import ContributionError, FrameError
 from quorate.exchange import StudyContribution
-from quorate.secagg import plain
+from quorate.secagg import plain, ring, words
 
 BLOCK_BYTES = 1024 * 1024
+BLOCK_POLYNOMIALS = 64
 
 
 class Adder:
@@ -97,14 +98,50 @@ class Adder:
                 yield bytes(view[start : start + BLOCK_BYTES])
 
 
-def _add_blocks(words: plain.Words, update: BinaryIO) -> None:
+class SecureAdder:
+    """Adds ciphertexts modulo q, without knowing what they mean: four bytes of memory for each parameter.
+
+    Args:
+        polynomials: Of each update.
+    """
+
+    def __init__(self, polynomials: int) -> None:
+        self._total = np.zeros((polynomials, ring.DEGREE), np.uint64)
+
+    def fold(self, update: BinaryIO) -> None:
+        """Add a ciphertext of the right length. ``update`` is read once, in blocks.
+
+        Raises:
+            FrameError: a word is not below q. What was read before it is taken out again.
+        """
+        for start in range(0, len(self._total), BLOCK_POLYNOMIALS):
+            block = self._total[start : start + BLOCK_POLYNOMIALS]
+            try:
+                ring.add(block, words.unpack(update.read(len(block) * words.POLYNOMIAL_BYTES)))
+            except FrameError:
+                self._take_out(update, start)
+                raise
+
+    def _take_out(self, update: BinaryIO, end: int) -> None:
+        update.seek(0)
+        for start in range(0, end, BLOCK_POLYNOMIALS):
+            block = self._total[start : start + BLOCK_POLYNOMIALS]
+            ring.subtract(block, words.unpack(update.read(len(block) * words.POLYNOMIAL_BYTES)))
+
+    def blocks(self) -> Iterator[bytes]:
+        """The sum, as it travels."""
+        for start in range(0, len(self._total), BLOCK_POLYNOMIALS):
+            yield words.pack(self._total[start : start + BLOCK_POLYNOMIALS])
+
+
+def _add_blocks(total: plain.Words, update: BinaryIO) -> None:
     start = 0
-    buffer = bytearray(min(BLOCK_BYTES, words.nbytes))
-    while start < len(words):
-        wanted = min(BLOCK_BYTES, (len(words) - start) * plain.WORD_BYTES)
+    buffer = bytearray(min(BLOCK_BYTES, total.nbytes))
+    while start < len(total):
+        wanted = min(BLOCK_BYTES, (len(total) - start) * plain.WORD_BYTES)
         count = update.readinto(memoryview(buffer)[:wanted])  # type: ignore[attr-defined]  # BinaryIO leaves it out
         if count != wanted:  # no refusal: part of it is already in the sum
             raise EOFError("an update became shorter while it was read")
         block = np.frombuffer(buffer, dtype="<u4", count=count // plain.WORD_BYTES)
-        plain.add(words[start : start + len(block)], block)
+        plain.add(total[start : start + len(block)], block)
         start += len(block)

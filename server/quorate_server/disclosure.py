@@ -12,6 +12,9 @@ _WARNINGS = {
     "none": "No protection was used: updates were readable by the server. An update can reveal something of the "
     "records that it was trained on. Use this mode only where every site trusts the server with that, or with records "
     "that need no protection.",
+    "secagg": "Updates were encrypted at the sites, and the server added what it cannot read. What protects them is a "
+    "composition from the literature that has not yet been externally reviewed. The sums that the sites opened, and "
+    "the model, still say something of the records; only noise limits that.",
 }
 _SERVER_SAW_STUDY = {
     "none": (
@@ -20,6 +23,13 @@ _SERVER_SAW_STUDY = {
         "Every site's sums over its features for the standardisation, before they were added up.",
         "Every site's evaluation counts: records, summed loss, confusion matrix and histogram of scores.",
         "The global model: it follows from the study and the updates, and checkpoints of it were kept at the server.",
+    ),
+    "secagg": (
+        "No site's update, weight, number of records, statistics or evaluation counts: they came encrypted, and what "
+        "opens their sum passed through the server sealed for the sites.",
+        "Not the global model, unless the study releases it to the operator.",
+        "Which sites hold the same model as the others, and the size of the model.",
+        "The rates of all sites together that the sites told it (loss, accuracy and the like), rounded to 3 digits.",
     ),
 }
 _SERVER_SAW_GUEST = {

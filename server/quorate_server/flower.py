@@ -56,9 +56,11 @@ from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_to_bytes, reply_from_bytes
 from quorate.runs import RoundResult
 from quorate.study import Study
+from quorate_server.phases import Arrived, Presence, Status
 from quorate_server.pipe_exchange import PipeExchange
 from quorate_server.progress import StudyProgress
-from quorate_server.study_loop import Arrived, Presence, Status, StudyLoop
+from quorate_server.secure_loop import SecureLoop
+from quorate_server.study_loop import StudyLoop
 
 log = structlog.get_logger()
 
@@ -435,7 +437,7 @@ def _bytes(value: object) -> bytes:
 
 
 def study_app(
-    start: Callable[[Grid, Context], StudyLoop],
+    start: Callable[[Grid, Context], StudyLoop | SecureLoop],
 ) -> ServerApp:
     """A ServerApp that runs a study loop."""
     server_app = ServerApp()
@@ -451,6 +453,13 @@ def _start_on_any_grid(grid: Grid, context: Context) -> StudyLoop:
     """For stock deployments: the study's canonical file and the result folder come from the run's configuration."""
     config = context.run_config
     study = Study.from_canonical(Path(str(config["study"])).read_bytes())
+    if study.protection.mode != "none":
+        raise StudyError(
+            "A study under secure aggregation does not run over Flower's own transport",
+            expected='protection.mode = "none"',
+            action="Flower may start a new process for each message, and the secrets of a sum live in one; "
+            "run it with quorate-server",
+        )
     exchange = FlowerExchange(grid, study, Path(str(config["output"])))
     return StudyLoop(RunId(f"flower-{context.run_id}"), study, exchange, StudyProgress(), {})
 
@@ -469,7 +478,8 @@ def run_app(
     """Run a study's or a guest's ServerApp on our Grid, in this process, to its end."""
     grid = QuorateGrid(run, study, exchange, forgiven)
     if study.guest is None:
-        server_app = study_app(lambda _grid, _context: StudyLoop(run, study, exchange, progress, attempts))
+        loop = StudyLoop if study.protection.mode == "none" else SecureLoop
+        server_app = study_app(lambda _grid, _context: loop(run, study, exchange, progress, attempts))
         run_config: dict[str, str | int | float | bool] = {}
     else:
         server_app = _load(study.guest.server_app)

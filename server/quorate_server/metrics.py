@@ -105,12 +105,6 @@ FRAMES_RESUMED = Metric(
     MetricKind.COUNTER,
     "Frames that did not have to be sent again because a transfer went on where it was cut.",
 )
-AGGREGATION_SECONDS = Metric(
-    "quorate_server_aggregation_seconds",
-    MetricKind.HISTOGRAM,
-    "Time to add one site's update to the sum.",
-    buckets=_WORK_BUCKETS,
-)
 LAST_ROUND_METRIC = Metric(
     "quorate_server_last_round_metric",
     MetricKind.GAUGE,
@@ -149,7 +143,6 @@ SERVER_METRICS = (
     RECEIVED_BYTES,
     SENT_BYTES,
     FRAMES_RESUMED,
-    AGGREGATION_SECONDS,
     LAST_ROUND_METRIC,
     CERTIFICATE_EXPIRY,
     STORE_SECONDS,
@@ -174,7 +167,6 @@ class ServerMetrics:
         self._received_bytes = _counter(RECEIVED_BYTES, registry)
         self._sent_bytes = _counter(SENT_BYTES, registry)
         self._frames_resumed = _counter(FRAMES_RESUMED, registry)
-        self._aggregation_seconds = _histogram(AGGREGATION_SECONDS, registry)
         self._last_round_metric = _gauge(LAST_ROUND_METRIC, registry)
         self._certificate_expiry = _gauge(CERTIFICATE_EXPIRY, registry)
         self._store_seconds = _histogram(STORE_SECONDS, registry)
@@ -214,9 +206,6 @@ class ServerMetrics:
 
     def frames_resumed(self, count: int) -> None:
         self._frames_resumed.inc(count)
-
-    def update_added(self, seconds: float) -> None:
-        self._aggregation_seconds.observe(seconds)
 
     def round_measured(self, metrics: Mapping[str, float]) -> None:
         """Shows the pooled metrics of the last round. A guest app's own names are not shown: they are free text."""

@@ -37,8 +37,24 @@ class StoredSum(BaseModel):
     contributors: int
 
 
+class StoredSecureSum(BaseModel):
+    """A secure sum that was closed; its ciphertext (if any) and what opens it lie in the spool."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    round_number: int
+    attempt: int
+    ciphertext: StoredBlob | None
+    opening: StoredBlob
+
+
 class StudyProgress(BaseModel):
-    """Committed steps of a study's run. ``trained`` counts rounds whose sum is committed, ``evaluated`` rounds done."""
+    """Committed steps of a study's run. ``trained`` counts rounds whose sum is committed, ``evaluated`` rounds done.
+
+    Under secure aggregation ``summed`` counts the sums that are closed, ``secure_sums`` holds that of the statistics
+    and all after the checkpoint, ``attempt`` grows whenever a sum is begun anew, ``keys`` the sealed parts of the
+    study key, and ``waiting`` the results of rounds whose evaluation the sites have not told yet.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -55,6 +71,11 @@ class StudyProgress(BaseModel):
     agreed_round: int = 0
     open_result: dict[str, Any] | None = None
     released: bool = False
+    keys: StoredBlob | None = None
+    summed: int = 0
+    attempt: int = 0
+    secure_sums: tuple[StoredSecureSum, ...] = ()
+    waiting: tuple[dict[str, Any], ...] = ()
 
     def work(self, newest: bytes | None = None) -> StudyWork:
         """What a site needs to arrive at the newest model. ``newest`` is the last sum's content, when it is small."""
@@ -78,7 +99,9 @@ class StudyProgress(BaseModel):
     def blobs(self) -> set[BlobId]:
         """What must stay in the spool for this run."""
         kept = {stored.blob.id for stored in self.sums}
-        return kept | {self.checkpoint.id} if self.checkpoint else kept
+        for secure in self.secure_sums:
+            kept |= {blob.id for blob in (secure.ciphertext, secure.opening) if blob is not None}
+        return kept | {blob.id for blob in (self.checkpoint, self.keys) if blob is not None}
 
     def after(self, **changes: object) -> StudyProgress:
         return self.model_copy(update=changes)

@@ -99,9 +99,11 @@ class Standing:
 
     def _quorum_missing(self) -> QuorumMissingError:
         missing = ", ".join(f"{site} ({code})" for site, code in sorted(self.missing().items())) or "none"
-        return QuorumMissingError(
+        error = QuorumMissingError(
             f"Too few sites took part in the phase {self.rule.phase!s}",
             expected=f"at least {self.rule.quorum} of {len(self.rule.invited)} sites",
             got=f"{len(self.contributed)}; missing: {missing}",
             action="See what the missing sites' codes mean (docs/reference/errors.md), then `quorate run resume`",
         )
+        error.codes = tuple(self.missing().values())
+        return error

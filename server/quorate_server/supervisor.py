@@ -153,6 +153,8 @@ class Runs:
         self._see(record, study)
         if study.protection.mode == "none":
             log.warning("this run is not protected: the server can read every update", run=run, study=study.name)
+        if study.is_of_two:
+            log.warning("of two sites each learns the other's updates from the sum", run=run, study=study.name)
         log.info("run started", run=run, study=study.name, sites=len(study.sites), rounds=study.rounds.count)
         self._launch(run, study)
         return self.view(run)

@@ -74,7 +74,7 @@ def make_study(*, guest: bool = False, sites: tuple[str, ...] = SITES, **changes
 
 def records_of(site: str, count: int = 40, features: int = 3) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     rng = np.random.default_rng(sum(site.encode()))
-    x = rng.normal(loc=1.0, size=(count + SITES.index(site), features))
+    x = rng.normal(loc=1.0, size=(count + sorted({*SITES, site}).index(site), features))
     return x, (x @ np.arange(1.0, features + 1) + rng.normal(size=len(x)) > features).astype(np.int64)
 
 

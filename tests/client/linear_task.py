@@ -1,7 +1,7 @@
 """A small real task for tests: logistic regression by gradient descent in numpy, and ways in which tasks go wrong.
 
-``parameters["trouble"]`` names what it does in training; ``parameters["signal"]`` a named pipe through which it tells
-its process id once it is there.
+``parameters["trouble"]`` names what it does in training, at the site of ``parameters["trouble_at"]`` only if that is
+given; ``parameters["signal"]`` a named pipe through which it tells its process id once it is there.
 """
 
 # ruff: noqa: T201  # tasks print
@@ -80,9 +80,11 @@ class LinearSession:
         records = -1 if self._parameters.get("trouble") == "liar" else len(self._x)
         return update, TrainReport(records, float(loss))
 
-    def evaluate(self, theta: Vector) -> ClassificationTally:
+    def evaluate(self, theta: Vector) -> ClassificationTally | Nonsense:
         import numpy as np
 
+        if self._parameters.get("trouble") == "miscount":
+            return Nonsense()
         weights = theta[: self._x.shape[1] + 1].astype(np.float64)
         odds = self._features() @ weights
         confusion = np.bincount(2 * self._y + (odds > 0), minlength=4)
@@ -110,6 +112,13 @@ class LinearSession:
         return np.log1p(np.exp(-signed))
 
 
+class Nonsense:
+    """Counts of the right number that contradict each other."""
+
+    def encode(self) -> tuple[int, ...]:
+        return (-(1 << 40),) * (1 + 4 + 2 * BINS)
+
+
 class LinearTask:
     def check(self, parameters: Mapping[str, Any]) -> None:
         if parameters.get("trouble") == "parameters":
@@ -121,6 +130,8 @@ class LinearTask:
     def open(self, parameters: Mapping[str, Any], dataset: Dataset, seed: int) -> LinearSession:
         import numpy as np
 
+        if parameters.get("trouble_at", dataset.path.stem) != dataset.path.stem:
+            parameters = {**parameters, "trouble": ""}
         with np.load(dataset.path) as data:
             return LinearSession(parameters, data["x"], data["y"], seed)
 

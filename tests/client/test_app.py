@@ -110,6 +110,6 @@ async def test_a_pause_by_command_reaches_the_running_daemon(server: RunningServ
 
 async def test_the_engine_can_be_made_and_closed(folder: SiteFolder) -> None:
     folder.create()
-    engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool))
-
-    await engine.close()
+    with site_state(folder.database) as state:
+        engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool), state)
+        await engine.close()

@@ -23,7 +23,7 @@ from quorate.exchange import StudyWork, SumRef
 from quorate.identity import RunId
 from quorate.secagg.plain import WEIGHT_ONE, PlainScheme
 from quorate.study import Optimizer, Study
-from quorate_client.head import Head, plan
+from quorate_client.head import Head, PlainSums, plan
 from quorate_client.model_state import THETA_OFFSET, ModelState, StateFolder
 from quorate_client.optimizer import moments_at_start, step
 from quorate_client.protect import store_file
@@ -59,7 +59,8 @@ class Site:
         self.folder = folder
         self.spool = Spool(folder / "spool")
         self.states = StateFolder(folder / "run", run, study)
-        self.head = Head(self.states, self.spool)
+        sums = PlainSums(PlainScheme(study.protection.value_bound, len(study.sites)))
+        self.head = Head(self.states, self.spool, sums)
         self.size = size
         self.initials = 0
         self.fetched: list[BlobId] = []
@@ -429,7 +430,7 @@ def test_a_full_disk_is_said_and_the_states_stay(tmp_path: Path) -> None:
 def test_plan_refuses_a_target_before_the_checkpoint() -> None:
     work = StudyWork(checkpoint=Blob(BlobId(bytes(32)), 1), checkpoint_round=5, sums=(), dimension=1)
     with pytest.raises(BaseModelMismatchError):
-        plan((), work, 4)
+        plan((), work, 4, 4)
 
 
 # --- being killed ---

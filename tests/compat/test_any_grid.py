@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from quorate.blobs import Blob, blob_id
-from quorate.errors import BlobMissingError, QuorumMissingError
+from quorate.errors import BlobMissingError, QuorumMissingError, StudyError
 from quorate.exchange import Instruction, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
@@ -19,8 +19,8 @@ from quorate.study import Study
 from quorate_client import flower as client
 from quorate_server import flower as server
 from quorate_server.flower import FlowerExchange
+from quorate_server.phases import Arrived, Presence
 from quorate_server.progress import StudyProgress
-from quorate_server.study_loop import Arrived, Presence
 from tests.compat.consortium_kit import SITES, Consortium
 from tests.compat.malignancy import STUDY, Outcome, assert_same, outcome
 from tests.compat.reference import RUN_ID, InProcessGrid
@@ -72,6 +72,15 @@ def test_a_study_on_any_grid_gives_the_model_of_our_own_transport(
 ) -> None:
     run(SiteGrid(prepared, NODES), prepared)
     assert_same(own_transport, outcome(prepared / "model.npz", tables))
+
+
+def test_a_study_under_secure_aggregation_is_refused_and_not_run_without(prepared: Path) -> None:
+    study = Study.from_canonical((prepared / "study.json").read_bytes())
+    secret = study.model_copy(update={"protection": study.protection.model_copy(update={"mode": "secagg"})})
+    (prepared / "study.json").write_bytes(secret.canonical())
+    with pytest.raises(StudyError, match="secure aggregation"):
+        run(SiteGrid(prepared, NODES), prepared)
+    assert not (prepared / "model.npz").exists()
 
 
 def test_a_run_without_a_quorum_ends_with_the_codes_and_no_text(prepared: Path) -> None:

@@ -91,7 +91,9 @@ def test_a_study_file_becomes_a_study_with_sites_by_name_and_their_keys(tmp_path
         ("deadline_s = 30", "absent_grace_s = inf", "rounds.absent_grace_s"),
         ("deadline_s = 30", "absent_grace_s = nan", "rounds.absent_grace_s"),
         ('mode = "none"', 'mode = "secret"', "protection.mode"),
-        ('mode = "none"', "", "protection.mode"),
+        ('[protection]\nmode = "none"', "", "protection"),
+        ('mode = "none"', "colluders = -1", "protection.colluders"),
+        ('mode = "none"', "colluders = 0.5", "protection.colluders"),
         ('mode = "none"', 'mode = "none"\nvalue_bound = 0.0', "protection.value_bound"),
         ('mode = "none"', 'mode = "none"\n[optimizer]\nname = "sgd"', "optimizer.name"),
         ('mode = "none"', 'mode = "none"\n[optimizer]\nbeta1 = 1.0', "optimizer.beta1"),
@@ -172,6 +174,63 @@ def test_two_sites_cannot_have_one_key(tmp_path: Path) -> None:
         StudyFile.read(written(tmp_path, GOOD)).resolve("north-sea", dict.fromkeys(KEYS, bytes(32)), digest_of)
 
 
+# --- secure aggregation ---
+
+GUEST = {"task": {"name": "flower:app:app", "digest": "cd" * 32}, "guest": {"server_app": "server:app"}}
+
+
+def secure(sites: int, quorum: int, colluders: int | None = None, **changes: Any) -> Study:
+    protection = {} if colluders is None else {"colluders": colluders}
+    names = [f"site-{number:03}" for number in range(sites)]
+    roster = [{"name": name, "signing_key": f"{number:064x}"} for number, name in enumerate(names)]
+    rounds = {"count": 3, "quorum": quorum}
+    return study(**{"sites": roster, "rounds": rounds, "protection": protection} | changes)
+
+
+def test_a_study_that_does_not_say_how_it_is_protected_is_under_secure_aggregation(tmp_path: Path) -> None:
+    text = GOOD.replace('mode = "none"', "").replace("quorum = 2", "quorum = 3")
+    made = StudyFile.read(written(tmp_path, text)).resolve("north-sea", KEYS, digest_of)
+    assert (made.protection.mode, made.protection.colluders) == ("secagg", 1)
+
+
+@pytest.mark.parametrize(
+    ("sites", "colluders", "floor"),
+    [(2, 0, 2), (3, 0, 3), (3, 1, 3), (4, 1, 3), (5, 1, 4), (8, 1, 5), (8, 3, 6), (8, 6, 8), (100, 10, 56)],
+)
+def test_a_quorum_below_the_floor_of_secure_sums_is_refused_with_the_number_that_it_takes(
+    sites: int, colluders: int, floor: int
+) -> None:
+    with pytest.raises(ValueError, match=f"rounds.quorum is {floor - 1}, .* needs {floor}"):
+        secure(sites, floor - 1, colluders)
+    assert secure(sites, floor, colluders).rounds.quorum == floor
+    assert secure(sites, floor - 1, protection={"mode": "none", "colluders": colluders}).rounds.quorum == floor - 1
+
+
+def test_the_operator_reads_the_number_that_it_takes(tmp_path: Path) -> None:
+    file = StudyFile.read(written(tmp_path, GOOD.replace('mode = "none"', "")))
+    with pytest.raises(StudyError, match=r"rounds\.quorum is 2, .* among 3 sites of which 1 may collude needs 3"):
+        file.resolve("north-sea", KEYS, digest_of)
+
+
+@pytest.mark.parametrize(("sites", "colluders"), [(1, 0), (1, 1), (2, 1), (3, 2), (4, 3), (5, 1000)])
+def test_so_few_sites_do_not_stand_so_many_colluders(sites: int, colluders: int) -> None:
+    with pytest.raises(ValueError, match=r"protection\.colluders"):
+        secure(sites, sites, colluders)
+
+
+def test_two_sites_have_to_say_that_neither_colludes() -> None:
+    with pytest.raises(ValueError, match=r"Lower protection\.colluders"):
+        secure(2, 2)
+    assert secure(2, 2, 0).protection.colluders == 0
+
+
+@pytest.mark.parametrize("protection", [{}, {"mode": "secagg"}, {"mode": "secagg", "colluders": 0}])
+def test_a_guest_app_is_approved_only_by_saying_that_nothing_is_protected(protection: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"its protection\.mode can only be \"none\""):
+        secure(4, 4, **GUEST, protection=protection)
+    assert secure(4, 1, **GUEST, protection={"mode": "none"}).kind == "guest"
+
+
 # --- the canonical form ---
 
 
@@ -201,6 +260,8 @@ def test_what_is_read_from_the_canonical_form_is_the_same_study() -> None:
         {"task": {"name": "tabular-classifier", "digest": "ac" * 32, "parameters": {"model": "logistic"}}},
         {"task": {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"model": "mlp"}}},
         {"release": {"model": "operator"}},
+        {"protection": {"mode": "none", "colluders": 2}},
+        {"protection": {"mode": "secagg"}, "rounds": {"count": 3, "quorum": 3}},
         {"sites": [{"name": name, "signing_key": bytes([9, *key[1:]]).hex()} for name, key in list(KEYS.items())[:2]]},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -248,8 +309,8 @@ def test_what_is_not_canonical_is_refused(canonical: bytes) -> None:
 GOLDEN_CANONICAL = (
     '{"consortium":"north-sea","format":"quorate.study/1","guest":null,"name":"malignancy","optimizer":{"'
     'beta1":0.9,"beta2":0.99,"learning_rate":1,"momentum":0.9,"name":"fedavg","proximal_mu":0,"tau":0.001'
-    '},"protection":{"mode":"none","value_bound":4},"purpose":"Tell malignant from benign","release":{"mo'
-    'del":"sites"},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quorum'
+    '},"protection":{"colluders":1,"mode":"none","value_bound":4},"purpose":"Tell malignant from benign","'
+    'release":{"model":"sites"},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quorum'
     '":2},"seed":0,"sites":[{"name":"east","signing_key":"01010101010101010101010101010101010101010101010'
     '10101010101010101"},{"name":"north","signing_key":"0202020202020202020202020202020202020202020202020'
     '202020202020202"},{"name":"south","signing_key":"030303030303030303030303030303030303030303030303030'
@@ -257,4 +318,4 @@ GOLDEN_CANONICAL = (
     '0404040404"}],"task":{"digest":"abababababababababababababababababababababababababababababababab","n'
     'ame":"tabular-classifier","parameters":{"model":"logistic"}}}'
 )
-GOLDEN_DIGEST = "abf3cf67f0247fb38746e41315b2a1241156b33a28f1d8625e3541c41d133d0a"
+GOLDEN_DIGEST = "37bb343a68a69c1a5a2745e82983c8156b815013e3b0c5ede837e841cb8bc0b5"

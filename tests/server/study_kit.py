@@ -27,8 +27,10 @@ from quorate.runs import RoundResult
 from quorate.secagg import plain
 from quorate.secagg.plain import PlainScheme, weight_of
 from quorate.study import Study
+from quorate_server.phases import Arrived, Presence, Status
 from quorate_server.progress import StudyProgress
-from quorate_server.study_loop import Arrived, Presence, Status, StudyLoop
+from quorate_server.secure_loop import SecureLoop
+from quorate_server.study_loop import StudyLoop
 
 RUN = RunId("malignancy-0a1b2c")
 NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))
@@ -190,7 +192,7 @@ class MemoryExchange:
 
     study: Study
     clock: Time
-    sites: dict[SiteName, SimulatedSite]
+    sites: dict[SiteName, Any]
     blobs: MemoryBlobs
     tamper: Tamper = honest
     kill_at: int = 10**9
@@ -212,15 +214,16 @@ class MemoryExchange:
 
     # --- a process's life ---
 
-    def loop(self) -> StudyLoop:
+    def loop(self) -> StudyLoop | SecureLoop:
         """A new process: what was in the pipe is lost, what is stored is not."""
         self.events = [self.presence()]
-        return StudyLoop(RUN, self.study, self, self.progress, self.forgiven, self.clock)
+        kind = StudyLoop if self.study.protection.mode == "none" else SecureLoop
+        return kind(RUN, self.study, self, self.progress, self.forgiven, self.clock)
 
     def presence(self) -> Presence:
         return Presence(dict.fromkeys(self.gone, 0.0))
 
-    def resume(self) -> StudyLoop:
+    def resume(self) -> StudyLoop | SecureLoop:
         """An operator resumed the run: whoever refused, or was refused, is asked anew."""
         for message, (site, instruction, reply) in self.stored.items():
             if reply.code or message in self.refused:
@@ -251,8 +254,13 @@ class MemoryExchange:
             self.events.append(Arrived(site, reply_from_bytes(reply_to_bytes(reply))))
 
     def withdraw(self, messages: Iterable[MessageId]) -> None:
+        """Written down as a refusal: whoever wants the work later has to ask under another attempt."""
         self._step()
-        self.withdrawn.extend(messages)
+        for message in messages:
+            self.withdrawn.append(message)
+            asked = [(site, i) for site, i in self.sent if i.message_id == message]
+            if message not in self.stored:
+                self.stored[message] = (*asked[-1], Reply(message, "work_withdrawn"))
 
     def refuse(self, message: MessageId, code: str) -> None:
         self._step()

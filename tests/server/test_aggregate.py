@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quorate.errors import ContributionError
+from quorate.errors import ContributionError, FrameError
 from quorate.exchange import StudyContribution
+from quorate.secagg import ring
+from quorate.secagg import words as packed
 from quorate.secagg.plain import MAX_TOTAL_WEIGHT, WEIGHT_ONE
-from quorate_server.aggregate import BLOCK_BYTES, Adder
+from quorate_server.aggregate import BLOCK_BYTES, BLOCK_POLYNOMIALS, Adder, SecureAdder
 from tests.server.study_kit import words
 
 DIGEST = bytes(32)
@@ -146,6 +148,88 @@ def test_eight_updates_take_the_memory_of_one_accumulator(tmp_path: Path) -> Non
     update.write_bytes(bytes(48 * 1024 * 1024))
     done = subprocess.run(
         [sys.executable, "-c", _MEMORY, str(update)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.3
+
+
+# --- ciphertexts ---
+
+
+def random_polynomials(seed: int, count: int) -> ring.Polynomials:
+    return np.random.default_rng(seed).integers(0, ring.MODULUS, (count, ring.DEGREE), dtype=np.uint64)
+
+
+def sum_of(adder: SecureAdder) -> ring.Polynomials:
+    return packed.unpack(b"".join(adder.blocks()))
+
+
+@pytest.mark.parametrize("count", [0, 1, BLOCK_POLYNOMIALS, BLOCK_POLYNOMIALS + 1, 2 * BLOCK_POLYNOMIALS + 3])
+def test_ciphertexts_are_added_exactly_modulo_q_whatever_their_length(count: int) -> None:
+    updates = [random_polynomials(seed, count) for seed in range(5)] + [
+        np.full((count, ring.DEGREE), ring.MODULUS - 1, np.uint64)
+    ]
+    adder = SecureAdder(count)
+    for update in updates:
+        adder.fold(io.BytesIO(packed.pack(update)))
+    exact = sum(update.astype(object) for update in updates) % ring.MODULUS
+    assert np.array_equal(sum_of(adder).astype(object), exact)
+    assert sum(len(block) for block in adder.blocks()) == count * packed.POLYNOMIAL_BYTES
+
+
+def test_the_sum_travels_in_blocks_that_are_the_packed_words_of_the_whole() -> None:
+    update = random_polynomials(1, BLOCK_POLYNOMIALS + 2)
+    adder = SecureAdder(len(update))
+    adder.fold(io.BytesIO(packed.pack(update)))
+    blocks = list(adder.blocks())
+    assert [len(block) // packed.POLYNOMIAL_BYTES for block in blocks] == [BLOCK_POLYNOMIALS, 2]
+    assert b"".join(blocks) == packed.pack(update) == b"".join(adder.blocks())
+
+
+def bad_word(data: bytes, polynomial: int) -> bytes:
+    """The last word of a polynomial becomes the largest of 52 bits."""
+    end = (polynomial + 1) * packed.POLYNOMIAL_BYTES
+    return data[: end - 7] + b"\xff" * 7 + data[end:]
+
+
+@pytest.mark.parametrize("place", [0, BLOCK_POLYNOMIALS - 1, BLOCK_POLYNOMIALS, 2 * BLOCK_POLYNOMIALS + 1])
+def test_a_word_that_is_not_below_q_is_refused_and_leaves_the_sum_as_it_was(place: int) -> None:
+    count = 2 * BLOCK_POLYNOMIALS + 2
+    first, second, bad = (random_polynomials(seed, count) for seed in range(3))
+    adder = SecureAdder(count)
+    adder.fold(io.BytesIO(packed.pack(first)))
+    with pytest.raises(FrameError):
+        adder.fold(io.BytesIO(bad_word(packed.pack(bad), place)))
+    assert np.array_equal(sum_of(adder), first)
+    adder.fold(io.BytesIO(packed.pack(second)))
+    assert np.array_equal(sum_of(adder).astype(object), (first.astype(object) + second) % ring.MODULUS)
+
+
+_SECURE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from quorate.secagg import words
+from quorate_server.aggregate import SecureAdder
+
+update = Path(sys.argv[1])
+polynomials = update.stat().st_size // words.POLYNOMIAL_BYTES
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+adder = SecureAdder(polynomials)
+for _ in range(8):
+    with update.open("rb") as file:
+        adder.fold(file)
+assert sum(len(block) for block in adder.blocks()) == polynomials * words.POLYNOMIAL_BYTES
+print((peak() - before) / (polynomials * 2048 * 8))
+"""
+
+
+def test_eight_ciphertexts_take_the_memory_of_one_accumulator(tmp_path: Path) -> None:
+    update = tmp_path / "update"
+    update.write_bytes(packed.pack(random_polynomials(1, BLOCK_POLYNOMIALS)) * 48)
+    done = subprocess.run(
+        [sys.executable, "-c", _SECURE_MEMORY, str(update)], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1.3

@@ -21,10 +21,10 @@ from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
 from quorate.runs import Progress, RoundResult, SiteProgress
+from quorate_server.phases import Arrived, Presence, Status
 from quorate_server.pipe import MAX_PAYLOAD_BYTES, Note, Verb, read_note, receive_note
 from quorate_server.pipe_exchange import PipeExchange
 from quorate_server.progress import StudyProgress, result_from_json
-from quorate_server.study_loop import Arrived, Presence, Status
 from tests.server.study_kit import RUN
 
 EAST = SiteName("east")

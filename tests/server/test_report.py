@@ -128,9 +128,12 @@ def test_a_run_that_goes_on_is_timed_until_now_and_one_that_is_over_until_its_en
     assert report_json(run(of, state=RunState.STOPPED), of, NOW)["run"]["seconds"] == 60
 
 
-@pytest.mark.parametrize("mode", get_args(Protection.model_fields["mode"].annotation))
-@pytest.mark.parametrize("kind", ["study", "guest"])
-def test_every_mode_of_protection_has_its_sentences(mode: str, kind: str) -> None:
+MODES = get_args(Protection.model_fields["mode"].annotation)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [*(("study", mode) for mode in MODES), ("guest", "none")])
+def test_every_mode_of_protection_has_its_sentences(kind: str, mode: str) -> None:
+    """A guest app has one mode only; that it has no other is ``test_study``'s."""
     assert protection_warning(mode)
     assert len(server_could_see(kind, mode)) > 2
 

@@ -16,7 +16,7 @@ from quorate.identity import SiteName
 from quorate.messages import work_from_bytes
 from quorate.runs import Progress
 from quorate.secagg.plain import WEIGHT_ONE
-from quorate_server.study_loop import Presence
+from quorate_server.phases import Presence
 from tests.server.study_kit import (
     DIMENSION,
     NAMES,

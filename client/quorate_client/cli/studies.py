@@ -34,6 +34,7 @@ from quorate_client.studies import Assessment, Door, StudyDesk, Unsound, find_of
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")]
 
 UNPROTECTED = "Protection is none: the server can read every update of this site."
+OF_TWO = "Of two sites each learns the other's updates from the sum, whatever the protection."
 
 
 def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
@@ -80,6 +81,8 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     _show_roster(assessment, new_keys)
     if assessment.offer.study.protection.mode == "none":
         warn(UNPROTECTED)
+    if assessment.offer.study.is_of_two:
+        warn(OF_TWO)
     for refusal in _refusals(assessment):
         say(f"Cannot be approved [{refusal.code}]: {refusal}", "red")
     if assessment.may_be_approved and assessment.answer is None:
@@ -157,7 +160,7 @@ def _show_study(assessment: Assessment) -> None:
         "rounds", f"{rounds.count}, each with at least {rounds.quorum} sites, at most {rounds.deadline_s:g} s a phase"
     )
     rows.add_row("optimiser", study.optimizer.name if study.guest is None else "the guest app's")
-    rows.add_row("protection", cell(study.protection.mode, "bold yellow" if study.protection.mode == "none" else ""))
+    rows.add_row("protection", cell(study.protection.summary, "bold yellow" if study.protection.mode == "none" else ""))
     who = "the sites and the operator" if study.released_to == "operator" else "the sites only"
     rows.add_row("final model", f"for {who}")
     rows.add_row("answer", cell(assessment.answer or "unanswered"))

@@ -1,0 +1,259 @@
+"""Secure aggregation: what a site and the server pay for 2^20 parameters, beside what others pay for the same.
+
+CPU time of one thread, medians. Ours travels in frames of 64 polynomials, as on the wire. The peers are measured in the
+same run: NVIDIA FLARE's way (TenSEAL, N = 8192, [60, 40, 40], scale 2^40, one vector to a tensor, each serialized
+without its context), the best that plain TenSEAL does (N = 4096, [53, 53], symmetric), and float32 without protection.
+The peers decrypt with the key that all of their sites share; ours opens with the sum of the one-time keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tenseal
+
+from bench.rounds import completed, operator_of
+from bench.table import Row
+from demo import hospitals
+from demo.consortium import Consortium
+from quorate.secagg import ring, words
+from quorate.secagg.packing import Packing
+from quorate.secagg.plain import WEIGHT_ONE
+from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.ring import DEGREE
+
+PARAMETERS = 1 << 20
+SITES, LANES = 16, 2
+FRAME = 64  # polynomials
+TENSORS = 16
+FEW_SITES, MANY_SITES = 1, 64
+DEMO_ROUNDS, WARM_UP = 60, 10
+OURS_REPEATED, PEERS_REPEATED = 15, 3
+SEED = bytes(range(32))
+BITS = {"flare": (8192, [60, 40, 40], 2.0**40), "tenseal": (4096, [53, 53], 2.0**40)}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one update of PARAMETERS values; times in milliseconds of CPU."""
+
+    bytes_per_parameter: float
+    encrypt: float
+    add_with_parsing: float
+    decrypt: float
+    add_alone: float | None = None
+
+
+def rows() -> list[Row]:
+    update = np.random.default_rng(1).normal(0, 0.05, PARAMETERS).astype(np.float32)
+    # TenSEAL warns at every vector that is longer than one ciphertext.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        flare, tenseal_best = _peer(update, "flare"), _peer(update, "tenseal")
+    ours, floats = _ours(update), _floats(update)
+    few, many = _server_peak_mb(update, FEW_SITES), _server_peak_mb(update, MANY_SITES)
+    return [
+        Row("bytes per parameter, up and down", "B", ours.bytes_per_parameter, 3.3, flare.bytes_per_parameter),
+        Row(
+            "the same, beside the best of plain TenSEAL",
+            "B",
+            ours.bytes_per_parameter,
+            None,
+            tenseal_best.bytes_per_parameter,
+        ),
+        Row("the same, beside float32", "B", ours.bytes_per_parameter, None, floats.bytes_per_parameter),
+        Row("encrypt a site's update, beside NVIDIA FLARE's way", "ms", ours.encrypt, 60, flare.encrypt),
+        Row("the same, beside the best of plain TenSEAL", "ms", ours.encrypt, None, tenseal_best.encrypt),
+        Row("the same, beside float32", "ms", ours.encrypt, None, floats.encrypt),
+        Row("server, per update: the addition alone", "ms", ours.add_alone or 0, 0.6, flare.add_alone),
+        Row("server, per update: parse, check, add", "ms", ours.add_with_parsing, None, flare.add_with_parsing),
+        Row(
+            "the same, beside the best of plain TenSEAL",
+            "ms",
+            ours.add_with_parsing,
+            None,
+            tenseal_best.add_with_parsing,
+        ),
+        Row("the same, beside float32", "ms", ours.add_with_parsing, None, floats.add_with_parsing),
+        Row("decrypt the average, beside NVIDIA FLARE's way", "ms", ours.decrypt, 40, flare.decrypt),
+        Row("the same, beside the best of plain TenSEAL", "ms", ours.decrypt, None, tenseal_best.decrypt),
+        Row("the same, beside float32", "ms", ours.decrypt, None, floats.decrypt),
+        _times("encryption against NVIDIA FLARE's way", flare.encrypt / ours.encrypt, 10),
+        _times("server against NVIDIA FLARE's way", flare.add_with_parsing / ours.add_with_parsing, 100),
+        _times("server, of both the addition alone", (flare.add_alone or 0) / (ours.add_alone or 1), None),
+        _times("decryption against NVIDIA FLARE's way", flare.decrypt / ours.decrypt, 5),
+        *_demo_rounds(),
+        Row(f"server's peak memory, {FEW_SITES} site", "MB", few),
+        Row(f"server's peak memory, {MANY_SITES} sites", "MB", many, few * 1.01),
+    ]
+
+
+def _demo_rounds() -> list[Row]:
+    """A round of the demo's study with four real sites, under secure aggregation and without protection."""
+    demo = Path(hospitals.__file__).parent
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        tables = hospitals.write(root / "data")
+        with Consortium(root) as consortium:
+            consortium.found()
+            consortium.start_server()
+            consortium.set_up_sites(tables, demo / "schema.toml", protection=("none", "secagg"))
+            for name in tables:
+                consortium.start_site(name)
+            (root / "schema.toml").write_bytes((demo / "schema.toml").read_bytes())
+            for mode in ("none", "secagg"):
+                text = (demo / "study.toml").read_text(encoding="utf-8")
+                text = text.replace('mode = "secagg"', f'mode = "{mode}"').replace('"malignancy"', f'"{mode}"')
+                (root / f"{mode}.toml").write_text(text.replace("count = 20", f"count = {DEMO_ROUNDS}"))
+                consortium.operator("study", "publish", root / f"{mode}.toml")
+                consortium.approve(mode)
+                with operator_of(consortium) as operator:
+                    view = completed(operator, operator.start(mode).run)
+                seconds[mode] = statistics.median(sum(r.phase_seconds.values()) for r in view.results[WARM_UP:])
+    ours, plain = seconds["secagg"], seconds["none"]
+    return [
+        Row("a secure round of the demo, beside a plain one", "s", ours, None, plain),
+        Row("times the wall time of a plain round", "x", ours / plain, 1.5),
+    ]
+
+
+def _times(what: str, ratio: float, goal: float | None) -> Row:
+    return Row(f"times less: {what}", "x", ratio, goal, more_is_better=True)
+
+
+def _ours(update: npt.NDArray[np.float32]) -> Cost:
+    packing, randomness = Packing(1.0, SITES, LANES), SystemRandomness()
+    weight = WEIGHT_ONE // SITES
+    key = ring.uniform(randomness, DEGREE)
+
+    values = FRAME * LANES * DEGREE
+    frames = range(0, packing.polynomials(PARAMETERS), FRAME)
+
+    def encrypt() -> list[bytes]:
+        sent = []
+        for first in frames:
+            coefficients, _ = packing.encode(update[first * LANES * DEGREE :][:values], weight)
+            sent.append(words.pack(ring.encrypt(coefficients, key, SEED, first, randomness)))
+        return sent
+
+    def add(sent: list[bytes]) -> None:
+        for first, frame in zip(frames, sent, strict=True):
+            ring.add(total[first : first + FRAME], words.unpack(frame))
+
+    def decrypt() -> npt.NDArray[np.float64]:
+        averages = []
+        for first, frame in zip(frames, down, strict=True):
+            opened = ring.open_sum(words.unpack(frame), key_sum, SEED, first)
+            averages.append(packing.average(packing.decode(opened, values), SITES * weight))
+        return np.concatenate(averages)
+
+    sent = encrypt()
+    total = np.zeros((packing.polynomials(PARAMETERS), DEGREE), dtype=np.uint64)
+    key_sum = np.zeros(DEGREE, dtype=np.uint64)
+    for _ in range(SITES):
+        add(sent)
+        ring.add(key_sum, key)
+    down = [words.pack(total[first : first + FRAME]) for first in frames]
+    _require_close(decrypt(), update, SITES * packing.step)
+    received = words.unpack(b"".join(sent))
+    return Cost(
+        sum(map(len, sent)) / PARAMETERS,
+        _ms(encrypt, OURS_REPEATED),
+        _ms(lambda: add(sent), OURS_REPEATED),
+        _ms(decrypt, OURS_REPEATED),
+        _ms(lambda: ring.add(total, received), OURS_REPEATED),
+    )
+
+
+def _peer(update: npt.NDArray[np.float32], name: str) -> Cost:
+    """TenSEAL: a vector to a tensor; the server parses and adds; a site decrypts and divides by the sum of weights."""
+    degree, bits, scale = BITS[name]
+    kind = tenseal.ENCRYPTION_TYPE.ASYMMETRIC if name == "flare" else tenseal.ENCRYPTION_TYPE.SYMMETRIC
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS, degree, coeff_mod_bit_sizes=bits, encryption_type=kind, n_threads=1
+    )
+    context.global_scale = scale
+    tensors = np.split(update, TENSORS)
+
+    def encrypt() -> list[bytes]:
+        return [tenseal.ckks_vector(context, (t * np.float32(1 / SITES)).tolist()).serialize() for t in tensors]
+
+    sent = encrypt()
+    parsed = [tenseal.ckks_vector_from(context, data) for data in sent]
+    totals = [tenseal.ckks_vector_from(context, data) for data in sent]
+
+    def add(received: list[Any]) -> None:
+        for total, vector in zip(totals, received, strict=True):
+            total.add_(vector)
+
+    def decrypt() -> npt.NDArray[np.float64]:
+        vectors = (tenseal.ckks_vector_from(context, data) for data in sent)
+        return np.concatenate([np.array(vector.decrypt()) * SITES for vector in vectors])
+
+    _require_close(decrypt(), update, 1e-3)
+    return Cost(
+        sum(map(len, sent)) / PARAMETERS,
+        _ms(encrypt, PEERS_REPEATED),
+        _ms(lambda: add([tenseal.ckks_vector_from(context, data) for data in sent]), PEERS_REPEATED),
+        _ms(decrypt, PEERS_REPEATED),
+        _ms(lambda: add(parsed), PEERS_REPEATED),
+    )
+
+
+def _floats(update: npt.NDArray[np.float32]) -> Cost:
+    sent = update.tobytes()
+    total = update.copy()
+    return Cost(
+        len(sent) / PARAMETERS,
+        _ms(lambda: (update * np.float32(1 / SITES)).tobytes(), OURS_REPEATED),
+        _ms(lambda: np.add(total, np.frombuffer(sent, dtype=np.float32), out=total), OURS_REPEATED),
+        _ms(lambda: np.frombuffer(sent, dtype=np.float32) * np.float32(SITES), OURS_REPEATED),
+    )
+
+
+def _server_peak_mb(update: npt.NDArray[np.float32], sites: int) -> float:
+    """Peak of what numpy and Python allocate while so many updates arrive and are folded, frame by frame."""
+    packing, randomness = Packing(1.0, MANY_SITES, LANES), SystemRandomness()
+    coefficients, _ = packing.encode(update, WEIGHT_ONE // MANY_SITES)
+    encrypted = ring.encrypt(coefficients, ring.uniform(randomness, DEGREE), SEED, 0, randomness)
+    sent = [words.pack(encrypted[first : first + FRAME]) for first in range(0, len(encrypted), FRAME)]
+    shape = coefficients.shape
+    del coefficients, encrypted
+    gc.collect()
+    tracemalloc.start()
+    try:
+        total = np.zeros(shape, dtype=np.uint64)
+        for _ in range(sites):
+            for i, frame in enumerate(sent):
+                ring.add(total[i * FRAME : (i + 1) * FRAME], words.unpack(frame))
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def _ms(work: Callable[[], object], times: int) -> float:
+    """The median CPU time; the first run is for the caches."""
+    work()
+    seconds = []
+    for _ in range(times):
+        started = time.process_time()
+        work()
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds) * 1000
+
+
+def _require_close(average: npt.NDArray[np.float64], wanted: npt.NDArray[np.float32], error: float) -> None:
+    if float(np.abs(average - wanted).max()) > error:
+        raise RuntimeError("what is measured does not give the right average")

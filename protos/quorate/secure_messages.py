@@ -1,0 +1,232 @@
+"""What passes in a secure sum, as values and protos. Reading is strict: what is wrong is a ``FrameError``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from quorate.blobs import Blob
+from quorate.errors import FrameError
+from quorate.identity import SiteName
+from quorate.messages import blob_from_proto, blob_to_proto
+from quorate.secagg import ring
+from quorate.secagg.opening import Opening
+from quorate.secagg.study_key import SealedPart
+from quorate.secagg.terms import Hello, Reveal, Vote
+from quorate.v1 import secagg_pb2
+
+Words = npt.NDArray[np.uint64]
+
+WORD_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SecureSumRef:
+    """A closed sum: where its ciphertext (if any) and what opens it lie."""
+
+    round_number: int
+    attempt: int
+    ciphertext: Blob | None
+    opening: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class SecureWork:
+    """What a site is asked in one exchange; which parts are filled depends on the exchange."""
+
+    parts: tuple[SealedPart, ...] = ()
+    sums: tuple[SecureSumRef, ...] = ()
+    dimension: int = 0
+    hellos: tuple[Hello, ...] = ()
+    survivors: tuple[SiteName, ...] = ()
+    digest: bytes = b""
+    shares: Blob | None = None
+    votes: tuple[Vote, ...] = ()
+    checkpoint: Blob | None = None
+    checkpoint_round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SecureAnswer:
+    """What a site answers in one exchange. ``metrics`` holds rates of all sites together, by round."""
+
+    parts: Mapping[SiteName, SealedPart] = field(default_factory=dict)
+    hello: Hello | None = None
+    counts: bytes = b""
+    dimension: int = 0
+    has_ciphertext: bool = False
+    vote: Vote | None = None
+    reveal: Reveal | None = None
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+def secure_work_to_bytes(value: SecureWork) -> bytes:
+    return secagg_pb2.SecureWork(
+        parts=[_part_to(part) for part in value.parts],
+        sums=[
+            secagg_pb2.SecureSumRef(
+                round=ref.round_number,
+                attempt=ref.attempt,
+                ciphertext=blob_to_proto(ref.ciphertext) if ref.ciphertext else None,
+                opening=blob_to_proto(ref.opening),
+            )
+            for ref in value.sums
+        ],
+        dimension=value.dimension,
+        hellos=[_hello_to(hello) for hello in value.hellos],
+        survivors=value.survivors,
+        digest=value.digest,
+        shares=blob_to_proto(value.shares) if value.shares else None,
+        votes=[secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) for vote in value.votes],
+        checkpoint=blob_to_proto(value.checkpoint) if value.checkpoint else None,
+        checkpoint_round=value.checkpoint_round,
+    ).SerializeToString(deterministic=True)
+
+
+def secure_work_from_bytes(data: bytes) -> SecureWork:
+    try:
+        proto = secagg_pb2.SecureWork.FromString(data)
+    except DecodeError as error:
+        raise FrameError("The content of an instruction could not be read") from error
+    return SecureWork(
+        parts=tuple(_part_from(part) for part in proto.parts),
+        sums=tuple(
+            SecureSumRef(
+                ref.round,
+                ref.attempt,
+                blob_from_proto(ref.ciphertext) if ref.HasField("ciphertext") else None,
+                blob_from_proto(ref.opening),
+            )
+            for ref in proto.sums
+        ),
+        dimension=proto.dimension,
+        hellos=tuple(_hello_from(hello) for hello in proto.hellos),
+        survivors=tuple(SiteName(site) for site in proto.survivors),
+        digest=proto.digest,
+        shares=blob_from_proto(proto.shares) if proto.HasField("shares") else None,
+        votes=tuple(Vote(SiteName(vote.site), vote.signature) for vote in proto.votes),
+        checkpoint=blob_from_proto(proto.checkpoint) if proto.HasField("checkpoint") else None,
+        checkpoint_round=proto.checkpoint_round,
+    )
+
+
+def secure_answer_to_bytes(value: SecureAnswer) -> bytes:
+    vote, reveal = value.vote, value.reveal
+    return secagg_pb2.SecureAnswer(
+        parts={site: _part_to(part) for site, part in value.parts.items()},
+        hello=_hello_to(value.hello) if value.hello else None,
+        counts=value.counts,
+        dimension=value.dimension,
+        has_ciphertext=value.has_ciphertext,
+        vote=secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) if vote else None,
+        reveal=_reveal_to(reveal) if reveal else None,
+        metrics=[secagg_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
+    ).SerializeToString(deterministic=True)
+
+
+def secure_answer_from_bytes(data: bytes) -> SecureAnswer:
+    try:
+        proto = secagg_pb2.SecureAnswer.FromString(data)
+    except DecodeError as error:
+        raise FrameError("A contribution could not be read") from error
+    return SecureAnswer(
+        parts={SiteName(site): _part_from(part) for site, part in proto.parts.items()},
+        hello=_hello_from(proto.hello) if proto.HasField("hello") else None,
+        counts=proto.counts,
+        dimension=proto.dimension,
+        has_ciphertext=proto.has_ciphertext,
+        vote=Vote(SiteName(proto.vote.site), proto.vote.signature) if proto.HasField("vote") else None,
+        reveal=_reveal_from(proto.reveal) if proto.HasField("reveal") else None,
+        metrics={told.round: dict(told.values) for told in proto.metrics},
+    )
+
+
+def opening_to_bytes(value: Opening) -> bytes:
+    return secagg_pb2.SecureOpening(
+        hellos=[_hello_to(hello) for hello in value.hellos],
+        survivors=value.survivors,
+        counts=value.counts,
+        ciphertext=value.ciphertext,
+        votes=[secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) for vote in value.votes],
+        reveals=[_reveal_to(reveal) for reveal in value.reveals],
+    ).SerializeToString(deterministic=True)
+
+
+def opening_from_bytes(data: bytes) -> Opening:
+    try:
+        proto = secagg_pb2.SecureOpening.FromString(data)
+    except DecodeError as error:
+        raise FrameError("What opens a secure sum could not be read") from error
+    return Opening(
+        hellos=tuple(_hello_from(hello) for hello in proto.hellos),
+        survivors=tuple(SiteName(site) for site in proto.survivors),
+        counts=proto.counts,
+        ciphertext=proto.ciphertext,
+        votes=tuple(Vote(SiteName(vote.site), vote.signature) for vote in proto.votes),
+        reveals=tuple(_reveal_from(reveal) for reveal in proto.reveals),
+    )
+
+
+def hellos_to_bytes(hellos: tuple[Hello, ...]) -> bytes:
+    """What is written down of who said hello."""
+    return secure_work_to_bytes(SecureWork(hellos=hellos))
+
+
+def hellos_from_bytes(data: bytes) -> tuple[Hello, ...]:
+    return secure_work_from_bytes(data).hellos
+
+
+def shares_to_bytes(boxes: Mapping[SiteName, bytes]) -> bytes:
+    by_name = {str(site): box for site, box in boxes.items()}
+    return secagg_pb2.SealedShares(boxes=by_name).SerializeToString(deterministic=True)
+
+
+def shares_from_bytes(data: bytes) -> dict[SiteName, bytes]:
+    try:
+        return {SiteName(site): box for site, box in secagg_pb2.SealedShares.FromString(data).boxes.items()}
+    except DecodeError as error:
+        raise FrameError("Sealed shares could not be read") from error
+
+
+def words_to_bytes(words: Words) -> bytes:
+    return words.astype("<u8").tobytes()
+
+
+def words_from_bytes(data: bytes) -> Words:
+    """Raises FrameError: not whole words, or one that is not below q."""
+    if len(data) % WORD_BYTES:
+        raise FrameError("Masked counts are malformed", expected="whole words")
+    words = np.frombuffer(data, "<u8").astype(np.uint64)
+    if bool((words >= ring.MODULUS).any()):
+        raise FrameError("Masked counts are malformed", expected="words below the modulus")
+    return words
+
+
+def _part_to(part: SealedPart) -> secagg_pb2.KeyPart:
+    return secagg_pb2.KeyPart(sender=part.sender, box=part.box, signature=part.signature)
+
+
+def _part_from(proto: secagg_pb2.KeyPart) -> SealedPart:
+    return SealedPart(SiteName(proto.sender), proto.box, proto.signature)
+
+
+def _hello_to(hello: Hello) -> secagg_pb2.SecureHello:
+    return secagg_pb2.SecureHello(
+        site=hello.site, round_key=hello.round_key, model=hello.model, signature=hello.signature
+    )
+
+
+def _hello_from(proto: secagg_pb2.SecureHello) -> Hello:
+    return Hello(SiteName(proto.site), proto.round_key, proto.model, proto.signature)
+
+
+def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:
+    return secagg_pb2.SecureReveal(site=reveal.site, sealed=reveal.sealed, signature=reveal.signature)
+
+
+def _reveal_from(proto: secagg_pb2.SecureReveal) -> Reveal:
+    return Reveal(SiteName(proto.site), proto.sealed, proto.signature)

@@ -1,0 +1,592 @@
+"""The loop of a study under secure aggregation: it carries messages between the sites and adds what it cannot read.
+
+First the sites make a key for each other. Then come sums, each of four exchanges (hello, upload, vote, reveal): one of
+record counts and statistics, one for each round (updates, and an evaluation of the model that they start from), and one
+that evaluates the final model. What opens a sum goes to the sites with the next hello. At the end the ``release``.
+
+Only a sum that is closed is committed. Until then all is in the replies, which are written down: a new process asks the
+same again, gets the same replies, and makes the same of them. What a site did not answer when an exchange closed was
+withdrawn before the next one began, so it cannot come in later.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import structlog
+
+from quorate.blobs import INLINE_BYTES, Blob, BlobId
+from quorate.errors import (
+    BlobMissingError,
+    ContributionError,
+    DiskFullError,
+    FrameError,
+    QuorateError,
+    QuorumMissingError,
+    SumRefusedError,
+)
+from quorate.exchange import Phase, Reply
+from quorate.identity import RunId, SiteName
+from quorate.runs import RoundResult
+from quorate.secagg import ring, sealing, words
+from quorate.secagg.opening import Opening
+from quorate.secagg.packing import Packing
+from quorate.secagg.study_key import SealedPart, is_from_sender
+from quorate.secagg.terms import (
+    Hello,
+    Reveal,
+    Rules,
+    Terms,
+    Vote,
+    ballot,
+    is_signed,
+    revealed,
+    round_id,
+    sum_digest,
+)
+from quorate.secure_messages import (
+    WORD_BYTES,
+    SecureAnswer,
+    SecureSumRef,
+    SecureWork,
+    opening_to_bytes,
+    secure_answer_from_bytes,
+    secure_work_from_bytes,
+    secure_work_to_bytes,
+    shares_from_bytes,
+    shares_to_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
+from quorate.study import Study
+from quorate_server.aggregate import SecureAdder
+from quorate_server.phases import Exchange, Phases, PhaseTally, Status, Work
+from quorate_server.progress import StoredSecureSum, StudyProgress, result_from_json, result_to_json
+
+log = structlog.get_logger()
+
+MOST_ATTEMPTS = 2
+"""At a sum, before the run pauses."""
+BOX_FRAMING_BYTES = 128
+"""Most that a box's place in a message takes beside the box: the recipient's name, tags and lengths."""
+
+
+class _Collected:
+    """What has come of one sum's uploads."""
+
+    def __init__(self, survivors: tuple[SiteName, ...], ciphertext: Blob | None, counts: bytes) -> None:
+        self.survivors = survivors
+        self.ciphertext = ciphertext
+        self.counts = counts
+        self.shares: dict[SiteName, dict[SiteName, bytes]] = {}
+
+    @property
+    def digest(self) -> bytes:
+        return sum_digest(self.ciphertext.id if self.ciphertext else b"", self.counts)
+
+
+class SecureLoop:
+    """Runs one study to its end. Arguments and errors as for ``StudyLoop``."""
+
+    def __init__(
+        self,
+        run: RunId,
+        study: Study,
+        exchange: Exchange,
+        progress: StudyProgress,
+        attempts: Mapping[tuple[int, str, SiteName], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_id = run
+        self._study = study
+        self._digest = study.digest()
+        self._roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in study.sites}
+        self._rules = Rules(len(study.sites), study.protection.colluders)
+        self._packing = Packing(study.protection.value_bound, len(study.sites))
+        self._exchange = exchange
+        self._phases = Phases(run, study, exchange, attempts, monotonic)
+        self._progress = progress
+        self._parts: dict[SiteName, tuple[SealedPart, ...]] = {}
+        self._newest: tuple[Blob | None, Blob] | None = None
+        self._holders: set[SiteName] = set()
+        self._reached = -1
+        self._tries = 0
+        self._passing: set[BlobId] = set()
+        """What an open sum left in the spool; nobody needs it once the sum is closed or given up."""
+
+    def run(self) -> None:
+        """All that is left to do, in order."""
+        if self._progress.keys is None:
+            self._collect_keys()
+        self._read_keys()
+        while self._progress.summed < self._study.rounds.count + 2:
+            self._next_sum()
+        if not self._progress.released:
+            self._release()
+        self._exchange.report(Status(self._progress.evaluated, ""))
+
+    # --- the study key ---
+
+    def _collect_keys(self) -> None:
+        """Every site seals a part of the study key for every site; the server stores what it cannot open."""
+        made: dict[SiteName, Mapping[SiteName, SealedPart]] = {}
+
+        def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
+            if set(answer.parts) != set(self._roster) or {part.sender for part in answer.parts.values()} != {site}:
+                raise ContributionError("A site did not make a part of the study key for every site")
+            # Unsigned, it would keep every site from its key, and nobody could say whose fault it was.
+            if not all(
+                is_from_sender(part, self._digest, self._run_id, recipient, self._roster)
+                for recipient, part in answer.parts.items()
+            ):
+                raise ContributionError("A site's part of the study key is not signed by it")
+            made[site] = answer.parts
+
+        done = self._phases.open(Phase.KEYS, 0, lambda _: (b"", ()), _parsed(take))
+        boxes = {
+            site: secure_work_to_bytes(SecureWork(parts=tuple(made[sender][site] for sender in sorted(made))))
+            for site in self._roster
+        }
+        keys = self._exchange.put([shares_to_bytes(boxes)])
+        self._commit(self._progress.after(keys=keys, prepared=True), obsolete=done.reply_blobs)
+
+    def _read_keys(self) -> None:
+        if self._progress.keys is None:
+            raise ContributionError("There is no study key")
+        with self._exchange.open(self._progress.keys) as file:
+            boxes = shares_from_bytes(file.read())
+        self._parts = {site: secure_work_from_bytes(box).parts for site, box in boxes.items()}
+
+    # --- one sum ---
+
+    def _next_sum(self) -> None:
+        """One sum further, or one attempt: a sum that lost too many sites on the way, or that does not open, is begun
+        anew with new keys, and trained anew. What was answered in an attempt is of no use in the next one."""
+        number = self._progress.summed
+        try:
+            self._sum(number)
+        except DiskFullError:
+            raise
+        except QuorateError as error:
+            self._tries += 1
+            before = self._progress
+            progress = before.after(attempt=before.attempt + 1)
+            if self._does_not_open(error) and before.secure_sums and before.secure_sums[-1].round_number == number - 1:
+                progress = _without_the_last(progress)
+            self._commit(progress, obsolete=self._passing | (before.blobs() - progress.blobs()))
+            self._passing, self._newest = set(), None
+            if not isinstance(error, QuorumMissingError) or self._tries >= MOST_ATTEMPTS:
+                raise
+            log.warning("a secure sum is begun anew", run=self._run_id, round=progress.summed, reason=str(error))
+
+    def _does_not_open(self, error: QuorateError) -> bool:
+        """Whether the last sum kept sites from the next one, by the word of more than may lie.
+
+        An exchange is given up as soon as its quorum is out of reach, so no more than that many refusals are heard.
+        """
+        refusals = error.codes.count(SumRefusedError.code) if isinstance(error, QuorumMissingError) else 0
+        return refusals > min(self._rules.colluders, self._rules.sites - self._study.rounds.quorum)
+
+    def _sum(self, number: int) -> None:
+        terms = Terms(self._digest, self._run_id, number, self._progress.attempt, self._polynomials(number))
+        self._require_disk(terms.polynomials * words.POLYNOMIAL_BYTES)
+        hellos, greeted = self._greet(terms)
+        if number > self._reached:  # the sites could open what was before
+            self._reached, self._tries = number, 0
+        self._checkpoint_if_due(terms, hellos)
+        collected, uploaded = self._collect(terms, hellos)
+        votes, voted = self._votes(terms, hellos, collected)
+        reveals, done = self._reveals(terms, hellos, votes)
+        name = collected.ciphertext.id if collected.ciphertext else b""
+        content = opening_to_bytes(Opening(hellos, collected.survivors, collected.counts, name, votes, reveals))
+        stored = self._exchange.put([content])
+        self._newest = (
+            self._inlined(collected.ciphertext),
+            Blob(stored.id, stored.size, content if stored.size <= INLINE_BYTES else None),
+        )
+        closed = StoredSecureSum(
+            round_number=number, attempt=terms.attempt, ciphertext=collected.ciphertext, opening=stored
+        )
+        tallies = (greeted, uploaded, voted, done)
+        waiting = self._progress.waiting
+        if terms.polynomials:
+            waiting = (*waiting, result_to_json(self._result(number, collected.survivors, tallies)))
+            log.info("round summed", run=self._run_id, round=number, sites=len(collected.survivors))
+        progress = self._progress.after(
+            secure_sums=(*self._progress.secure_sums, closed),
+            summed=number + 1,
+            waiting=waiting,
+            trained=min(number, self._study.rounds.count),
+        )
+        obsolete = self._passing.union(*(tally.reply_blobs for tally in tallies))
+        self._commit(progress, obsolete=obsolete)
+        self._passing = set()
+
+    def _greet(self, terms: Terms) -> tuple[tuple[Hello, ...], PhaseTally]:
+        """Who takes part: the largest group of sites that hold the same model under the same key."""
+        came: dict[SiteName, tuple[Hello, Mapping[int, Mapping[str, float]]]] = {}
+
+        def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
+            hello = answer.hello
+            if hello is None or hello.site != site:
+                raise ContributionError("A site did not say hello")
+            if not is_signed(self._roster[site], hello.signature, hello.signed(terms)):
+                raise ContributionError("A site's hello is not signed by it, or is for another sum")
+            # Nobody could seal a share to a key that is none. KeyMismatchError: only this site is refused then.
+            sealing.seal(np.zeros(0, np.uint64), hello.round_key, b"")
+            came[site] = hello, answer.metrics
+
+        done = self._phases.open(Phase.HELLO, terms.round_number, self._work(), _parsed(take), attempt=terms.attempt)
+        _, agreeing = self._phases.agreement({site: hello.model for site, (hello, _) in came.items()}, done)
+        hellos = tuple(came[site][0] for site in sorted(agreeing))
+        self._holders = agreeing
+        self._note_metrics([came[hello.site][1] for hello in hellos], before=terms.round_number - 1)
+        return hellos, done
+
+    def _checkpoint_if_due(self, terms: Terms, hellos: tuple[Hello, ...]) -> None:
+        """One of those who said hello seals the model that all of them hold; older sums are not needed any more then.
+
+        Nobody has to believe it: who starts from another model than the others says another hello.
+        """
+        model_round = terms.round_number - 1
+        if model_round - self._progress.checkpoint_round < self._study.rounds.checkpoint_every:
+            return
+        sealed: list[Blob] = []
+
+        def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
+            if len(reply.blobs) != 1:
+                raise ContributionError(f"{site} did not send one sealed model")
+            sealed.append(self._settled(reply.blobs[0]))
+
+        asked = [hello.site for hello in hellos]
+        work = secure_work_to_bytes(SecureWork())
+        self._phases.ask_one(
+            Phase.CHECKPOINT,
+            terms.round_number,
+            lambda _: (work, ()),
+            _parsed(take),
+            candidates=asked,
+            attempt=terms.attempt,
+        )
+        if not sealed:
+            log.warning("no site could upload a checkpoint", run=self._run_id, round=model_round)
+            return
+        kept = tuple(s for s in self._progress.secure_sums if s.round_number in (0, model_round))
+        progress = self._progress.after(checkpoint=sealed[0], checkpoint_round=model_round, secure_sums=kept)
+        self._commit(progress, obsolete=self._progress.blobs() - progress.blobs())
+
+    def _collect(self, terms: Terms, hellos: tuple[Hello, ...]) -> tuple[_Collected, PhaseTally]:
+        """The uploads of those who said hello, added up."""
+        greeted = frozenset(hello.site for hello in hellos)
+        came: dict[SiteName, tuple[SecureAnswer, Blob | None, dict[SiteName, bytes]]] = {}
+        size = terms.polynomials * words.POLYNOMIAL_BYTES
+
+        def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
+            self._passing |= {blob.id for blob in reply.blobs if blob.inline is None}
+            masked = words_from_bytes(answer.counts)
+            *ciphertexts, shares = reply.blobs if reply.blobs else (None,)
+            if shares is None or answer.has_ciphertext != bool(size) or len(ciphertexts) != bool(size):
+                raise ContributionError("A site did not send what this sum is made of")
+            ciphertext = ciphertexts[0] if ciphertexts else None
+            if ciphertext is not None and ciphertext.size != size:
+                raise ContributionError(
+                    "A site's ciphertext has the wrong length", expected=f"{size} bytes", got=f"{ciphertext.size}"
+                )
+            secret = len(masked) + (ring.DEGREE if size else 0)
+            if shares.size > len(greeted) * (sealing.message_bytes(secret) + BOX_FRAMING_BYTES):
+                raise ContributionError("A site's shares are too long")
+            with self._exchange.open(shares) as file:
+                boxes = shares_from_bytes(file.read())
+            if set(boxes) != greeted - {site} or {len(box) for box in boxes.values()} != {
+                sealing.message_bytes(secret)
+            }:
+                raise ContributionError("A site did not deal a share to each of the others")
+            came[site] = answer, ciphertext, boxes
+
+        body = secure_work_to_bytes(SecureWork(hellos=hellos))
+        done = self._phases.open(
+            Phase.UPLOAD,
+            terms.round_number,
+            lambda _: (body, ()),
+            _parsed(take),
+            invited=greeted,
+            quorum=self._quorum,
+            attempt=terms.attempt,
+        )
+        forms = {site: (len(answer.counts), answer.dimension) for site, (answer, *_) in came.items()}
+        (length, dimension), agreeing = self._phases.agreement(forms, done)
+        if terms.round_number == 0:
+            if dimension < 1:
+                raise ContributionError("The sites have no model to train")
+            self._progress = self._progress.after(dimension=dimension)
+        adder = SecureAdder(terms.polynomials)
+        total = np.zeros(length // WORD_BYTES, np.uint64)
+        shares: dict[SiteName, dict[SiteName, bytes]] = {}
+        for site in sorted(agreeing):
+            answer, ciphertext, boxes = came[site]
+            try:
+                if ciphertext is not None:
+                    with self._exchange.open(ciphertext) as file:
+                        adder.fold(file)
+            except (FrameError, BlobMissingError) as error:
+                self._leave_out(site, error, done)
+                continue
+            ring.add(total, words_from_bytes(answer.counts))
+            shares[site] = boxes
+        self._require_quorum(len(shares), done)
+        blob = self._exchange.put(adder.blocks()) if terms.polynomials else None
+        if blob is not None:
+            self._passing.add(blob.id)
+        collected = _Collected(tuple(shares), blob, words_to_bytes(total))
+        collected.shares = shares
+        return collected, done
+
+    def _votes(
+        self, terms: Terms, hellos: tuple[Hello, ...], collected: _Collected
+    ) -> tuple[tuple[Vote, ...], PhaseTally]:
+        votes: dict[SiteName, Vote] = {}
+        identity = round_id(hellos, terms, self._rules)
+        signed = ballot(identity, collected.survivors, collected.digest)
+
+        def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
+            vote = answer.vote
+            if vote is None or vote.site != site or not is_signed(self._roster[site], vote.signature, signed):
+                raise ContributionError("A site's vote is not for this sum")
+            votes[site] = vote
+
+        def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
+            content = shares_to_bytes({s: boxes[site] for s, boxes in collected.shares.items() if s != site})
+            if len(content) <= INLINE_BYTES:
+                blob = Blob.of(content)
+            else:
+                blob = self._exchange.put([content])
+                self._passing.add(blob.id)
+            asked = SecureWork(survivors=collected.survivors, digest=collected.digest, shares=blob)
+            return secure_work_to_bytes(asked), () if blob.inline is not None else (blob,)
+
+        done = self._phases.open(
+            Phase.VOTE,
+            terms.round_number,
+            work,
+            _parsed(take),
+            invited=frozenset(collected.survivors),
+            quorum=self._rules.votes,
+            attempt=terms.attempt,
+        )
+        return tuple(votes[site] for site in sorted(votes)), done
+
+    def _reveals(
+        self, terms: Terms, hellos: tuple[Hello, ...], votes: tuple[Vote, ...]
+    ) -> tuple[tuple[Reveal, ...], PhaseTally]:
+        reveals: dict[SiteName, Reveal] = {}
+        identity = round_id(hellos, terms, self._rules)
+
+        def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
+            reveal = answer.reveal
+            if (
+                reveal is None
+                or reveal.site != site
+                or not is_signed(self._roster[site], reveal.signature, revealed(identity, site, reveal.sealed))
+            ):
+                raise ContributionError("A site's share of the key is not for this sum")
+            reveals[site] = reveal
+
+        body = secure_work_to_bytes(SecureWork(votes=votes))
+        done = self._phases.open(
+            Phase.REVEAL,
+            terms.round_number,
+            lambda _: (body, ()),
+            _parsed(take),
+            invited=frozenset(vote.site for vote in votes),
+            quorum=self._rules.threshold,
+            attempt=terms.attempt,
+        )
+        return tuple(reveals[site] for site in sorted(reveals)), done
+
+    # --- the end ---
+
+    def _release(self) -> None:
+        """As in a study without protection: a quorum has to send the very same bytes."""
+        sent: dict[SiteName, Blob] = {}
+        told: list[Mapping[int, Mapping[str, float]]] = []
+        models: dict[SiteName, bytes] = {}
+        to_operator = self._study.release.model == "operator"
+
+        def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
+            if answer.hello is None:
+                raise ContributionError("A site does not say which model it released")
+            if to_operator:
+                if not reply.blobs:
+                    raise ContributionError("A site sent no model though the study releases it")
+                sent[site] = reply.blobs[0]
+            models[site] = answer.hello.model
+            told.append(answer.metrics)
+
+        number = self._study.rounds.count + 2
+        done = self._phases.open(Phase.RELEASE, number - 1, self._work(), _parsed(take))
+        _, agreeing = self._phases.agreement(models, done)
+        obsolete = done.reply_blobs
+        if to_operator:
+            _, agreeing = self._phases.agreement({site: sent[site].id for site in agreeing}, done)
+            chosen = self._settled(sent[min(agreeing)])
+            self._exchange.keep_model(chosen)
+            obsolete = obsolete | {chosen.id}
+        self._note_metrics(told, before=number)
+        self._commit(self._progress.after(released=True), obsolete=obsolete)
+
+    # --- what the steps share ---
+
+    @property
+    def _quorum(self) -> int:
+        return max(self._study.rounds.quorum, self._rules.floor)
+
+    def _polynomials(self, number: int) -> int:
+        trains = 1 <= number <= self._study.rounds.count
+        return self._packing.polynomials(self._progress.dimension) if trains else 0
+
+    def _work(self) -> Work:
+        """What leads to the newest model, and the parts of the study key for those who do not have it yet.
+
+        Who held the last model needs the sum after it only; all the others get the whole way.
+        """
+        refs = [
+            SecureSumRef(stored.round_number, stored.attempt, stored.ciphertext, stored.opening)
+            for stored in self._progress.secure_sums
+        ]
+        if refs and self._newest is not None:
+            last = refs[-1]
+            refs[-1] = SecureSumRef(last.round_number, last.attempt, *self._newest)
+        dimension = self._progress.dimension
+        newest = (*refs[:1], *refs[1:][-1:])
+        short = secure_work_to_bytes(SecureWork(sums=newest, dimension=dimension)), _named(newest)
+        checkpoint = self._progress.checkpoint
+        whole = (*_named(refs), *([checkpoint] if checkpoint is not None else []))
+
+        def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
+            if site in self._holders:
+                return short
+            asked = SecureWork(
+                parts=self._parts[site],
+                sums=tuple(refs),
+                dimension=dimension,
+                checkpoint=checkpoint,
+                checkpoint_round=self._progress.checkpoint_round,
+            )
+            return secure_work_to_bytes(asked), whole
+
+        return work
+
+    def _settled(self, blob: Blob) -> Blob:
+        """A blob that came inline is put into the spool, where checkpoints and models are kept."""
+        return blob if blob.inline is None else self._exchange.put([blob.inline])
+
+    def _inlined(self, blob: Blob | None) -> Blob | None:
+        if blob is None or blob.size > INLINE_BYTES:
+            return blob
+        with self._exchange.open(blob) as file:
+            return Blob(blob.id, blob.size, file.read())
+
+    def _leave_out(self, site: SiteName, error: QuorateError, done: PhaseTally) -> None:
+        """A reply that was taken turned out to be of no use."""
+        log.warning("contribution refused", run=self._run_id, site=site, code=error.code, reason=str(error))
+        self._exchange.refuse(done.asked[site].message_id, error.code)
+        done.left_out[site] = error.code
+
+    def _require_quorum(self, count: int, done: PhaseTally) -> None:
+        """Of those who are left after some were left out."""
+        if count < self._quorum:
+            missing = ", ".join(f"{site} ({code})" for site, code in sorted(done.missing().items()))
+            raise QuorumMissingError(
+                f"Too few sites took part in the phase {done.standing.rule.phase!s}",
+                expected=f"at least {self._quorum} of {len(done.standing.rule.invited)} sites",
+                got=f"{count}; missing: {missing}",
+                action="See what the missing sites' codes mean (docs/reference/errors.md), then `quorate run resume`",
+            )
+
+    def _result(self, number: int, survivors: tuple[SiteName, ...], tallies: Iterable[PhaseTally]) -> RoundResult:
+        missing: dict[str, str] = {}
+        seconds: dict[str, float] = {}
+        up = down = 0
+        for tally in tallies:
+            missing = {**tally.missing(), **missing}
+            seconds[tally.standing.rule.phase.value] = tally.seconds
+            up, down = up + tally.bytes_up, down + tally.bytes_down
+        return RoundResult(
+            round_number=number,
+            contributed=survivors,
+            metrics={},
+            phase_seconds=seconds,
+            bytes_up=up,
+            bytes_down=down,
+            missing={site: code for site, code in missing.items() if site not in survivors},
+        )
+
+    def _note_metrics(self, told: list[Mapping[int, Mapping[str, float]]], before: int) -> None:
+        """What most sites tell of the last rounds; a round is done when its evaluation is known, or will not be."""
+        agreed: dict[int, dict[str, float]] = {}
+        for number in {number for metrics in told for number in metrics}:
+            said = Counter(json.dumps(dict(metrics[number]), sort_keys=True) for metrics in told if number in metrics)
+            most_said, sites = said.most_common(1)[0]
+            if sites > self._rules.colluders:  # else it may be what liars made up where the others had nothing to tell
+                agreed[number] = json.loads(most_said)
+        waiting = []
+        for stored in self._progress.waiting:
+            result = result_from_json(stored)
+            metrics = {**result.metrics, **agreed.get(result.round_number, {})}
+            result = result_from_json(stored | {"metrics": metrics})
+            if result.round_number < before:
+                done = self._progress.after(evaluated=result.round_number)
+                done = done.after(waiting=tuple(w for w in done.waiting if w is not stored))
+                self._commit(done, result)
+                log.info("round done", run=self._run_id, round=result.round_number, **metrics)
+            else:
+                waiting.append(result_to_json(result))
+        self._progress = self._progress.after(waiting=tuple(waiting))
+
+    def _commit(
+        self, progress: StudyProgress, result: RoundResult | None = None, obsolete: Iterable[BlobId] = ()
+    ) -> None:
+        self._exchange.commit(progress, result, set(obsolete) - progress.blobs())
+        self._progress = progress
+
+    def _require_disk(self, update_bytes: int) -> None:
+        """Room for an update of every site and the sum, before anybody is asked to train for it."""
+        needed = update_bytes * (len(self._study.sites) + 1)
+        free = self._exchange.free_bytes()
+        if free < needed:
+            raise DiskFullError(
+                "The server's disk has no room for this round's updates",
+                expected=f"{needed} bytes free",
+                got=f"{free}",
+                action="Free some space at the server's spool folder, then `quorate run resume`",
+            )
+
+
+def _without_the_last(progress: StudyProgress) -> StudyProgress:
+    """Before the last sum was closed: the sites cannot open it."""
+    number = progress.summed - 1
+    return progress.after(
+        summed=number,
+        secure_sums=progress.secure_sums[:-1],
+        trained=max(0, number - 1),
+        waiting=tuple(stored for stored in progress.waiting if stored["round_number"] != number),
+    )
+
+
+def _named(refs: Iterable[SecureSumRef]) -> tuple[Blob, ...]:
+    """The blobs of sums without their content: what is small lies in the body."""
+    blobs = (blob for ref in refs for blob in (ref.opening, ref.ciphertext) if blob is not None)
+    return tuple(Blob(blob.id, blob.size) for blob in blobs)
+
+
+def _parsed(use: Callable[[SiteName, SecureAnswer, Reply], None]) -> Callable[[SiteName, Reply], None]:
+    """Reads a reply as an answer; FrameError refuses one that is none."""
+
+    def take(site: SiteName, reply: Reply) -> None:
+        use(site, secure_answer_from_bytes(reply.body), reply)
+
+    return take

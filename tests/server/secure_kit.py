@@ -1,0 +1,306 @@
+"""Sites that take part in secure sums as real ones do, but whose training is a line of numpy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from quorate.blobs import Blob, blob_id
+from quorate.errors import QuorateError, VoteRefusedError
+from quorate.evaluation import LOSS_ONE
+from quorate.exchange import Instruction, MessageId, Phase, Reply
+from quorate.identity import SiteName
+from quorate.secagg import words
+from quorate.secagg.opening import Opener, Opening
+from quorate.secagg.packing import Packing
+from quorate.secagg.participant import Ballot, Member, Participant
+from quorate.secagg.plain import weight_of
+from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.study_key import StudyKey, join_parts, make_parts, open_stream, seal_stream
+from quorate.secagg.terms import Rules, Terms
+from quorate.secure_messages import (
+    SecureAnswer,
+    SecureSumRef,
+    SecureWork,
+    opening_from_bytes,
+    secure_answer_from_bytes,
+    secure_answer_to_bytes,
+    secure_work_from_bytes,
+    shares_to_bytes,
+    words_to_bytes,
+)
+from quorate.secure_messages import shares_from_bytes as boxes_from_bytes
+from quorate.study import Study
+from quorate_client.ballots import check
+from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Tamper, Time, a_study, a_tally
+
+OWN_COUNTS = 4
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Of one site."""
+
+    signing: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    sealing: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
+
+    @property
+    def public(self) -> bytes:
+        return self.signing.public_key().public_bytes_raw()
+
+
+@dataclass
+class SecureSimulatedSite:
+    """A site that follows the exchanges of secure sums. Its model is a vector; the average is added to it as it is.
+
+    ``sent`` holds the exact integers that it encrypted, by round and attempt; ``opened`` those of the sums that it
+    opened and the counts beside them, by round; ``tells`` what it says of the last rounds.
+    """
+
+    name: SiteName
+    records: int
+    blobs: MemoryBlobs
+    study: Study
+    keys: Keys
+    sealing_keys: Mapping[SiteName, bytes]
+    model: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
+    round_number: int = 0
+    key: StudyKey | None = None
+    participant: Participant | None = None
+    statistics: tuple[int, ...] = ()
+    ballots: list[Ballot] = field(default_factory=list)
+    locked: dict[int, list[Ballot]] = field(default_factory=dict)
+    trained: list[tuple[int, int]] = field(default_factory=list)
+    sent: dict[tuple[int, int], npt.NDArray[np.int64]] = field(default_factory=dict)
+    opened: dict[int, tuple[npt.NDArray[np.int64], tuple[int, ...]]] = field(default_factory=dict)
+    journal: dict[MessageId, Reply] = field(default_factory=dict)
+    tells: Callable[[int], Mapping[int, Mapping[str, float]]] = lambda number: {}
+
+    @property
+    def packing(self) -> Packing:
+        return Packing(self.study.protection.value_bound, len(self.study.sites))
+
+    @property
+    def digest(self) -> bytes:
+        return blob_id(self.state())
+
+    def state(self) -> bytes:
+        return self.model.astype("<f8").tobytes()
+
+    def restart(self) -> None:
+        """The process ended; what is on disk is left."""
+        self.participant = None
+        self.statistics = ()
+
+    def answer(self, instruction: Instruction) -> Reply:
+        """The stored reply to what is known; else the work."""
+        if instruction.message_id not in self.journal:
+            try:
+                reply = self._work(instruction)
+            except QuorateError as error:
+                reply = Reply(instruction.message_id, error.code)
+            self.journal[instruction.message_id] = reply
+        return self.journal[instruction.message_id]
+
+    def _work(self, instruction: Instruction) -> Reply:
+        work = secure_work_from_bytes(instruction.body)
+        number, blobs = instruction.round_number, ()
+        match instruction.phase:
+            case Phase.KEYS:
+                answer = self._make_parts()
+            case Phase.HELLO:
+                member = self._member(work)
+                self._advance(work, number - 1, member)
+                trains = 1 <= number <= self.study.rounds.count
+                polynomials = self.packing.polynomials(work.dimension) if trains else 0
+                self.participant = Participant(
+                    Terms(self.study.digest(), RUN, number, instruction.attempt, polynomials),
+                    member,
+                    SystemRandomness(),
+                )
+                hello = self.participant.hello(self.digest if number else b"")
+                answer = SecureAnswer(hello=hello, metrics=self.tells(number))
+            case Phase.UPLOAD:
+                answer, blobs = self._upload(work, instruction)
+            case Phase.VOTE:
+                assert work.shares is not None
+                boxes = boxes_from_bytes(self._fetched(work.shares))
+                vote = self._of(instruction).vote(work.survivors, work.digest, boxes, lambda b: self._lock(number, b))
+                answer = SecureAnswer(vote=vote)
+            case Phase.REVEAL:
+                answer = SecureAnswer(reveal=self._of(instruction).reveal(work.votes))
+            case Phase.CHECKPOINT:
+                self._of(instruction)
+                purpose = b"checkpoint" + (number - 1).to_bytes(8, "big")
+                answer, blobs = SecureAnswer(), (self._sealed(self.state(), purpose),)
+            case Phase.RELEASE:
+                member = self._member(work)
+                self._advance(work, self.study.rounds.count, member)
+                terms = Terms(self.study.digest(), RUN, number, instruction.attempt, 0)
+                hello = Participant(terms, member, SystemRandomness()).hello(self.digest)
+                answer = SecureAnswer(hello=hello, metrics=self.tells(number + 1))
+                if self.study.release.model == "operator":
+                    blobs = (self.blobs.put(self.state()),)
+            case _:
+                raise AssertionError(instruction.phase)
+        return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs, working_s=0.1)
+
+    def _lock(self, number: int, ballot: Ballot) -> None:
+        """By the rule of real sites: two votes on one model."""
+        earlier = self.locked.setdefault(number, [])
+        check(ballot, earlier, self.study.protection.colluders)
+        earlier.append(ballot)
+        self.ballots.append(ballot)
+
+    def _make_parts(self) -> SecureAnswer:
+        return SecureAnswer(
+            parts=make_parts(
+                self.study.digest(), RUN, self.name, self.sealing_keys, self.keys.signing.sign, SystemRandomness()
+            )
+        )
+
+    def _member(self, work: SecureWork) -> Member:
+        roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in self.study.sites}
+        rules = Rules(len(roster), self.study.protection.colluders)
+        if self.key is None:
+            digest = self.study.digest()
+            self.key = join_parts(work.parts, digest, RUN, self.name, self.keys.sealing, roster, rules)
+        return Member(self.name, roster, rules, self.keys.signing, self.key)
+
+    def _of(self, instruction: Instruction) -> Participant:
+        wanted = instruction.round_number, instruction.attempt
+        if self.participant is None or (self.participant.terms.round_number, self.participant.terms.attempt) != wanted:
+            raise VoteRefusedError("started again")
+        return self.participant
+
+    def _upload(self, work: SecureWork, instruction: Instruction) -> tuple[SecureAnswer, tuple[Blob, ...]]:
+        participant = self._of(instruction)
+        participant.begin_upload(work.hellos)
+        number, ciphertext = instruction.round_number, None
+        if number == 0:
+            counts: tuple[int, ...] = (self.records, self.records * 3)
+        else:
+            counts = (*(0,) * OWN_COUNTS, *a_tally(self.records))
+        if participant.terms.polynomials:
+            self.trained.append((number, instruction.attempt))
+            weight, packing = weight_of(self.records, self.statistics[0]), self.packing
+            target = float(self.records % 7) / 7
+            update = (0.5 * (target - self.model)).astype(np.float32)
+            self.sent[number, instruction.attempt] = packing.quantise(update, weight)[0]
+            lanes = packing.encode(update, weight)[0] >> packing.delta_bits
+            ciphertext = self.blobs.put(words.pack(participant.encrypt(0, lanes, packing.delta_bits)))
+            counts = (weight, self.records, self.records * LOSS_ONE // 2, 0, *a_tally(self.records))
+        masked, boxes = participant.finish_upload(counts)
+        shares = self.blobs.put(shares_to_bytes(boxes))
+        dimension = DIMENSION if number == 0 else 0
+        answer = SecureAnswer(counts=words_to_bytes(masked), dimension=dimension, has_ciphertext=ciphertext is not None)
+        return answer, (shares,) if ciphertext is None else (ciphertext, shares)
+
+    def _sealed(self, content: bytes, purpose: bytes) -> Blob:
+        assert self.key is not None
+        return self.blobs.put(b"".join(seal_stream(io.BytesIO(content), self.key, purpose)))
+
+    def _advance(self, work: SecureWork, target: int, member: Member) -> None:
+        if work.checkpoint is not None and self.round_number + 1 < work.checkpoint_round <= target:
+            purpose = b"checkpoint" + work.checkpoint_round.to_bytes(8, "big")
+            sealed = io.BytesIO(self._fetched(work.checkpoint))
+            self.model = np.frombuffer(b"".join(open_stream(sealed, member.study_key, purpose)), "<f8").copy()
+            self.round_number = work.checkpoint_round
+        for ref in work.sums:
+            trains = 1 <= ref.round_number <= self.study.rounds.count
+            if not (self.round_number < ref.round_number <= target if trains else ref.round_number == 0):
+                continue
+            sums, counts = self.open(ref, work.dimension if trains else 0, member)
+            if not trains:
+                self.statistics = counts
+            else:
+                self.opened[ref.round_number] = sums, counts
+                self.model = self.model + self.packing.average(sums, counts[0])
+                self.round_number = ref.round_number
+        assert self.round_number == max(0, target), f"{self.name} has no way to the model of round {target}"
+
+    def open(self, ref: SecureSumRef, dimension: int, member: Member) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+        opening = opening_from_bytes(self._fetched(ref.opening))
+        terms = Terms(self.study.digest(), RUN, ref.round_number, ref.attempt, self.packing.polynomials(dimension))
+        opener = Opener(opening, terms, member.roster, member.rules, member.study_key)
+        sums = np.zeros(0, np.int64)
+        if dimension:
+            assert ref.ciphertext is not None
+            total = words.unpack(self._fetched(ref.ciphertext))
+            sums = self.packing.decode(opener.piece(total, self.packing), dimension)
+        return sums, opener.counts()
+
+    def _fetched(self, blob: Blob) -> bytes:
+        return blob.inline if blob.inline is not None else self.blobs.content[blob.id]
+
+
+def a_secure_consortium(
+    names: Iterable[SiteName] = NAMES, records: Iterable[int] = (30, 20, 40, 10), **changes: Any
+) -> MemoryExchange:
+    """Sites with keys of their own. Four of them: three have to vote, two shares open."""
+    keys = {name: Keys() for name in sorted(names)}
+    roster = [{"name": name, "signing_key": key.public.hex()} for name, key in keys.items()]
+    rounds = {"count": 2, "checkpoint_every": 10} | changes.pop("rounds", {})
+    unsigned = a_study(keys, rounds=rounds, **{"protection": {"mode": "secagg"}} | changes)
+    study = Study.model_validate(unsigned.model_dump(mode="json") | {"sites": roster})
+    blobs, sealing = MemoryBlobs(), {name: key.sealing.public_key().public_bytes_raw() for name, key in keys.items()}
+    sites = {
+        name: SecureSimulatedSite(name, count, blobs, study, key, sealing)
+        for (name, key), count in zip(keys.items(), records, strict=False)
+    }
+    return MemoryExchange(study, Time(), sites, blobs)
+
+
+# --- what a test changes ---
+
+
+def silent(sites: Iterable[SiteName], phase: Phase, round_number: int = 1, attempts: Iterable[int] = (0,)) -> Tamper:
+    """These sites do not answer in this exchange (their work is done, and lost on the way)."""
+    return when(sites, phase, lambda reply: None, round_number, attempts)
+
+
+def when(
+    sites: Iterable[SiteName],
+    phase: Phase,
+    change: Callable[[Reply], Reply | None],
+    round_number: int = 1,
+    attempts: Iterable[int] = (0, 1, 2, 3),
+) -> Tamper:
+    """These sites reply something else in this exchange."""
+    chosen, tries = set(sites), set(attempts)
+
+    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        here = instruction.phase is phase and instruction.round_number == round_number
+        if site in chosen and here and instruction.attempt in tries:
+            changed = change(reply)
+            return () if changed is None else (changed,)
+        return (reply,)
+
+    return tamper
+
+
+def with_answer(reply: Reply, **changes: Any) -> Reply:
+    """A reply whose answer says something else."""
+    answer = replace(secure_answer_from_bytes(reply.body), **changes)
+    return replace(reply, body=secure_answer_to_bytes(answer))
+
+
+def exact_sum(exchange: MemoryExchange, survivors: Iterable[SiteName], key: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """What the survivors sent, added up."""
+    total: npt.NDArray[np.int64] = sum(
+        (exchange.sites[site].sent[key] for site in survivors), start=np.zeros(DIMENSION, np.int64)
+    )
+    return total
+
+
+def opening_of(exchange: MemoryExchange, number: int) -> Opening:
+    """What the server keeps of a closed sum."""
+    (stored,) = [stored for stored in exchange.progress.secure_sums if stored.round_number == number]
+    return opening_from_bytes(exchange.blobs.content[stored.opening.id])
