@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.consortium_kit import Consortium, Template
+from tests.integration.consortium_kit import SECRET, Consortium, Template
 
 PR_SET_CHILD_SUBREAPER = 36
 LINES_SHOWN = 60
@@ -23,8 +23,21 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     return Template(tmp_path_factory.mktemp("template"))
 
 
+@pytest.fixture(scope="session")
+def secret_template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """Four sites, and studies under secure aggregation."""
+    return Template(tmp_path_factory.mktemp("secret-template"), SECRET)
+
+
 @pytest.fixture
-def found(template: Template, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Consortium]]:
+def founded(request: pytest.FixtureRequest) -> Template:
+    """What ``found`` copies; a test file may choose another one."""
+    template: Template = request.getfixturevalue("template")
+    return template
+
+
+@pytest.fixture
+def found(founded: Template, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Consortium]]:
     """Makes a consortium, with settings of its server. Nothing of it is left running, whatever the test did."""
     request.node.stash[FOLDER] = tmp_path
     # Whose parent dies becomes a child of this process and does not get lost.
@@ -33,7 +46,7 @@ def found(template: Template, tmp_path: Path, request: pytest.FixtureRequest) ->
     made: list[Consortium] = []
 
     def make(**settings: str) -> Consortium:
-        made.append(Consortium(template, tmp_path / f"consortium-{len(made)}", settings))
+        made.append(Consortium(founded, tmp_path / f"consortium-{len(made)}", settings))
         return made[-1]
 
     try:
@@ -51,7 +64,7 @@ def found(template: Template, tmp_path: Path, request: pytest.FixtureRequest) ->
 
 @pytest.fixture
 def consortium(found: Callable[..., Consortium]) -> Consortium:
-    """One server and three sites, all running and connected."""
+    """One server and its sites, all running and connected."""
     made = found()
     made.start()
     return made

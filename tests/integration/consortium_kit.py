@@ -14,9 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from quorate.errors import ServerIdentityError, ServerUnreachableError
 from quorate.runs import RunState, RunView
@@ -54,6 +56,50 @@ STUDIES = {
     # Waits for nobody very long.
     "hasty": {"count": 2, "quorum": 2, "deadline_s": 5.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
 }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a template founds: the sites with their records, and the studies that they approve.
+
+    Args:
+        studies: Each study's rounds, by its name.
+        secret: The studies under secure aggregation.
+        kept: The studies whose model stays at the sites.
+        tolerance: How far a coordinate of a final model may be from the one computed by hand.
+    """
+
+    records: Mapping[str, int]
+    studies: Mapping[str, Mapping[str, float]]
+    secret: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    tolerance: float = 1e-3
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.records)
+
+
+PLAIN = Plan(RECORDS, STUDIES)
+
+SECRET_ROUNDS = {"count": 3, "quorum": 3, "deadline_s": 120.0, "absent_grace_s": 0.3}
+SECRET = Plan(
+    # Numbers that are not met by chance in what a server stores.
+    records={"east": 20_011, "north": 30_011, "south": 40_009, "west": 10_007},
+    studies={
+        "brisk": SECRET_ROUNDS,
+        "patient": SECRET_ROUNDS | {"absent_grace_s": 60.0},
+        "hasty": SECRET_ROUNDS | {"count": 2, "deadline_s": 15.0},
+        "thrifty": SECRET_ROUNDS | {"checkpoint_every": 1},
+        "kept": SECRET_ROUNDS,
+        "open": SECRET_ROUNDS,
+    },
+    secret=("brisk", "patient", "hasty", "thrifty", "kept"),
+    kept=("kept",),
+    # Of each of three rounds the rounding of four sites' updates, and that of weights and of float32.
+    tolerance=3e-5,
+)
+"""Four sites of which one may collude: three of them have to upload and to vote, two to reveal."""
 
 SCHEMA = """
 kind = "tabular"
@@ -127,8 +173,9 @@ class Site:
 class Template:
     """A consortium that was founded, joined and asked for approval by commands; its processes have ended."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, plan: Plan = PLAIN) -> None:
         self.root = root
+        self.plan = plan
         self._server, self._operator = root / "server", root / "server" / "operator"
         address = f"127.0.0.1:{free_port()}"
         names = ("--consortium", NAME, "--address", address, "--listen", address)
@@ -141,12 +188,13 @@ class Template:
             with OperatorClient(Profile.load(self._operator, time.time())) as operator:
                 eventually(lambda: _answers(operator), "the server")
             profile = ("--profile", self._operator)
-            commands("quorate", *([*profile, "site", "invite", name, "-o", root / f"{name}.json"] for name in SITES))
-            with ThreadPoolExecutor(len(SITES)) as pool:
-                list(pool.map(self._join, SITES))
-                files = [self._write_study(study) for study in STUDIES]
+            invite = [*profile, "site", "invite"]
+            commands("quorate", *([*invite, name, "-o", root / f"{name}.json"] for name in plan.sites))
+            with ThreadPoolExecutor(len(plan.sites)) as pool:
+                list(pool.map(self._join, plan.sites))
+                files = [self._write_study(study) for study in plan.studies]
                 commands("quorate", *([*profile, "study", "publish", file] for file in files))
-                list(pool.map(self._approve, SITES))
+                list(pool.map(self._approve, plan.sites))
             assert daemon.stop() == 0
         finally:
             daemon.end()
@@ -154,7 +202,7 @@ class Template:
     def _join(self, name: str) -> None:
         state = self.root / name
         table = self.root / f"{name}.csv"
-        rows = [f"{number / 100},{'yes' if number % 2 else 'no'}" for number in range(RECORDS[name])]
+        rows = [f"{number % 100 / 100},{'yes' if number % 2 else 'no'}" for number in range(self.plan.records[name])]
         table.write_text("\n".join(["measured,outcome", *rows, ""]))
         schema = ("--schema", self.root / "schema.toml", "--test-fraction", "0.5")
         commands(
@@ -163,8 +211,8 @@ class Template:
             ["data", "add", name, table, *schema, "--state", state],
         )
         policy = {
-            "protection": '["none"]',
-            "release": '["operator"]',
+            "protection": json.dumps(["none", "secagg"] if self.plan.secret else ["none"]),
+            "release": json.dumps(["operator", "sites"] if self.plan.kept else ["operator"]),
             "minimum_sites": "2",
             "tasks": '["crash-test"]',
         }
@@ -175,17 +223,20 @@ class Template:
 
     def _write_study(self, study: str) -> Path:
         path = self.root / f"{study}.toml"
-        rounds = "\n".join(f"{key} = {value}" for key, value in STUDIES[study].items())
+        rounds = "\n".join(f"{key} = {value}" for key, value in self.plan.studies[study].items())
+        mode = "secagg" if study in self.plan.secret else "none"
+        release = "sites" if study in self.plan.kept else "operator"
+        sites = json.dumps(self.plan.sites)
         path.write_text(
-            f'name = "{study}"\npurpose = "To be interrupted"\nsites = {json.dumps(SITES)}\n'
+            f'name = "{study}"\npurpose = "To be interrupted"\nsites = {sites}\n'
             f'[task]\nname = "crash-test"\n[task.parameters]\nschema_file = "schema.toml"\n'
-            f"sites = {json.dumps(SITES)}\ndimension = {DIMENSION}\n"
-            f'[rounds]\n{rounds}\n[protection]\nmode = "none"\n[release]\nmodel = "operator"\n'
+            f"sites = {sites}\ndimension = {DIMENSION}\n"
+            f'[rounds]\n{rounds}\n[protection]\nmode = "{mode}"\n[release]\nmodel = "{release}"\n'
         )
         return path
 
     def _approve(self, site: str) -> None:
-        answers = (["approve", study, "--dataset", site, "--state", self.root / site] for study in STUDIES)
+        answers = (["approve", study, "--dataset", site, "--state", self.root / site] for study in self.plan.studies)
         commands("quorate-client", *answers)
 
 
@@ -194,12 +245,13 @@ class Consortium:
 
     def __init__(self, template: Template, root: Path, settings: Mapping[str, str] | None = None) -> None:
         self.template = template
+        self.plan = template.plan
         self.root = root
         self.server_dir = root / "server"
         self.profile = self.server_dir / "operator"
-        for folder in ("server", *SITES):
+        for folder in ("server", *self.plan.sites):
             shutil.copytree(template.root / folder, root / folder)
-        self.sites = {name: Site(name, root / name, root) for name in SITES}
+        self.sites = {name: Site(name, root / name, root) for name in self.plan.sites}
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         address = json.dumps(self.address)
@@ -233,7 +285,7 @@ class Consortium:
     def start(self) -> None:
         """Everything, and wait until all are connected."""
         self.start_server()
-        for name in SITES:
+        for name in self.plan.sites:
             self.start_site(name)
         self.await_sites()
 
@@ -264,7 +316,7 @@ class Consortium:
 
     def await_sites(self, **states: str) -> None:
         """Wait until the server sees the sites in these states; all online unless told otherwise."""
-        wanted = {name: states.get(name, "online") for name in SITES}
+        wanted = {name: states.get(name, "online") for name in self.plan.sites}
         eventually(lambda: self.presence() == wanted, f"the sites to be {wanted}")
 
     def presence(self) -> dict[str, str]:
@@ -355,15 +407,30 @@ class Consortium:
     def require_shares(self, view: RunView) -> None:
         """The rounds of a completed run are all there, once, and its model holds each contributor's share of them."""
         assert [result.round_number for result in view.results] == list(range(1, view.rounds + 1))
-        expected = np.zeros(len(SITES))
+        np.testing.assert_allclose(self.released(view.run), self.expected(view), atol=self.plan.tolerance, rtol=0)
+
+    def expected(self, view: RunView) -> npt.NDArray[np.float64]:
+        """The model's coordinates that the sites own, by hand."""
+        records = self.plan.records
+        expected = np.zeros(len(self.plan.sites))
         for result in view.results:
-            total = sum(RECORDS[site] for site in result.contributed)
+            total = sum(records[site] for site in result.contributed)
             for site in result.contributed:
-                expected[SITES.index(site)] += RECORDS[site] / total
+                expected[self.plan.sites.index(site)] += records[site] / total
+        return expected
+
+    def released(self, run: str) -> npt.NDArray[np.float32]:
+        """The same of the model that the operator fetches."""
         model = self.root / "model.npz"
-        model.write_bytes(b"".join(self.operator.model(view.run)))
-        with np.load(model) as released:
-            np.testing.assert_allclose(released["shares"], expected, atol=1e-3)
+        model.write_bytes(b"".join(self.operator.model(run)))
+        return shares_in(model)
+
+
+def shares_in(model: Path) -> npt.NDArray[np.float32]:
+    """The coordinates that the sites own, of a model in the form in which it is used."""
+    with np.load(model) as released:
+        shares: npt.NDArray[np.float32] = released["shares"]
+        return shares
 
 
 def _answers(operator: OperatorClient) -> bool:

@@ -2,7 +2,9 @@
 
 It writes every step that it begins into ``control/steps``, in its working folder, which is its site's own. A file
 ``control/STEP`` is an order for that step: ``hold`` (until the file is gone), ``raise``, ``allocate``. Steps are named
-``measure``, ``train-ROUND``, ``evaluate-ROUND`` and ``export-ROUND``.
+``measure``, ``train-ROUND``, ``evaluate-ROUND``, ``export-ROUND``, and ``initial-1`` where a model is only made to be
+measured, ``initial-2`` where it is used. With a file ``control/keep`` each update is written to
+``control/update-ROUND``.
 
 What it learns can be checked by hand: each site adds 1 to its own coordinate in each round. The average of a round so
 holds each contributor's share of the records; a contribution that is lost or counted twice shows in the sum of rounds.
@@ -39,6 +41,7 @@ class CrashTestSession:
         self._sites = sites
         self._dimension = dimension
         self._place = sites.index(dataset.name)
+        self._made = 0
 
     def statistics(self) -> tuple[int, ...]:
         _step("measure")
@@ -50,6 +53,8 @@ class CrashTestSession:
     def initial(self) -> Vector:
         import numpy as np
 
+        self._made += 1
+        _step(f"initial-{self._made}")
         return np.zeros(self._dimension, np.float32)
 
     def train(self, theta: Vector, round_number: int, rng_seed: int, proximal_mu: float) -> tuple[Vector, TrainReport]:
@@ -59,6 +64,8 @@ class CrashTestSession:
         update = np.random.default_rng(rng_seed).uniform(-NOISE, NOISE, self._dimension).astype(np.float32)
         update[: len(self._sites)] = 0.0
         update[self._place] = 1.0
+        if Path("control/keep").exists():
+            Path(f"control/update-{round_number}").write_bytes(update.tobytes())
         return update, TrainReport(self.records, float(self.records))
 
     def evaluate(self, theta: Vector) -> ClassificationTally:

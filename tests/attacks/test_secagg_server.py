@@ -1,0 +1,673 @@
+"""A consortium's own server against sites under secure aggregation: it may lie in each exchange, and learns nothing.
+
+The sites are real engines with keys, votes and models on disk. The server is written by hand, so that a test can have
+it say what no server of ours would. After each refusal the site's models and votes are what they were.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from quorate.blobs import Blob, Spool
+from quorate.errors import QuorateError
+from quorate.exchange import Instruction, Phase, message_id
+from quorate.identity import RunId, SiteName
+from quorate.secagg import ring, words
+from quorate.secagg.opening import Opening
+from quorate.secagg.packing import Packing
+from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.study_key import SealedPart, make_parts
+from quorate.secagg.terms import Hello, Reveal, Terms, Vote, say_hello, sum_digest
+from quorate.secure_messages import (
+    SecureAnswer,
+    SecureSumRef,
+    SecureWork,
+    opening_from_bytes,
+    opening_to_bytes,
+    secure_answer_from_bytes,
+    secure_work_to_bytes,
+    shares_from_bytes,
+    shares_to_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
+from quorate.study import Protection, Rounds, Study
+from quorate_client.agreement import Agreement, Dataset
+from quorate_client.ballots import Ballots
+from quorate_client.engine import Engine
+from quorate_client.keys import SiteKeys, make_or_load_keys
+from quorate_client.secure_site import SecureSite
+from quorate_client.state import open_state
+from quorate_client.workers import InProcessWorkers
+from tests.client import engine_kit
+
+RUN = RunId("run-1")
+NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))
+EAST, NORTH, SOUTH, WEST = NAMES
+VICTIM = NORTH
+
+
+class Site:
+    """A site's engine with what it keeps on disk. ``restart`` is what a crash leaves."""
+
+    def __init__(self, name: SiteName, folder: Path, keys: SiteKeys, study: Study, sealing: Mapping[SiteName, bytes]):
+        self.name, self.folder, self.keys = name, folder, keys
+        rng = np.random.default_rng(sum(name.encode()))
+        x = rng.normal(1.0, size=(40 + NAMES.index(name), 3))
+        np.savez(folder / "records.npz", x=x, y=(x.sum(axis=1) > 3).astype(np.int64))
+        dataset = Dataset("records", "tabular", folder / "records.npz", {}, 0.2, len(x))
+        self.agreement = Agreement(study, study.digest(), name, dataset, {})
+        self.spool = Spool(folder / "spool")
+        self.state = open_state(folder / "state.sqlite")
+        self._secure = SecureSite(
+            keys.for_secure_sums, lambda _: sealing, Ballots(self.state), folder / "keys" / "studies"
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        self.engine = Engine(InProcessWorkers(), self.spool, self.folder, time.monotonic, secure=self._secure)
+
+    def kept(self) -> tuple[dict[str, bytes], list[Any]]:
+        """Its models and its study key, and its votes."""
+        files = [*self.folder.glob("runs/*/*"), *self.folder.glob("keys/studies/*")]
+        database: sqlite3.Connection = self.state.database
+        return {path.name: path.read_bytes() for path in files}, database.execute("SELECT * FROM ballots").fetchall()
+
+
+@dataclass
+class Uploads:
+    """One sum at the server, up to the vote."""
+
+    terms: Terms
+    hellos: tuple[Hello, ...]
+    ciphertexts: dict[SiteName, Blob] = field(default_factory=dict)
+    counts: dict[SiteName, bytes] = field(default_factory=dict)
+    boxes: dict[SiteName, dict[SiteName, bytes]] = field(default_factory=dict)
+
+
+@dataclass
+class Sum:
+    """The sum over some survivors, as the server would have it voted for."""
+
+    uploads: Uploads
+    survivors: tuple[SiteName, ...]
+    ciphertext: Blob | None
+    counts: bytes
+
+    @property
+    def digest(self) -> bytes:
+        return sum_digest(self.ciphertext.id if self.ciphertext else b"", self.counts)
+
+    def boxes_for(self, site: SiteName) -> bytes:
+        return shares_to_bytes({s: self.uploads.boxes[s][site] for s in self.survivors if s != site})
+
+
+class HandServer:
+    """Carries and adds as the server does, step by step."""
+
+    def __init__(self, folder: Path) -> None:
+        keys = {}
+        for name in NAMES:
+            (folder / name / "keys").mkdir(parents=True)
+            keys[name] = make_or_load_keys(folder / name / "keys")
+        members = {name: key.member(name) for name, key in keys.items()}
+        plain = engine_kit.make_study()
+        named = [{"name": name, "signing_key": members[name].signing_key.hex()} for name in NAMES]
+        secret = {"rounds": Rounds(count=3, quorum=3), "protection": Protection(colluders=1), "sites": named}
+        self.study = Study.model_validate(plain.model_dump() | secret)
+        self.sealing = {name: member.sealing_key for name, member in members.items()}
+        self.sites = {name: Site(name, folder / name, keys[name], self.study, self.sealing) for name in NAMES}
+        self.spool = Spool(folder / "server")
+        self.packing = Packing(self.study.protection.value_bound, len(NAMES))
+        self.parts: dict[SiteName, tuple[SealedPart, ...]] = {}
+        self.sums: tuple[SecureSumRef, ...] = ()
+        self.dimension = 0
+
+    # --- asking ---
+
+    async def ask(
+        self, site: SiteName, phase: Phase, number: int, work: SecureWork, attempt: int = 0, **changes: Any
+    ) -> tuple[SecureAnswer, list[Blob]]:
+        asked = self.sites[site]
+        instruction = Instruction(
+            message_id(RUN, number, phase, attempt, site),
+            RUN,
+            number,
+            phase,
+            attempt,
+            self.study.digest(),
+            60.0,
+            secure_work_to_bytes(work),
+        )
+        reply = await asked.engine.perform(replace(instruction, **changes), asked.agreement, self._fetch(asked))
+        return secure_answer_from_bytes(reply.body), [self.spool.put([asked.spool.content(b)]) for b in reply.blobs]
+
+    def _fetch(self, site: Site) -> Callable[[Blob], Any]:
+        async def fetch(blob: Blob) -> None:
+            writer = site.spool.writer(blob)
+            for frame in self.spool.read(blob):
+                writer.take(frame)
+            writer.finish()
+
+        return fetch
+
+    def way(self, site: SiteName) -> SecureWork:
+        """What leads to the newest model."""
+        return SecureWork(parts=self.parts[site], sums=self.sums, dimension=self.dimension)
+
+    # --- the steps of an honest server ---
+
+    async def exchange_keys(self) -> None:
+        made = {site: (await self.ask(site, Phase.KEYS, 0, SecureWork()))[0].parts for site in NAMES}
+        self.parts = {site: tuple(made[sender][site] for sender in NAMES) for site in NAMES}
+
+    async def greet(self, number: int, attempt: int = 0, sites: Sequence[SiteName] = NAMES) -> tuple[Hello, ...]:
+        answers = [(await self.ask(site, Phase.HELLO, number, self.way(site), attempt))[0] for site in sites]
+        return tuple(answer.hello for answer in answers if answer.hello is not None)
+
+    async def collect(self, number: int, hellos: tuple[Hello, ...], attempt: int = 0) -> Uploads:
+        polynomials = self.packing.polynomials(self.dimension) if 1 <= number <= 3 else 0
+        uploads = Uploads(Terms(self.study.digest(), RUN, number, attempt, polynomials), hellos)
+        for hello in hellos:
+            answer, blobs = await self.ask(hello.site, Phase.UPLOAD, number, SecureWork(hellos=hellos), attempt)
+            uploads.counts[hello.site] = answer.counts
+            uploads.boxes[hello.site] = shares_from_bytes(self.spool.content(blobs[-1]))
+            if polynomials:
+                uploads.ciphertexts[hello.site] = blobs[0]
+            self.dimension = self.dimension or answer.dimension
+        return uploads
+
+    def add(self, uploads: Uploads, survivors: Sequence[SiteName] = NAMES) -> Sum:
+        total = np.zeros((uploads.terms.polynomials, ring.DEGREE), np.uint64)
+        counts = np.zeros_like(words_from_bytes(uploads.counts[survivors[0]]))
+        for site in survivors:
+            ring.add(counts, words_from_bytes(uploads.counts[site]))
+            if uploads.terms.polynomials:
+                ring.add(total, words.unpack(self.spool.content(uploads.ciphertexts[site])))
+        blob = self.spool.put([words.pack(total)]) if uploads.terms.polynomials else None
+        return Sum(uploads, tuple(survivors), blob, words_to_bytes(counts))
+
+    async def vote(self, site: SiteName, summed: Sum) -> Vote:
+        terms = summed.uploads.terms
+        shares = Blob.of(summed.boxes_for(site))
+        work = SecureWork(survivors=summed.survivors, digest=summed.digest, shares=shares)
+        answer, _ = await self.ask(site, Phase.VOTE, terms.round_number, work, terms.attempt)
+        assert answer.vote is not None
+        return answer.vote
+
+    async def reveal(self, site: SiteName, summed: Sum, votes: tuple[Vote, ...]) -> Reveal:
+        terms = summed.uploads.terms
+        answer, _ = await self.ask(site, Phase.REVEAL, terms.round_number, SecureWork(votes=votes), terms.attempt)
+        assert answer.reveal is not None
+        return answer.reveal
+
+    async def open(self, summed: Sum) -> SecureSumRef:
+        """All survivors vote and reveal; what comes of it is not yet passed on."""
+        votes = tuple([await self.vote(site, summed) for site in summed.survivors])
+        reveals = tuple([await self.reveal(site, summed, votes) for site in summed.survivors])
+        return self.reference(summed, votes, reveals)
+
+    def reference(self, summed: Sum, votes: tuple[Vote, ...], reveals: tuple[Reveal, ...]) -> SecureSumRef:
+        terms, uploads = summed.uploads.terms, summed.uploads
+        name = summed.ciphertext.id if summed.ciphertext else b""
+        opening = Opening(uploads.hellos, summed.survivors, summed.counts, name, votes, reveals)
+        stored = self.spool.put([opening_to_bytes(opening)])
+        return SecureSumRef(terms.round_number, terms.attempt, summed.ciphertext, stored)
+
+    async def run_sum(self, number: int) -> None:
+        uploads = await self.collect(number, await self.greet(number))
+        self.sums = (*self.sums, await self.open(self.add(uploads)))
+
+    @contextmanager
+    def refused(self, code: str, site: SiteName = VICTIM) -> Iterator[None]:
+        """What is asked inside is refused with this code, and changes nothing at the site."""
+        before = self.sites[site].kept()
+        with pytest.raises(QuorateError) as caught:
+            yield
+        assert caught.value.code == code, caught.value
+        assert self.sites[site].kept() == before
+
+    async def require_sound(self) -> None:
+        """With the truth the run goes on: all arrive at one model, and the site takes part."""
+        hellos = await self.greet(len(self.sums), attempt=9)
+        assert {hello.site for hello in hellos} == set(NAMES)
+        assert len({hello.model for hello in hellos}) == 1
+
+
+@pytest.fixture
+async def server(installed: Path, tmp_path: Path) -> AsyncIterator[HandServer]:
+    """A run whose statistics and first round are summed and opened."""
+    made = HandServer(tmp_path)
+    await made.exchange_keys()
+    for number in (0, 1):
+        await made.run_sum(number)
+    yield made
+    for site in made.sites.values():
+        await site.engine.close()
+        site.state.close()
+
+
+async def test_the_hand_server_runs_a_study_to_its_end(server: HandServer) -> None:
+    """Where it tells the truth nothing is refused: the lies below are what makes the difference."""
+    for number in (2, 3, 4):
+        await server.run_sum(number)
+    for site in NAMES:
+        _, sent = await server.ask(site, Phase.RELEASE, 4, server.way(site))
+        assert sent == []  # the study leaves the model at the sites
+    states = [{name for name in site.kept()[0] if name.startswith("model-3")} for site in server.sites.values()]
+    assert len(states[0]) == 1
+    assert all(state == states[0] for state in states)
+
+
+# --- who takes part ---
+
+
+def stranger_says_hello(terms: Terms, model: bytes, name: str = "zeta") -> Hello:
+    key = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    return say_hello(terms, SiteName(name), key, model, Ed25519PrivateKey.generate().sign)
+
+
+LIES: dict[str, Callable[[tuple[Hello, ...], Terms], tuple[Hello, ...]]] = {
+    "a stranger": lambda hellos, terms: (*hellos, stranger_says_hello(terms, hellos[0].model)),
+    "a stranger in a site's place": lambda hellos, terms: (
+        *hellos[:3],
+        stranger_says_hello(terms, hellos[0].model, WEST),
+    ),
+    "a site twice": lambda hellos, _: (*hellos, hellos[-1]),
+    "another order": lambda hellos, _: hellos[::-1],
+    "too few": lambda hellos, _: hellos[:2],
+    "without the site itself": lambda hellos, _: (hellos[0], *hellos[2:]),
+    "a key of the server": lambda hellos, _: (
+        *hellos[:3],
+        replace(hellos[3], round_key=X25519PrivateKey.generate().public_key().public_bytes_raw()),
+    ),
+    "one key twice": lambda hellos, _: (*hellos[:3], replace(hellos[3], round_key=hellos[0].round_key)),
+    "another model": lambda hellos, _: (*hellos[:3], replace(hellos[3], model=bytes(32))),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_site_uploads_nothing_for_a_roster_that_was_not_agreed_on(server: HandServer, lie: str) -> None:
+    hellos = await server.greet(2)
+    told = LIES[lie](hellos, Terms(server.study.digest(), RUN, 2, 0, 1))
+    with server.refused("roster_refused"):
+        await server.ask(VICTIM, Phase.UPLOAD, 2, SecureWork(hellos=told))
+    assert list(server.sites[VICTIM].folder.glob("runs/*/new-*")) == []
+    await server.require_sound()
+
+
+async def test_hellos_of_another_attempt_or_round_do_not_count(server: HandServer) -> None:
+    """Where the others' keys are old ones, the server may know what belongs to them."""
+    old = await server.greet(2, attempt=0)
+    new = await server.greet(2, attempt=1)
+    mixed = tuple(hello if hello.site == VICTIM else old[place] for place, hello in enumerate(new))
+    with server.refused("roster_refused"):
+        await server.ask(VICTIM, Phase.UPLOAD, 2, SecureWork(hellos=mixed), 1)
+    with server.refused("vote_refused"):  # a sum that it has left
+        await server.ask(VICTIM, Phase.UPLOAD, 2, SecureWork(hellos=old), 0)
+    await server.require_sound()
+
+
+async def test_sites_that_were_shown_different_sums_do_not_meet_in_a_round(server: HandServer) -> None:
+    """Model inconsistency: two attempts at one round were opened, and the victim alone is shown the first of them.
+
+    It says so with its hello, and in no sum will anybody take part with others.
+    """
+    opened = []
+    for attempt in (0, 1):
+        uploads = await server.collect(2, await server.greet(2, attempt), attempt)
+        opened.append(await server.open(server.add(uploads)))
+    before = server.sums
+    server.sums = (*before, opened[0])
+    (odd,) = await server.greet(3, 0, (VICTIM,))
+    server.sums = (*before, opened[1])
+    others = await server.greet(3, 0, (EAST, SOUTH, WEST))
+    assert len({hello.model for hello in others}) == 1
+    assert odd.model != others[0].model
+    told = SecureWork(hellos=(others[0], odd, *others[1:]))
+    for site in NAMES:
+        with server.refused("roster_refused", site):
+            await server.ask(site, Phase.UPLOAD, 3, told)
+    await server.require_sound()
+
+
+# --- another study, another key ---
+
+
+async def test_work_of_another_study_is_not_done(server: HandServer) -> None:
+    with server.refused("study_not_approved"):
+        await server.ask(VICTIM, Phase.HELLO, 2, server.way(VICTIM), study_digest=bytes(32))
+    with server.refused("bad_frame"):
+        await server.ask(VICTIM, Phase.HELLO, 9, server.way(VICTIM))
+    for phase in (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE, Phase.GUEST):
+        with server.refused("bad_frame"):  # what a study without protection answers in the clear
+            await server.ask(VICTIM, phase, 2, server.way(VICTIM))
+    await server.require_sound()
+
+
+def parts_of_the_server(server: HandServer, study: bytes, run: RunId, sign: Callable[[bytes], bytes]) -> SealedPart:
+    return make_parts(study, run, WEST, server.sealing, sign, SystemRandomness())[VICTIM]
+
+
+@pytest.mark.parametrize("lie", ["another study", "another run", "the server's", "too few", "twice", "another site's"])
+async def test_parts_of_a_study_key_that_sites_did_not_make_for_this_one_are_refused(
+    installed: Path, tmp_path: Path, lie: str
+) -> None:
+    """Whatever the server mixes in: a part of another study or run, one that it made, or too few of the true ones."""
+    server = HandServer(tmp_path)
+    await server.exchange_keys()
+    true, west = server.parts[VICTIM], server.sites[WEST].keys.signing.sign
+    digest = server.study.digest()
+    told = {
+        "another study": lambda: (*true[:3], parts_of_the_server(server, bytes(32), RUN, west)),
+        "another run": lambda: (*true[:3], parts_of_the_server(server, digest, RunId("run-2"), west)),
+        "the server's": lambda: (
+            *true[:3],
+            parts_of_the_server(server, digest, RUN, Ed25519PrivateKey.generate().sign),
+        ),
+        "too few": lambda: true[:2],
+        "twice": lambda: (*true[:3], true[2]),
+        "another site's": lambda: (*true[:3], server.parts[EAST][3]),
+    }[lie]()
+    with server.refused("study_key_refused"):
+        await server.ask(VICTIM, Phase.HELLO, 0, SecureWork(parts=told))
+    assert not list(server.sites[VICTIM].folder.glob("keys/studies/*"))
+    await server.run_sum(0)
+    for site in server.sites.values():
+        site.state.close()
+
+
+async def test_a_study_key_once_joined_stays(server: HandServer) -> None:
+    """Other parts, good ones even, do not replace it; a site that restarts has the same key."""
+    hellos = await server.greet(2)
+    before = server.sites[VICTIM].kept()
+    west = server.sites[WEST].keys.signing.sign
+    mixed = (*server.parts[VICTIM][:3], parts_of_the_server(server, server.study.digest(), RUN, west))
+    server.sites[VICTIM].restart()
+    answer, _ = await server.ask(VICTIM, Phase.HELLO, 2, replace(server.way(VICTIM), parts=mixed), 1)
+    assert answer.hello is not None
+    assert answer.hello.model == hellos[0].model
+    assert server.sites[VICTIM].kept() == before
+
+
+# --- the vote ---
+
+
+async def test_a_site_votes_once_in_a_sum(server: HandServer) -> None:
+    """Two exact sums, over U and over U without the victim, would give the victim's update."""
+    uploads = await server.collect(2, await server.greet(2))
+    await server.vote(VICTIM, server.add(uploads))
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(uploads, (EAST, NORTH, SOUTH)))
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(uploads))
+    server.sites[VICTIM].restart()  # it has lost its shares and keeps the vote
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(uploads, (EAST, NORTH, SOUTH)))
+    await server.require_sound()
+
+
+@pytest.mark.parametrize(
+    "survivors", [(NORTH,), (EAST, NORTH), (EAST, NORTH, NORTH), (NORTH, EAST, WEST), (EAST, NORTH, SiteName("zeta"))]
+)
+async def test_a_site_does_not_vote_below_the_floor_nor_for_strangers(
+    server: HandServer, survivors: tuple[SiteName, ...]
+) -> None:
+    uploads = await server.collect(2, await server.greet(2))
+    true = server.add(uploads)
+    boxes = shares_to_bytes({site: uploads.boxes[site][VICTIM] for site in NAMES if site != VICTIM})
+    work = SecureWork(survivors=survivors, digest=true.digest, shares=Blob.of(boxes))
+    with server.refused("vote_refused"):
+        await server.ask(VICTIM, Phase.VOTE, 2, work)
+    # A site that was only asked wrongly still has its part in the sum.
+    server.sums = (*server.sums, await server.open(true))
+    await server.require_sound()
+
+
+async def test_a_retry_does_not_open_what_differs_by_one_site(server: HandServer) -> None:
+    """The same model, trained anew with the same records: the difference of both sums would be nearly one update."""
+    uploads = await server.collect(2, await server.greet(2))
+    await server.vote(VICTIM, server.add(uploads))
+    again = await server.collect(2, await server.greet(2, 1), 1)
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(again, (EAST, NORTH, SOUTH)))
+    without = await server.collect(2, await server.greet(2, 2, (EAST, NORTH, SOUTH)), 2)
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(without, (EAST, NORTH, SOUTH)))
+    same = await server.collect(2, await server.greet(2, 3), 3)
+    await server.vote(VICTIM, server.add(same))
+
+
+async def test_a_site_votes_twice_on_one_model_and_never_again(server: HandServer) -> None:
+    for attempt in (0, 1):
+        uploads = await server.collect(2, await server.greet(2, attempt), attempt)
+        await server.vote(VICTIM, server.add(uploads))
+        server.sites[VICTIM].restart()
+    uploads = await server.collect(2, await server.greet(2, 2), 2)
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(uploads))
+
+
+async def test_votes_of_a_round_that_is_over_are_not_given(server: HandServer) -> None:
+    """Back to the model before: a third sum on it would be one too many."""
+    await server.run_sum(2)
+    server.sums = server.sums[:1]
+    hellos = []
+    for site in NAMES:
+        server.sites[site].restart()
+        hellos.append((await server.ask(site, Phase.HELLO, 1, server.way(site), 1))[0].hello)
+    uploads = await server.collect(1, tuple(hello for hello in hellos if hello is not None), 1)
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(uploads))
+
+
+async def test_a_site_does_not_vote_for_shares_that_it_did_not_get(server: HandServer) -> None:
+    """Missing, damaged, somebody else's."""
+    uploads = await server.collect(2, await server.greet(2))
+    summed = server.add(uploads)
+    true = {site: uploads.boxes[site][VICTIM] for site in NAMES if site != VICTIM}
+    damaged = true[EAST][:-1] + bytes([true[EAST][-1] ^ 1])
+    lies: list[dict[SiteName, bytes]] = [
+        {site: true[site] for site in (SOUTH, WEST)},
+        {**true, EAST: damaged},
+        {**true, EAST: true[WEST]},
+        {**true, EAST: uploads.boxes[EAST][WEST]},
+    ]
+    for boxes in lies:
+        work = SecureWork(survivors=NAMES, digest=summed.digest, shares=Blob.of(shares_to_bytes(boxes)))
+        with server.refused("bad_frame"):
+            await server.ask(VICTIM, Phase.VOTE, 2, work)
+    server.sums = (*server.sums, await server.open(summed))
+    await server.require_sound()
+
+
+# --- the reveal ---
+
+
+async def test_a_site_reveals_only_what_enough_voted_for_and_once(server: HandServer) -> None:
+    uploads = await server.collect(2, await server.greet(2))
+    summed = server.add(uploads)
+    with server.refused("vote_refused"):  # it has not voted
+        await server.reveal(VICTIM, summed, ())
+    votes = {site: await server.vote(site, summed) for site in (EAST, NORTH)}
+    forged = Vote(SOUTH, Ed25519PrivateKey.generate().sign(b"anything"))
+    for few in ([EAST, NORTH], [NORTH, NORTH, NORTH]):
+        with server.refused("vote_refused"):
+            await server.reveal(VICTIM, summed, tuple(votes[site] for site in few))
+    with server.refused("vote_refused"):
+        await server.reveal(VICTIM, summed, (*votes.values(), forged))
+    votes[SOUTH] = await server.vote(SOUTH, server.add(uploads, (EAST, NORTH, SOUTH)))  # for other survivors
+    with server.refused("vote_refused"):
+        await server.reveal(VICTIM, summed, tuple(votes.values()))
+    votes[WEST] = await server.vote(WEST, summed)
+    await server.reveal(VICTIM, summed, tuple(votes.values()))
+    with server.refused("vote_refused"):
+        await server.reveal(VICTIM, summed, tuple(votes.values()))
+
+
+# --- the sum ---
+
+
+async def end_of_round_2(server: HandServer) -> tuple[Sum, SecureSumRef]:
+    summed = server.add(await server.collect(2, await server.greet(2)))
+    return summed, await server.open(summed)
+
+
+async def require_refused(server: HandServer, lie: SecureSumRef, true: SecureSumRef, code: str = "sum_refused") -> None:
+    """The victim does not take the lie for the sum of round 2, and takes the truth afterwards."""
+    work = replace(server.way(VICTIM), sums=(*server.sums, lie))
+    with server.refused(code):
+        await server.ask(VICTIM, Phase.HELLO, 3, work, 1)
+    server.sums = (*server.sums, true)
+    await server.require_sound()
+
+
+async def test_a_sum_in_which_one_word_was_changed_is_not_applied(server: HandServer) -> None:
+    summed, true = await end_of_round_2(server)
+    assert summed.ciphertext is not None
+    total = words.unpack(server.spool.content(summed.ciphertext))
+    total[0, 7] = (int(total[0, 7]) + 1) % ring.MODULUS
+    changed = server.spool.put([words.pack(total)])
+    await require_refused(server, replace(true, ciphertext=changed), true)
+
+
+async def test_a_changed_sum_with_a_changed_opening_is_not_what_was_voted_for(server: HandServer) -> None:
+    summed, true = await end_of_round_2(server)
+    assert summed.ciphertext is not None
+    changed = server.spool.put([words.pack(np.zeros_like(words.unpack(server.spool.content(summed.ciphertext))))])
+    lie = replace(summed, ciphertext=changed)
+    votes = tuple(Vote(site, bytes(64)) for site in NAMES)
+    await require_refused(server, server.reference(lie, votes, ()), true)
+
+
+@pytest.mark.parametrize("where", ["ciphertext", "counts"])
+async def test_a_change_that_all_sites_voted_for_does_not_fit_the_tags(server: HandServer, where: str) -> None:
+    """A multiple of Delta leaves no residue, and a weight is just a word: tags that only sites can make find both.
+
+    The lie comes before the vote, so every signature is true.
+    """
+    summed = server.add(await server.collect(2, await server.greet(2)))
+    assert summed.ciphertext is not None
+    if where == "ciphertext":
+        total = words.unpack(server.spool.content(summed.ciphertext))
+        message = np.zeros_like(total)
+        message[0, 0] = 1 << server.packing.delta_bits
+        ring.add(total, ring.to_ntt(message))
+        lie = replace(summed, ciphertext=server.spool.put([words.pack(total)]))
+    else:
+        counts = words_from_bytes(summed.counts)
+        counts[0] = (int(counts[0]) - 1000) % ring.MODULUS
+        lie = replace(summed, counts=words_to_bytes(counts))
+    reference = await server.open(lie)
+    with server.refused("sum_refused"):
+        await server.ask(VICTIM, Phase.HELLO, 3, replace(server.way(VICTIM), sums=(*server.sums, reference)))
+    await server.require_sound()
+
+
+async def test_a_site_that_was_added_twice_is_found(server: HandServer) -> None:
+    """Twice the victim in the sum, once among the survivors: the keys do not fit."""
+    uploads = await server.collect(2, await server.greet(2))
+    summed = server.add(uploads)
+    total = words.unpack(server.spool.content(server.add(uploads).ciphertext or uploads.ciphertexts[VICTIM]))
+    ring.add(total, words.unpack(server.spool.content(uploads.ciphertexts[VICTIM])))
+    lie = replace(summed, ciphertext=server.spool.put([words.pack(total)]))
+    reference = await server.open(lie)
+    with server.refused("sum_refused"):
+        await server.ask(VICTIM, Phase.HELLO, 3, replace(server.way(VICTIM), sums=(*server.sums, reference)))
+    await server.require_sound()
+
+
+def with_votes(server: HandServer, true: SecureSumRef, summed: Sum, count: int) -> SecureSumRef:
+    """The true opening with so many of its votes."""
+    opening = opening_from_bytes(server.spool.content(true.opening))
+    return server.reference(summed, opening.votes[:count], opening.reveals)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        "of round 1",
+        "with a sum of round 1",
+        "of another attempt",
+        "without reveals",
+        "of fewer survivors",
+        "with too few votes",
+        "no opening",
+    ],
+)
+async def test_an_opening_of_something_else_opens_nothing(server: HandServer, lie: str) -> None:
+    summed, true = await end_of_round_2(server)
+    first = server.sums[1]
+    few = server.reference(replace(summed, survivors=(EAST, NORTH, SOUTH)), (), ())
+    shown = {
+        "of round 1": replace(true, opening=first.opening),
+        "with a sum of round 1": replace(first, round_number=2),
+        "of another attempt": replace(true, attempt=1),
+        "without reveals": server.reference(summed, (), ()),
+        "of fewer survivors": few,
+        "with too few votes": with_votes(server, true, summed, 2),
+        "no opening": replace(true, opening=server.spool.put([b"\xff" * 100])),
+    }[lie]
+    await require_refused(server, shown, true)
+
+
+async def test_what_was_opened_is_told_as_rates_and_never_as_counts(server: HandServer) -> None:
+    """In no answer of a site is the number of anybody's records, nor of all together."""
+    records = [40 + place for place in range(len(NAMES))]
+    await server.run_sum(2)
+    answer, _ = await server.ask(VICTIM, Phase.HELLO, 3, server.way(VICTIM))
+    told = {value for rates in answer.metrics.values() for value in rates.values()}
+    assert told
+    assert told.isdisjoint({*map(float, records), float(sum(records))})
+    assert all(value == round(value, 3) for value in told)
+
+
+# --- checkpoints ---
+
+
+@pytest.mark.parametrize("lie", ["of the round before", "of the server", "damaged", "of nobody"])
+async def test_a_checkpoint_that_the_sites_did_not_seal_for_this_round_is_not_adopted(
+    server: HandServer, lie: str
+) -> None:
+    """A site without the sums has only a checkpoint to go by. What it cannot verify leaves it without a model."""
+    sealed = []
+    for number in (2, 3):  # of the models of rounds 1 and 2
+        uploads = await server.collect(number, await server.greet(number))
+        sealed.append((await server.ask(WEST, Phase.CHECKPOINT, number, SecureWork()))[1][0])
+        server.sums = (*server.sums, await server.open(server.add(uploads)))
+    old, true = sealed
+    content = server.spool.content(true)
+    shown = {
+        "of the round before": lambda: old,
+        "of the server": lambda: server.spool.put([bytes(len(content))]),
+        "damaged": lambda: server.spool.put([content[:-1] + bytes([content[-1] ^ 1])]),
+        "of nobody": lambda: Blob(true.id, true.size - 1),
+    }[lie]()
+    await server.sites[VICTIM].engine.forget(RUN)
+    far = SecureWork(
+        parts=server.parts[VICTIM],
+        sums=(server.sums[0], server.sums[3]),
+        dimension=server.dimension,
+        checkpoint=shown,
+        checkpoint_round=2,
+    )
+    before = server.sites[VICTIM].kept()[0]
+    with pytest.raises(QuorateError):
+        await server.ask(VICTIM, Phase.HELLO, 4, far, 1)
+    assert {name for name in server.sites[VICTIM].kept()[0] if name.startswith("model")} == set()
+    assert not any(name.startswith("model") for name in before)
+    answer, _ = await server.ask(VICTIM, Phase.HELLO, 4, replace(far, checkpoint=true), 2)
+    others = await server.greet(4, 2, (EAST,))
+    assert answer.hello is not None
+    assert answer.hello.model == others[0].model

@@ -1,0 +1,530 @@
+"""Secure aggregation with real processes: what the server holds, and who may die when without costing more than a part.
+
+Four sites, of which one may collude: a sum needs three uploads, three votes and two reveals. A frozen site (SIGSTOP)
+holds an exchange open: the server of these tests takes a minute to notice, but sees at once that a killed one is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quorate.errors import QuorateError
+from quorate.exchange import StudyContribution
+from quorate.messages import contribution_to_bytes
+from quorate.runs import RunState, RunView
+from quorate.secagg import ring, words
+from quorate.secagg.packing import Packing
+from quorate.secagg.plain import PlainScheme, weight_of
+from quorate_client.folder import RELEASED_MODEL
+from quorate_client.model_state import THETA_OFFSET
+from tests.integration.consortium_kit import (
+    DIMENSION,
+    HOLD,
+    SECRET,
+    Consortium,
+    Site,
+    Template,
+    contributed,
+    shares_in,
+)
+from tests.integration.processes import eventually
+from tests.integration.test_crashes import run_worker
+
+pytestmark = pytest.mark.integration
+
+Found = Callable[..., Consortium]
+ALL = set(SECRET.sites)
+OTHERS = ALL - {"east"}
+BOUND = 4.0
+
+
+@pytest.fixture
+def founded(secret_template: Template) -> Template:
+    return secret_template
+
+
+@pytest.fixture
+def consortium(found: Found) -> Consortium:
+    """One server and four sites; who is frozen is not missed for a minute."""
+    made = found(silent_after_s="60.0")
+    made.start()
+    return made
+
+
+def run_to_vote(consortium: Consortium, study: str, *frozen: str) -> str:
+    """A run whose second round is in the vote; all have voted but the ``frozen``, whose daemons stand still."""
+    west = consortium.sites["west"]
+    west.order("train-2", HOLD)
+    run = consortium.run(study)
+    west.await_step("train-2")
+    consortium.await_phase(run, "upload", ("east", "north", "south"))
+    for name in frozen:
+        consortium.sites[name].running.freeze()
+    west.release("train-2")
+    consortium.await_phase(run, "vote", sorted(ALL - set(frozen)))
+    return run
+
+
+def run_to_reveal(consortium: Consortium, study: str) -> str:
+    """A run whose second round is in the reveal; all but east have revealed, whose daemon stands still."""
+    run = run_to_vote(consortium, study, "south")
+    consortium.sites["east"].running.freeze()
+    consortium.sites["south"].running.thaw()
+    consortium.await_phase(run, "reveal", ("north", "south", "west"))
+    return run
+
+
+def restart(consortium: Consortium, *names: str) -> None:
+    for name in names:
+        consortium.start_site(name)
+    consortium.await_sites()
+
+
+def state_names(site: Site, run: str) -> set[str]:
+    """The model states of a run that a site holds, by round and digest."""
+    return {path.name for path in (site.folder / "work" / "runs" / run).glob("model-*.state")}
+
+
+def ballots(site: Site, run: str) -> list[tuple[int, tuple[str, ...], bytes]]:
+    """What a site voted for: round, survivors, digest."""
+    with closing(sqlite3.connect(f"file:{site.folder / 'state.sqlite'}?mode=ro", uri=True)) as database:
+        rows = database.execute("SELECT round, survivors, digest FROM ballots WHERE run = ?", (run,)).fetchall()
+    return [(number, tuple(json.loads(survivors)), digest) for number, survivors, digest in rows]
+
+
+# --- what the server holds ---
+
+
+def spellings(number: int) -> list[re.Pattern[bytes]]:
+    """A number as text, and as an integer or a float of 8 bytes in either order."""
+    text = re.compile(rb"(?<![0-9A-Za-z.])%d(?![0-9A-Za-z])" % number)
+    packed = [struct.pack(form, number) for form in ("<q", ">q", "<d", ">d")]
+    return [text, *(re.compile(re.escape(form)) for form in packed)]
+
+
+def samples(content: bytes) -> list[re.Pattern[bytes]]:
+    """Pieces from all over, long enough not to be met by chance. The first bytes are the same for everybody."""
+    pieces = [content[at : at + 48] for at in range(64, len(content) - 48, len(content) // 16)]
+    return [re.compile(re.escape(piece)) for piece in pieces if len(set(piece)) > 8]
+
+
+def canaries(consortium: Consortium, run: str) -> Mapping[str, list[re.Pattern[bytes]]]:
+    """What nobody but the sites may hold, of each of them: its numbers, its update of round 2, its models, its keys."""
+    found: dict[str, list[re.Pattern[bytes]]] = {}
+    packing, total = Packing(BOUND, len(ALL)), sum(SECRET.records.values())
+    for name, site in consortium.sites.items():
+        records = SECRET.records[name]
+        weight = weight_of(records, total)
+        said = contribution_to_bytes(StudyContribution(dimension=DIMENSION, extras=(records,)))
+        found[f"records of {name}"] = [*spellings(records), re.compile(re.escape(said))]
+        found[f"weight of {name}"] = spellings(weight)
+        for path in site.folder.glob(f"work/runs/{run}/model-*.state"):
+            found[f"{path.name} of {name}"] = samples(path.read_bytes()[THETA_OFFSET:])
+        key = site.folder / "keys" / "studies" / f"{run}.key"
+        if key.exists():
+            found[f"study key of {name}"] = [re.compile(re.escape(key.read_bytes()))]
+        kept = site.control / "update-2"
+        if kept.exists():
+            update = np.fromfile(kept, np.float32)
+            coefficients = packing.encode(update, weight)[0]
+            residues = (coefficients % ring.MODULUS).astype(np.uint64)
+            found[f"update of {name}"] = samples(update.tobytes())
+            found[f"plain words of {name}"] = samples(
+                PlainScheme(BOUND, len(ALL)).encode(update, weight)[0].astype("<u4").tobytes()
+            )
+            found[f"bare coefficients of {name}"] = samples(coefficients.tobytes()) + samples(words.pack(residues))
+    return found
+
+
+def told(consortium: Consortium, run: str) -> list[bytes]:
+    """Everything that the server has written, and what it reports."""
+    contents = [b"".join(consortium.operator.report(run, form)) for form in ("json", "html")]
+    for path in [*consortium.server_dir.rglob("*"), consortium.root / "server.log"]:
+        try:
+            contents.append(path.read_bytes())
+        except (IsADirectoryError, FileNotFoundError):  # the spool is tidied meanwhile
+            continue
+    return contents
+
+
+def seen(contents: Iterable[bytes], sought: Mapping[str, list[re.Pattern[bytes]]]) -> set[str]:
+    contents = list(contents)
+    return {
+        name for name, forms in sought.items() if any(form.search(content) for form in forms for content in contents)
+    }
+
+
+def hold_round_2(consortium: Consortium, study: str, last: str) -> str:
+    """A run in which all have sent their update of round 2, but west."""
+    for site in consortium.sites.values():
+        site.order("keep", HOLD)
+    consortium.sites["west"].order("train-2", HOLD)
+    run = consortium.run(study)
+    consortium.sites["west"].await_step("train-2")
+    consortium.await_phase(run, last, ("east", "north", "south"))
+    return run
+
+
+def test_an_undisturbed_run_tells_the_server_nothing_of_a_site(consortium: Consortium) -> None:
+    """Each round has all sites, the model is exact at all of them and not at the server, and nowhere in the server's
+    folder, log and reports is a site's count, weight, update, model or key; neither during the run nor afterwards.
+    """
+    run = hold_round_2(consortium, "kept", "upload")
+    during = canaries(consortium, run)
+    assert {f"{what} of {name}" for what in ("study key", "records") for name in ALL} <= set(during)
+    assert {f"update of {name}" for name in ("east", "north", "south")} <= set(during)
+    assert len([name for name in during if name.startswith("model-1")]) == len(ALL)
+    assert seen(told(consortium, run), during) == set()
+    # The search itself finds what is there.
+    control = consortium.sites["east"].control
+    assert seen([(control / "update-2").read_bytes()], during) == {"update of east"}
+    consortium.sites["north"].order("export-3", HOLD)
+    consortium.sites["west"].release("train-2")
+    consortium.sites["north"].await_step("export-3")
+    after = canaries(consortium, run)
+    assert {f"update of {name}" for name in ALL} <= set(after)
+    assert len([name for name in after if name.startswith("model-3")]) == len(ALL)
+    consortium.sites["north"].release("export-3")
+    view = consortium.await_end(run)
+
+    assert contributed(view) == [ALL, ALL, ALL]
+    assert [dict(result.missing) for result in view.results] == [{}, {}, {}]
+    for site in consortium.sites.values():
+        assert Counter(name for name, _ in site.steps() if name.startswith("train")) == {
+            "train-1": 1,
+            "train-2": 1,
+            "train-3": 1,
+        }
+    models = [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in consortium.sites.values()]
+    assert len({path.read_bytes() for path in models}) == 1
+    np.testing.assert_allclose(shares_in(models[0]), consortium.expected(view), atol=SECRET.tolerance, rtol=0)
+    assert not view.model_available
+    with pytest.raises(QuorateError):
+        consortium.released(run)
+    assert consortium.spooled() == []
+    contents = told(consortium, run)
+    assert consortium.running.stop() == 0
+    contents += [path.read_bytes() for path in consortium.server_dir.rglob("*") if path.is_file()]
+    assert not list(consortium.server_dir.rglob("*.npz"))
+    assert seen(contents, {**during, **after}) == set()
+
+
+def test_the_same_search_finds_it_all_where_nothing_is_protected(consortium: Consortium) -> None:
+    """What makes the test above one: in an open study the server's folder is full of it."""
+    run = hold_round_2(consortium, "open", "train")
+    found = seen(told(consortium, run), canaries(consortium, run))
+    assert {f"plain words of {name}" for name in ("east", "north", "south")} <= found
+    assert {f"records of {name}" for name in ALL} <= found
+    consortium.sites["west"].release("train-2")
+    consortium.require_whole(run)
+
+
+# --- a site ---
+
+
+def test_a_site_that_dies_before_its_hello_is_missed_for_that_round_only(consortium: Consortium) -> None:
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    east.order("initial-2", HOLD)
+    north.order("train-1", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("initial-2")
+    consortium.await_phase(run, "hello", sorted(OTHERS))
+    east.running.kill()
+    north.await_step("train-1")
+    east.release("initial-2")
+    restart(consortium, "east")
+    north.release("train-1")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [OTHERS, ALL, ALL]
+    assert dict(view.results[0].missing) == {"east": "absent"}
+    assert east.began("train-1") == 0
+
+
+def test_a_site_that_dies_while_it_trains_is_missed_for_that_round_only(consortium: Consortium) -> None:
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    for site in (east, north):
+        site.order("train-2", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("train-2")
+    consortium.await_phase(run, "upload", ("south", "west"))
+    east.running.kill()
+    east.release("train-2")
+    restart(consortium, "east")
+    north.release("train-2")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[1].missing) == {"east": "site_interrupted"}
+    assert east.began("train-2") == 1
+
+
+def test_what_a_site_uploaded_before_it_died_counts(consortium: Consortium) -> None:
+    """The others hold shares of its key: its update is in the sum, though it neither votes nor reveals."""
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    for name in ("train-1", "train-2"):
+        north.order(name, HOLD)
+    run = consortium.run("brisk")
+    north.await_step("train-1")
+    consortium.await_phase(run, "upload", ("east", "south", "west"))
+    east.running.kill()
+    north.release("train-1")
+    north.await_step("train-2")
+    restart(consortium, "east")
+    north.release("train-2")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, OTHERS, ALL]
+    assert dict(view.results[0].missing) == {}
+    assert dict(view.results[1].missing) == {"east": "absent"}
+
+
+def test_a_site_that_dies_between_vote_and_reveal_costs_nothing(consortium: Consortium) -> None:
+    """Two others reveal. Started again it has lost its share, says so, and is in the next round."""
+    run = run_to_vote(consortium, "brisk", "south")
+    consortium.sites["east"].running.kill()
+    restart(consortium, "east")
+    consortium.sites["south"].running.thaw()
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+    assert "vote_refused" in consortium.sites["east"].log
+
+
+def test_a_site_that_is_frozen_in_its_reveal_costs_nothing(consortium: Consortium) -> None:
+    """Nobody knows that it would come back: it is killed while it stands still."""
+    run = run_to_reveal(consortium, "brisk")
+    consortium.sites["north"].order("train-3", HOLD)
+    consortium.sites["east"].running.kill()
+    consortium.sites["north"].await_step("train-3")
+    restart(consortium, "east")
+    consortium.sites["north"].release("train-3")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [ALL, ALL, OTHERS]
+
+
+@pytest.mark.parametrize(
+    ("study", "back_in", "rounds"),
+    [("brisk", "train-2", [OTHERS, OTHERS, ALL]), ("thrifty", "train-3", [OTHERS, OTHERS, OTHERS])],
+    ids=["by the sums", "by a checkpoint"],
+)
+def test_a_site_that_missed_rounds_arrives_at_the_same_model(
+    consortium: Consortium, study: str, back_in: str, rounds: list[set[str]]
+) -> None:
+    """It opens what it was not part of: the sums, or where the server dropped them a checkpoint that another site
+    sealed. Its hello fits the others' only if its model does.
+    """
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    east.order("train-1", HOLD)
+    for name in (back_in, "export-3"):
+        north.order(name, HOLD)
+    run = consortium.run(study)
+    east.await_step("train-1")
+    consortium.await_phase(run, "upload", ("south", "west"))
+    east.running.kill()
+    east.release("train-1")
+    north.await_step(back_in)
+    restart(consortium, "east")
+    north.release(back_in)
+    north.await_step("export-3")
+    consortium.await_phase(run, "release", ("east", "south", "west"))
+    states = {name: state_names(site, run) for name, site in consortium.sites.items()}
+    newest = {name for name in states["north"] if name.startswith("model-3-")}
+    assert len(newest) == 1
+    assert all(newest <= held for held in states.values())
+    north.release("export-3")
+    view = consortium.require_whole(run)
+    assert contributed(view) == rounds
+    models = [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in consortium.sites.values()]
+    assert len({path.read_bytes() for path in models}) == 1
+
+
+def test_a_site_that_was_not_there_when_the_run_began_joins_it(found: Found) -> None:
+    """It finds its part of the study key, and the sum of the statistics that it is not in."""
+    consortium = found(silent_after_s="60.0")
+    consortium.start_server()
+    for name in OTHERS:
+        consortium.start_site(name)
+    consortium.await_sites(east="offline")
+    north = consortium.sites["north"]
+    north.order("train-1", HOLD)
+    run = consortium.run("brisk")
+    north.await_step("train-1")
+    restart(consortium, "east")
+    north.release("train-1")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [OTHERS, ALL, ALL]
+
+
+# --- a sum that cannot be opened ---
+
+
+def require_few_votes(consortium: Consortium, run: str, round_number: int, *voters: str) -> None:
+    """These sites voted twice in a round, over the same sites; the others once."""
+    for name, site in consortium.sites.items():
+        given = [ballot for ballot in ballots(site, run) if ballot[0] == round_number]
+        assert len(given) == (2 if name in voters else 1), name
+        assert {survivors for _, survivors, _ in given} == {tuple(sorted(ALL))}
+        assert len({digest for *_, digest in given}) == len(given)
+
+
+def test_a_sum_that_lost_its_voters_is_begun_anew_once_they_are_back(consortium: Consortium) -> None:
+    """All train anew, under new keys; the first sum is never opened, and nobody counts twice."""
+    run = run_to_vote(consortium, "brisk", "north", "south")
+    for name in ("north", "south"):
+        consortium.sites[name].running.kill()
+        consortium.start_site(name)
+    consortium.sites["west"].order("train-3", HOLD)
+    consortium.sites["west"].await_step("train-3")
+    require_few_votes(consortium, run, 2, "east", "west")
+    consortium.sites["west"].release("train-3")
+    view = consortium.await_end(run)
+    assert contributed(view) == [ALL, ALL, ALL]
+    consortium.require_shares(view)
+    for site in consortium.sites.values():
+        assert [site.began(f"train-{number}") for number in (1, 2, 3)] == [1, 2, 1]
+
+
+def test_a_run_whose_voters_stay_away_pauses_after_one_more_attempt(consortium: Consortium) -> None:
+    """Paused with ``quorum_missing``; with the sites back ``resume`` completes it."""
+    run = run_to_vote(consortium, "hasty", "north", "south")
+    for name in ("north", "south"):
+        consortium.sites[name].running.kill()
+    paused = consortium.await_run(run, lambda view: view.state is not RunState.RUNNING, "to pause", 90.0)
+    assert paused.state is RunState.PAUSED
+    assert paused.reason is not None
+    assert paused.reason.code == "quorum_missing"
+    assert "north (absent), south (absent)" in paused.reason.got
+    assert "run resume" in paused.reason.action
+    assert contributed(paused) == []
+    log = (consortium.server_dir / "runs" / run / "worker.log").read_text()
+    assert log.count("a secure sum is begun anew") == 1
+    restart(consortium, "north", "south")
+    assert consortium.view(run).state is RunState.PAUSED
+    consortium.operator.resume(run)
+    view = consortium.await_end(run)
+    assert contributed(view) == [ALL, ALL]
+    consortium.require_shares(view)
+    for site in consortium.sites.values():
+        assert [site.began(f"train-{number}") for number in (1, 2)] == [1, 2]
+
+
+def test_an_operators_pause_in_an_upload_loses_no_round(consortium: Consortium) -> None:
+    """What was withdrawn is not taken up again: the sum is begun anew when the run goes on."""
+    west = consortium.sites["west"]
+    west.order("train-2", HOLD)
+    run = consortium.run("brisk")
+    west.await_step("train-2")
+    consortium.await_phase(run, "upload", ("east", "north", "south"))
+    consortium.operator.pause(run)
+    west.release("train-2")
+    consortium.operator.resume(run)
+    view = consortium.await_end(run)
+    assert [result.round_number for result in view.results] == [1, 2, 3]
+    assert all(OTHERS & each for each in contributed(view))
+    consortium.require_shares(view)
+
+
+# --- the server ---
+
+
+def in_hello(consortium: Consortium) -> str:
+    consortium.sites["west"].order("initial-2", HOLD)
+    run = consortium.run("patient")
+    consortium.sites["west"].await_step("initial-2")
+    consortium.await_phase(run, "hello", ("east", "north", "south"))
+    return run
+
+
+def in_upload(consortium: Consortium) -> str:
+    consortium.sites["west"].order("train-2", HOLD)
+    run = consortium.run("patient")
+    consortium.sites["west"].await_step("train-2")
+    consortium.await_phase(run, "upload", ("east", "north", "south"))
+    return run
+
+
+def in_vote(consortium: Consortium) -> str:
+    return run_to_vote(consortium, "patient", "south")
+
+
+def in_reveal(consortium: Consortium) -> str:
+    return run_to_reveal(consortium, "patient")
+
+
+def let_go(consortium: Consortium) -> None:
+    """Whoever was held to bring a run to where it is."""
+    for site in consortium.sites.values():
+        site.running.thaw()
+        for step in ("initial-2", "train-2"):
+            (site.control / step).unlink(missing_ok=True)
+
+
+PLACES = [in_hello, in_upload, in_vote, in_reveal]
+
+
+def place(value: object) -> str:
+    return getattr(value, "__name__", "")
+
+
+@pytest.mark.parametrize("reach", PLACES, ids=place)
+def test_a_run_goes_on_by_itself_when_the_server_was_killed(
+    consortium: Consortium, reach: Callable[[Consortium], str]
+) -> None:
+    """What sites did meanwhile counts, once; nobody trains or votes again for the same sum."""
+    run = reach(consortium)
+    consortium.running.kill()
+    let_go(consortium)
+    consortium.start_server()
+    view = consortium.require_whole(run)
+    require_undisturbed(consortium, view)
+
+
+@pytest.mark.parametrize("reach", PLACES, ids=place)
+def test_a_run_goes_on_by_itself_when_its_worker_was_killed(
+    consortium: Consortium, reach: Callable[[Consortium], str]
+) -> None:
+    run = reach(consortium)
+    first = run_worker(consortium)
+    first.kill()
+    eventually(lambda: run_worker(consortium).pid != first.pid, "another worker")
+    let_go(consortium)
+    view = consortium.require_whole(run)
+    require_undisturbed(consortium, view)
+
+
+def require_undisturbed(consortium: Consortium, view: RunView) -> None:
+    assert contributed(view) == [ALL, ALL, ALL]
+    for site in consortium.sites.values():
+        assert [site.began(f"train-{number}") for number in (1, 2, 3)] == [1, 1, 1]
+        rounds = Counter(number for number, *_ in ballots(site, view.run))
+        assert max(rounds.values()) == 1
+
+
+def test_a_worker_that_dies_does_not_let_a_site_into_a_sum_that_began_without_it(consortium: Consortium) -> None:
+    """Its successor goes through the closed hello again with the site back: a sum of other hellos would not open."""
+    east, north = consortium.sites["east"], consortium.sites["north"]
+    east.order("initial-2", HOLD)
+    north.order("train-1", HOLD)
+    run = consortium.run("brisk")
+    east.await_step("initial-2")
+    consortium.await_phase(run, "hello", sorted(OTHERS))
+    east.running.kill()
+    north.await_step("train-1")
+    consortium.await_phase(run, "upload", ("south", "west"))
+    east.release("initial-2")
+    restart(consortium, "east")
+    first = run_worker(consortium)
+    first.kill()
+    eventually(lambda: run_worker(consortium).pid != first.pid, "another worker")
+    north.release("train-1")
+    view = consortium.require_whole(run)
+    assert contributed(view) == [OTHERS, ALL, ALL]
+    assert [north.began(f"train-{number}") for number in (1, 2, 3)] == [1, 1, 1]
+    assert Path(consortium.root / "site-east.log").read_text().count("Traceback") == 0
