@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -63,6 +64,8 @@ def main() -> int:
         return 2
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
+    # So that the daemons are ended, too: they have sessions of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     try:
         run(root)

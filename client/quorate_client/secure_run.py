@@ -173,6 +173,8 @@ class SecureRun:
         if self._state is None:
             measure = await task.measure()
             dimension, counts = measure.dimension, (measure.records, *measure.statistics)
+            self._states.states()  # makes the folder
+            self._measured.write_text(str(measure.records), encoding="ascii")
         else:
             own, ciphertext = (0,) * OWN_COUNTS, None
             tally = await task.evaluate(self._state)
@@ -207,13 +209,20 @@ class SecureRun:
         """This site's share of all records. The weights of all sites may not be more than 1 together: no lane holds it.
 
         Who was not there when records were counted is in no total. Then those who were share one half, and the others
-        share the other.
+        share the other. Records that a site got since it was counted do not raise its weight.
         """
+        if self._measured.exists():
+            records = min(records, int(self._measured.read_text(encoding="ascii")))
         missing = len(self._study.sites) - len(self._counted)
         if not missing:
             return weight_of(records, self._statistics[0])
         weight = weight_of(records, 2 * self._statistics[0])
         return weight if site in self._counted else min(weight, WEIGHT_ONE // (2 * missing))
+
+    @property
+    def _measured(self) -> Path:
+        """Where this site keeps how many records it was counted with."""
+        return self._states.folder / "records"
 
     async def _vote(self, instruction: Instruction, work: SecureWork, fetch: Fetch) -> Vote:
         participant = self._of(instruction)

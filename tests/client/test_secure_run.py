@@ -437,6 +437,17 @@ def test_one_site_that_counts_nonsense_costs_the_metrics_and_not_the_run(tmp_pat
         same_everywhere(exchange)
 
 
+def test_records_that_came_since_they_were_counted_do_not_raise_a_sites_weight(tmp_path: Path) -> None:
+    """The weights of all sites would be more than 1, and no sum would open; a restart changes nothing about it."""
+    with engines(tmp_path, rounds=Rounds(count=2, quorum=3), parameters={"trouble": "grown"}) as exchange:
+        west: EngineSite = exchange.sites[WEST]
+        west.before = lambda instruction: west.restart() if at(instruction, Phase.HELLO, 2) else None
+        exchange.loop().run()
+        assert all(result.contributed == NAMES for result in exchange.results.values())
+        assert exchange.progress.attempt == 0
+        same_everywhere(exchange)
+
+
 def test_no_secret_is_ever_logged(tmp_path: Path) -> None:
     with capture_logs() as logs, engines(tmp_path, protection=Protection(value_bound=0.01)) as exchange:
         west: EngineSite = exchange.sites[WEST]
