@@ -53,7 +53,8 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     folder.policy.write_text("require_isolation = true\n")
     before = {path: path.read_bytes() for path in (folder.policy, folder.database, thief_installed / "thief_task.py")}
     spool = Spool(folder.spool)
-    engine = make_engine(folder, Config(), spool)
+    state = open_state(folder.database)
+    engine = make_engine(folder, Config(), spool, state)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         parameters = {
             "root": str(folder.root),
@@ -69,6 +70,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
             pytest.skip("NOT TESTED: this machine does not permit user namespaces")
         finally:
             await engine.close()
+            state.close()
     said = (folder.log / "tasks.log").read_text()
     outcomes = dict(json.loads(line) for line in said.splitlines() if line.startswith('["'))
     assert {name for name, outcome in outcomes.items() if outcome == "done"} == ALLOWED
