@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol, TypeVar, assert_never
 import structlog
 
 from quorate.blobs import Blob, BlobId
-from quorate.errors import BaseModelMismatchError, ModelDisagreementError, QuorateError
+from quorate.errors import BaseModelMismatchError, DiskFullError, ModelDisagreementError, QuorateError
 from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
 from quorate.runs import Progress, RoundResult, SiteProgress
@@ -318,3 +318,24 @@ class Phases:
 
         sites = tuple(of(site) for site in sorted(standing.rule.invited))
         self._exchange.report(Status(round_number, standing.rule.phase.value, sites))
+
+
+def settled(exchange: Exchange, blob: Blob) -> Blob:
+    """A blob that came inline is put into the spool, where checkpoints and models are kept."""
+    return blob if blob.inline is None else exchange.put([blob.inline])
+
+
+def require_room(exchange: Exchange, update_bytes: int, sites: int) -> None:
+    """Room for an update of every site and the sum, before anybody is asked to train for it.
+
+    Raises:
+        DiskFullError: there is not so much.
+    """
+    needed, free = update_bytes * (sites + 1), exchange.free_bytes()
+    if free < needed:
+        raise DiskFullError(
+            "The server's disk has no room for this round's updates",
+            expected=f"{needed} bytes free",
+            got=f"{free}",
+            action="Free some space at the server's spool folder, then `quorate run resume`",
+        )

@@ -64,7 +64,7 @@ from quorate.secure_messages import (
 )
 from quorate.study import Study
 from quorate_server.aggregate import SecureAdder
-from quorate_server.phases import Exchange, Phases, PhaseTally, Status, Work
+from quorate_server.phases import Exchange, Phases, PhaseTally, Status, Work, require_room, settled
 from quorate_server.progress import StoredSecureSum, StudyProgress, result_from_json, result_to_json
 
 log = structlog.get_logger()
@@ -193,7 +193,7 @@ class SecureLoop:
 
     def _sum(self, number: int) -> None:
         terms = Terms(self._digest, self._run_id, number, self._progress.attempt, self._polynomials(number))
-        self._require_disk(terms.polynomials * words.POLYNOMIAL_BYTES)
+        require_room(self._exchange, terms.polynomials * words.POLYNOMIAL_BYTES, len(self._study.sites))
         hellos, greeted = self._greet(terms)
         if number > self._reached:  # the sites could open what was before
             self._reached, self._tries = number, 0
@@ -260,7 +260,7 @@ class SecureLoop:
         def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
             if len(reply.blobs) != 1:
                 raise ContributionError(f"{site} did not send one sealed model")
-            sealed.append(self._settled(reply.blobs[0]))
+            sealed.append(settled(self._exchange, reply.blobs[0]))
 
         asked = [hello.site for hello in hellos]
         work = secure_work_to_bytes(SecureWork())
@@ -432,7 +432,7 @@ class SecureLoop:
         obsolete = done.reply_blobs
         if to_operator:
             _, agreeing = self._phases.agreement({site: sent[site].id for site in agreeing}, done)
-            chosen = self._settled(sent[min(agreeing)])
+            chosen = settled(self._exchange, sent[min(agreeing)])
             self._exchange.keep_model(chosen)
             obsolete = obsolete | {chosen.id}
         self._note_metrics(told, before=number)
@@ -479,10 +479,6 @@ class SecureLoop:
             return secure_work_to_bytes(asked), whole
 
         return work
-
-    def _settled(self, blob: Blob) -> Blob:
-        """A blob that came inline is put into the spool, where checkpoints and models are kept."""
-        return blob if blob.inline is None else self._exchange.put([blob.inline])
 
     def _inlined(self, blob: Blob | None) -> Blob | None:
         if blob is None or blob.size > INLINE_BYTES:
@@ -552,18 +548,6 @@ class SecureLoop:
     ) -> None:
         self._exchange.commit(progress, result, set(obsolete) - progress.blobs())
         self._progress = progress
-
-    def _require_disk(self, update_bytes: int) -> None:
-        """Room for an update of every site and the sum, before anybody is asked to train for it."""
-        needed = update_bytes * (len(self._study.sites) + 1)
-        free = self._exchange.free_bytes()
-        if free < needed:
-            raise DiskFullError(
-                "The server's disk has no room for this round's updates",
-                expected=f"{needed} bytes free",
-                got=f"{free}",
-                action="Free some space at the server's spool folder, then `quorate run resume`",
-            )
 
 
 def _without_the_last(progress: StudyProgress) -> StudyProgress:

@@ -20,7 +20,6 @@ from quorate.blobs import INLINE_BYTES, Blob, BlobId
 from quorate.errors import (
     BaseModelMismatchError,
     ContributionError,
-    DiskFullError,
 )
 from quorate.evaluation import LOSS_ONE, ClassificationTally
 from quorate.exchange import Phase, Reply, StudyContribution, StudyWork
@@ -30,7 +29,7 @@ from quorate.runs import RoundResult
 from quorate.secagg import plain
 from quorate.study import Study
 from quorate_server.aggregate import Adder
-from quorate_server.phases import Exchange, Phases, Status, Take, Work
+from quorate_server.phases import Exchange, Phases, Status, Take, Work, require_room, settled
 from quorate_server.progress import StoredSum, StudyProgress, result_from_json, result_to_json
 
 log = structlog.get_logger()
@@ -114,7 +113,7 @@ class StudyLoop:
     def _train(self, round_number: int) -> None:
         """Sites train on the last model; their updates are added up; the sum is committed."""
         progress = self._progress
-        self._require_disk(progress.dimension * plain.WORD_BYTES)
+        require_room(self._exchange, progress.dimension * plain.WORD_BYTES, len(self._study.sites))
         adder = self._adder(progress.dimension)
         agreed = progress.agreed_digest if progress.agreed_round == round_number - 1 else b""
         held: dict[SiteName, tuple[StudyContribution, Blob]] = {}
@@ -210,7 +209,7 @@ class StudyLoop:
         def take(site: SiteName, _: StudyContribution, blob: Blob | None) -> None:
             if blob is None or blob.id != self._progress.agreed_digest:
                 raise BaseModelMismatchError(f"{site} gave another model state than the one agreed on")
-            found.append(self._settled(blob))
+            found.append(settled(self._exchange, blob))
 
         candidates = sorted(self._holders)
         self._phases.ask_one(Phase.CHECKPOINT, round_number, self._work(), _parsed(take), candidates=candidates)
@@ -240,16 +239,12 @@ class StudyLoop:
         obsolete = done.reply_blobs
         if to_operator:
             _, agreeing = self._phases.agreement({site: blob.id for site, blob in sent.items()}, done)
-            chosen = self._settled(sent[min(agreeing)])
+            chosen = settled(self._exchange, sent[min(agreeing)])
             self._exchange.keep_model(chosen)
             obsolete = obsolete | {chosen.id}
         self._commit(self._progress.after(released=True), obsolete=obsolete)
 
     # --- what the steps share ---
-
-    def _settled(self, blob: Blob) -> Blob:
-        """A blob that came inline is put into the spool, where checkpoints and models are kept."""
-        return blob if blob.inline is None else self._exchange.put([blob.inline])
 
     def _adder(self, dimension: int) -> Adder:
         return Adder(dimension, len(self._study.sites))
@@ -263,18 +258,6 @@ class StudyLoop:
         # Not what is still needed: a site may send back as its update what it downloaded as a sum.
         self._exchange.commit(progress, result, set(obsolete) - progress.blobs())
         self._progress = progress
-
-    def _require_disk(self, update_bytes: int) -> None:
-        """Room for an update of every site and the sum, before anybody is asked to train for it."""
-        needed = update_bytes * (len(self._study.sites) + 1)
-        free = self._exchange.free_bytes()
-        if free < needed:
-            raise DiskFullError(
-                "The server's disk has no room for this round's updates",
-                expected=f"{needed} bytes free",
-                got=f"{free}",
-                action="Free some space at the server's spool folder, then `quorate run resume`",
-            )
 
 
 def _same_for_all(work: StudyWork) -> Work:
