@@ -130,7 +130,7 @@ class SecureRun:
                 reveal = self._of(instruction).reveal(work.votes)
                 answer = SecureAnswer(reveal=reveal)
             case Phase.CHECKPOINT:
-                answer, blobs = SecureAnswer(), (await self._checkpoint(instruction, agreement),)
+                answer, blobs = SecureAnswer(), (await self._checkpoint(instruction),)
             case Phase.RELEASE:
                 task, answer, blobs = await self._release(instruction, work, agreement, fetch)
             case _:
@@ -169,14 +169,15 @@ class SecureRun:
         participant = self._of(instruction)
         participant.begin_upload(work.hellos)
         task = TaskCalls(self._workers, agreement, self._statistics[1:], self._clock)
-        dimension, ciphertext = 0, None
+        dimension = 0
+        ciphertext: Blob | None = None
         if self._state is None:
             measure = await task.measure()
             dimension, counts = measure.dimension, (measure.records, *measure.statistics)
             self._states.states()  # makes the folder
             self._measured.write_text(str(measure.records), encoding="ascii")
         else:
-            own, ciphertext = (0,) * OWN_COUNTS, None
+            own: tuple[int, ...] = (0,) * OWN_COUNTS
             tally = await task.evaluate(self._state)
             if participant.terms.polynomials:
                 own, ciphertext = await self._train(task, self._state, participant)
@@ -236,10 +237,11 @@ class SecureRun:
 
         return participant.vote(work.survivors, work.digest, boxes, lock)
 
-    async def _checkpoint(self, instruction: Instruction, agreement: Agreement) -> Blob:
+    async def _checkpoint(self, instruction: Instruction) -> Blob:
         """The model that this site said hello with, sealed for the study's sites."""
+        self._of(instruction)  # refuses what is not the sum of that hello
         state, key = self._state, self._site.study_key(self._run)
-        if self._of(instruction).terms.round_number != instruction.round_number or state is None or key is None:
+        if state is None or key is None:
             raise BaseModelMismatchError("This site does not hold the model of which a checkpoint is asked")
         purpose = _checkpoint_purpose(state.round_number)
 

@@ -171,15 +171,6 @@ def opening_from_bytes(data: bytes) -> Opening:
     )
 
 
-def hellos_to_bytes(hellos: tuple[Hello, ...]) -> bytes:
-    """What is written down of who said hello."""
-    return secure_work_to_bytes(SecureWork(hellos=hellos))
-
-
-def hellos_from_bytes(data: bytes) -> tuple[Hello, ...]:
-    return secure_work_from_bytes(data).hellos
-
-
 def shares_to_bytes(boxes: Mapping[SiteName, bytes]) -> bytes:
     by_name = {str(site): box for site, box in boxes.items()}
     return secagg_pb2.SealedShares(boxes=by_name).SerializeToString(deterministic=True)

@@ -22,8 +22,6 @@ from quorate.secure_messages import (
     SecureAnswer,
     SecureSumRef,
     SecureWork,
-    hellos_from_bytes,
-    hellos_to_bytes,
     opening_from_bytes,
     opening_to_bytes,
     secure_answer_from_bytes,
@@ -106,11 +104,6 @@ def test_what_opens_a_sum_arrives_as_it_was(value: Opening) -> None:
     assert opening_from_bytes(opening_to_bytes(value)) == value
 
 
-@given(several(hellos))
-def test_hellos_arrive_as_they_were(value: tuple[Hello, ...]) -> None:
-    assert hellos_from_bytes(hellos_to_bytes(value)) == value
-
-
 @given(st.dictionaries(names, some_bytes, max_size=5))
 def test_shares_arrive_as_they_were(value: dict[SiteName, bytes]) -> None:
     assert shares_from_bytes(shares_to_bytes(value)) == value
@@ -148,7 +141,6 @@ READERS: list[Callable[[bytes], object]] = [
     secure_answer_from_bytes,
     opening_from_bytes,
     shares_from_bytes,
-    hellos_from_bytes,
     words_from_bytes,
 ]
 
