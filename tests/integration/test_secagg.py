@@ -11,7 +11,7 @@ import re
 import sqlite3
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -46,6 +46,8 @@ Found = Callable[..., Consortium]
 ALL = set(SECRET.sites)
 OTHERS = ALL - {"east"}
 BOUND = 4.0
+WAL_HEADER_BYTES, WAL_FRAME_HEADER_BYTES = 32, 24
+"""Of SQLite's write-ahead log; the page size is in its header (sqlite.org/fileformat2.html, section 4)."""
 
 
 @pytest.fixture
@@ -146,15 +148,26 @@ def canaries(consortium: Consortium, run: str) -> Mapping[str, list[re.Pattern[b
     return found
 
 
-def told(consortium: Consortium, run: str) -> list[bytes]:
-    """Everything that the server has written, and what it reports."""
-    contents = [b"".join(consortium.operator.report(run, form)) for form in ("json", "html")]
+def written(consortium: Consortium) -> Iterator[bytes]:
+    """The content of every file of the server."""
     for path in [*consortium.server_dir.rglob("*"), consortium.root / "server.log"]:
+        if path.name.endswith("-shm"):
+            continue  # where to find what in the log beside it
         try:
-            contents.append(path.read_bytes())
+            content = path.read_bytes()
         except (IsADirectoryError, FileNotFoundError):  # the spool is tidied meanwhile
             continue
-    return contents
+        if path.name.endswith("-wal"):
+            # A checksum stands before each page. Where the page is empty, two bytes of it make a small integer.
+            start, frame = WAL_HEADER_BYTES, WAL_FRAME_HEADER_BYTES + int.from_bytes(content[8:12])
+            yield from (content[at + WAL_FRAME_HEADER_BYTES : at + frame] for at in range(start, len(content), frame))
+        else:
+            yield content
+
+
+def told(consortium: Consortium, run: str) -> list[bytes]:
+    """Everything that the server has written, and what it reports."""
+    return [*(b"".join(consortium.operator.report(run, form)) for form in ("json", "html")), *written(consortium)]
 
 
 def seen(contents: Iterable[bytes], sought: Mapping[str, list[re.Pattern[bytes]]]) -> set[str]:
@@ -214,7 +227,7 @@ def test_an_undisturbed_run_tells_the_server_nothing_of_a_site(consortium: Conso
     assert consortium.spooled() == []
     contents = told(consortium, run)
     assert consortium.running.stop() == 0
-    contents += [path.read_bytes() for path in consortium.server_dir.rglob("*") if path.is_file()]
+    contents += written(consortium)
     assert not list(consortium.server_dir.rglob("*.npz"))
     assert seen(contents, {**during, **after}) == set()
 
