@@ -304,6 +304,42 @@ class SumRefusedError(SiteRefusalError):
     code = "sum_refused"
 
 
+class PrivacyRefusedError(PolicyError):
+    """The study promises less privacy than the site's policy demands, or asks for what cannot be accounted."""
+
+    code = "privacy_refused"
+
+
+class PrivacyUnsupportedError(SiteRefusalError):
+    """The model or the data do not allow the differential privacy that the study asks for."""
+
+    code = "privacy_unsupported"
+
+
+class StudyExpiredError(SiteRefusalError):
+    """The study's time is over."""
+
+    code = "study_expired"
+
+
+class BudgetExhaustedError(SiteRefusalError):
+    """The work would spend more of a data set's privacy budget than there is left."""
+
+    code = "budget_exhausted"
+
+
+class LedgerError(SiteRefusalError):
+    """The site's privacy ledger cannot be read or written, or its chain is broken; nothing is spent without it."""
+
+    code = "ledger_unusable"
+
+
+class LedgerRolledBackError(LedgerError):
+    """The site's privacy ledger is older than what it was seen to be: spending would be forgotten."""
+
+    code = "ledger_rolled_back"
+
+
 class DiskFullError(QuorateError):
     """There is not enough free space on a disk."""
 

@@ -1,0 +1,104 @@
+"""The section ``[privacy]`` of a study: which mechanisms are on, with what parameters. Absent means none."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class TrainingPrivacy(_Frozen):
+    """DP-SGD at each site (Abadi et al. 2016, algorithm 1): noise on the gradients, holds against everybody.
+
+    Each site computes the noise from its own number of records, so that ``epsilon`` is what every site pays for the
+    whole study; or the study gives the noise, and sites with fewer records pay more.
+    """
+
+    clip: Positive = Field(description="each record's gradient is clipped to this L2 norm")
+    batch_size: int = Field(
+        ge=1, description="expected records of a step; each record is in it with the same chance (Poisson sampling)"
+    )
+    steps: int = Field(ge=1, le=100_000, description="steps of each round; in place of the task's epochs")
+    epsilon: Positive | None = Field(default=None, description="what the study may cost each site; gives the noise")
+    noise_multiplier: Positive | None = Field(
+        default=None, description="in place of epsilon: standard deviation of a step's noise over clip"
+    )
+    spare_rounds: int = Field(
+        default=1, ge=0, description="with epsilon: how many rounds more than planned it pays for (failed attempts)"
+    )
+
+    @model_validator(mode="after")
+    def _noise_is_given_once(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give either epsilon or noise_multiplier")
+        return self
+
+
+class UpdatePrivacy(_Frozen):
+    """Noise on the parameters before sending: each site adds its share of integer noise to its clipped update.
+
+    Under secure aggregation the sum carries ``noise_multiplier`` even if the tolerated sites are missing or collude;
+    without it each site adds the whole. The unit is a site: its whole update of a round.
+    """
+
+    clip: Positive = Field(description="a site's update is clipped to this L2 norm")
+    noise_multiplier: Positive = Field(description="standard deviation of the sum's noise over a site's influence")
+
+
+class AveragePrivacy(_Frozen):
+    """Noise on the parameters after averaging, before the model is used: the same at each site.
+
+    Drawn by the sites from a seed that only they have (without secure aggregation: by the server). It holds against
+    those who see the model and not against the sites, which can subtract it. The unit is a site.
+    """
+
+    clip: Positive = Field(description="a site's update is clipped to this L2 norm")
+    noise_multiplier: Positive = Field(description="standard deviation of the noise over a site's influence on the sum")
+
+
+class Privacy(_Frozen):
+    """Differential privacy of a study; each mechanism is on if its section is there."""
+
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = Field(
+        description="chance that the promise of epsilon may fail; at most 1 / units^1.1 where policies do not differ"
+    )
+    training: TrainingPrivacy | None = None
+    update: UpdatePrivacy | None = None
+    average: AveragePrivacy | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if self.training is None and self.update is None and self.average is None:
+            raise ValueError("name at least one of privacy.training, privacy.update, privacy.average")
+        if self.update is not None and self.average is not None and self.update.clip != self.average.clip:
+            raise ValueError("privacy.update.clip and privacy.average.clip bound the same update: give the same value")
+        return self
+
+    @property
+    def update_clip(self) -> float | None:
+        """The L2 norm that a site's whole update is clipped to; None where it is not."""
+        bounding = self.update or self.average
+        return bounding.clip if bounding else None
+
+    @property
+    def summary(self) -> str:
+        """For people, in a line."""
+        parts = []
+        if self.training is not None:
+            strength = (
+                f"epsilon {self.training.epsilon:g}"
+                if self.training.epsilon is not None
+                else f"noise {self.training.noise_multiplier:g}"
+            )
+            parts.append(f"DP-SGD ({strength}, delta {self.delta:g}, per record)")
+        if self.update is not None:
+            parts.append(f"noise before sending ({self.update.noise_multiplier:g}, per site)")
+        if self.average is not None:
+            parts.append(f"noise after averaging ({self.average.noise_multiplier:g}, per site)")
+        return ", ".join(parts)
