@@ -18,6 +18,7 @@ PATTERNS = {
     r"^(\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5}$": "`HOST:PORT`",
     r"^((\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5})?$": "`HOST:PORT` or empty",
     r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$": "`http://HOST:PORT`",
+    r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$": "`HH:MM-HH:MM`",
     r"^\S(.*\S)?$": "text",
 }
 NOUNS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
@@ -117,6 +118,8 @@ def _one_kind(value: Schema, definitions: Schema) -> str:
             )
         case "object":
             return "table"
+        case "string" if value.get("format") == "date":
+            return "date, `YYYY-MM-DD`"
         case "string":
             noun = PATTERNS[value["pattern"]] if "pattern" in value else "text"
             return noun + _length(value, "minLength", "maxLength", ", {} characters")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from prometheus_client import CollectorRegistry
 
 from quorate import __version__
 from quorate.blobs import BlobId, Spool
-from quorate.exchange import Instruction, MessageId, Reply
+from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import RunId
 from quorate_client.agent import Agent, Surroundings
 from quorate_client.agreement import Agreement
 from quorate_client.approvals import Answers
 from quorate_client.channel import open_channel
+from quorate_client.charter import Charter
 from quorate_client.config import Config
 from quorate_client.deliveries import cancel
 from quorate_client.folder import SiteFolder
@@ -37,7 +39,7 @@ from quorate_client.journal import Journal
 from quorate_client.keys import certificate_life, load_credentials, load_identity, load_keys
 from quorate_client.link import Link
 from quorate_client.metrics import ClientMetrics, serve_metrics
-from quorate_client.policy import check_policy_now, read_policy
+from quorate_client.policy import policy_now, read_policy, require_valid
 from quorate_client.state import State, site_state
 from quorate_client.transfers import Downloads
 from quorate_client.upkeep import CertificateKeeper, forget_the_old, heed_pause
@@ -45,6 +47,8 @@ from quorate_client.work import Engine, Fetch, Site, Work
 
 log = structlog.get_logger()
 
+BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
+"""Phases that are refused outside the policy's hours. What is begun is finished: others wait for it."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
 
 
@@ -141,10 +145,17 @@ def assemble(
         for blob in blobs:
             spool.remove(blob)
 
-    def agree(instruction: Instruction) -> Agreement:
+    charter = Charter(answers, link)
+
+    async def agree(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
-        check_policy_now(folder.policy, agreement.study)
+        policy, now = policy_now(folder.policy), datetime.fromtimestamp(wall()).astimezone()
+        policy.check(agreement.study)
+        require_valid(agreement.study, now)
+        if instruction.phase in BEGINS_WORK:
+            policy.check_hour(now)
         tasks.check(agreement.study.task)
+        await charter.require(agreement)
         return agreement
 
     agent = Agent(Surroundings(connect, address, wall, draw), state, journal, spool, link, metrics)

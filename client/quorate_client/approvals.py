@@ -7,19 +7,19 @@ next instruction on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from quorate.answers import AnswerWord, Approval
 from quorate.errors import AlreadyExistsError, DatasetMissingError, NotFoundError, StudyNotApprovedError
 from quorate.identity import Member, SiteName
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.state import State, transaction
 
-AnswerWord = Literal["approved", "rejected"]
 NodeConfig = dict[str, str | int | float | bool]
 
 
@@ -145,6 +145,18 @@ class Answers:
         """The X25519 keys of a study's sites, as they were pinned when it was approved here."""
         rows = self._database.execute("SELECT name, sealing_key FROM roster WHERE digest = ?", (digest,))
         return {SiteName(name): key for name, key in rows}
+
+    def approvals(self, digest: bytes) -> list[Approval]:
+        """The sites that are known to have approved a study; their signatures were checked when they came."""
+        rows = self._database.execute("SELECT site, signature FROM approvals WHERE digest = ?", (digest,))
+        return [Approval(SiteName(site), signature) for site, signature in rows]
+
+    def record_approvals(self, digest: bytes, approvals: Iterable[Approval]) -> None:
+        """Keep valid approvals."""
+        with transaction(self._database):
+            self._database.executemany(
+                "INSERT OR REPLACE INTO approvals VALUES (?, ?, ?)", [(digest, a.site, a.signature) for a in approvals]
+            )
 
     def agreement(self, digest: bytes, site: SiteName) -> Agreement:
         """The approved study with this digest.

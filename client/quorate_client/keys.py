@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from quorate.answers import signed_answer
 from quorate.errors import IdentityError, KeyMismatchError, ServerIdentityError, WrongStateError
 from quorate.identity import Member, Role, SiteName, Subject, sealing_proof
 from quorate_client.folder import write_private
 
 _FORMAT = "quorate.identity/1"
-_ANSWER_CONTEXT = b"quorate/answer/v1\x00"
 _TLS, _SIGNING, _SEALING = "tls.pem", "signing.pem", "sealing.pem"
 _CERTIFICATE, _CA, _IDENTITY = "certificate.pem", "ca.pem", "identity.json"
 
@@ -72,7 +72,7 @@ class SiteKeys:
 
     def sign_answer(self, answer: str, digest: bytes) -> bytes:
         """The site's signature under its answer (``approved`` or ``rejected``) to the study with this digest."""
-        return self.signing.sign(_ANSWER_CONTEXT + answer.encode() + b"\x00" + digest)
+        return self.signing.sign(signed_answer(answer, digest))
 
 
 def make_or_load_keys(folder: Path) -> SiteKeys:

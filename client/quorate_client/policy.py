@@ -2,17 +2,31 @@
 
 ``policy.toml`` is a file of its own so that it can belong to another user than the daemon's. It is read again before
 every instruction: a change takes effect at once, and a broken file lets nothing through. Without a file the defaults
-hold, which allow no unprotected study and release no model outside the sites.
+hold, which allow no unprotected study and release no model outside the sites. Every number is a floor or a ceiling; no
+message of the server is looked at, only the study that was approved here.
 """
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quorate.errors import ConfigError, PolicyError, ProtectionRefusedError, RosterTooSmallError
+from quorate.errors import (
+    ConfigError,
+    OutsideHoursError,
+    PolicyError,
+    PrivacyRefusedError,
+    ProtectionRefusedError,
+    RosterTooSmallError,
+    StudyExpiredError,
+)
+from quorate.privacy.terms import Privacy
 from quorate.study import Study
 from quorate_client.config import read_toml
 
@@ -39,7 +53,64 @@ tasks = ["tabular-classifier", "image-classifier"]
 
 # Refuse to run a task where the system does not let it be cut off from the network and the keys.
 require_isolation = false
+
+# When sites train here, by this machine's clock; "20:00-06:00" is at night.
+hours = "00:00-24:00"
+
+[privacy]
+# Mechanisms that a study must have on: "training" (DP-SGD, per record), "update" (noise before sending, per site),
+# "average" (noise after averaging, per site). docs/concepts/differential-privacy.md says what each promises.
+require = []
+
+# Least noise multiplier of each mechanism that a study has on, and largest norm to which it may clip.
+least_noise = 0.0
+# largest_clip = 1.0
+
+# Least number of records of a data set on which a study with [privacy.training] runs.
+least_records = 50
+
+# Largest delta of a study. Absent: 1 / records^1.1 of the data set.
+# largest_delta = 1e-5
+
+# Most epsilon per record that a data set spends in one run, in the last 365 days, and for ever. Absent: no limit.
+# epsilon_per_run = 4.0
+# epsilon_per_year = 8.0
+# epsilon_ever = 16.0
+
+# May the operator see what a data set has spent and has left? Only as far as a report shows it.
+tell_epsilon = true
 """
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+
+
+class PrivacyPolicy(BaseModel):
+    """What a study must promise about the records of this site, and what its data sets may spend."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    require: frozenset[Literal["training", "update", "average"]] = Field(
+        default=frozenset(), description="mechanisms that a study must have on"
+    )
+    least_noise: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="least noise multiplier of each mechanism that is on"
+    )
+    largest_clip: _Positive | None = Field(default=None, description="largest norm to which a study may clip")
+    least_records: int = Field(default=50, ge=2, description="least records of a data set for DP-SGD")
+    largest_delta: _Positive | None = Field(
+        default=None, description="largest delta of a study; absent: 1 / records^1.1 of the data set"
+    )
+    epsilon_per_run: _Positive | None = Field(default=None, description="most epsilon of a data set in one run")
+    epsilon_per_year: _Positive | None = Field(
+        default=None, description="most epsilon of a data set in the last 365 days"
+    )
+    epsilon_ever: _Positive | None = Field(default=None, description="most epsilon of a data set for ever")
+    tell_epsilon: bool = Field(default=True, description="whether the operator may see what is spent and what is left")
+
+    def delta_for(self, records: int) -> float:
+        """The largest delta for so many records."""
+        return self.largest_delta if self.largest_delta is not None else float(records) ** -1.1
 
 
 class Policy(BaseModel):
@@ -61,57 +132,149 @@ class Policy(BaseModel):
     require_isolation: bool = Field(
         default=False, description="run no task where the machine cannot cut its process off from the network"
     )
+    hours: str = Field(
+        default="00:00-24:00",
+        pattern=f"^{_CLOCK}-({_CLOCK}|24:00)$",
+        description="HH:MM-HH:MM of this machine's clock in which sites train here",
+    )
+    privacy: PrivacyPolicy = PrivacyPolicy()
 
     def check(self, study: Study) -> None:
         """Refuse a study that this policy does not allow.
 
         Raises:
-            ProtectionRefusedError, RosterTooSmallError, PolicyError: naming the key of the policy that refuses.
+            PolicyError: of the kind of the first rule that refuses, naming its key.
         """
+        for rule in self.rules(study):
+            if not rule.is_met:
+                raise rule.refusal(
+                    f"The study {study.name} {rule.problem}", expected=rule.demand, got=rule.found, action=_ACTION
+                )
+
+    def check_hour(self, now: datetime) -> None:
+        """Refuse work at this hour (local time).
+
+        Raises:
+            OutsideHoursError: it is outside ``hours``.
+        """
+        start, end = self.hours.split("-")
+        clock = now.time()
+        begins = time.fromisoformat(start)
+        if end == "24:00":
+            inside = clock >= begins
+        else:
+            ends = time.fromisoformat(end)
+            inside = begins <= clock < ends if begins < ends else clock >= begins or clock < ends
+        if not inside:
+            raise OutsideHoursError(
+                "This site does not train at this hour", expected=f'hours = "{self.hours}"', got=f"{clock:%H:%M}"
+            )
+
+    def rules(self, study: Study) -> Iterator[Rule]:
+        """Each rule of the policy, with what the study has."""
         mode = study.protection.mode
-        if mode not in self.protection:
-            raise ProtectionRefusedError(
-                f"The study {study.name} protects its updates by {mode!r}, which this site's policy does not allow",
-                expected=f"protection = {_choices(self.protection)}",
-                got=mode,
-                action=_ACTION,
+        yield Rule(
+            f"protection = {_choices(self.protection)}",
+            mode,
+            mode in self.protection,
+            f"protects its updates by {mode!r}, which this site's policy does not allow",
+            ProtectionRefusedError,
+        )
+        yield Rule(
+            f"minimum_sites = {self.minimum_sites}",
+            f"{len(study.sites)} sites",
+            len(study.sites) >= self.minimum_sites,
+            "has too few sites for this site's policy",
+            RosterTooSmallError,
+        )
+        yield Rule(
+            f"minimum_sites = {self.minimum_sites}",
+            f"rounds.quorum = {study.rounds.quorum}",
+            study.rounds.quorum >= self.minimum_sites,
+            "counts rounds of fewer sites than this site's policy allows",
+            RosterTooSmallError,
+        )
+        if mode == "secagg":
+            yield Rule(
+                f"colluders = {self.colluders}",
+                f"protection.colluders = {study.protection.colluders}",
+                study.protection.colluders >= self.colluders,
+                "does not stand as many colluding sites as this site's policy demands",
+                RosterTooSmallError,
             )
-        if len(study.sites) < self.minimum_sites:
-            raise RosterTooSmallError(
-                f"The study {study.name} has too few sites for this site's policy",
-                expected=f"minimum_sites = {self.minimum_sites}",
-                got=f"{len(study.sites)} sites",
-                action=_ACTION,
+        yield Rule(
+            f"release = {_choices(self.release)}",
+            study.released_to,
+            study.released_to in self.release,
+            f"releases its model to the {study.released_to}, which this site's policy does not allow",
+            PolicyError,
+        )
+        yield Rule(
+            f"tasks = {_choices(self.tasks)}",
+            study.task.name,
+            study.task.name in self.tasks,
+            "runs a task that this site's policy does not allow",
+            PolicyError,
+        )
+        yield from _privacy_rules(self.privacy, study.privacy)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the policy, held against a study. ``problem`` completes "The study NAME ..."."""
+
+    demand: str
+    found: str
+    is_met: bool
+    problem: str
+    refusal: type[PolicyError]
+
+
+def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[Rule]:
+    mechanisms = privacy.mechanisms if privacy is not None else {}
+    if policy.require:
+        yield Rule(
+            f"privacy.require = {_choices(policy.require)}",
+            ", ".join(sorted(mechanisms)) or "no differential privacy",
+            policy.require <= set(mechanisms),
+            "does not have on what this site's policy requires",
+            PrivacyRefusedError,
+        )
+    for name, mechanism in mechanisms.items():
+        # With a target the noise follows from the number of records: the same floor is checked again when it is known.
+        if mechanism.noise_multiplier is not None and policy.least_noise > 0:
+            yield Rule(
+                f"privacy.least_noise = {policy.least_noise:g}",
+                f"privacy.{name}.noise_multiplier = {mechanism.noise_multiplier:g}",
+                mechanism.noise_multiplier >= policy.least_noise,
+                "adds less noise than this site's policy demands",
+                PrivacyRefusedError,
             )
-        if study.rounds.quorum < self.minimum_sites:
-            raise RosterTooSmallError(
-                f"The study {study.name} counts rounds of fewer sites than this site's policy allows",
-                expected=f"minimum_sites = {self.minimum_sites}",
-                got=f"rounds.quorum = {study.rounds.quorum}",
-                action=_ACTION,
+        if policy.largest_clip is not None:
+            yield Rule(
+                f"privacy.largest_clip = {policy.largest_clip:g}",
+                f"privacy.{name}.clip = {mechanism.clip:g}",
+                mechanism.clip <= policy.largest_clip,
+                "clips to a larger norm than this site's policy allows",
+                PrivacyRefusedError,
             )
-        if mode == "secagg" and study.protection.colluders < self.colluders:
-            raise RosterTooSmallError(
-                f"The study {study.name} does not stand as many colluding sites as this site's policy demands",
-                expected=f"colluders = {self.colluders}",
-                got=f"protection.colluders = {study.protection.colluders}",
-                action=_ACTION,
-            )
-        if study.released_to not in self.release:
-            raise PolicyError(
-                f"The study {study.name} releases its model to the {study.released_to}, "
-                "which this site's policy does not allow",
-                expected=f"release = {_choices(self.release)}",
-                got=study.released_to,
-                action=_ACTION,
-            )
-        if study.task.name not in self.tasks:
-            raise PolicyError(
-                f"The study {study.name} runs a task that this site's policy does not allow",
-                expected=f"tasks = {_choices(self.tasks)}",
-                got=study.task.name,
-                action=_ACTION,
-            )
+    if privacy is not None and policy.largest_delta is not None:
+        yield Rule(
+            f"privacy.largest_delta = {policy.largest_delta:g}",
+            f"privacy.delta = {privacy.delta:g}",
+            privacy.delta <= policy.largest_delta,
+            "has a larger delta than this site's policy allows",
+            PrivacyRefusedError,
+        )
+    target = privacy.training.epsilon if privacy is not None and privacy.training is not None else None
+    if target is not None and policy.epsilon_per_run is not None:
+        yield Rule(
+            f"privacy.epsilon_per_run = {policy.epsilon_per_run:g}",
+            f"privacy.training.epsilon = {target:g}",
+            target <= policy.epsilon_per_run,
+            "spends more of a data set than this site's policy allows a run",
+            PrivacyRefusedError,
+        )
 
 
 _ACTION = "Reject the study, or have whoever is responsible for policy.toml change it"
@@ -121,22 +284,46 @@ def read_policy(path: Path) -> Policy:
     """Read ``policy.toml``; a missing file means the defaults.
 
     Raises:
-        ConfigError: naming the file, each wrong key and what was expected.
+        ConfigError: naming the file, each wrong key and what was expected; or other users may write it.
     """
-    return read_toml(path, Policy) if path.exists() else Policy()
+    if not path.exists():
+        return Policy()
+    if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{path} can be written by more users than its owner",
+            expected="a mode like 0644",
+            got=f"{stat.S_IMODE(path.stat().st_mode):04o}",
+            action="Take the write permission from group and others, and see who changed it",
+        )
+    return read_toml(path, Policy)
 
 
-def check_policy_now(path: Path, study: Study) -> None:
-    """Check a study against the policy as it is on disk at this moment; a broken file refuses everything.
+def policy_now(path: Path) -> Policy:
+    """The policy as it is on disk at this moment.
 
     Raises:
-        PolicyError: the study is not allowed, or the file cannot be read.
+        PolicyError: the file cannot be read, so nothing is allowed.
     """
     try:
-        policy = read_policy(path)
+        return read_policy(path)
     except ConfigError as error:
         raise PolicyError("The site's policy cannot be read, so nothing is allowed", got=str(error)) from error
-    policy.check(study)
+
+
+def require_valid(study: Study, now: datetime) -> None:
+    """Refuse a study whose last day is over.
+
+    Raises:
+        StudyExpiredError: it is.
+    """
+    today = now.astimezone(UTC).date()
+    if study.expires is not None and today > study.expires:
+        raise StudyExpiredError(
+            f"The study {study.name} has expired",
+            expected=f"work until {study.expires.isoformat()} (UTC)",
+            got=today.isoformat(),
+            action="Have the operator publish the study again with a later day; sites then approve it anew",
+        )
 
 
 def _choices(values: frozenset[str]) -> str:

@@ -7,20 +7,27 @@ The update is read, encoded and written in blocks: memory does not grow with the
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from quorate.blobs import INLINE_BYTES, Blob, Spool
 from quorate.errors import TaskFailedError
+from quorate.privacy.update_noise import UpdateNoise, update_noise
 from quorate.study import Study
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from quorate.secagg.packing import Packing
     from quorate.secagg.participant import Participant
+    from quorate.secagg.plain import PlainScheme
 
 BLOCK_BYTES = 1024 * 1024
 FLOAT_BYTES = 4
@@ -53,70 +60,112 @@ class Protected:
 
 
 def protect(update: Path, dimension: int, weight: int, study: Study, spool: Spool) -> Protected:
-    """Turn an update into what may leave the site under the study's protection.
+    """Turn an update into words that the server reads, where the study protects nothing.
 
     Args:
         update: float32[dimension], little-endian, as the task wrote it.
-        weight: The site's share of all records, see ``secagg/plain.py``.
+        weight: The site's share in the average, see ``secagg/plain.py``.
 
     Raises:
         TaskFailedError: not an update of this study. UpdateNotFiniteError: it holds NaN or infinity.
         ContributionError: an impossible weight. Nothing is left in the spool then.
     """
-    import numpy as np  # the idle daemon does without it
+    from quorate.schemes import plain_scheme_of  # imports numpy
 
-    from quorate.secagg.plain import PlainScheme
-
-    scheme = PlainScheme(study.protection.value_bound, len(study.sites))
-    size = dimension * FLOAT_BYTES
-    clipped = 0
+    scheme = plain_scheme_of(study)
+    integers = _Integers(scheme, weight, update_noise(study))
 
     def words(file: BinaryIO) -> Iterator[bytes]:
-        nonlocal clipped
-        for block in read_blocks(file, size):
-            encoded, outside = scheme.encode(np.frombuffer(block, "<f4"), weight)
-            clipped += outside
-            yield encoded.astype("<u4").tobytes()
+        for piece in integers.of(file, dimension):
+            yield scheme.combine(piece).astype("<u4").tobytes()
 
+    size = dimension * FLOAT_BYTES
     with open_plain(update) as file:
         _require_size(file, size)
-        return Protected(_store(words(file), size, spool), weight, clipped)
+        return Protected(_store(words(file), size, spool), weight, integers.clipped)
 
 
 def protect_secretly(
-    update: Path, dimension: int, weight: int, packing: Packing, participant: Participant, spool: Spool
+    update: Path, dimension: int, weight: int, study: Study, participant: Participant, spool: Spool
 ) -> Protected:
     """Turn an update into ciphertext that only the sum of enough sites opens.
 
     Args:
         update: float32[dimension], little-endian, as the task wrote it.
-        weight: The site's share of all records, see ``secagg/plain.py``.
+        weight: The site's share in the average, see ``secagg/plain.py``.
         participant: This site's part in the sum; it is where all hellos are checked and the key is drawn.
 
     Raises:
         TaskFailedError: not an update of this study. UpdateNotFiniteError: it holds NaN or infinity. Nothing is left
             in the spool then.
     """
-    import numpy as np  # the idle daemon does without it
-
+    from quorate.schemes import packing_of  # imports numpy
     from quorate.secagg import words
 
-    size = dimension * FLOAT_BYTES
-    clipped = first = 0
+    packing = packing_of(study)
+    integers = _Integers(packing, weight, update_noise(study))
+    first = 0
 
     def ciphertext(file: BinaryIO) -> Iterator[bytes]:
-        nonlocal clipped, first
-        for block in read_blocks(file, size):
-            coefficients, outside = packing.encode(np.frombuffer(block, "<f4"), weight)
-            clipped += outside
-            lanes = coefficients >> packing.delta_bits
+        nonlocal first
+        for piece in integers.of(file, dimension):
+            lanes = packing.combine(piece) >> packing.delta_bits
             yield words.pack(participant.encrypt(first, lanes, packing.delta_bits))
             first += len(lanes)
 
     with open_plain(update) as file:
-        _require_size(file, size)
-        sent = packing.polynomials(dimension) * words.POLYNOMIAL_BYTES
-        return Protected(_store(ciphertext(file), sent, spool), weight, clipped)
+        _require_size(file, dimension * FLOAT_BYTES)
+        size = packing.polynomials(dimension) * words.POLYNOMIAL_BYTES
+        return Protected(_store(ciphertext(file), size, spool), weight, integers.clipped)
+
+
+class _Integers:
+    """An update as weighted integers, with this site's noise on them where the study asks for it.
+
+    The noise is added to integers, so that what leaves holds none of the low bits by which floating-point noise is told
+    from what it hides (Mironov 2012). Rounding toward zero keeps the clipped update within its norm.
+    """
+
+    def __init__(self, scheme: Packing | PlainScheme, weight: int, noise: UpdateNoise) -> None:
+        self._scheme, self._weight, self._noise = scheme, weight, noise
+        self.clipped = 0
+
+    def of(self, file: BinaryIO, dimension: int) -> Iterator[npt.NDArray[np.int64]]:
+        """The pieces, in order. ``file`` is read twice where the norm of the whole counts."""
+        import numpy as np  # the idle daemon does without it
+
+        size, bounded = dimension * FLOAT_BYTES, math.isfinite(self._noise.clip)
+        scale = _scale_to(self._noise.clip, file, size) if bounded else 1.0
+        share = self._share() if self._noise.share else None
+        file.seek(0)
+        for block in read_blocks(file, size):
+            values = np.frombuffer(block, "<f4")
+            if bounded:
+                values = values.astype(np.float64) * scale
+            integers, outside = self._scheme.quantise(values, self._weight, toward_zero=bounded)
+            self.clipped += outside
+            if share is not None:
+                integers += share(len(integers))
+            yield integers
+
+    def _share(self) -> Callable[[int], npt.NDArray[np.int64]]:
+        from quorate.privacy.noise import discrete_gaussian
+        from quorate.secagg.randomness import SystemRandomness
+
+        return partial(discrete_gaussian, SystemRandomness(), self._noise.share / self._scheme.step)
+
+
+def _scale_to(clip: float, file: BinaryIO, size: int) -> float:
+    """What brings an update's L2 norm to ``clip`` or below; NaN for one that is not finite, which is refused later."""
+    import numpy as np
+
+    squares = 0.0
+    for block in read_blocks(file, size):
+        values = np.frombuffer(block, "<f4").astype(np.float64)
+        squares += float(values @ values)
+    norm = math.sqrt(squares)
+    # Less than the truth by more than adding up may have rounded.
+    return 1.0 if norm <= clip * (1 - 1e-9) else clip * (1 - 1e-9) / norm
 
 
 def _require_size(file: BinaryIO, size: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
@@ -38,6 +38,8 @@ CREATE TABLE roster (
     digest BLOB NOT NULL REFERENCES answers ON DELETE CASCADE, name TEXT NOT NULL, signing_key BLOB NOT NULL,
     sealing_key BLOB NOT NULL, sealing_proof BLOB NOT NULL, PRIMARY KEY (digest, name)
 ) STRICT;
+CREATE TABLE approvals (digest BLOB NOT NULL, site TEXT NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (digest, site))
+    STRICT;
 CREATE TABLE ballots (
     identity BLOB PRIMARY KEY, study BLOB NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, survivors TEXT NOT NULL,
     digest BLOB NOT NULL

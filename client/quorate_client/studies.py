@@ -11,8 +11,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, assert_never
 
+from quorate.answers import AnswerWord
 from quorate.errors import (
     IdentityError,
     InputError,
@@ -27,13 +29,13 @@ from quorate.study import Study
 from quorate.tasks import task_reference
 from quorate.v1 import rounds_pb2
 from quorate_client.agreement import Dataset
-from quorate_client.approvals import Answer, Answers, AnswerWord, Datasets, NodeConfig
+from quorate_client.approvals import Answer, Answers, Datasets, NodeConfig
 from quorate_client.channel import open_blocking_channel, rounds_stub, translated
 from quorate_client.config import read_config
 from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.keys import Identity, SiteKeys, load_credentials, load_identity, load_keys
-from quorate_client.policy import check_policy_now
+from quorate_client.policy import policy_now, require_valid
 
 CALL_TIMEOUT_S = 20.0
 LEAST_PREFIX = 6
@@ -184,8 +186,12 @@ class StudyDesk:
             answer.answer if answer else None,
             _refusal(lambda: check_roster(offer.study, self._identity, self._keys)),
             _refusal(lambda: self._tasks.check(offer.study.task)),
-            _refusal(lambda: check_policy_now(self._folder.policy, offer.study)),
+            _refusal(lambda: self._check_policy(offer.study)),
         )
+
+    def _check_policy(self, study: Study) -> None:
+        policy_now(self._folder.policy).check(study)
+        require_valid(study, datetime.now(UTC))
 
     def is_new_key(self, member: Member) -> bool:
         """Whether this site knew the member under another key in a study that it approved before."""

@@ -66,7 +66,7 @@ class Site:
     journal: Journal
     engine: Engine
     metrics: ClientMetrics
-    agree: Callable[[Instruction], Agreement]
+    agree: Callable[[Instruction], Awaitable[Agreement]]
     fetch: Fetch
     drop: Callable[[set[BlobId]], None]
     replied: Callable[[MessageId], None]
@@ -179,7 +179,7 @@ class Work:
     async def _perform(self, instruction: Instruction) -> Reply:
         if self.paused:
             raise SitePausedError("The administrator paused this site")
-        agreement = self._site.agree(instruction)
+        agreement = await self._site.agree(instruction)
         is_begun = False
 
         def begin() -> None:

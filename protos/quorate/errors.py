@@ -214,6 +214,12 @@ class RosterTooSmallError(PolicyError):
     code = "roster_too_small"
 
 
+class OutsideHoursError(PolicyError):
+    """The site's policy allows no work at this hour."""
+
+    code = "outside_hours"
+
+
 class TaskMismatchError(SiteRefusalError):
     """The task installed at the site is not the one that the study names."""
 

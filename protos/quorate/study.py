@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint, parse_name
+from quorate.privacy.terms import Privacy
 from quorate.secagg.terms import Rules
 
 GUEST_PREFIX = "flower:"
@@ -50,6 +52,9 @@ class Rounds(_Frozen):
     )
     absent_grace_s: NotNegative = Field(default=10.0, description="a site that is gone this long is not waited for")
     checkpoint_every: int = Field(default=10, ge=1, description="rounds between model checkpoints at the server")
+    weights: Literal["records", "equal"] = Field(
+        default="records", description="how sites count in the average: by their records, or each the same"
+    )
 
 
 class Optimizer(_Frozen):
@@ -137,11 +142,14 @@ class Study(_Frozen):
     consortium: Name
     name: Name
     purpose: str = Field(min_length=1, max_length=2000)
+    expires: date | None = None
+    approvals: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     task: TaskRef
     rounds: Rounds
     optimizer: Optimizer = Optimizer()
-    protection: Protection
+    protection: Protection = Protection()
+    privacy: Privacy | None = None
     release: Release = Release()
     guest: Guest | None = None
     sites: tuple[Site, ...] = Field(min_length=1, max_length=1000)
@@ -156,6 +164,8 @@ class Study(_Frozen):
             raise ValueError("two sites have the same signing key")
         if self.rounds.quorum > len(names):
             raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but the study has {len(names)} sites")
+        if self.approvals is not None and self.approvals > len(names):
+            raise ValueError(f"approvals is {self.approvals}, but the study has {len(names)} sites")
         if self.protection.mode == "secagg" and self.guest is None:
             try:
                 floor = Rules(len(names), self.protection.colluders).floor
@@ -168,6 +178,12 @@ class Study(_Frozen):
                 )
         if self.protection.mode == "secagg" and self.guest is not None:
             raise ValueError('a guest app sees every update: its protection.mode can only be "none"')
+        if self.privacy is not None and self.guest is not None:
+            raise ValueError("a guest app's own code trains and averages: Quorate cannot add noise to it")
+        if self.privacy is not None and self.privacy.update_clip is not None and self.rounds.weights != "equal":
+            raise ValueError(
+                'noise on updates hides a site only if its weight tells nothing: set rounds.weights = "equal"'
+            )
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
         return self
@@ -175,6 +191,11 @@ class Study(_Frozen):
     @property
     def site_names(self) -> tuple[SiteName, ...]:
         return tuple(SiteName(site.name) for site in self.sites)
+
+    @property
+    def needed_approvals(self) -> int:
+        """How many sites must have approved before any works."""
+        return self.approvals or self.rounds.quorum
 
     @property
     def released_to(self) -> Literal["operator", "sites"]:
@@ -237,12 +258,17 @@ class StudyFile(_Frozen):
     purpose: str = Field(
         min_length=1, max_length=2000, description="for the people at the sites who have to approve it"
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of the initial model and of everything drawn in training")
+    expires: date | None = Field(default=None, description="last day (UTC) on which sites work for the study")
+    approvals: int | None = Field(
+        default=None, ge=1, description="sites that must have approved before any works; rounds.quorum if not given"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of the initial model")
     sites: tuple[Name, ...] = Field(min_length=1, description="the sites that take part, by name")
     task: _TaskInFile
     rounds: Rounds
     optimizer: Optimizer = Optimizer()
-    protection: Protection
+    protection: Protection = Protection()
+    privacy: Privacy | None = None
     release: Release = Release()
     guest: Guest | None = None
 

@@ -10,10 +10,9 @@ from weakref import WeakValueDictionary
 
 import grpc
 import structlog
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
 
+from quorate.answers import is_signed_answer
 from quorate.blobs import BlobId, BlobWriter, Spool
 from quorate.errors import FrameError, KeyMismatchError, QuorateError, TransportError
 from quorate.exchange import MessageId
@@ -22,6 +21,8 @@ from quorate.messages import (
     blob_from_proto,
     frame_from_proto,
     frame_to_proto,
+    head_from_proto,
+    head_to_proto,
     instruction_to_proto,
     member_to_proto,
     reply_from_proto,
@@ -96,16 +97,21 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             raise FrameError("A connection was opened and nothing said on it") from error
         if first is None or first.WhichOneof("event") != "hello":
             raise FrameError("A connection must begin with the site's hello")
+        (member,) = await asyncio.to_thread(self._registry.members, (site,))
+        head = await self._sessions.ledger_head(member.signing_key)
         session = await self._sessions.attach(site, first.hello.session, first.hello.version)
         log.info("site connected", site=site, session=session.number)
         # Before anything is awaited: what is asked from now on the session is told of by the mailbox.
         welcome = rounds_pb2.Welcome(
-            consortium=self._consortium, heartbeat_s=self._heartbeat_s, server_unix_s=time.time()
+            consortium=self._consortium,
+            heartbeat_s=self._heartbeat_s,
+            server_unix_s=time.time(),
+            ledger_head=head_to_proto(head) if head is not None else None,
         )
         session.send(rounds_pb2.ServerEvent(welcome=welcome))
         for instruction in self._mailbox.owed_by(site):
             session.send(rounds_pb2.ServerEvent(instruction=instruction_to_proto(instruction)))
-        reader = asyncio.create_task(self._read(session, who, requests))
+        reader = asyncio.create_task(self._read(session, who, member.signing_key, requests))
         beats = asyncio.create_task(self._beat(session))
         try:
             while (event := await session.outgoing.get()) is not None:
@@ -121,7 +127,9 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             self._sessions.detach(session)
             log.info("site disconnected", site=site, session=session.number)
 
-    async def _read(self, session: Session, who: Caller, requests: AsyncIterator[rounds_pb2.SiteEvent]) -> None:
+    async def _read(
+        self, session: Session, who: Caller, signing_key: bytes, requests: AsyncIterator[rounds_pb2.SiteEvent]
+    ) -> None:
         """Everything that a site says, until its stream ends; then the session ends."""
         try:
             async for event in requests:
@@ -131,6 +139,8 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         await asyncio.to_thread(self._registry.check_certificate, who.subject, who.serial)
                         self._sessions.heard(session, paused=event.heartbeat.paused)
                     case "reply":
+                        if event.reply.HasField("ledger_head"):
+                            self._sessions.witness(signing_key, head_from_proto(event.reply.ledger_head))
                         self._take(session, event.reply)
                     case "goodbye":
                         break
@@ -257,6 +267,11 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             digest=record.digest,
             canonical=record.canonical,
             members=[member_to_proto(member) for member in self._registry.members(record.study.site_names)],
+            approvals=[
+                rounds_pb2.StudyApproval(site=answer.site, signature=answer.signature)
+                for answer in record.answers
+                if answer.answer == "approved"
+            ],
         )
 
     async def AnswerStudy(
@@ -264,14 +279,11 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
     ) -> rounds_pb2.AnswerStudyReply:
         site = SiteName(caller().subject.name)
         (member,) = self._registry.members((site,))
-        signed = b"quorate/answer/v1\x00" + request.answer.encode() + b"\x00" + request.digest
-        try:
-            Ed25519PublicKey.from_public_bytes(member.signing_key).verify(request.signature, signed)
-        except InvalidSignature as error:
+        if not is_signed_answer(member.signing_key, request.signature, request.answer, request.digest):
             raise KeyMismatchError(
                 "The answer to the study is not signed with the site's own key",
                 action="Run the command with the state folder of this site",
-            ) from error
+            )
         self._registry.record_answer(request.digest, site, request.answer, request.signature)
         log.info("study answered", site=site, answer=request.answer, study=request.digest.hex()[:12])
         return rounds_pb2.AnswerStudyReply()

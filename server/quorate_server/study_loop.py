@@ -29,6 +29,7 @@ from quorate.runs import RoundResult
 from quorate.secagg import plain
 from quorate.study import Study
 from quorate_server.aggregate import Adder
+from quorate_server.average_noise import noised
 from quorate_server.phases import Exchange, Phases, Status, Take, Work, require_room, settled
 from quorate_server.progress import StoredSum, StudyProgress, result_from_json, result_to_json
 
@@ -143,10 +144,11 @@ class StudyLoop:
             _, agreeing = self._phases.agreement(digests, done)
             for site in sorted(agreeing):
                 fold(*held[site])
-        blob = self._exchange.put(adder.blocks())
-        self._newest_sum = b"".join(adder.blocks()) if blob.size <= INLINE_BYTES else None
+        blob = self._exchange.put(noised(adder.blocks(), self._study))
+        self._newest_sum = self._read(blob) if blob.size <= INLINE_BYTES else None
         records, loss, clipped = adder.extras or (0, 0, 0)
-        metrics = {"train_loss": loss / LOSS_ONE / records} if records else {}
+        # What was computed from training records beside the update is not told where privacy is promised.
+        metrics = {"train_loss": loss / LOSS_ONE / records} if records and self._study.privacy is None else {}
         if clipped:
             metrics["clipped_coordinates"] = float(clipped)
         result = RoundResult(
@@ -245,6 +247,10 @@ class StudyLoop:
         self._commit(self._progress.after(released=True), obsolete=obsolete)
 
     # --- what the steps share ---
+
+    def _read(self, blob: Blob) -> bytes:
+        with self._exchange.open(blob) as file:
+            return file.read()
 
     def _adder(self, dimension: int) -> Adder:
         return Adder(dimension, len(self._study.sites))

@@ -99,7 +99,9 @@ def add_others(services: Server, tmp_path: Path) -> None:
     for name in OTHERS:
         keys = tmp_path / "others" / name
         keys.mkdir(parents=True)
-        services.members[name] = make_or_load_keys(keys).member(SiteName(name))
+        made = make_or_load_keys(keys)
+        services.members[name] = made.member(SiteName(name))
+        services.sign_as[SiteName(name)] = made.sign_answer
 
 
 def make_study(services: Server, **changes: Any) -> Study:
@@ -112,6 +114,7 @@ def make_study(services: Server, **changes: Any) -> Study:
         "rounds": Rounds(count=3, quorum=3),
         "protection": Protection(mode="none"),
         "guest": Guest(server_app="json:JSONEncoder"),
+        "approvals": 1,
         "sites": [Site(name=m.name, signing_key=m.signing_key.hex()) for _, m in sorted(services.members.items())],
     }
     return Study.model_validate(content | changes)

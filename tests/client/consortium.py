@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
+from quorate.answers import Approval
 from quorate.blobs import Blob, BlobId, Spool
 from quorate.errors import (
     InvitationSpentError,
@@ -31,7 +32,7 @@ from quorate.errors import (
     WrongRoleError,
 )
 from quorate.exchange import Instruction
-from quorate.identity import Member, Role, Subject
+from quorate.identity import Member, Role, SiteName, Subject
 from quorate.messages import (
     blob_from_proto,
     frame_from_proto,
@@ -198,6 +199,10 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.members: dict[str, Member] = {}
         self.redeemed: dict[bytes, bytes] = {}
         self.studies: list[Study] = []
+        self.sign_as: dict[SiteName, Callable[[str, bytes], bytes]] = {}
+        """How the other members sign an answer."""
+        self.approvals: list[Approval] = []
+        """What is passed on with each study."""
         self.answers: list[tuple[bytes, str]] = []
         self.visits: asyncio.Queue[Visit] = asyncio.Queue()
         self.expected: dict[bytes, Blob] = {}
@@ -257,6 +262,10 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
                         digest=study.digest(),
                         canonical=study.canonical(),
                         members=[member_to_proto(self.members[name]) for name in study.site_names],
+                        approvals=[
+                            rounds_pb2.StudyApproval(site=each.site, signature=each.signature)
+                            for each in self.approvals
+                        ],
                     )
                     for study in self.studies
                 ]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from quorate.errors import ConfigError, PolicyError, ProtectionRefusedError, RosterTooSmallError
+from quorate.errors import (
+    ConfigError,
+    OutsideHoursError,
+    PolicyError,
+    PrivacyRefusedError,
+    ProtectionRefusedError,
+    RosterTooSmallError,
+    StudyExpiredError,
+)
 from quorate.study import Protection, Release, Rounds, Site, Study, TaskRef
-from quorate_client.policy import DEFAULT_POLICY_TOML, Policy, check_policy_now, read_policy
+from quorate_client.policy import DEFAULT_POLICY_TOML, Policy, PrivacyPolicy, policy_now, read_policy, require_valid
 
 OPEN = Policy(protection=frozenset({"none"}))
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
@@ -66,14 +77,15 @@ def test_the_written_default_is_the_default(tmp_path: Path) -> None:
     path.write_text(DEFAULT_POLICY_TOML)
 
     assert read_policy(path) == Policy()
-    assert set(Policy.model_fields) == {
-        line.split(" = ")[0] for line in DEFAULT_POLICY_TOML.splitlines() if " = " in line and line[0] != "#"
-    }
+    named = {line.removeprefix("# ").split(" = ")[0] for line in DEFAULT_POLICY_TOML.splitlines() if " = " in line}
+    assert named >= {*Policy.model_fields, *PrivacyPolicy.model_fields} - {"privacy"}
 
 
 @pytest.mark.parametrize(
-    "text", ['protection = ["hope"]', "minimum_sites = 0", 'release = ["everybody"]', "minimum_site = 3", "= broken"]
-)
+    "text", ['protection = ["hope"]', "minimum_sites = 0", 'release = ["everybody"]', "minimum_site = 3", "= broken",
+     'hours = "20-6"', 'hours = "24:00-06:00"', "[privacy]\nepsilon = 3", '[privacy]\nrequire = ["hope"]',
+     "[privacy]\nepsilon_ever = inf", "[privacy]\nleast_noise = -1"],
+)  # fmt: skip
 def test_a_policy_that_cannot_be_read_lets_nothing_through(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(text)
@@ -81,10 +93,131 @@ def test_a_policy_that_cannot_be_read_lets_nothing_through(tmp_path: Path, text:
     with pytest.raises(ConfigError):
         read_policy(path)
     with pytest.raises(PolicyError, match="nothing is allowed"):
-        check_policy_now(path, study())
+        policy_now(path)
+
+
+def test_a_policy_that_others_may_write_lets_nothing_through(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('protection = ["none", "secagg"]')
+    for mode in (0o664, 0o646):
+        path.chmod(mode)
+        with pytest.raises(PolicyError, match="written by more users than its owner"):
+            policy_now(path)
+    path.chmod(0o644)
+    assert policy_now(path).protection == {"none", "secagg"}
 
 
 def test_the_reference_names_every_key() -> None:
     text = REFERENCE.read_text()
 
-    assert [key for key in Policy.model_fields if f"`{key}`" not in text] == []
+    assert [
+        key
+        for key in (*Policy.model_fields, *PrivacyPolicy.model_fields)
+        if key != "privacy" and f"`{key}`" not in text
+    ] == []
+
+
+# --- hours and expiry ---
+
+
+@pytest.mark.parametrize(
+    ("hours", "inside", "outside"),
+    [
+        ("00:00-24:00", ["00:00", "12:00", "23:59"], []),
+        ("08:00-24:00", ["08:00", "23:59"], ["00:00", "07:59"]),
+        ("08:00-18:00", ["08:00", "17:59"], ["07:59", "18:00"]),
+        ("20:00-06:00", ["20:00", "23:59", "00:00", "05:59"], ["06:00", "19:59"]),
+    ],
+)
+def test_work_is_refused_outside_the_hours(hours: str, inside: list[str], outside: list[str]) -> None:
+    policy = Policy(hours=hours)
+    for clock in inside:
+        policy.check_hour(datetime.fromisoformat(f"2026-03-01T{clock}:00+01:00"))
+    for clock in outside:
+        with pytest.raises(OutsideHoursError):
+            policy.check_hour(datetime.fromisoformat(f"2026-03-01T{clock}:00+01:00"))
+
+
+def test_a_study_is_over_after_its_last_day_wherever_the_site_is() -> None:
+    last = study(expires="2026-03-01")
+    require_valid(last, datetime.fromisoformat("2026-03-02T00:59:00+01:00"))
+    with pytest.raises(StudyExpiredError):
+        require_valid(last, datetime.fromisoformat("2026-03-02T01:00:00+01:00"))
+    require_valid(study(), datetime.fromisoformat("2999-01-01T00:00:00+00:00"))
+
+
+# --- privacy ---
+
+TRAINING = {"clip": 1.0, "batch_size": 32, "steps": 4, "noise_multiplier": 1.0}
+
+
+def private(delta: float = 1e-5, **training: object) -> Study:
+    return study(privacy={"delta": delta, "training": TRAINING | training})
+
+
+def strict(**keys: object) -> Policy:
+    return Policy.model_validate({"protection": ["none"], "privacy": keys})
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused", "allowed"),
+    [
+        ({"require": ["training"]}, study(), private()),
+        (
+            {"require": ["training", "average"]},
+            private(),
+            study(
+                rounds={"count": 3, "quorum": 3, "weights": "equal"},
+                privacy={"delta": 1e-5, "training": TRAINING, "average": {"clip": 1.0, "noise_multiplier": 1.0}},
+            ),
+        ),
+        ({"least_noise": 1.0}, private(noise_multiplier=0.99), private()),
+        ({"largest_clip": 1.0}, private(clip=1.01), private()),
+        ({"largest_delta": 1e-5}, private(delta=1.01e-5), private()),
+        (
+            {"epsilon_per_run": 3.0},
+            private(noise_multiplier=None, epsilon=3.01),
+            private(noise_multiplier=None, epsilon=3.0),
+        ),
+    ],
+    ids=["none", "one of two", "noise", "clip", "delta", "epsilon"],
+)
+def test_a_study_that_promises_less_privacy_than_demanded_is_refused(
+    policy: dict[str, object], refused: Study, allowed: Study
+) -> None:
+    with pytest.raises(PrivacyRefusedError) as caught:
+        strict(**policy).check(refused)
+    assert caught.value.expected.startswith(f"privacy.{next(iter(policy))} = ")
+    strict(**policy).check(allowed)
+
+
+@given(
+    floors=st.fixed_dictionaries(
+        {
+            "least_noise": st.floats(0.0, 4.0),
+            "largest_clip": st.none() | st.floats(0.01, 4.0),
+            "largest_delta": st.none() | st.floats(1e-9, 0.05),
+            "epsilon_per_run": st.none() | st.floats(0.1, 8.0),
+        }
+    ),
+    delta=st.floats(1e-9, 0.05),
+    clip=st.floats(0.01, 4.0),
+    noise=st.none() | st.floats(0.01, 4.0),
+    epsilon=st.floats(0.1, 8.0),
+)
+def test_no_study_passes_that_breaks_a_floor(
+    floors: dict[str, float | None], delta: float, clip: float, noise: float | None, epsilon: float
+) -> None:
+    target = epsilon if noise is None else None
+    asked = private(delta=delta, clip=clip, noise_multiplier=noise, epsilon=target)
+    breaks = (
+        (noise is not None and noise < (floors["least_noise"] or 0.0))
+        or (floors["largest_clip"] is not None and clip > floors["largest_clip"])
+        or (floors["largest_delta"] is not None and delta > floors["largest_delta"])
+        or (target is not None and floors["epsilon_per_run"] is not None and target > floors["epsilon_per_run"])
+    )
+    broken = [rule for rule in strict(**floors).rules(asked) if not rule.is_met]
+    assert bool(broken) == breaks
+    if breaks:
+        with pytest.raises(PrivacyRefusedError):
+            strict(**floors).check(asked)

@@ -38,6 +38,13 @@ mode = "none"
 """
 
 
+TRAINING = """[privacy.training]
+clip = 1.0
+batch_size = 32
+steps = 4
+noise_multiplier = 1.1"""
+
+
 def digest_of(_: str) -> str:
     return "ab" * 32
 
@@ -91,7 +98,16 @@ def test_a_study_file_becomes_a_study_with_sites_by_name_and_their_keys(tmp_path
         ("deadline_s = 30", "absent_grace_s = inf", "rounds.absent_grace_s"),
         ("deadline_s = 30", "absent_grace_s = nan", "rounds.absent_grace_s"),
         ('mode = "none"', 'mode = "secret"', "protection.mode"),
-        ('[protection]\nmode = "none"', "", "protection"),
+        ("seed = 7", "approvals = 0", "approvals"),
+        ("seed = 7", 'expires = "soon"', "expires"),
+        ('mode = "none"', 'mode = "none"\n[privacy]\ndelta = 1e-4', "privacy"),
+        ('mode = "none"', 'mode = "none"\n[privacy]\ndelta = 0.0\n' + TRAINING, "privacy.delta"),
+        ('mode = "none"', 'mode = "none"\n[privacy]\ndelta = 1e-4\n' + TRAINING + "\nepsilon = 3", "privacy.training"),
+        (
+            'mode = "none"',
+            'mode = "none"\n[privacy]\ndelta = 1e-4\n' + TRAINING + "\nepsilom = 3",
+            "privacy.training.epsilom",
+        ),
         ('mode = "none"', "colluders = -1", "protection.colluders"),
         ('mode = "none"', "colluders = 0.5", "protection.colluders"),
         ('mode = "none"', 'mode = "none"\nvalue_bound = 0.0', "protection.value_bound"),
@@ -172,6 +188,48 @@ def test_what_cannot_be_agreed_on_is_refused_before_it_is_published(
 def test_two_sites_cannot_have_one_key(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="same signing key"):
         StudyFile.read(written(tmp_path, GOOD)).resolve("north-sea", dict.fromkeys(KEYS, bytes(32)), digest_of)
+
+
+# --- privacy and approval ---
+
+ON_UPDATES = {"clip": 1.0, "noise_multiplier": 0.5}
+
+
+def test_privacy_names_each_mechanism_that_is_on(tmp_path: Path) -> None:
+    text = GOOD.replace('mode = "none"', 'mode = "none"\n[privacy]\ndelta = 1e-4\n' + TRAINING)
+    made = StudyFile.read(written(tmp_path, text)).resolve("north-sea", KEYS, digest_of)
+    assert made.privacy is not None
+    assert made.privacy.summary == "DP-SGD (noise 1.1, delta 0.0001, per record)"
+    assert (made.privacy.update, made.privacy.average, made.privacy.update_clip) == (None, None, None)
+
+
+@pytest.mark.parametrize("mechanism", ["update", "average"])
+def test_noise_on_updates_goes_with_sites_that_count_the_same(mechanism: str) -> None:
+    privacy = {"delta": 1e-4, mechanism: ON_UPDATES}
+    with pytest.raises(ValueError, match=r'rounds\.weights = "equal"'):
+        study(privacy=privacy)
+    made = study(privacy=privacy, rounds={"count": 3, "quorum": 2, "weights": "equal"})
+    assert made.privacy is not None
+    assert made.privacy.update_clip == 1.0
+
+
+def test_an_update_is_clipped_to_one_length() -> None:
+    both = {"delta": 1e-4, "update": ON_UPDATES, "average": ON_UPDATES | {"clip": 2.0}}
+    with pytest.raises(ValueError, match="give the same value"):
+        study(privacy=both, rounds={"count": 3, "quorum": 2, "weights": "equal"})
+
+
+def test_a_guest_app_takes_no_noise_from_us() -> None:
+    privacy = {"delta": 1e-4, "average": ON_UPDATES}
+    with pytest.raises(ValueError, match="guest app's own code"):
+        study(**GUEST, privacy=privacy)
+
+
+def test_a_study_needs_the_approval_of_its_quorum_unless_it_says_otherwise() -> None:
+    assert study().needed_approvals == 2
+    assert study(approvals=3).needed_approvals == 3
+    with pytest.raises(ValueError, match="approvals is 5, but the study has 4 sites"):
+        study(approvals=5)
 
 
 # --- secure aggregation ---
@@ -307,15 +365,16 @@ def test_what_is_not_canonical_is_refused(canonical: bytes) -> None:
 
 
 GOLDEN_CANONICAL = (
-    '{"consortium":"north-sea","format":"quorate.study/1","guest":null,"name":"malignancy","optimizer":{"'
-    'beta1":0.9,"beta2":0.99,"learning_rate":1,"momentum":0.9,"name":"fedavg","proximal_mu":0,"tau":0.001'
-    '},"protection":{"colluders":1,"mode":"none","value_bound":4},"purpose":"Tell malignant from benign","'
-    'release":{"model":"sites"},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quorum'
-    '":2},"seed":0,"sites":[{"name":"east","signing_key":"01010101010101010101010101010101010101010101010'
-    '10101010101010101"},{"name":"north","signing_key":"0202020202020202020202020202020202020202020202020'
-    '202020202020202"},{"name":"south","signing_key":"030303030303030303030303030303030303030303030303030'
-    '3030303030303"},{"name":"west","signing_key":"040404040404040404040404040404040404040404040404040404'
-    '0404040404"}],"task":{"digest":"abababababababababababababababababababababababababababababababab","n'
-    'ame":"tabular-classifier","parameters":{"model":"logistic"}}}'
+    '{"approvals":null,"consortium":"north-sea","expires":null,"format":"quorate.study/1","guest":null,"n'
+    'ame":"malignancy","optimizer":{"beta1":0.9,"beta2":0.99,"learning_rate":1,"momentum":0.9,"name":"fed'
+    'avg","proximal_mu":0,"tau":0.001},"privacy":null,"protection":{"colluders":1,"mode":"none","value_bo'
+    'und":4},"purpose":"Tell malignant from benign","release":{"model":"sites"},"rounds":{"absent_grace_s'
+    '":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quorum":2,"weights":"records"},"seed":0,"site'
+    's":[{"name":"east","signing_key":"0101010101010101010101010101010101010101010101010101010101010101"}'
+    ',{"name":"north","signing_key":"0202020202020202020202020202020202020202020202020202020202020202"},{'
+    '"name":"south","signing_key":"0303030303030303030303030303030303030303030303030303030303030303"},{"n'
+    'ame":"west","signing_key":"0404040404040404040404040404040404040404040404040404040404040404"}],"task'
+    '":{"digest":"abababababababababababababababababababababababababababababababab","name":"tabular-class'
+    'ifier","parameters":{"model":"logistic"}}}'
 )
-GOLDEN_DIGEST = "37bb343a68a69c1a5a2745e82983c8156b815013e3b0c5ede837e841cb8bc0b5"
+GOLDEN_DIGEST = "d96387eb8ff515693c6cf1b2806cd734fb35ab4cd5cf5c853520d05388a43efd"

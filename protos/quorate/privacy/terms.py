@@ -74,11 +74,17 @@ class Privacy(_Frozen):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if self.training is None and self.update is None and self.average is None:
+        if not self.mechanisms:
             raise ValueError("name at least one of privacy.training, privacy.update, privacy.average")
         if self.update is not None and self.average is not None and self.update.clip != self.average.clip:
             raise ValueError("privacy.update.clip and privacy.average.clip bound the same update: give the same value")
         return self
+
+    @property
+    def mechanisms(self) -> dict[str, TrainingPrivacy | UpdatePrivacy | AveragePrivacy]:
+        """What is on, by its name."""
+        each = {"training": self.training, "update": self.update, "average": self.average}
+        return {name: mechanism for name, mechanism in each.items() if mechanism is not None}
 
     @property
     def update_clip(self) -> float | None:

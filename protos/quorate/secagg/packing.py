@@ -109,8 +109,12 @@ class Packing:
         integers, clipped = self.quantise(update, weight)
         return self.combine(integers), clipped
 
-    def quantise(self, update: Floats, weight: int) -> tuple[Integers, int]:
-        """The weighted fixed-point integers of a piece, (k,), to which privacy noise may be added; like ``encode``."""
+    def quantise(self, update: Floats, weight: int, toward_zero: bool = False) -> tuple[Integers, int]:
+        """The weighted fixed-point integers of a piece, (k,), to which privacy noise may be added; like ``encode``.
+
+        Args:
+            toward_zero: Round so that no update becomes longer than it was.
+        """
         if not 0 < weight <= WEIGHT_ONE:
             raise ContributionError("The weight of an update is out of range", expected="above 0 and at most 1")
         scale = weight / WEIGHT_ONE / self.step
@@ -130,7 +134,8 @@ class Packing:
                 clipped += int(np.count_nonzero(np.abs(exact) > self.bound))
                 x = np.clip(exact, -self.bound, self.bound)
             scaled = np.multiply(x, scale, dtype=np.float64)
-            np.rint(scaled, out=integers[start : start + x.size], casting="unsafe")
+            rounded = np.trunc if toward_zero else np.rint
+            rounded(scaled, out=integers[start : start + x.size], casting="unsafe")
         return integers, clipped
 
     def combine(self, integers: Integers) -> Integers:

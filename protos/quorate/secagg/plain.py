@@ -5,8 +5,8 @@ a site encodes its update into words, the server adds words without knowing what
 
 A site k with weight w_k (an integer in units of 1/WEIGHT_ONE, so that the weights of all sites add up to about
 WEIGHT_ONE) sends u = rint(w_k * clip(x) / step) modulo 2^32. With the sum of the weights at most 2 * WEIGHT_ONE no
-word of the sum can overflow: |sum u| <= 2 * bound / step + n/2 <= 2^31 - 1. The error of the average is at most
-n * step / (2 W), and adding integers is exact and commutes: the sum does not depend on the order of arrival.
+word of the sum can overflow: |sum u| <= (2 * bound + 9 sigma) / step + n/2 <= 2^31 - 1. The error of the average is at
+most n * step / (2 W), and adding integers is exact and commutes: the sum does not depend on the order of arrival.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from quorate.errors import ContributionError, UpdateNotFiniteError
 
 Words = npt.NDArray[np.uint32]
+Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 WORD_BYTES = 4
@@ -34,18 +35,29 @@ class PlainScheme:
     Args:
         bound: Each coordinate of an update is clipped to [-bound, bound].
         sites: The size of the roster.
+        noise_std: The largest standard deviation of the privacy noise in the weighted sum, in the update's unit.
     """
 
     bound: float
     sites: int
+    noise_std: float = 0.0
 
     @property
     def step(self) -> float:
         """The weight of the last bit of a word, in the update's unit."""
-        return 2 * self.bound / (2**31 - 1 - self.sites / 2)
+        return (2 * self.bound + 9 * self.noise_std) / (2**31 - 1 - self.sites / 2)
 
     def encode(self, update: Floats, weight: int) -> tuple[Words, int]:
-        """A piece of an update as words, and how many coordinates had to be clipped.
+        """A piece of an update as words, and how many coordinates had to be clipped; raises what ``quantise`` does."""
+        integers, clipped = self.quantise(update, weight)
+        return self.combine(integers), clipped
+
+    def quantise(self, update: Floats, weight: int, toward_zero: bool = False) -> tuple[Integers, int]:
+        """The weighted fixed-point integers of a piece (k,), to which privacy noise may be added, and how many
+        coordinates had to be clipped.
+
+        Args:
+            toward_zero: Round so that no update becomes longer than it was.
 
         Raises:
             UpdateNotFiniteError: the update holds NaN or infinity. ContributionError: a weight outside (0, WEIGHT_ONE].
@@ -59,8 +71,12 @@ class PlainScheme:
                 action="Lower the learning rate or look for extreme values in the data",
             )
         clipped = int(np.count_nonzero(np.abs(x) > self.bound))
-        scaled = np.rint(np.clip(x, -self.bound, self.bound) * (weight / WEIGHT_ONE / self.step))
-        return scaled.astype(np.int64).astype(np.uint32), clipped
+        scaled = np.clip(x, -self.bound, self.bound) * (weight / WEIGHT_ONE / self.step)
+        return (np.trunc if toward_zero else np.rint)(scaled).astype(np.int64), clipped
+
+    def combine(self, integers: Integers) -> Words:
+        """Integers as words: modulo 2^32."""
+        return integers.astype(np.uint32)
 
     def decode(self, total: Words, weight: int) -> npt.NDArray[np.float64]:
         """The weighted average from a piece of the sum.
