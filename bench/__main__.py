@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench import table
 
-BENCHES = ("rounds", "secagg")
+BENCHES = ("rounds", "secagg", "privacy")
 RESULTS = Path("build/bench")
 
 

@@ -28,13 +28,14 @@ from quorate.errors import (
     SupersededError,
 )
 from quorate.exchange import MESSAGE_ID_BYTES, MessageId
-from quorate.messages import instruction_from_proto
+from quorate.messages import head_from_proto, instruction_from_proto
 from quorate.v1 import rounds_pb2
 from quorate.wire import error_of
 from quorate_client.backoff import Backoff
 from quorate_client.channel import rounds_stub
 from quorate_client.deliveries import Deliveries, cancel, wait_for_event
 from quorate_client.journal import Journal
+from quorate_client.ledger import Ledger
 from quorate_client.link import Connection, Link
 from quorate_client.metrics import ClientMetrics, ConnectionState
 from quorate_client.state import ConnectionReport, State
@@ -76,6 +77,7 @@ class Agent:
         surroundings: Surroundings,
         state: State,
         journal: Journal,
+        ledger: Ledger,
         spool: Spool,
         link: Link,
         metrics: ClientMetrics,
@@ -83,9 +85,10 @@ class Agent:
         self._around = surroundings
         self._state = state
         self._journal = journal
+        self._ledger = ledger
         self._link = link
         self._metrics = metrics
-        self._deliveries = Deliveries(journal, spool, metrics, surroundings.random)
+        self._deliveries = Deliveries(journal, ledger, spool, metrics, surroundings.random)
         self._waits = Backoff(surroundings.random)
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
@@ -189,6 +192,8 @@ class Agent:
             raise FrameError("The server's clock shows no time")
         self._offset_s = welcome.server_unix_s - self._around.wall()
         self._metrics.welcomed(self._offset_s)
+        if welcome.HasField("ledger_head"):
+            await self._compare(welcome.ledger_head)
         log.info("connected", server=connection.address, session=session)
         if abs(self._offset_s) > CLOCK_TOLERANCE_S:
             log.warning(
@@ -197,6 +202,13 @@ class Agent:
                 action="Set this machine's clock, for example with NTP; certificates depend on it",
             )
         return float(welcome.heartbeat_s)
+
+    async def _compare(self, proto: rounds_pb2.LedgerHead) -> None:
+        """What the server has seen of this site's privacy ledger; studies without privacy go on in any case."""
+        try:
+            await asyncio.to_thread(self._ledger.check_witness, head_from_proto(proto))
+        except QuorateError as error:
+            log.error("the privacy ledger could not be compared", code=error.code, reason=str(error))
 
     async def _read(self, connection: Connection, work: Work, silence_s: float) -> None:
         while True:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,8 @@ from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.journal import Journal
 from quorate_client.keys import certificate_life, load_credentials, load_identity, load_keys
+from quorate_client.ledger import Ledger, open_ledger
+from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.link import Link
 from quorate_client.metrics import ClientMetrics, serve_metrics
 from quorate_client.policy import policy_now, read_policy, require_valid
@@ -78,12 +80,13 @@ class LazyEngine:
             await self._engine.close()
 
 
-def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: State) -> Engine:
+def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: State, ledger: Ledger) -> Engine:
     """The engine with task workers that cannot see the site's keys. Imports numpy."""
     from quorate_client.ballots import Ballots
     from quorate_client.engine import Engine as SiteEngine
     from quorate_client.isolation import Confinement
     from quorate_client.secure_site import SecureSite
+    from quorate_client.training import Accounting
     from quorate_client.worker_process import WorkerSettings
     from quorate_client.workers import ProcessWorkers
 
@@ -106,7 +109,10 @@ def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: State) 
         ballots=Ballots(state),
         study_keys=folder.keys / "studies",
     )
-    return SiteEngine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure)
+    accounting = Accounting(ledger, lambda: policy_now(folder.policy).privacy, time.time)
+    return SiteEngine(
+        ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,7 @@ def assemble(
     folder: SiteFolder,
     config: Config,
     state: State,
+    ledger: Ledger,
     metrics: ClientMetrics,
     spool: Spool,
     engine: Engine,
@@ -158,7 +165,7 @@ def assemble(
         await charter.require(agreement)
         return agreement
 
-    agent = Agent(Surroundings(connect, address, wall, draw), state, journal, spool, link, metrics)
+    agent = Agent(Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics)
     site = Site(
         journal=journal,
         engine=engine,
@@ -184,10 +191,16 @@ async def serve(folder: SiteFolder, config: Config) -> None:
     _warn_of_expiry(folder)
     registry = CollectorRegistry()
     metrics = ClientMetrics(registry)
-    with folder.held_by_this_daemon(), site_state(folder.database) as state, _metrics_endpoint(config, registry):
+    signing = load_keys(folder.keys).signing
+    with (
+        folder.held_by_this_daemon(),
+        site_state(folder.database) as state,
+        closing(open_ledger(folder.ledger, folder.database, signing, shipped_accountants())) as ledger,
+        _metrics_endpoint(config, registry),
+    ):
         spool = Spool(folder.spool)
-        engine = LazyEngine(lambda: make_engine(folder, config, spool, state))
-        daemon = assemble(folder, config, state, metrics, spool, engine)
+        engine = LazyEngine(lambda: make_engine(folder, config, spool, state, ledger))
+        daemon = assemble(folder, config, state, ledger, metrics, spool, engine)
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:
             log.warning("the policy allows studies without protection: the server can read their updates")

@@ -16,10 +16,11 @@ import structlog
 from quorate.blobs import Spool
 from quorate.errors import BlobMissingError, DiskFullError, FrameError, MessageUnknownError, QuorateError
 from quorate.exchange import MessageId, Reply
-from quorate.messages import reply_to_proto
+from quorate.messages import head_to_proto, reply_to_proto
 from quorate.v1 import rounds_pb2
 from quorate_client.backoff import Backoff
 from quorate_client.journal import Entry, Journal
+from quorate_client.ledger import Ledger
 from quorate_client.link import Connection
 from quorate_client.metrics import ClientMetrics
 from quorate_client.transfers import upload, upload_until_done
@@ -36,8 +37,11 @@ Action = Callable[[], Coroutine[Any, Any, None]]
 class Deliveries:
     """What is being said on one connection beside reading it."""
 
-    def __init__(self, journal: Journal, spool: Spool, metrics: ClientMetrics, random: Callable[[], float]) -> None:
+    def __init__(
+        self, journal: Journal, ledger: Ledger, spool: Spool, metrics: ClientMetrics, random: Callable[[], float]
+    ) -> None:
         self._journal = journal
+        self._ledger = ledger
         self._spool = spool
         self._metrics = metrics
         self._random = random
@@ -104,8 +108,19 @@ class Deliveries:
             reply = Reply(message, error.code)
             self._journal.replace(reply)
         proto = reply_to_proto(reply)
+        self._show_ledger(proto)
         await connection.send(rounds_pb2.SiteEvent(reply=proto))
         self._metrics.reply_bytes_sent(proto.ByteSize())
+
+    def _show_ledger(self, proto: rounds_pb2.Reply) -> None:
+        """What this site has spent until now the server keeps, and repeats when the site comes back."""
+        try:
+            head = self._ledger.head()
+        except QuorateError as error:  # nothing can be spent then; the refusals that say so must leave
+            log.error("the privacy ledger cannot be read", code=error.code, reason=str(error))
+            return
+        if head is not None:
+            proto.ledger_head.CopyFrom(head_to_proto(head))
 
     async def _upload(self, connection: Connection, entry: Entry, reply: Reply) -> None:
         sent = partial(self._metrics.blob_bytes_sent, entry.phase)

@@ -30,6 +30,7 @@ from quorate_client.folder import RELEASED_MODEL
 from quorate_client.guest_run import GuestRun
 from quorate_client.head import Fetch
 from quorate_client.study_run import StudyRun
+from quorate_client.training import Accounting, Trainer
 from quorate_client.workers import TaskWorkers
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Engine:
         randomness: Gives secret random bytes. The seed of local training comes from the site: who knows it (a server
             that could choose it, say) knows which records made an update.
         secure: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
+        accounting: What differential privacy needs of the site; without it studies that promise it are refused.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Engine:
         clock: Callable[[], float],
         randomness: Callable[[int], bytes] = os.urandom,
         secure: SecureSite | None = None,
+        accounting: Accounting | None = None,
     ) -> None:
         self._workers = workers
         self._spool = spool
@@ -66,6 +69,7 @@ class Engine:
         self._clock = clock
         self._randomness = randomness
         self._secure = secure
+        self._accounting = accounting
         self._live: dict[RunId, tuple[bytes, StudyRun | SecureRun | GuestRun]] = {}
         self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._limits: dict[MessageId, asyncio.Timeout] = {}
@@ -140,7 +144,8 @@ class Engine:
         if study.kind == "guest":
             return GuestRun(folder, self._workers, self._spool, self._clock)
         if study.protection.mode == "none":
-            return StudyRun(run, folder, study, self._workers, self._spool, self._clock, self._randomness)
+            trainer = Trainer(study, self._randomness, self._accounting)
+            return StudyRun(run, folder, study, self._workers, self._spool, self._clock, trainer)
         if self._secure is None:
             raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
         from quorate_client.secure_run import SecureRun  # imports numpy

@@ -1,7 +1,8 @@
 """Where a site keeps what is its own: one folder, private to the daemon's user.
 
 ``config.toml`` and ``policy.toml`` are the administrator's; ``keys/`` holds the identity, ``state.sqlite`` what was
-agreed and done, ``spool/`` bulk bytes in flight, ``work/`` what the tasks leave, ``log/`` the daemon's log.
+agreed and done, ``ledger.sqlite`` what its data sets spent of their privacy, ``spool/`` bulk bytes in flight, ``work/``
+what the tasks leave, ``log/`` the daemon's log.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class SiteFolder:
     @property
     def database(self) -> Path:
         return self.root / "state.sqlite"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.sqlite"
 
     @property
     def spool(self) -> Path:

@@ -16,10 +16,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quorate.errors import DiskFullError, SiteRefusalError, TaskFailedError, TaskMismatchError, TaskMissingError
+from quorate.errors import (
+    DiskFullError,
+    PrivacyUnsupportedError,
+    SiteRefusalError,
+    TaskFailedError,
+    TaskMismatchError,
+    TaskMissingError,
+)
 from quorate.tasks import task_digest, task_reference
 from quorate_client.agreement import Dataset
-from quorate_client.tasks import load_task
+from quorate_client.tasks import PrivateSession, PrivateSettings, load_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +75,8 @@ class TaskHost:
                 return {}
             case "train":
                 return self._train(**request)
+            case "train_privately":
+                return self._train_privately(**request)
             case "evaluate":
                 return {"extras": list(self._opened.evaluate(_theta(request["theta"])).encode())}
             case "export":
@@ -109,6 +118,18 @@ class TaskHost:
         values, report = self._opened.train(_theta(theta), round_number, rng_seed, proximal_mu)
         _write(Path(update), values)
         return {"records": report.records, "loss_sum": report.loss_sum}
+
+    def _train_privately(
+        self, theta: dict[str, Any], update: str, round_number: int, settings: dict[str, Any], proximal_mu: float
+    ) -> dict[str, Any]:
+        session = self._opened
+        if not isinstance(session, PrivateSession):
+            raise PrivacyUnsupportedError(
+                "The task cannot train with differential privacy", action="Take a task that can, or leave it out"
+            )
+        values, report = session.train_privately(_theta(theta), round_number, PrivateSettings(**settings), proximal_mu)
+        _write(Path(update), values)
+        return {"records": session.records, "steps": report.steps}
 
     def _export(self, theta: dict[str, Any], path: str) -> dict[str, Any]:
         arrays, metadata = self._opened.export(_theta(theta))

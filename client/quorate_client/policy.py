@@ -73,6 +73,7 @@ least_records = 50
 # largest_delta = 1e-5
 
 # Most epsilon per record that a data set spends in one run, in the last 365 days, and for ever. Absent: no limit.
+# Once there is a limit, no study without [privacy.training] runs here: nothing bounds what it would spend.
 # epsilon_per_run = 4.0
 # epsilon_per_year = 8.0
 # epsilon_ever = 16.0
@@ -107,6 +108,12 @@ class PrivacyPolicy(BaseModel):
     )
     epsilon_ever: _Positive | None = Field(default=None, description="most epsilon of a data set for ever")
     tell_epsilon: bool = Field(default=True, description="whether the operator may see what is spent and what is left")
+
+    @property
+    def budget(self) -> str | None:
+        """The first limit on what a data set may spend, as it stands in the file."""
+        limits = {name: getattr(self, name) for name in ("epsilon_ever", "epsilon_per_year", "epsilon_per_run")}
+        return next((f"privacy.{name} = {limit:g}" for name, limit in limits.items() if limit is not None), None)
 
     def delta_for(self, records: int) -> float:
         """The largest delta for so many records."""
@@ -238,6 +245,14 @@ def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[R
             ", ".join(sorted(mechanisms)) or "no differential privacy",
             policy.require <= set(mechanisms),
             "does not have on what this site's policy requires",
+            PrivacyRefusedError,
+        )
+    if policy.budget is not None:
+        yield Rule(
+            policy.budget,
+            "DP-SGD" if "training" in mechanisms else "training without privacy",
+            "training" in mechanisms,
+            "releases what no epsilon bounds, and this site's policy bounds the epsilon of its data sets",
             PrivacyRefusedError,
         )
     for name, mechanism in mechanisms.items():

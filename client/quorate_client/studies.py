@@ -310,6 +310,20 @@ def check_dataset(study: Study, dataset: Dataset) -> None:
             assert_never(unknown)
 
 
+def differences(old: Study, new: Study) -> list[tuple[str, Any, Any]]:
+    """Each key, with dots, whose value is not the same, with both values; None where there is none."""
+    left, right = (dict(_flat(study.model_dump(mode="json"))) for study in (old, new))
+    return [(key, left.get(key), right.get(key)) for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+
+
+def _flat(value: Any, within: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        yield within, value
+        return
+    for key, each in value.items():
+        yield from _flat(each, f"{within}.{key}" if within else key)
+
+
 def _refusal(check: Any) -> QuorateError | None:
     try:
         check()

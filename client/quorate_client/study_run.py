@@ -13,6 +13,7 @@ from quorate.errors import BaseModelMismatchError, FrameError
 from quorate.exchange import Instruction, Phase, Reply, StudyContribution, StudyWork
 from quorate.identity import RunId
 from quorate.messages import contribution_to_bytes, work_from_bytes
+from quorate.privacy.events import Spending
 from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
@@ -21,6 +22,7 @@ from quorate_client.model_state import ModelState, StateFolder
 from quorate_client.offload import offload
 from quorate_client.protect import FLOAT_BYTES, protect, store_file
 from quorate_client.task_calls import TaskCalls
+from quorate_client.training import Trainer
 from quorate_client.workers import TaskWorkers
 
 log = structlog.get_logger()
@@ -31,7 +33,7 @@ class StudyRun:
 
     Args:
         folder: Belongs to the run alone. The final model stays there as ``RELEASED_MODEL``.
-        randomness: Gives secret random bytes.
+        trainer: This run's.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class StudyRun:
         workers: TaskWorkers,
         spool: Spool,
         clock: Callable[[], float],
-        randomness: Callable[[int], bytes],
+        trainer: Trainer,
     ) -> None:
         self._run = run
         self._study = study
@@ -51,7 +53,7 @@ class StudyRun:
         self._workers = workers
         self._spool = spool
         self._clock = clock
-        self._randomness = randomness
+        self._trainer = trainer
 
     async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         """Do one phase.
@@ -67,12 +69,13 @@ class StudyRun:
         # The first of the summed extras of `prepare` is the number of all records; the task's own follow.
         task = TaskCalls(self._workers, agreement, work.statistics[1:], self._clock)
         number = instruction.round_number
+        spending: Spending | None = None
         match instruction.phase:
             case Phase.PREPARE:
                 contribution, blob = await self._prepare(task)
             case Phase.TRAIN:
                 state = await self._head.advance(work, number - 1, task.initial, fetch)
-                contribution, blob = await self._train(task, state, work, number)
+                contribution, blob, spending = await self._train(task, state, work, instruction, agreement)
             case Phase.EVALUATE:
                 state = await self._head.advance(work, number, task.initial, fetch)
                 contribution, blob = _about(state, await task.evaluate(state)), None
@@ -89,34 +92,32 @@ class StudyRun:
             body=contribution_to_bytes(contribution),
             blobs=() if blob is None else (blob,),
             working_s=task.working_s,
+            spending=spending,
         )
 
     async def _prepare(self, task: TaskCalls) -> tuple[StudyContribution, None]:
         measure = await task.measure()
+        self._trainer.admit(measure)
         extras = (measure.records, *measure.statistics)
         return StudyContribution(dimension=measure.dimension, extras=extras), None
 
     async def _train(
-        self, task: TaskCalls, state: ModelState, work: StudyWork, round_number: int
-    ) -> tuple[StudyContribution, Blob]:
-        """Train on the model of the round before; what leaves is made by ``protect``.
-
-        The seed of the training is drawn here and told to nobody: whoever could choose it would know which records
-        made the update.
-        """
-        seed = int.from_bytes(self._randomness(8), "big") >> 1
+        self, task: TaskCalls, state: ModelState, work: StudyWork, instruction: Instruction, agreement: Agreement
+    ) -> tuple[StudyContribution, Blob, Spending | None]:
+        """Train on the model of the round before; what leaves is made by ``protect``."""
         update = self._states.scratch()
         try:
-            report = await task.train(state, update, round_number, seed, self._study.optimizer.proximal_mu)
-            weight = _weight_of(report.records, work.total_weight)
+            report, spending = await self._trainer.train(task, state, update, instruction, agreement)
+            weight = _weight_of(self._study, report.records, work.total_weight)
             size = state.dimension * FLOAT_BYTES
             sent = await offload(size, protect, update, state.dimension, weight, self._study, self._spool)
         finally:
             update.unlink(missing_ok=True)
         if sent.clipped:
-            log.warning("update clipped", run=self._run, round=round_number, coordinates=sent.clipped)
-        extras = (report.records, report.loss, sent.clipped)
-        return StudyContribution(state.digest, state.dimension, sent.weight, extras), sent.blob
+            log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
+        # How many were clipped is computed from records too.
+        extras = (report.records, report.loss, sent.clipped if self._study.privacy is None else 0)
+        return StudyContribution(state.digest, state.dimension, sent.weight, extras), sent.blob, spending
 
     async def _checkpoint(self, state: ModelState) -> Blob:
         blob = await asyncio.to_thread(store_file, state.path, self._spool)
@@ -138,16 +139,16 @@ class StudyRun:
         return await asyncio.to_thread(store_file, released, self._spool)
 
 
-def _weight_of(records: int, total_records: int) -> int:
+def _weight_of(study: Study, records: int, total_records: int) -> int:
     from quorate.secagg.plain import weight_of  # imports numpy
 
-    return weight_of(records, total_records)
+    return weight_of(1, len(study.sites)) if study.rounds.weights == "equal" else weight_of(records, total_records)
 
 
 def _plain_sums(study: Study) -> PlainSums:
-    from quorate.secagg.plain import PlainScheme  # imports numpy
+    from quorate.schemes import plain_scheme_of  # imports numpy
 
-    return PlainSums(PlainScheme(study.protection.value_bound, len(study.sites)))
+    return PlainSums(plain_scheme_of(study))
 
 
 def _about(state: ModelState, extras: tuple[int, ...] = ()) -> StudyContribution:

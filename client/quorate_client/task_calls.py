@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quorate.errors import DatasetMissingError, TaskFailedError, UpdateNotFiniteError
+from quorate.errors import DatasetMissingError, PrivacyUnsupportedError, TaskFailedError, UpdateNotFiniteError
 from quorate.evaluation import LOSS_ONE
 from quorate.exchange import MAX_EXTRAS
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.model_state import THETA_OFFSET, ModelState
+from quorate_client.tasks import PrivateSettings
 from quorate_client.workers import TaskWorker, TaskWorkers, WorkerKey
 
 _OPENED = b"opened"
@@ -39,6 +40,14 @@ class Trained:
 
     records: int
     loss: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPrivately:
+    """Beside the update itself: the steps of DP-SGD that were really taken. No loss, which would be a release."""
+
+    records: int
+    steps: int
 
 
 class TaskCalls:
@@ -99,6 +108,32 @@ class TaskCalls:
                 action="Lower the learning rate or look for extreme values in the data",
             )
         return Trained(_count(answer, "records"), round(loss * LOSS_ONE))
+
+    async def train_privately(
+        self, state: ModelState, update: Path, round_number: int, settings: PrivateSettings, proximal_mu: float
+    ) -> TrainedPrivately:
+        """As ``train``, by DP-SGD.
+
+        Raises:
+            PrivacyUnsupportedError: the task, its model or its data do not allow it. Nothing was computed.
+        """
+        if self._statistics:
+            raise PrivacyUnsupportedError(
+                "The task sums statistics of training records, which DP-SGD's account does not cover",
+                action="Choose parameters with which it needs none: standardise = 'range' for tabular-classifier",
+            )
+        answer = await self._ready_call(
+            "train_privately",
+            theta=_theta(state),
+            update=str(update),
+            round_number=round_number,
+            settings=asdict(settings),
+            proximal_mu=proximal_mu,
+        )
+        steps = _count(answer, "steps")
+        if steps > settings.steps:
+            raise _malformed()
+        return TrainedPrivately(_count(answer, "records"), steps)
 
     async def evaluate(self, state: ModelState) -> tuple[int, ...]:
         return _integers(await self._ready_call("evaluate", theta=_theta(state)), "extras")

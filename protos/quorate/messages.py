@@ -14,6 +14,8 @@ from quorate.blobs import Blob, BlobId, Frame
 from quorate.errors import FrameError
 from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution, StudyWork, SumRef
 from quorate.identity import Member, RunId, SiteName, is_run_id
+from quorate.privacy.events import Spending
+from quorate.privacy.ledger_head import SignedHead
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2
 from quorate.wire import detail_of, error_of
@@ -95,11 +97,29 @@ def reply_to_proto(value: Reply) -> rounds_pb2.Reply:
         body=value.body,
         blobs=[blob_to_proto(blob) for blob in value.blobs],
         working_s=value.working_s,
+        spending=spending_to_proto(value.spending) if value.spending else None,
     )
 
 
 def reply_from_proto(proto: rounds_pb2.Reply) -> Reply:
-    return Reply(MessageId(proto.message_id), proto.code, proto.body, _blobs(proto.blobs), proto.working_s)
+    spending = spending_from_proto(proto.spending) if proto.HasField("spending") else None
+    return Reply(MessageId(proto.message_id), proto.code, proto.body, _blobs(proto.blobs), proto.working_s, spending)
+
+
+def spending_to_proto(value: Spending) -> common_pb2.Spending:
+    return common_pb2.Spending(epsilon=value.epsilon, delta=value.delta, left=value.left)
+
+
+def spending_from_proto(proto: common_pb2.Spending) -> Spending:
+    return Spending(proto.epsilon, proto.delta, proto.left if proto.HasField("left") else None)
+
+
+def head_to_proto(head: SignedHead) -> rounds_pb2.LedgerHead:
+    return rounds_pb2.LedgerHead(number=head.number, hash=head.hash, signature=head.signature)
+
+
+def head_from_proto(proto: rounds_pb2.LedgerHead) -> SignedHead:
+    return SignedHead(proto.number, proto.hash, proto.signature)
 
 
 def instruction_to_bytes(value: Instruction) -> bytes:
@@ -198,6 +218,7 @@ def run_to_proto(view: RunView) -> operator_pb2.RunStatus:
                 bytes_up=result.bytes_up,
                 bytes_down=result.bytes_down,
                 missing=result.missing,
+                spending={site: spending_to_proto(spent) for site, spent in result.spending.items()},
             )
             for result in view.results
         ],
@@ -238,6 +259,7 @@ def _run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
                 bytes_up=result.bytes_up,
                 bytes_down=result.bytes_down,
                 missing=dict(result.missing),
+                spending={site: spending_from_proto(spent) for site, spent in result.spending.items()},
             )
             for result in proto.results
         ),

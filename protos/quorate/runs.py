@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from quorate.errors import QuorateError
 from quorate.identity import RunId, SiteName
+from quorate.privacy.events import Spending
 
 
 class RunState(StrEnum):
@@ -41,7 +42,8 @@ class SiteProgress:
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """One round that counted. ``metrics`` are pooled over the sites; ``missing`` maps a site to the code of why."""
+    """One round that counted. ``metrics`` are pooled over the sites; ``missing`` maps a site to the code of why,
+    ``spending`` to what it told of its privacy budget after it."""
 
     round_number: int
     contributed: tuple[SiteName, ...]
@@ -50,6 +52,7 @@ class RoundResult:
     bytes_up: int = 0
     bytes_down: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
+    spending: Mapping[str, Spending] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from quorate.privacy.update_noise import update_noise
+from quorate.errors import PrivacyRefusedError
+from quorate.privacy.update_noise import UpdateNoise, update_noise
 from quorate.secagg.packing import Packing
 from quorate.secagg.plain import PlainScheme
 from quorate.study import Study
 
+LEAST_STEPS = 8
+"""Least standard deviation of a site's noise, in steps of its integers: the sum of discrete Gaussians that are much
+narrower is no discrete Gaussian (Kairouz, Liu, Steinke 2021, https://arxiv.org/abs/2102.06387, theorem 1)."""
+
 
 def packing_of(study: Study) -> Packing:
-    """Under secure aggregation."""
+    """Under secure aggregation.
+
+    Raises:
+        PrivacyRefusedError: the study's noise is too small for its integers.
+    """
     noise = update_noise(study)
-    return Packing(min(study.protection.value_bound, noise.clip), len(study.sites), noise_std=noise.total)
+    packing = Packing(min(study.protection.value_bound, noise.clip), len(study.sites), noise_std=noise.total)
+    _require_fine(noise, packing.step)
+    return packing
 
 
 def plain_scheme_of(study: Study) -> PlainScheme:
-    """Without protection."""
+    """Without protection. Raises as ``packing_of`` does."""
     noise = update_noise(study)
-    return PlainScheme(min(study.protection.value_bound, noise.clip), len(study.sites), noise.total)
+    scheme = PlainScheme(min(study.protection.value_bound, noise.clip), len(study.sites), noise.total)
+    _require_fine(noise, scheme.step)
+    return scheme
+
+
+def _require_fine(noise: UpdateNoise, step: float) -> None:
+    smallest = min((std for std in (noise.share, noise.average) if std), default=None)
+    if smallest is not None and smallest < LEAST_STEPS * step:
+        raise PrivacyRefusedError(
+            "The study's noise on parameters is too small to be drawn exactly",
+            expected=f"a standard deviation of at least {LEAST_STEPS * step:.3g} in the sum",
+            got=f"{smallest:.3g}",
+            action="Have the operator raise its noise_multiplier",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from quorate.errors import QuorateError
@@ -82,6 +83,7 @@ def _result_json(result: RoundResult) -> Json:
         "bytes_up": result.bytes_up,
         "bytes_down": result.bytes_down,
         "missing": dict(sorted(result.missing.items())),
+        "spending": {site: asdict(spent) for site, spent in sorted(result.spending.items())},
     }
 
 

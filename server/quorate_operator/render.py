@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from quorate.privacy.events import Spending
 from quorate.runs import RoundResult, RunState, RunView
 from quorate_operator.machine import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
@@ -122,6 +123,8 @@ def run_page(view: RunView, now: float) -> RenderableType:
         parts += [Text(f"\nround {view.round_number}, {view.phase}"), _progress_table(view)]
     if view.results:
         parts += [Text(), _results_table(view.results)]
+    if spending := latest_spending(view.results):
+        parts += [Text("\nprivacy spent per record, over all studies"), _spending_table(spending)]
     return _warned(Group(*parts), view.protection == "none")
 
 
@@ -141,6 +144,22 @@ def metric_names(results: Iterable[RoundResult]) -> list[str]:
     """All metrics of some rounds, in the order in which they are shown."""
     names = {name for result in results for name in result.metrics}
     return [name for name in _METRICS_FIRST if name in names] + sorted(names - set(_METRICS_FIRST))
+
+
+def latest_spending(results: Iterable[RoundResult]) -> dict[str, Spending]:
+    """What each site told last."""
+    told: dict[str, Spending] = {}
+    for result in results:
+        told.update(result.spending)
+    return dict(sorted(told.items()))
+
+
+def _spending_table(spending: Mapping[str, Spending]) -> Table:
+    table = _table("site", "epsilon", "left", "delta")
+    for site, spent in spending.items():
+        left = "no limit" if spent.left is None else f"{spent.left:.3f}"
+        table.add_row(site, f"{spent.epsilon:.3f}", left, f"{spent.delta:g}")
+    return table
 
 
 def _progress_table(view: RunView) -> Table:

@@ -38,6 +38,10 @@ _SERVER_SAW_GUEST = {
         "The global model: the app's ServerApp ran at the server.",
     ),
 }
+_NOT_PRIVATE = (
+    "No noise was added for differential privacy: the model itself may reveal something of the records that it was "
+    "trained on."
+)
 _SERVER_ALWAYS_SEES = (
     "Who took part in which round, when, for how long it worked, and how many bytes it sent and received.",
     "It did not see the records themselves: they stayed at the sites.",
@@ -54,8 +58,12 @@ def server_could_see(kind: str, protection: str) -> tuple[str, ...]:
     return (*(_SERVER_SAW_GUEST if kind == "guest" else _SERVER_SAW_STUDY)[protection], *_SERVER_ALWAYS_SEES)
 
 
-def limits(state: RunState) -> tuple[str, ...]:
-    """What the result does not show, one sentence each."""
+def limits(state: RunState, is_private: bool) -> tuple[str, ...]:
+    """What the result does not show, one sentence each.
+
+    Args:
+        is_private: Whether the study promises differential privacy; what exactly is in its privacy statement.
+    """
     unfinished = f"The run is {state}: it shows the rounds that counted so far, not those that were planned."
     return (
         *(() if state is RunState.COMPLETED else (unfinished,)),
@@ -64,6 +72,5 @@ def limits(state: RunState) -> tuple[str, ...]:
         "Metrics are pooled over the records that the sites kept for testing. They do not say how the model does on "
         "other records, nor whether it serves all groups of patients equally well.",
         "Sites are believed: a site that sends a wrong update or wrong counts changes the result unnoticed.",
-        "No noise was added for differential privacy: the model itself may reveal something of the records that it was "
-        "trained on.",
+        *(() if is_private else (_NOT_PRIVATE,)),
     )

@@ -1,4 +1,4 @@
-"""What the server must remember of runs to go on after a crash: runs, replies, results, session numbers.
+"""What the server must remember to go on after a crash: runs, replies, results, session numbers, ledgers' heads.
 
 A reply is written before it is acknowledged. Nobody waits for that, so the replies of a moment share one write: two
 hundred sites cost a few commits, not two hundred.
@@ -37,6 +37,7 @@ from sqlalchemy.exc import IntegrityError
 from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import RunId, SiteName
 from quorate.messages import reply_from_bytes, reply_to_bytes
+from quorate.privacy.ledger_head import SignedHead
 from quorate.runs import RunState
 from quorate_server.database import METADATA
 
@@ -81,6 +82,17 @@ _SESSIONS = Table(
     Column("number", BigInteger, nullable=False),
 )
 
+# By signing key, not by site: one that was invited again and kept its keys is still told how far its ledger had come,
+# and one with new keys begins a new one.
+_LEDGER_HEADS = Table(
+    "ledger_heads",
+    METADATA,
+    Column("signing_key", LargeBinary(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(64), nullable=False),
+)
+
 # The statements of every round. Made once: making one takes longer than executing it.
 _WRITTEN = select(_REPLIES.c.message_id).where(_REPLIES.c.message_id.in_(bindparam("names", expanding=True)))
 _ADD_REPLY = insert(_REPLIES)
@@ -94,6 +106,11 @@ _ADD_RESULT = insert(_RESULTS)
 _DROP_EARLIER_REPLIES = delete(_REPLIES).where(
     _REPLIES.c.run == bindparam("of"), _REPLIES.c.round < bindparam("number")
 )
+_KNOWN_HEADS = select(_LEDGER_HEADS.c.signing_key, _LEDGER_HEADS.c.number).where(
+    _LEDGER_HEADS.c.signing_key.in_(bindparam("keys", expanding=True))
+)
+_DROP_HEAD = delete(_LEDGER_HEADS).where(_LEDGER_HEADS.c.signing_key == bindparam("key"))
+_ADD_HEAD = insert(_LEDGER_HEADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +141,7 @@ class Journal:
         self._engine = engine
         self._clock = clock
         self._pending: list[_PendingReply] = []
+        self._heads: dict[bytes, SignedHead] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._writing: asyncio.Task[None] | None = None
         self._due: asyncio.TimerHandle | None = None
@@ -156,6 +174,22 @@ class Journal:
         """A site that enrolled anew counts from one again."""
         with self._engine.begin() as db:
             db.execute(delete(_SESSIONS).where(_SESSIONS.c.site == site))
+
+    def ledger_head(self, signing_key: bytes) -> SignedHead | None:
+        """The newest head of a site's privacy ledger that its key signed and this server was shown."""
+        mine = _LEDGER_HEADS.c.signing_key == signing_key
+        with self._engine.connect() as db:
+            row = db.execute(
+                select(_LEDGER_HEADS.c.number, _LEDGER_HEADS.c.hash, _LEDGER_HEADS.c.signature).where(mine)
+            ).first()
+        return None if row is None else SignedHead(row[0], row[1], row[2])
+
+    def record_ledger_head(self, signing_key: bytes, head: SignedHead) -> None:
+        """Remember a head that its key signed, with the replies of this moment; an older one is passed over."""
+        known = self._heads.get(signing_key)
+        if known is None or known.number < head.number:
+            self._heads[signing_key] = head
+            self._write_soon([])
 
     # --- runs ---
 
@@ -192,11 +226,13 @@ class Journal:
         Replies that wait to be written go with it. Those of earlier rounds are not needed again then, and go.
         """
         batch, self._pending = self._pending, []
+        heads, self._heads = self._heads, {}
 
         def write() -> None:
             step = {"of": run, "progress": progress, "changed_unix_s": self._clock()}
             with self._engine.begin() as db:
                 _add_replies(db, batch)
+                _keep_heads(db, heads)
                 db.execute(_STEP_FORWARD, step)
                 if result is not None:
                     number, text = result
@@ -208,6 +244,8 @@ class Journal:
             await asyncio.get_running_loop().run_in_executor(self._writer, write)
         except BaseException:
             self._write_soon(batch)
+            for signing_key, head in heads.items():
+                self.record_ledger_head(signing_key, head)
             raise
         _tell(batch)
 
@@ -238,25 +276,27 @@ class Journal:
 
     async def written(self) -> None:
         """Hurry: return when all replies that were recorded are in the database, or could not be written."""
-        if self._pending:
+        if self._pending or self._heads:
             self._write_now()
         if self._writing is not None:
             await asyncio.wait({self._writing})
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._pending:
+        while self._pending or self._heads:
             batch, self._pending = self._pending, []
+            heads, self._heads = self._heads, {}  # if they cannot be written: each reply that comes again brings one
             try:
-                await loop.run_in_executor(self._writer, self._write_replies, batch)
+                await loop.run_in_executor(self._writer, self._write_replies, batch, heads)
             except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
                 _tell(batch, error)
             else:
                 _tell(batch)
 
-    def _write_replies(self, batch: list[_PendingReply]) -> None:
+    def _write_replies(self, batch: list[_PendingReply], heads: dict[bytes, SignedHead]) -> None:
         with self._engine.begin() as db:
             _add_replies(db, batch)
+            _keep_heads(db, heads)
 
     def has_reply(self, site: SiteName, message: MessageId) -> bool:
         """Whether this site's reply to this message was written down, and its round is not forgotten yet."""
@@ -312,6 +352,18 @@ def _add_replies(db: Connection, batch: list[_PendingReply]) -> None:
         del fresh[name]
     if fresh:
         db.execute(_ADD_REPLY, [_row_of(item) for item in fresh.values()])
+
+
+def _keep_heads(db: Connection, heads: dict[bytes, SignedHead]) -> None:
+    """The newest head of each ledger stays."""
+    if not heads:
+        return
+    known = {row.signing_key: row.number for row in db.execute(_KNOWN_HEADS, {"keys": list(heads)})}
+    for key, head in heads.items():
+        if known.get(key, 0) < head.number:
+            db.execute(_DROP_HEAD, {"key": key})
+            row = {"signing_key": key, "number": head.number, "hash": head.hash, "signature": head.signature}
+            db.execute(_ADD_HEAD, row)
 
 
 def _tell(batch: list[_PendingReply], error: Exception | None = None) -> None:

@@ -12,6 +12,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from quorate.errors import QuorateError
+from quorate.privacy.statement import privacy_statement
 from quorate.runs import RoundResult, RunView
 from quorate.study import Study
 from quorate_server.disclosure import limits, protection_warning, server_could_see
@@ -40,12 +42,13 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
         "generated_unix_s": now,
         "run": _run(view, now),
         "protection": {"mode": view.protection, "warning": protection_warning(view.protection)},
+        "privacy": _privacy(view, study),
         "sites": _sites(view, study),
         "rounds": [_round(result) for result in view.results],
         "metrics": {name: _summary(view.results, name) for name in metric_names(view.results)},
         "server_could_see": list(server_could_see(view.kind, view.protection)),
         "study": {"digest": view.study_digest.hex(), "terms": study.model_dump(mode="json")},
-        "limits": list(limits(view.state)),
+        "limits": list(limits(view.state, is_private=study.privacy is not None)),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("quorate", "flwr", "grpcio")},
     }
@@ -114,6 +117,17 @@ def _run(view: RunView, now: float) -> dict[str, Any]:
     }
 
 
+def _privacy(view: RunView, study: Study) -> dict[str, Any]:
+    statement = privacy_statement(study)
+    told = {site: asdict(spent) for result in view.results for site, spent in sorted(result.spending.items())}
+    return {
+        "spending": told,
+        "summary": study.privacy.summary if study.privacy else None,
+        "plain": list(statement.plain),
+        "exact": list(statement.exact),
+    }
+
+
 def _reason(error: QuorateError) -> dict[str, str]:
     return {
         "code": error.code,
@@ -151,6 +165,7 @@ def _round(result: RoundResult) -> dict[str, Any]:
         "phase_seconds": {phase: _finite(seconds) for phase, seconds in result.phase_seconds.items()},
         "bytes_up": result.bytes_up,
         "bytes_down": result.bytes_down,
+        "spending": {site: asdict(spent) for site, spent in result.spending.items()},
     }
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from quorate.errors import FrameError, IdentityClonedError, QuorateError, SupersededError
 from quorate.exchange import MessageId
 from quorate.identity import SiteName
+from quorate.privacy.ledger_head import SignedHead
 from quorate.v1 import rounds_pb2
 from quorate.wire import detail_of
 from quorate_server.journal import Journal
@@ -134,6 +135,16 @@ class Sessions:
         self._last_seen_unix_s[site] = self._wall_clock()
         self._changed()
         return session
+
+    async def ledger_head(self, signing_key: bytes) -> SignedHead | None:
+        """The newest head of a site's privacy ledger, to repeat it to the site."""
+        return await asyncio.to_thread(self._journal.ledger_head, signing_key)
+
+    def witness(self, signing_key: bytes, head: SignedHead) -> None:
+        """Keep the head of a site's privacy ledger, if the site signed it: somebody who had only its certificate could
+        otherwise put a number there that no true head comes after."""
+        if head.is_signed_by(signing_key):
+            self._journal.record_ledger_head(signing_key, head)
 
     def detach(self, session: Session) -> None:
         session.ended = True

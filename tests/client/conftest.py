@@ -25,6 +25,8 @@ from quorate_client.config import Config
 from quorate_client.deliveries import cancel
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import Identity, load_keys, make_or_load_keys, save_identity
+from quorate_client.ledger import open_ledger
+from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.metrics import ClientMetrics
 from quorate_client.state import ConnectionReport, State, open_state
 
@@ -200,13 +202,16 @@ async def live(
     metrics = ClientMetrics(registry)
     spool = Spool(folder.spool)
     clock = {} if wall is None else {"wall": wall}
-    daemon = assemble(folder, config or Config(), state, metrics, spool, engine, **clock)
+    signing = load_keys(folder.keys).signing
+    ledger = open_ledger(folder.ledger, folder.database, signing, shipped_accountants())
+    daemon = assemble(folder, config or Config(), state, ledger, metrics, spool, engine, **clock)
     daemon.work.recover()
     running = asyncio.create_task(daemon.agent.run(daemon.work))
     try:
         yield RunningSite(daemon, state, spool, engine, registry, running)
     finally:
         await cancel({running})
+        ledger.close()
         state.close()
 
 

@@ -196,6 +196,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.certificate_ends_s = DAY_S
         self.faults = Faults()
         self.beats = True
+        self.ledger_head: rounds_pb2.LedgerHead | None = None
         self.members: dict[str, Member] = {}
         self.redeemed: dict[bytes, bytes] = {}
         self.studies: list[Study] = []
@@ -295,7 +296,10 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         visit = Visit(first.hello)
         visit.certificate_pem = certificate
         welcome = rounds_pb2.Welcome(
-            consortium=self.authority.consortium, heartbeat_s=self.heartbeat_s, server_unix_s=self.clock()
+            consortium=self.authority.consortium,
+            heartbeat_s=self.heartbeat_s,
+            server_unix_s=self.clock(),
+            ledger_head=self.ledger_head,
         )
         await context.write(rounds_pb2.ServerEvent(welcome=welcome))
         self.visits.put_nowait(visit)

@@ -20,6 +20,7 @@ from quorate_client.state import site_state
 
 from .conftest import enrol
 from .consortium import RunningServer
+from .ledger_kit import opened
 
 MOST_IDLE_BYTES = 100 * 1024**2
 HEAVY = {"flwr", "torch", "numpy", "pandas", "pyarrow", "sklearn"}
@@ -110,6 +111,6 @@ async def test_a_pause_by_command_reaches_the_running_daemon(server: RunningServ
 
 async def test_the_engine_can_be_made_and_closed(folder: SiteFolder) -> None:
     folder.create()
-    with site_state(folder.database) as state:
-        engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool), state)
+    with site_state(folder.database) as state, opened(folder.root) as ledger:
+        engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool), state, ledger)
         await engine.close()

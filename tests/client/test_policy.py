@@ -191,6 +191,18 @@ def test_a_study_that_promises_less_privacy_than_demanded_is_refused(
     strict(**policy).check(allowed)
 
 
+@pytest.mark.parametrize("limit", ["epsilon_per_run", "epsilon_per_year", "epsilon_ever"])
+def test_where_there_is_a_budget_nothing_trains_without_privacy(limit: str) -> None:
+    noise_on_parameters = study(
+        rounds={"count": 3, "quorum": 3, "weights": "equal"},
+        privacy={"delta": 1e-5, "average": {"clip": 1.0, "noise_multiplier": 1.0}},
+    )
+    for refused in (study(), noise_on_parameters):
+        with pytest.raises(PrivacyRefusedError, match="no epsilon bounds"):
+            strict(**{limit: 3.0}).check(refused)
+    strict(**{limit: 3.0}).check(private())
+
+
 @given(
     floors=st.fixed_dictionaries(
         {

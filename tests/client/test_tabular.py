@@ -120,6 +120,7 @@ def pooled_metrics(sessions: Sequence[TaskSession], theta: npt.NDArray[np.float3
         ({"model": "mlp", "hidden": [0]}, "hidden.0: Input should be greater than or equal to 1"),
         ({"model": "mlp", "hidden": []}, "hidden: "),
         ({"hidden": [8]}, "hidden goes with model = 'mlp'"),
+        ({"standardise": "none"}, "standardise: Input should be 'data' or 'range'"),
         ({"momentum": 0.9}, "momentum: unknown key"),
         ({"schema": {**SCHEMA, "columns": []}}, "columns must hold at least one"),
         ({"schema": None}, "The schema in the parameters of the task tabular-classifier has 1 problem"),
@@ -137,7 +138,7 @@ def test_wrong_parameters_are_told_by_key_with_what_is_allowed(change: dict[str,
 
 
 def test_an_unknown_parameter_is_told_with_all_that_there_are() -> None:
-    with pytest.raises(StudyError, match="batch_size, epochs, hidden, learning_rate, model, optimizer, schema, weight"):
+    with pytest.raises(StudyError, match="batch_size, epochs, hidden, learning_rate, model, optimizer, schema, standardise, weight"):
         TASK.check({"schema": SCHEMA, "lr": 1})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
@@ -16,6 +17,8 @@ import pytest
 
 from quorate.errors import QuorumMissingError, RunWorkerError
 from quorate.identity import RunId, SiteName
+from quorate.privacy.events import Spending
+from quorate.privacy.statement import privacy_statement
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study import Protection, Study
 from quorate_server.disclosure import protection_warning, server_could_see
@@ -84,15 +87,15 @@ def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[R
     report = report_json(*completed, NOW)
     assert report["format"] == "quorate.report/1"
     assert sorted(report) == [
-        *("format", "generated_unix_s", "limits", "metrics", "protection", "rounds", "run", "server_could_see"),
-        *("sites", "study", "versions"),
+        *("format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
+        *("server_could_see", "sites", "study", "versions"),
     ]
     assert sorted(report["run"]) == [
         *("bytes_down", "bytes_up", "changed_unix_s", "id", "is_over", "kind", "model_available", "name", "phase"),
         *("reason", "round", "rounds_counted", "rounds_planned", "seconds", "started_unix_s", "state"),
     ]
     assert sorted(report["rounds"][0]) == [
-        *("bytes_down", "bytes_up", "contributed", "metrics", "missing", "phase_seconds", "round"),
+        *("bytes_down", "bytes_up", "contributed", "metrics", "missing", "phase_seconds", "round", "spending"),
     ]
     assert sorted(report["sites"][0]) == ["fingerprint", "name", "now", "rounds_contributed", "rounds_missed"]
 
@@ -275,3 +278,35 @@ def test_a_guest_app_is_reported_as_one() -> None:
     assert "app.server:app" in page
     assert "17.5" in page
     assert "Optimiser" not in page
+
+
+# --- privacy ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_shows_what_each_site_told_last_of_its_budget() -> None:
+    of = study()
+    first = {"east-hospital": Spending(1.0, 1e-4, 7.0), "north-hospital": Spending(0.5, 1e-4)}
+    second = {"east-hospital": Spending(1.25, 1e-4, 6.75)}
+    results = [replace(result(1), spending=first), replace(result(2), spending=second)]
+    report = report_json(run(of, *results), of, NOW)
+    page = html.unescape(report_html(run(of, *results), of, NOW))
+
+    assert report["privacy"]["spending"] == {
+        "east-hospital": {"epsilon": 1.25, "delta": 1e-4, "left": 6.75},
+        "north-hospital": {"epsilon": 0.5, "delta": 1e-4, "left": None},
+    }
+    assert "6.7500" in page
+    assert "no limit" in page
+
+
+@pytest.mark.parametrize("is_private", [False, True])
+def test_the_report_has_the_privacy_statement_of_the_study(is_private: bool) -> None:
+    training = {"clip": 1.0, "batch_size": 32, "steps": 4, "epsilon": 3.0}
+    of = study(privacy={"delta": 1e-4, "training": training} if is_private else None)
+    report = report_json(run(of, result(1)), of, NOW)
+    page = html.unescape(report_html(run(of, result(1)), of, NOW))
+
+    statement = privacy_statement(of)
+    assert (report["privacy"]["plain"], report["privacy"]["exact"]) == (list(statement.plain), list(statement.exact))
+    assert all(sentence in page for sentence in (*statement.plain, *statement.exact))
+    assert any("No noise was added" in sentence for sentence in report["limits"]) is not is_private

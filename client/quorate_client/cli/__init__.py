@@ -13,7 +13,7 @@ import typer
 
 from quorate import exits
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
-from quorate_client.cli import daemon, data, models, site, studies
+from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies
 from quorate_client.cli.output import show_error
 
 app = typer.Typer(
@@ -35,8 +35,12 @@ app.command("studies")(studies.studies)
 app.command()(studies.show)
 app.command()(studies.approve)
 app.command()(studies.reject)
+app.command()(studies.diff)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="model")
+app.add_typer(policy.app, name="policy")
+app.add_typer(privacy.app, name="privacy")
+app.add_typer(ledger.app, name="ledger")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

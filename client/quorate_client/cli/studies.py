@@ -14,6 +14,7 @@ import typer
 
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
+from quorate.privacy.statement import privacy_statement
 from quorate_client.approvals import Answers, Datasets, NodeConfig
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -29,17 +30,18 @@ from quorate_client.cli.output import (
 from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.state import site_state
-from quorate_client.studies import Assessment, Door, StudyDesk, Unsound, find_offer, open_door
+from quorate_client.studies import Assessment, Door, StudyDesk, Unsound, differences, find_offer, open_door
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")]
 
 UNPROTECTED = "Protection is none: the server can read every update of this site."
+NOT_PRIVATE = "none: the released model may tell of single records"
 OF_TWO = "Of two sites each learns the other's updates from the sum, whatever the protection."
 
 
 def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """List the studies that the consortium offers to this site, and how they stand here."""
-    with _desk(state) as open_desk:
+    with desk(state) as open_desk:
         offers = open_desk.door.offers()
         found = [open_desk.desk.assess(offer) for offer in offers.sound]
     if as_json:
@@ -69,7 +71,7 @@ def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> 
 
 def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Show everything that has to be read before a study is approved."""
-    with _desk(state) as open_desk:
+    with desk(state) as open_desk:
         assessment = open_desk.desk.assess(find_offer(open_desk.door.offers(), study))
         new_keys = [m.name for m in assessment.offer.members if open_desk.desk.is_new_key(m)]
     if as_json:
@@ -79,6 +81,9 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
         return
     _show_study(assessment)
     _show_roster(assessment, new_keys)
+    say("What the study promises about the people in the data:", "bold")
+    for sentence in privacy_statement(assessment.offer.study).exact:
+        say(f"- {sentence}")
     if assessment.offer.study.protection.mode == "none":
         warn(UNPROTECTED)
     if assessment.offer.study.is_of_two:
@@ -100,7 +105,7 @@ def approve(
 ) -> None:
     """Approve a study: from now on the daemon takes part in its runs. Take it back with `reject`."""
     settings = _node_config(node_config or [])
-    with _desk(state) as open_desk:
+    with desk(state) as open_desk:
         offer = find_offer(open_desk.door.offers(), study)
         answer = open_desk.desk.approve(open_desk.door, offer, dataset, settings)
     if as_json:
@@ -117,7 +122,7 @@ def approve(
 
 def reject(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Reject a study, or take an approval back. Counts at this site at once."""
-    with _desk(state) as open_desk:
+    with desk(state) as open_desk:
         answer = open_desk.desk.reject(open_desk.door, study)
     if as_json:
         show_json({"study": answer.study.name, "digest": answer.digest.hex(), "answer": "rejected"})
@@ -125,18 +130,40 @@ def reject(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Js
     say(f"Rejected {answer.study.name} ({answer.digest.hex()[:12]}).")
 
 
+def diff(
+    old: Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")],
+    new: Annotated[str, typer.Argument(metavar="OTHER", help="The same, of the study to compare it with.")],
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show in which arguments two studies differ. A changed argument is another study, to be approved anew."""
+    with desk(state) as open_desk:
+        offers = open_desk.door.offers()
+    changes = differences(find_offer(offers, old).study, find_offer(offers, new).study)
+    if as_json:
+        show_json([{"key": key, "old": before, "new": after} for key, before, after in changes])
+        return
+    rows = table("key", old, new)
+    for key, before, after in changes:
+        rows.add_row(cell(key), *(cell("-" if value is None else json.dumps(value)) for value in (before, after)))
+    out().print(rows)
+
+
 @dataclass(frozen=True, slots=True)
-class _OpenDesk:
+class OpenDesk:
+    """What the commands about studies need, while the connection is open."""
+
     desk: StudyDesk
     door: Door
 
 
 @contextmanager
-def _desk(folder: Path) -> Iterator[_OpenDesk]:
+def desk(folder: Path) -> Iterator[OpenDesk]:
+    """Connect as the site in ``folder``."""
     site = SiteFolder(folder)
     with open_door(site) as door, site_state(site.database) as state:
         answers, datasets = Answers(state, time.time), Datasets(state, time.time)
-        yield _OpenDesk(StudyDesk(site, answers, datasets, InstalledTasks(time.monotonic)), door)
+        yield OpenDesk(StudyDesk(site, answers, datasets, InstalledTasks(time.monotonic)), door)
 
 
 def _show_study(assessment: Assessment) -> None:
@@ -161,6 +188,9 @@ def _show_study(assessment: Assessment) -> None:
     )
     rows.add_row("optimiser", study.optimizer.name if study.guest is None else "the guest app's")
     rows.add_row("protection", cell(study.protection.summary, "bold yellow" if study.protection.mode == "none" else ""))
+    rows.add_row("privacy", cell(study.privacy.summary) if study.privacy else cell(NOT_PRIVATE, "bold yellow"))
+    rows.add_row("approvals", f"{study.needed_approvals} of {len(study.sites)} sites before any works")
+    rows.add_row("expires", study.expires.isoformat() if study.expires else "never")
     who = "the sites and the operator" if study.released_to == "operator" else "the sites only"
     rows.add_row("final model", f"for {who}")
     rows.add_row("answer", cell(assessment.answer or "unanswered"))
@@ -185,6 +215,9 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "task": study.task.name,
         "task_is_installed": assessment.task is None,
         "protection": study.protection.mode,
+        "privacy": study.privacy.summary if study.privacy else None,
+        "expires": study.expires.isoformat() if study.expires else None,
+        "approvals": study.needed_approvals,
         "warnings": [UNPROTECTED] if study.protection.mode == "none" else [],
         "release": study.release.model,
         "answer": assessment.answer,

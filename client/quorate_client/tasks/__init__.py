@@ -8,11 +8,12 @@ called in a task worker process, which may import what it likes.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from quorate.errors import TaskMissingError
+from quorate.errors import ConfigError, PrivacyUnsupportedError, TaskMissingError
 from quorate.evaluation import ClassificationTally
 from quorate_client.agreement import Dataset
 from quorate_client.schema import Schema
@@ -30,6 +31,46 @@ class TrainReport:
 
     records: int
     loss_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateSettings:
+    """One round of DP-SGD at one site (Abadi et al. 2016, algorithm 1), as the site's account has it.
+
+    Args:
+        clip: Each record's gradient is cut to this L2 norm.
+        noise_multiplier: The standard deviation of the noise on the sum of a step's gradients, over ``clip``.
+        sampling_rate: The chance of each record to be in a step.
+        steps: Of this round.
+        expected_batch: What the noisy sum is divided by: the records times ``sampling_rate``, never those that a step
+            happened to draw.
+    """
+
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    expected_batch: float
+
+    def __post_init__(self) -> None:
+        sizes = (self.clip, self.noise_multiplier, self.expected_batch)
+        if not all(math.isfinite(size) and size > 0 for size in sizes):
+            raise ConfigError("Private training needs a clip, a noise multiplier and an expected batch above 0")
+        if not self.sampling_rate > 0 or self.steps < 1:
+            raise ConfigError("Private training needs a sampling rate above 0 and at least one step")
+        if self.sampling_rate > 0.5:
+            raise PrivacyUnsupportedError(
+                "There are too few training records for the steps of DP-SGD that the study asks for",
+                expected="twice as many records as a step expects, since a record is hidden by the steps that lack it",
+                action="Choose a smaller privacy.training.batch_size, or leave this site out",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateReport:
+    """How many steps were really taken. Nothing else of the records: that would be a release outside the account."""
+
+    steps: int
 
 
 @runtime_checkable
@@ -89,6 +130,24 @@ class TaskSession(Protocol):
 
     def export(self, theta: Vector) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """The model as named arrays, and what is needed to apply it, as plain JSON values."""
+
+
+@runtime_checkable
+class PrivateSession(Protocol):
+    """What a ``TaskSession`` can do beside if its task has DP-SGD. Its ``statistics`` must then be empty.
+
+    Statistics of training records are a release of their own, which DP-SGD's account does not cover.
+    """
+
+    def train_privately(
+        self, theta: Vector, round_number: int, settings: PrivateSettings, proximal_mu: float
+    ) -> tuple[Vector, PrivateReport]:
+        """As ``train``, by DP-SGD. There is no seed: sampling and noise come from the operating system's randomness.
+
+        Raises:
+            PrivacyUnsupportedError: the model, the loss or the number of records does not allow it; nothing was done.
+            UpdateNotFiniteError: training produced NaN or infinity.
+        """
 
 
 def load_task(reference: str) -> Task:

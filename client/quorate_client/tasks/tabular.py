@@ -1,8 +1,9 @@
 """``tabular-classifier``: logistic regression or a multilayer perceptron on a table.
 
 Numbers are standardised with the mean and the variance over all sites' training records, which are summed as exact
-integers before the first round. Classes are not weighted: a weight that depends on how often a class occurs would
-couple the records of a batch, and differential privacy bounds the influence of each record alone.
+integers before the first round; or with the public ranges of the schema, which say nothing of anybody's records.
+Classes are not weighted: a weight that depends on how often a class occurs would couple the records of a batch, and
+differential privacy bounds the influence of each record alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class TabularParameters(LocalTraining):
     )
     hidden: tuple[Width, ...] | None = Field(
         default=None, min_length=1, max_length=8, description="widths of an mlp's hidden layers, (32,) if not given"
+    )
+    standardise: Literal["data", "range"] = Field(
+        default="data",
+        description="numbers by their mean and deviation over all sites' records, or by the schema's public ranges, "
+        "which differentially private training needs",
     )
 
     @model_validator(mode="after")

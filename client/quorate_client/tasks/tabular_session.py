@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from quorate.errors import ContributionError
 from quorate_client.schema import TabularSchema, schema_dict
 from quorate_client.table import Table
 from quorate_client.tasks.session import ClassifierSession
@@ -16,6 +17,7 @@ from quorate_client.tasks.tabular_model import (
     column_sums,
     feature_names,
     features,
+    range_standardisation,
     standardisation,
 )
 
@@ -37,14 +39,20 @@ class TabularSession(ClassifierSession):
         return self._tables[0].records
 
     def statistics(self) -> tuple[int, ...]:
-        return column_sums(self._schema, self._tables[0])
+        return () if self._by_range else column_sums(self._schema, self._tables[0])
 
     def begin(self, statistics: tuple[int, ...]) -> None:
-        self._by = standardisation(self._schema, statistics)
+        if self._by_range and statistics:
+            raise ContributionError("The ranges need no statistics", expected="none", got=f"{len(statistics)} integers")
+        self._by = range_standardisation(self._schema) if self._by_range else standardisation(self._schema, statistics)
         classes = len(self._schema.label.classes)
         module = build(len(self._by.means), self._parameters.hidden_widths, 1 if classes == 2 else classes)
         training, test = ((features(self._schema, table, self._by), table.labels) for table in self._tables)
         self.start(module, training, test)
+
+    @property
+    def _by_range(self) -> bool:
+        return self._parameters.standardise == "range"
 
     def metadata(self) -> dict[str, Any]:
         parameters = self._parameters.model_dump(mode="json", exclude_none=True)

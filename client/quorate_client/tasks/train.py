@@ -71,7 +71,7 @@ class FlatModel:
         return {name: value.detach().cpu().numpy().copy() for name, value in self.module.named_parameters()}
 
 
-class _Optimizer:
+class FlatOptimizer:
     """Plain SGD, or Adam (Kingma and Ba 2015, algorithm 1, with its defaults), on one vector.
 
     Not torch.optim's: on one vector an optimiser is a few lines, and making one of torch's loads its compiler, which
@@ -162,7 +162,7 @@ def train(
     """
     model.load(theta)
     start = model.theta.clone()
-    optimizer = _Optimizer(settings, model.theta)
+    optimizer = FlatOptimizer(settings, model.theta)
     order = torch.Generator().manual_seed(rng_seed % 2**63)
     loss_sum = torch.zeros((), device=start.device)
     model.module.train()
@@ -177,13 +177,22 @@ def train(
                 model.gradient.add_(model.theta - start, alpha=proximal_mu)
             optimizer.step(model.theta, model.gradient)
             loss_sum += losses.detach().sum()
-    update = (model.theta - start).cpu().numpy()
+    return update_since(start, model), TrainReport(len(labels), float(loss_sum))
+
+
+def update_since(start: Tensor, model: FlatModel) -> Vector:
+    """What training changed, [P].
+
+    Raises:
+        UpdateNotFiniteError: it holds NaN or infinity.
+    """
+    update: Vector = (model.theta - start).cpu().numpy()
     if not np.isfinite(update).all():
         raise UpdateNotFiniteError(
             "Training produced values that are not finite, so nothing was sent",
             action="Lower the learning rate or look for extreme values in the data",
         )
-    return update, TrainReport(len(labels), float(loss_sum))
+    return update
 
 
 def outputs_of(model: FlatModel, features: Tensor, theta: Vector) -> Tensor:

@@ -49,3 +49,13 @@ class Member(_message.Message):
     sealing_key: bytes
     sealing_proof: bytes
     def __init__(self, name: _Optional[str] = ..., signing_key: _Optional[bytes] = ..., sealing_key: _Optional[bytes] = ..., sealing_proof: _Optional[bytes] = ...) -> None: ...
+
+class Spending(_message.Message):
+    __slots__ = ("epsilon", "delta", "left")
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    epsilon: float
+    delta: float
+    left: float
+    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., left: _Optional[float] = ...) -> None: ...

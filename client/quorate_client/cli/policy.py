@@ -1,0 +1,51 @@
+"""Commands about the site's policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from quorate.errors import QuorateError
+from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
+from quorate_client.cli.studies import StudyArgument, desk
+from quorate_client.folder import SiteFolder
+from quorate_client.policy import Rule, policy_now
+from quorate_client.studies import find_offer
+
+app = typer.Typer(help="What this site lets happen, whatever the consortium publishes.", no_args_is_help=True)
+
+
+@app.command()
+def check(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
+    """Hold a study against policy.toml, rule by rule. Exits with 3 if one refuses it."""
+    with desk(state) as open_desk:
+        offered = find_offer(open_desk.door.offers(), study).study
+    policy = policy_now(SiteFolder(state).policy)
+    rules = list(policy.rules(offered))
+    refusal = _refusal(lambda: policy.check(offered))
+    if as_json:
+        show_json({"study": offered.name, "allowed": refusal is None, "rules": [_as_json(rule) for rule in rules]})
+    else:
+        rows = table("policy", "study", "")
+        for rule in rules:
+            verdict = cell("allowed", "green") if rule.is_met else cell(f"refused ({rule.refusal.code})", "bold red")
+            rows.add_row(cell(rule.demand), cell(rule.found), verdict)
+        out().print(rows)
+        if refusal is None:
+            say("The policy allows this study. What depends on a data set is checked by `quorate-client privacy plan`.")
+    if refusal is not None:
+        raise refusal
+
+
+def _as_json(rule: Rule) -> dict[str, Any]:
+    code = "" if rule.is_met else rule.refusal.code
+    return {"policy": rule.demand, "study": rule.found, "allowed": rule.is_met, "code": code}
+
+
+def _refusal(check: Any) -> QuorateError | None:
+    try:
+        check()
+    except QuorateError as error:
+        return error
+    return None

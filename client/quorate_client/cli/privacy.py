@@ -1,0 +1,220 @@
+"""Commands that plan what privacy costs before it is spent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quorate.errors import InputError
+from quorate.privacy.events import Event
+from quorate.privacy.plan import TrainingPlan
+from quorate.study import Study
+from quorate.tasks import task_reference
+from quorate_client.agreement import Dataset
+from quorate_client.approvals import Datasets
+from quorate_client.cli.ledger import site_ledger
+from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
+from quorate_client.cli.studies import StudyArgument, desk
+from quorate_client.folder import SiteFolder
+from quorate_client.ledger_entries import Account
+from quorate_client.policy import PrivacyPolicy, policy_now
+from quorate_client.privacy_plan import plan_training
+from quorate_client.state import site_state
+from quorate_client.studies import find_offer
+from quorate_client.tasks import load_task
+
+app = typer.Typer(help="Plan what privacy costs before it is spent.", no_args_is_help=True)
+
+KEEP_HERE = "Computed from the records without any account of privacy: keep these figures at the site."
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="The registered data set; needed if there are several.")
+]
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    dataset: DatasetOption = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a study would do and cost on a data set here. Trains nothing and spends nothing."""
+    with desk(state) as open_desk:
+        offered = find_offer(open_desk.door.offers(), study).study
+    if offered.privacy is None or offered.privacy.training is None:
+        raise InputError(
+            f"The study {offered.name} has no [privacy.training], so there is nothing per record to plan",
+            action="`quorate-client policy check STUDY` shows whether this site's policy allows it",
+        )
+    policy = policy_now(SiteFolder(state).policy).privacy
+    chosen = choose_dataset(state, dataset)
+    records = training_records(offered, chosen)
+    made = plan_training(offered, policy, records)
+    if made is None:
+        raise InputError(f"The study {offered.name} plans no private training")
+    account = Account(chosen.name, "record")
+    with site_ledger(state) as ledger:
+        spent = ledger.events(account)
+    outlook = outlook_of(made, spent, offered.privacy.delta, policy)
+    if as_json:
+        show_json(_as_json(offered, chosen, records, made, outlook))
+    else:
+        _print(offered, chosen, records, made, outlook)
+
+
+@app.command()
+def explore(
+    study: StudyArgument,
+    dataset: DatasetOption = None,
+    epsilons: Annotated[
+        str, typer.Option(metavar="LIST", help="The epsilons to try, with commas between them.")
+    ] = "0.5,1,2,4,8",
+    repeat: Annotated[int, typer.Option(min=1, max=100, help="How often each is tried.")] = 3,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it too: .svg, .png or .pdf.")] = None,
+    state: StateOption = DEFAULT_STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a study's training on a data set here, alone, at several epsilons: how good does the model get?
+
+    The figures are computed from the records without any account of privacy. Keep them at the site.
+    """
+    tried = parse_epsilons(epsilons)
+    with desk(state) as open_desk:
+        offered = find_offer(open_desk.door.offers(), study).study
+    if offered.privacy is None or offered.privacy.training is None:
+        raise InputError(f"The study {offered.name} has no [privacy.training], so there is nothing to try")
+    from quorate_client.exploration import draw, explore_study  # imports torch
+
+    points = explore_study(offered, choose_dataset(state, dataset), tried, repeat)
+    if plot is not None:
+        draw(points, f"{offered.name}, trained at this site alone", plot)
+    if as_json:
+        show_json([asdict(point) for point in points])
+        return
+    rows = table("epsilon", "AUC", "lowest", "highest", "noise")
+    for point in points:
+        label = "none" if point.epsilon is None else f"{point.epsilon:g}"
+        noise = "-" if point.noise_multiplier is None else f"{point.noise_multiplier:.3g}"
+        rows.add_row(label, f"{point.auc:.4f}", f"{point.lowest:.4f}", f"{point.highest:.4f}", noise)
+    out().print(rows)
+    say(KEEP_HERE, "yellow")
+    if plot is not None:
+        say(f"Drawn in {plot}.")
+
+
+def parse_epsilons(text: str) -> tuple[float, ...]:
+    """Numbers above 0 with commas between them."""
+    try:
+        found = tuple(sorted({float(part) for part in text.split(",")}))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < epsilon < 100 for epsilon in found):
+        raise InputError("The epsilons to try are malformed", expected="numbers like 0.5,1,2", got=text[:80])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a study would bring an account to. Epsilons at the study's delta.
+
+    Args:
+        of_study: Of the study alone, all its rounds.
+        before, after: Of all that the data set has spent, without and with it.
+        limits: What the policy says, by its key, with what it is held against.
+        rounds_left: How many of these rounds the policy still lets the data set afford; None without a limit.
+    """
+
+    of_study: float
+    before: float
+    after: float
+    limits: dict[str, tuple[float, float]]
+    rounds_left: int | None
+
+    @property
+    def refused_by(self) -> list[str]:
+        return [name for name, (limit, epsilon) in self.limits.items() if epsilon > limit]
+
+
+def outlook_of(made: TrainingPlan, spent: list[Event], delta: float, policy: PrivacyPolicy) -> Outlook:
+    """Hold a plan against what was spent. The last year's limit is held against all that was ever spent, which is at
+    least as much."""
+    from quorate.privacy.accounting import adaptive_epsilon, affordable_count, epsilon
+
+    of_study = epsilon([made.study_event], delta)
+    before, after = adaptive_epsilon(spent, delta), adaptive_epsilon([*spent, made.study_event], delta)
+    limits = {
+        name: (limit, against)
+        for name, limit, against in (
+            ("epsilon_per_run", policy.epsilon_per_run, of_study),
+            ("epsilon_per_year", policy.epsilon_per_year, after),
+            ("epsilon_ever", policy.epsilon_ever, after),
+        )
+        if limit is not None
+    }
+    lasting = [limit for limit in (policy.epsilon_per_year, policy.epsilon_ever) if limit is not None]
+    rounds_left = None
+    if lasting:
+        steps = affordable_count(min(lasting), delta, made.noise_multiplier, made.sampling_rate, spent)
+        rounds_left = steps // made.steps
+    return Outlook(of_study, before, after, limits, rounds_left)
+
+
+def choose_dataset(state: Path, name: str | None) -> Dataset:
+    """The registered data set of that name, or the only one."""
+    with site_state(SiteFolder(state).database) as database:
+        datasets = Datasets(database, time.time)
+        registered = datasets.all()
+        if name is None and len(registered) != 1:
+            raise InputError(
+                "Which data set is meant?",
+                expected=", ".join(each.name for each in registered) or "none is registered yet",
+                action="Name it with --dataset; `quorate-client data add` registers one",
+            )
+        return datasets.get(name) if name is not None else registered[0]
+
+
+def training_records(study: Study, dataset: Dataset) -> int:
+    """How many records of a data set a study would train on. The task's code reads it."""
+    task = load_task(task_reference(study.task.name))
+    return task.open(study.task.parameters, dataset, study.seed).records
+
+
+def _as_json(study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "dataset": dataset.name,
+        "records": records,
+        "sampling_rate": made.sampling_rate,
+        "noise_multiplier": made.noise_multiplier,
+        "steps_per_round": made.steps,
+        "rounds": made.rounds,
+        "epsilon_of_study": outlook.of_study,
+        "epsilon_before": outlook.before,
+        "epsilon_after": outlook.after,
+        "limits": {name: limit for name, (limit, _) in outlook.limits.items()},
+        "refused_by": outlook.refused_by,
+        "rounds_left": outlook.rounds_left,
+    }
+
+
+def _print(study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook) -> None:
+    delta = study.privacy.delta if study.privacy else 0.0
+    rows = table("", "", title=f"{study.name} on {dataset.name}: {records} training records, delta {delta:g}")
+    rows.add_row("each step", f"a record is in it with chance {made.sampling_rate:.4f}")
+    rows.add_row("noise", f"{made.noise_multiplier:.4g} x the clipping norm on the sum of a step's gradients")
+    rows.add_row("all of it", f"{made.rounds} rounds of {made.steps} steps, spare rounds included")
+    rows.add_row("the study costs", f"epsilon {outlook.of_study:.3f} per record (PLD: a fixed plan)")
+    rows.add_row("spent so far", f"epsilon {outlook.before:.3f} (RDP: studies chosen one after the other)")
+    rows.add_row("with the study", f"epsilon {outlook.after:.3f}")
+    for name, (limit, epsilon) in outlook.limits.items():
+        verdict = cell("within", "green") if epsilon <= limit else cell("REFUSED", "bold red")
+        rows.add_row(cell(f"{name} = {limit:g}"), verdict)
+    if outlook.rounds_left is not None:
+        rows.add_row("rounds left", f"{outlook.rounds_left} like these until the policy's limit")
+    out().print(rows)
+    if not outlook.limits:
+        say("The policy has no limit on what this data set may spend.", "yellow")

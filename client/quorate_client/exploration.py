@@ -1,0 +1,104 @@
+"""How good a model gets at several epsilons: a study's training, on one site's records alone, in this process.
+
+Nothing of it goes on the ledger, and nothing of it may leave the site: what comes out was computed from the records
+without an account. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quorate.errors import InputError, PrivacyUnsupportedError
+from quorate.privacy.plan import TrainingPlan, training_plan
+from quorate.study import Study
+from quorate.tasks import task_reference
+from quorate_client.agreement import Dataset
+from quorate_client.tasks import PrivateSession, PrivateSettings, TaskSession, load_task
+
+FORMATS = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The AUC on the site's test records after all rounds, over the repetitions; epsilon None is without privacy."""
+
+    epsilon: float | None
+    noise_multiplier: float | None
+    auc: float
+    lowest: float
+    highest: float
+
+
+def explore_study(study: Study, dataset: Dataset, epsilons: Sequence[float], repeat: int) -> list[Point]:
+    """Train as the study says, once without privacy and ``repeat`` times at each epsilon.
+
+    Raises:
+        PrivacyUnsupportedError: the task, the model or the data do not allow it. PrivacyRefusedError: no noise reaches
+            an epsilon.
+    """
+    if study.privacy is None or study.privacy.training is None:
+        raise InputError(f"The study {study.name} has no [privacy.training]")
+    session = load_task(task_reference(study.task.name)).open(study.task.parameters, dataset, study.seed)
+    if not isinstance(session, PrivateSession) or session.statistics():
+        raise PrivacyUnsupportedError("The task cannot train with differential privacy as the study sets it")
+    session.begin(())
+    training, delta = study.privacy.training, study.privacy.delta
+    points = [_point(None, None, [_train_openly(study, session)])]
+    for epsilon in epsilons:
+        wanted = training.model_copy(update={"epsilon": epsilon, "noise_multiplier": None})
+        plan = training_plan(wanted, delta, session.records, study.rounds.count)
+        found = [_train_privately(study, session, session, training.clip, plan) for _ in range(repeat)]
+        points.append(_point(epsilon, plan.noise_multiplier, found))
+    return points
+
+
+def draw(points: Sequence[Point], title: str, file: Path) -> None:
+    """A plot of AUC against epsilon.
+
+    Raises:
+        InputError: not a format that can be drawn.
+    """
+    if file.suffix not in FORMATS:
+        raise InputError("A plot cannot be written in this format", expected=" or ".join(FORMATS), got=file.suffix)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    private = [(point.epsilon, point) for point in points if point.epsilon is not None]
+    x = [epsilon for epsilon, _ in private]
+    axes.fill_between(x, [p.lowest for _, p in private], [p.highest for _, p in private], alpha=0.2, linewidth=0)
+    axes.plot(x, [p.auc for _, p in private], marker="o", label="with differential privacy: mean and range")
+    for point in points:
+        if point.epsilon is None:
+            axes.axhline(point.auc, linestyle="--", color="0.4", label="without")
+    axes.set(xscale="log", xticks=x, xlabel="epsilon per record", ylabel="AUC on the site's test records", title=title)
+    axes.set_xticks(x, labels=[f"{epsilon:g}" for epsilon in x])
+    axes.minorticks_off()
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(file)
+
+
+def _train_privately(
+    study: Study, session: TaskSession, private: PrivateSession, clip: float, plan: TrainingPlan
+) -> float:
+    theta = session.initial()
+    batch = plan.sampling_rate * session.records
+    settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
+    for number in range(1, study.rounds.count + 1):
+        update, _ = private.train_privately(theta, number, settings, 0.0)
+        theta = theta + update
+    return session.evaluate(theta).metrics()["auc"]
+
+
+def _train_openly(study: Study, session: TaskSession) -> float:
+    theta = session.initial()
+    for number in range(1, study.rounds.count + 1):
+        update, _ = session.train(theta, number, number, 0.0)
+        theta = theta + update
+    return session.evaluate(theta).metrics()["auc"]
+
+
+def _point(epsilon: float | None, noise: float | None, found: Sequence[float]) -> Point:
+    return Point(epsilon, noise, sum(found) / len(found), min(found), max(found))

@@ -1,0 +1,374 @@
+"""The site's privacy ledger: what its data sets have spent, across studies, runs and servers.
+
+A computation is paid for before it begins (``reserve``, for the most that it may release) and settled before anything
+of it leaves the site (``spend``, for what it really released). Whatever happens in between, the epsilon on disk is
+never below the true one: a reservation that nobody closes counts in full. The chain of entries is in
+``ledger_entries``, what they add up to in ``ledger_book``, what is too much in ``ledger_limits``.
+
+An older ledger put in the place of this one is found out by its witnesses (``ledger_witness``): the site's other
+database, and the servers, which repeat the newest head that they were shown. There is no command that accepts a loss:
+what was spent and forgotten cannot be known.
+
+A clock that is set back dates nothing before the newest entry. One that is set forward lets a year pass; what an
+account may spend for ever does not depend on it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from quorate.errors import BudgetExhaustedError, LedgerError, LedgerRolledBackError, SiteInterruptedError
+from quorate.privacy.events import Event
+from quorate.privacy.ledger_head import SignedHead
+from quorate_client.ledger_book import Book, Posting, book_of, costs_at_most, events_of, tally, verify
+from quorate_client.ledger_entries import (
+    GENESIS,
+    Account,
+    Charge,
+    Content,
+    Entry,
+    Limits,
+    Refused,
+    Reserved,
+    Spent,
+    make_entry,
+)
+from quorate_client.ledger_file import LedgerFile, open_file
+from quorate_client.ledger_limits import Accountants, described, finite, over_limit, paid_before, remembering
+from quorate_client.ledger_witness import Witness
+
+log = structlog.get_logger()
+
+MOST_REFUSALS_A_DAY = 200
+"""More are not written down: a server that goes on asking would fill the disk."""
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The entry that pays for a computation."""
+
+    number: int
+    hash: bytes
+
+
+class Ledger:
+    """The entries and their sums. May be used from several threads and processes at once.
+
+    Args:
+        wall: Unix seconds, for what is not given a time.
+    """
+
+    def __init__(
+        self,
+        file: LedgerFile,
+        witness: Witness,
+        signing_key: Ed25519PrivateKey,
+        accountants: Accountants,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.file = file
+        self._witness = witness
+        self._signing_key = signing_key
+        self._public_key = signing_key.public_key().public_bytes_raw()
+        self._accountants = remembering(accountants)
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._book = Book()
+        self._head: SignedHead | None = None
+
+    def close(self) -> None:
+        self.file.close()
+        self._witness.close()
+
+    # --- spending ---
+
+    def reserve(self, charge: Charge, limits: Limits, now: float) -> Reservation:
+        """Pay for a computation before it begins; on disk and witnessed when this returns.
+
+        A computation (account, study, run, round, attempt, purpose) is paid for once (``paid_before`` says why).
+        May take seconds, in which an accountant computes.
+
+        Args:
+            now: Unix seconds.
+
+        Raises:
+            BudgetExhaustedError: it would pass a limit; only the refusal was written.
+            SiteInterruptedError: it was paid for before.
+            LedgerRolledBackError: the ledger is older than it was seen to be. LedgerError: it cannot be used.
+            DiskFullError, WrongStateError: it could not be written, or not be witnessed.
+            Nothing may be computed in any of these cases.
+        """
+        problem: BudgetExhaustedError | SiteInterruptedError | None
+        with self._appending() as book:
+            reserved = self._reserved(book, charge, limits, max(now, book.unix_s))
+            problem = paid_before(book, reserved) or over_limit(book, reserved, limits, self._accountants)
+            if problem is None:
+                entry = self._append(book, reserved)
+            elif isinstance(problem, BudgetExhaustedError):
+                self._append_refusal(book, _refusal_of(reserved, problem.code))
+        if problem is not None:
+            raise problem
+        return Reservation(entry.number, entry.head.hash)
+
+    def spend(self, reservation: Reservation, events: Sequence[Event]) -> Entry:
+        """Settle a reservation before anything of the computation leaves the site; the entry is the receipt.
+
+        Args:
+            events: What was really released: of each noise and sampling rate at most as many as were reserved.
+
+        Raises:
+            LedgerError: more than was reserved, or the reservation is closed, or the ledger cannot be used.
+            DiskFullError, WrongStateError: it could not be written, or not be witnessed.
+            In each case the reservation counts in full, and nothing of the computation may leave.
+        """
+        with self._appending() as book:
+            posting = book.open_posting(reservation.number, reservation.hash)
+            if not costs_at_most(tally(events), posting.counts):
+                raise LedgerError(
+                    "A computation released more than was reserved for it, so nothing of it may leave this site",
+                    expected=f"at most {described(events_of(posting.counts))}",
+                    got=described(events),
+                    action="This is a mistake in the program; report it",
+                )
+            return self._append(book, self._spent(book, posting, tuple(events)))
+
+    def refuse(self, study_digest: bytes, run: str, round_number: int, code: str) -> None:
+        """Write down that work was declined. The same refusal is written once, and not any number of others."""
+        with self._appending() as book:
+            refused = Refused(
+                number=book.number + 1,
+                unix_s=max(self._wall(), book.unix_s),
+                study_digest=study_digest,
+                run=run,
+                round_number=round_number,
+                code=code,
+            )
+            self._append_refusal(book, refused)
+
+    # --- witnesses ---
+
+    def head(self) -> SignedHead | None:
+        """The number and hash of the newest entry, signed: for servers to keep and repeat. None without entries.
+
+        The newest on disk that this process wrote or read; does not wait for a reservation that is being made.
+        """
+        if self._head is None:
+            with self._reading():
+                pass
+        return self._head
+
+    def check_witness(self, head: SignedHead) -> None:
+        """Compare what a server repeated. If the ledger does not hold it, ``reserve`` refuses from now on.
+
+        A head that this site did not sign is passed over: a server must not be able to stop a site.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        if not head.is_signed_by(self._public_key):
+            log.warning("the server repeats a head of the privacy ledger that this site did not sign")
+            return
+        with self._reading():
+            if self.file.holds(head.number, head.hash):
+                return
+            self._witness.was_told(head)
+        log.error("the privacy ledger is not what the server has seen of it", seen=head.number)
+
+    def require_newest(self) -> None:
+        """Raises LedgerRolledBackError when the ledger does not hold what it was seen to hold."""
+        with self._reading() as book:
+            self._require_seen(book)
+
+    # --- reading ---
+
+    def events(self, account: Account, run: str | None = None) -> list[Event]:
+        """What counts against an account, in all or in one run: one event of each noise and sampling rate."""
+        with self._reading() as book:
+            return list(book.ever(account) if run is None else book.of_run(account, run))
+
+    def spent(self, account: Account, delta: float) -> float:
+        """The account's epsilon over all its entries, by the adaptive accountant."""
+        return self._accountants.adaptive(self.events(account), delta)
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first.
+
+        Raises:
+            LedgerError: naming the first one that does not follow from the one before it.
+        """
+        with self._lock:
+            return list(self.file.entries_from(1, GENESIS))
+
+    def book(self) -> Book:
+        """The sums of all entries, read anew: they stay as they are when others are written."""
+        return book_of(self.entries())
+
+    def verify(self, earlier_keys: Sequence[bytes] = ()) -> Book:
+        """Walk the whole ledger: chain, signatures, and whether each entry may be where it is.
+
+        Args:
+            earlier_keys: Ed25519 public keys that the site had before the one it has now.
+
+        Raises:
+            LedgerError: naming the first wrong entry. LedgerRolledBackError.
+        """
+        book = verify(self.entries(), (self._public_key, *earlier_keys))
+        self.require_newest()
+        return book
+
+    # --- entries ---
+
+    def _reserved(self, book: Book, charge: Charge, limits: Limits, unix_s: float) -> Reserved:
+        before = book.ever(charge.account)
+        epsilon = self._accountants.adaptive
+        return Reserved(
+            number=book.number + 1,
+            unix_s=unix_s,
+            account=charge.account,
+            study=charge.study,
+            study_digest=charge.study_digest,
+            run=charge.run,
+            round_number=charge.round_number,
+            attempt=charge.attempt,
+            purpose=charge.purpose,
+            events=charge.events,
+            accountant=self._accountants.name,
+            delta=limits.delta,
+            epsilon_before=finite(epsilon(before, limits.delta)),
+            epsilon_after=finite(epsilon((*before, *charge.events), limits.delta)),
+        )
+
+    def _spent(self, book: Book, posting: Posting, events: tuple[Event, ...]) -> Spent:
+        reserved = posting.reserved
+        before = book.ever(reserved.account)
+        after = tally(before)
+        after.subtract(posting.counts)
+        after.update(tally(events))
+        epsilon = self._accountants.adaptive
+        return Spent(
+            number=book.number + 1,
+            unix_s=max(self._wall(), book.unix_s),
+            account=reserved.account,
+            study=reserved.study,
+            study_digest=reserved.study_digest,
+            run=reserved.run,
+            round_number=reserved.round_number,
+            attempt=reserved.attempt,
+            purpose=reserved.purpose,
+            events=events,
+            accountant=self._accountants.name,
+            delta=reserved.delta,
+            epsilon_before=finite(epsilon(before, reserved.delta)),
+            epsilon_after=finite(epsilon(events_of(after), reserved.delta)),
+            reservation=reserved.number,
+        )
+
+    def _append(self, book: Book, content: Content) -> Entry:
+        entry = make_entry(content, book.hash, self._signing_key)
+        self.file.append(entry)
+        book.add(entry)
+        return entry
+
+    def _append_refusal(self, book: Book, refused: Refused) -> None:
+        if (refused.study_digest, refused.run, refused.round_number, refused.code) in book.refusals:
+            return
+        last = book.refused_unix_s[-MOST_REFUSALS_A_DAY:]
+        if len(last) < MOST_REFUSALS_A_DAY or last[0] <= refused.unix_s - _DAY_S:
+            self._append(book, refused)
+
+    @contextmanager
+    def _appending(self) -> Iterator[Book]:
+        """Alone with the newest entries, of which nothing was lost; what is appended is on disk and witnessed after.
+
+        The witness comes second: a crash in between leaves it one entry behind, which the next one mends.
+        """
+        with self._lock:
+            try:
+                with self.file.alone():
+                    self._catch_up()
+                    self._require_seen(self._book)
+                    yield self._book
+            except BaseException:
+                self._book = Book()  # it may hold what was not written: the file is read anew
+                raise
+            self._head = self._book.head
+            if self._head is not None:
+                self._witness.saw(self._head)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Book]:
+        with self._lock:
+            try:
+                self._catch_up()
+            except BaseException:
+                self._book = Book()
+                raise
+            self._head = self._book.head
+            yield self._book
+
+    def _catch_up(self) -> None:
+        """Add to the book what is new: each entry is read once, and the chain followed from the last one read."""
+        book = self._book
+        if book.head is not None and not self.file.holds(book.number, book.hash):
+            raise _rolled_back(book.number)
+        for entry in self.file.entries_from(book.number + 1, book.hash):
+            book.add(entry)
+
+    def _require_seen(self, book: Book) -> None:
+        for seen in self._witness.heads():
+            if not self.file.holds(seen.number, seen.hash):
+                raise _rolled_back(seen.number, book.number)
+
+
+def open_ledger(
+    path: Path,
+    state_path: Path,
+    signing_key: Ed25519PrivateKey,
+    accountants: Accountants,
+    wall: Callable[[], float] = time.time,
+) -> Ledger:
+    """Open, and on first use create, a site's ledger. One that is gone is created too, and refused by ``reserve``.
+
+    Args:
+        state_path: The site's other database, which is the witness.
+
+    Raises:
+        LedgerError: it is damaged, or another version wrote it. WrongStateError: the other database cannot be used.
+    """
+    witness = Witness(state_path)
+    try:
+        return Ledger(open_file(path), witness, signing_key, accountants, wall)
+    except BaseException:
+        witness.close()
+        raise
+
+
+def _refusal_of(reserved: Reserved, code: str) -> Refused:
+    return Refused(
+        number=reserved.number,
+        unix_s=reserved.unix_s,
+        study_digest=reserved.study_digest,
+        run=reserved.run,
+        round_number=reserved.round_number,
+        code=code,
+        account=reserved.account,
+    )
+
+
+def _rolled_back(seen: int, newest: int | None = None) -> LedgerRolledBackError:
+    return LedgerRolledBackError(
+        "The site's privacy ledger is not what it was seen to be, so what it lacks would be spent again",
+        expected=f"the entry {seen} that was seen",
+        got="another one or none in its place" + (f"; the newest entry is {newest}" if newest is not None else ""),
+        action="Restore the newest copy of ledger.sqlite. Without one nobody knows what was spent: use the records of "
+        "this site in no private study again",
+    )

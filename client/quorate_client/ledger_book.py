@@ -1,0 +1,240 @@
+"""What a site's privacy ledger adds up to: the sums of its entries, kept as they are read, so that none is read twice.
+
+Pure: entries in, sums out. A reservation counts in full until a spend closes it; one that is never closed (the site
+died in between) counts in full for ever. Events are counted by their kind (noise, sampling rate), which loses nothing:
+both the PLD and the Renyi curve of a composition depend on the counts alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from quorate.errors import LedgerError
+from quorate.privacy.events import Event
+from quorate.privacy.ledger_head import SignedHead
+from quorate_client.ledger_entries import (
+    GENESIS,
+    Account,
+    Entry,
+    EventKind,
+    Refused,
+    Reserved,
+    Spent,
+    check_signature,
+)
+
+YEAR_S = 365 * 86_400.0
+
+Tally = Counter[EventKind]
+
+
+@dataclass(slots=True)
+class Posting:
+    """One reservation and what counts of it now."""
+
+    entry: Entry
+    reserved: Reserved
+    counts: Tally
+    is_open: bool = True
+
+
+@dataclass(slots=True)
+class RunSums:
+    """What one run of a study cost an account. ``rounds`` are those with a reservation, ``open`` are reservations that
+    were not closed."""
+
+    run: str
+    study: str
+    counts: Tally = field(default_factory=Counter)
+    rounds: set[int] = field(default_factory=set)
+    open: int = 0
+    last_unix_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _AccountSums:
+    ever: Tally = field(default_factory=Counter)
+    runs: dict[str, RunSums] = field(default_factory=dict)
+    postings: list[Posting] = field(default_factory=list)
+    delta: float = 0.0
+
+
+class Book:
+    """The sums of the entries that were added, in their order."""
+
+    def __init__(self) -> None:
+        self.head: SignedHead | None = None
+        self.unix_s = 0.0
+        """When the newest entry was written; times never fall from one entry to the next."""
+        self.refusals: set[tuple[bytes, str, int, str]] = set()
+        self.refused_unix_s: list[float] = []
+        self._accounts: dict[Account, _AccountSums] = {}
+        self._postings: dict[int, Posting] = {}
+        self._computations: set[tuple[object, ...]] = set()
+
+    @property
+    def number(self) -> int:
+        """Of the newest entry; 0 without one."""
+        return self.head.number if self.head else 0
+
+    @property
+    def hash(self) -> bytes:
+        return self.head.hash if self.head else GENESIS
+
+    def add(self, entry: Entry) -> None:
+        """The next entry.
+
+        Raises:
+            LedgerError: it cannot follow; the book is of no use then.
+        """
+        content = entry.content
+        if entry.number != self.number + 1 or not content.unix_s >= self.unix_s:
+            raise _impossible(entry.number, f"number {self.number + 1}, not dated before the entry in front of it")
+        match content:
+            case Reserved():
+                self._reserve(entry, content)
+            case Spent():
+                self._spend(content)
+            case Refused():
+                self.refusals.add((content.study_digest, content.run, content.round_number, content.code))
+                self.refused_unix_s.append(content.unix_s)
+            case _:
+                assert_never(content)
+        self.head, self.unix_s = entry.head, content.unix_s
+
+    def paid_for(self, computation: tuple[object, ...]) -> bool:
+        """Whether there was a reservation for it, open or closed."""
+        return computation in self._computations
+
+    def open_posting(self, number: int, entry_hash: bytes) -> Posting:
+        """The open reservation with this number and hash. Raises LedgerError when there is none."""
+        posting = self._postings.get(number)
+        if posting is None or posting.entry.head.hash != entry_hash:
+            raise LedgerError("The privacy ledger holds no such reservation", got=f"number {number}")
+        if not posting.is_open:
+            raise LedgerError("A reservation in the privacy ledger is closed once", got=f"number {number} again")
+        return posting
+
+    # --- sums ---
+
+    def accounts(self) -> list[Account]:
+        return sorted(self._accounts, key=str)
+
+    def runs(self, account: Account) -> list[RunSums]:
+        """Oldest first."""
+        return list(self._accounts[account].runs.values()) if account in self._accounts else []
+
+    def delta(self, account: Account) -> float:
+        """At which the account's newest entry states its epsilon. Raises KeyError for an account without entries."""
+        return self._accounts[account].delta
+
+    def ever(self, account: Account) -> tuple[Event, ...]:
+        return events_of(self._accounts[account].ever) if account in self._accounts else ()
+
+    def of_run(self, account: Account, run: str) -> tuple[Event, ...]:
+        sums = self._accounts.get(account)
+        return events_of(sums.runs[run].counts) if sums is not None and run in sums.runs else ()
+
+    def of_last_year(self, account: Account, unix_s: float) -> tuple[Event, ...]:
+        """What was reserved in the 365 days before: all but what is older, which the first entries are."""
+        sums = self._accounts.get(account, _AccountSums())
+        counts = sums.ever.copy()
+        for posting in sums.postings:
+            if posting.reserved.unix_s > unix_s - YEAR_S:
+                break
+            counts.subtract(posting.counts)
+        return events_of(counts)
+
+    # --- entries ---
+
+    def _reserve(self, entry: Entry, reserved: Reserved) -> None:
+        if self.paid_for(reserved.computation):
+            raise _impossible(entry.number, "one reservation for each computation")
+        posting = Posting(entry, reserved, tally(reserved.events))
+        sums = self._accounts.setdefault(reserved.account, _AccountSums())
+        run = sums.runs.setdefault(reserved.run, RunSums(reserved.run, reserved.study))
+        self._computations.add(reserved.computation)
+        self._postings[entry.number] = posting
+        sums.postings.append(posting)
+        sums.delta = reserved.delta
+        sums.ever.update(posting.counts)
+        run.counts.update(posting.counts)
+        run.rounds.add(reserved.round_number)
+        run.open += 1
+        run.last_unix_s = reserved.unix_s
+
+    def _spend(self, spent: Spent) -> None:
+        posting = self._postings.get(spent.reservation)
+        if posting is None or not posting.is_open or posting.reserved.computation != spent.computation:
+            raise _impossible(spent.number, "an open reservation of the same computation that it closes")
+        released = tally(spent.events)
+        if not costs_at_most(released, posting.counts):
+            raise _impossible(spent.number, "no more than was reserved")
+        sums = self._accounts[spent.account]
+        run = sums.runs[spent.run]
+        for total in (sums.ever, run.counts):
+            total.subtract(posting.counts)
+            total.update(released)
+        run.open -= 1
+        run.last_unix_s = spent.unix_s
+        posting.counts, posting.is_open = released, False
+
+
+def book_of(entries: Iterable[Entry]) -> Book:
+    """Raises LedgerError at the first entry that cannot follow the ones before it."""
+    book = Book()
+    for entry in entries:
+        book.add(entry)
+    return book
+
+
+def verify(entries: Iterable[Entry], signing_keys: Sequence[bytes]) -> Book:
+    """Walk a whole ledger whose chain was already followed (``read_entry``): each entry signed, and possible.
+
+    Args:
+        signing_keys: The site's Ed25519 public keys, 32 bytes each; several if it joined anew with other keys.
+
+    Raises:
+        LedgerError: naming the number of the first wrong entry.
+    """
+    return book_of(_signed(entries, signing_keys))
+
+
+def _signed(entries: Iterable[Entry], signing_keys: Sequence[bytes]) -> Iterator[Entry]:
+    for entry in entries:
+        check_signature(entry, signing_keys)
+        yield entry
+
+
+def tally(events: Iterable[Event]) -> Tally:
+    counts: Tally = Counter()
+    for event in events:
+        counts[event.noise_multiplier, event.sampling_rate] += event.count
+    return counts
+
+
+def costs_at_most(released: Tally, reserved: Tally) -> bool:
+    """Of each kind no more: then every accountant gives at most the same epsilon. Other noise does not compare."""
+    return all(count <= reserved[kind] for kind, count in released.items())
+
+
+def events_of(counts: Tally) -> tuple[Event, ...]:
+    """One event of each kind, in an order that depends on nothing else."""
+    return tuple(_events(counts))
+
+
+def _events(counts: Tally) -> Iterator[Event]:
+    for (noise, rate), count in sorted(counts.items()):
+        if count:
+            yield Event(noise, rate, count)
+
+
+def _impossible(number: int, expected: str) -> LedgerError:
+    return LedgerError(
+        f"Entry {number} of the privacy ledger cannot be where it is",
+        expected=expected,
+        action="Restore the newest copy of ledger.sqlite; nothing is spent without it",
+    )

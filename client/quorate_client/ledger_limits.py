@@ -1,0 +1,133 @@
+"""Whether a reservation stays within what the site's policy lets an account come to.
+
+Pure: sums and limits in, a refusal or nothing out. What events cost is decided by the accountants that are passed in,
+so that the daemon imports nothing heavy until there is something to account for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from quorate.errors import BudgetExhaustedError, SiteInterruptedError
+from quorate.privacy.events import Event
+from quorate_client.ledger_book import Book, costs_at_most, events_of, tally
+from quorate_client.ledger_entries import Limits, Reserved
+
+Accountant = Callable[[Sequence[Event], float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Accountants:
+    """How events are composed to an epsilon, at a delta.
+
+    Args:
+        name: Stands in each entry.
+        planned: For releases whose number was fixed before (PLD).
+        adaptive: For releases that may depend on the results of earlier ones (a Renyi filter).
+    """
+
+    name: str
+    planned: Accountant
+    adaptive: Accountant
+
+
+def shipped_accountants() -> Accountants:
+    """Those of ``quorate.privacy.accounting``, which imports numpy: only when there is something to compute."""
+
+    def planned(events: Sequence[Event], delta: float) -> float:
+        from quorate.privacy.accounting import epsilon
+
+        return epsilon(events, delta)
+
+    def adaptive(events: Sequence[Event], delta: float) -> float:
+        from quorate.privacy.accounting import adaptive_epsilon
+
+        return adaptive_epsilon(events, delta)
+
+    return Accountants("pld-rdp/1", planned, adaptive)
+
+
+def remembering(accountants: Accountants) -> Accountants:
+    """The same, but no question is computed twice while it may come again, and nothing costs nothing."""
+
+    def remember(accountant: Accountant) -> Accountant:
+        @lru_cache(maxsize=256)
+        def ask(events: tuple[Event, ...], delta: float) -> float:
+            return accountant(events, delta) if events else 0.0
+
+        return lambda events, delta: ask(together(events), delta)
+
+    return Accountants(accountants.name, remember(accountants.planned), remember(accountants.adaptive))
+
+
+def paid_before(book: Book, reserved: Reserved) -> SiteInterruptedError | None:
+    """The refusal of a second payment for one computation, whether or not the first one was closed.
+
+    After a crash nobody knows whether the computation was begun. To give the old reservation again might pay once for
+    two trainings; to make a new one would let a server that asks again and again spend the budget on nothing.
+    """
+    if not book.paid_for(reserved.computation):
+        return None
+    return SiteInterruptedError(
+        f"Round {reserved.round_number} of run {reserved.run}, attempt {reserved.attempt}, was paid for before; "
+        "this site does not compute again for it",
+        action="Have the operator resume the run: the round is then asked for under another attempt",
+    )
+
+
+def over_limit(book: Book, reserved: Reserved, limits: Limits, accountants: Accountants) -> BudgetExhaustedError | None:
+    """The refusal of a reservation that would pass the study's plan or a limit, naming the first one passed.
+
+    A run is a plan: its cost is what its accountant says of the whole plan, before its first round, and stays that
+    for all of them. What runs, when, and how long, depends on earlier results, so that a year's and the whole sum are
+    held by a filter (Feldman and Zrnic 2021): each computation's worst case is added before it begins, and the sum
+    must stay below the limit.
+    """
+    account, run = reserved.account, reserved.run
+    of_run = (*book.of_run(account, run), *reserved.events)
+    if limits.plan is not None:
+        in_all = tally(of_run)
+        if not costs_at_most(in_all, tally(limits.plan)):
+            return BudgetExhaustedError(
+                f"Round {reserved.round_number} of run {run} would release more than the study plans for its rounds",
+                expected=f"at most {described(limits.plan)}",
+                got=described(events_of(in_all)),
+                action="Have the operator start a new run, which spends anew, or plan more spare rounds",
+            )
+    year, ever = book.of_last_year(account, reserved.unix_s), book.ever(account)
+    for name, limit, epsilon, events in (
+        ("epsilon_per_run", limits.epsilon_per_run, accountants.planned, limits.plan or of_run),
+        ("epsilon_per_year", limits.epsilon_per_year, accountants.adaptive, (*year, *reserved.events)),
+        ("epsilon_ever", limits.epsilon_ever, accountants.adaptive, (*ever, *reserved.events)),
+    ):
+        if limit is None:
+            continue
+        cost = epsilon(events, limits.delta)
+        if not cost <= limit:  # a NaN is refused too
+            return BudgetExhaustedError(
+                f"Round {reserved.round_number} of run {run} would spend more of the privacy budget of {account} "
+                "than this site's policy allows",
+                expected=f"{name} = {limit:g} at most (delta {limits.delta:g})",
+                got=f"{cost:.4g}",
+                action="Use fewer rounds or more noise, or have whoever is responsible for policy.toml change it",
+            )
+    return None
+
+
+def together(events: Sequence[Event]) -> tuple[Event, ...]:
+    """One event of each noise and sampling rate."""
+    return events_of(tally(events))
+
+
+def finite(epsilon: float) -> float | None:
+    """For an entry, which cannot hold infinity."""
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def described(events: Sequence[Event]) -> str:
+    """For people, in a line."""
+    parts = [f"{each.count} x (noise {each.noise_multiplier:g}, rate {each.sampling_rate:g})" for each in events]
+    return ", ".join(parts) or "nothing"

@@ -1,0 +1,150 @@
+"""A round's training at a site. With differential privacy what it may cost is on the ledger before it begins.
+
+Nothing that was computed from training records leaves beside the update where privacy is promised: an exact loss would
+be a release that no noise hides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quorate.errors import PrivacyUnsupportedError, WrongStateError
+from quorate.exchange import Instruction
+from quorate.privacy.events import Event, Spending
+from quorate.privacy.plan import TrainingPlan, site_event
+from quorate.study import Study
+from quorate_client.agreement import Agreement, Dataset
+from quorate_client.ledger import Ledger, Reservation
+from quorate_client.ledger_entries import Account, Charge, Unit
+from quorate_client.model_state import ModelState
+from quorate_client.policy import PrivacyPolicy
+from quorate_client.privacy_plan import limits_of, plan_training
+from quorate_client.task_calls import Measure, TaskCalls, Trained
+from quorate_client.tasks import PrivateSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What training with privacy needs of the site.
+
+    Args:
+        policy: The site's, as it is at this moment.
+        wall: Unix seconds.
+    """
+
+    ledger: Ledger
+    policy: Callable[[], PrivacyPolicy]
+    wall: Callable[[], float]
+
+
+class Trainer:
+    """Trains for one run of a study.
+
+    Args:
+        randomness: Gives secret random bytes.
+        accounting: Absent where a site keeps no ledger; studies with privacy are refused then.
+    """
+
+    def __init__(self, study: Study, randomness: Callable[[int], bytes], accounting: Accounting | None) -> None:
+        self._study = study
+        self._randomness = randomness
+        self._accounting = accounting
+        self._records: int | None = None
+
+    def admit(self, measure: Measure) -> None:
+        """Look at what a site is about to tell of its training records.
+
+        Raises:
+            PrivacyUnsupportedError: statistics of theirs, in a study that promises privacy.
+        """
+        self._records = measure.records
+        if self._study.privacy is not None and measure.statistics:
+            raise PrivacyUnsupportedError(
+                "The task sums exact statistics of the training records, which no noise hides",
+                expected="a task that scales by public ranges where a study has a [privacy] section",
+                action='Have the operator publish the study with standardise = "range" among the task\'s parameters',
+            )
+
+    async def train(
+        self, task: TaskCalls, state: ModelState, update: Path, instruction: Instruction, agreement: Agreement
+    ) -> tuple[Trained, Spending | None]:
+        """Train on ``state`` and write the update, float32[P], to ``update``.
+
+        Returns:
+            What may be told of it, and what is told of the data set's budget.
+
+        Raises:
+            BudgetExhaustedError, PrivacyRefusedError, PrivacyUnsupportedError, LedgerError: nothing was computed then.
+            TaskFailedError and others of the task.
+        """
+        number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
+        if privacy is None:
+            # Whoever could choose the seed would know which records made the update.
+            seed = int.from_bytes(self._randomness(8), "big") >> 1
+            return await task.train(state, update, number, seed, pull), None
+        if self._records is None:
+            self.admit(await task.measure())
+        records = self._records or 0
+        if self._accounting is None or agreement.dataset is None:
+            raise WrongStateError("This site keeps no privacy ledger, so it cannot train with privacy")
+        plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), records)
+        charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
+        paid = [
+            await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy.delta) for charge in charges
+        ]
+        if plan is None or privacy.training is None:
+            seed = int.from_bytes(self._randomness(8), "big") >> 1
+            trained = (await task.train(state, update, number, seed, pull)).records
+        else:
+            settings = PrivateSettings(
+                privacy.training.clip,
+                plan.noise_multiplier,
+                plan.sampling_rate,
+                plan.steps,
+                expected_batch=plan.sampling_rate * records,
+            )
+            report = await task.train_privately(state, update, number, settings, pull)
+            trained, plan = report.records, replace(plan, steps=report.steps)
+        spent = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
+        for reservation, charge in zip(paid, spent, strict=True):
+            await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
+        told = await asyncio.to_thread(_spending, self._accounting, agreement.dataset, privacy.delta)
+        return Trained(trained, 0), told
+
+    def _reserve(self, accounting: Accounting, charge: Charge, plan: TrainingPlan | None, delta: float) -> Reservation:
+        limits = limits_of(charge.account, accounting.policy(), delta, plan)
+        return accounting.ledger.reserve(charge, limits, accounting.wall())
+
+
+def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spending | None:
+    """What the site's policy lets the operator know."""
+    policy = accounting.policy()
+    spent = accounting.ledger.spent(Account(dataset.name, "record"), delta)
+    if not policy.tell_epsilon or not 0 < spent < math.inf:
+        return None
+    left = None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - spent)
+    return Spending(spent, delta, left)
+
+
+def _charges(
+    instruction: Instruction, agreement: Agreement, dataset: Dataset, plan: TrainingPlan | None, of_site: Event | None
+) -> list[Charge]:
+    """What a round releases of the data set: per record, and of the site as a whole."""
+    events: list[tuple[Unit, Event]] = [("record", plan.round_event)] if plan is not None else []
+    events += [("site", of_site)] if of_site is not None else []
+    return [
+        Charge(
+            Account(dataset.name, unit),
+            agreement.study.name,
+            agreement.digest,
+            instruction.run,
+            instruction.round_number,
+            instruction.attempt,
+            (event,),
+        )
+        for unit, event in events
+    ]
