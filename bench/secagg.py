@@ -33,6 +33,7 @@ from quorate.secagg.packing import Packing
 from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.ring import DEGREE
+from quorate_server.aggregate import SecureAdder
 
 PARAMETERS = 1 << 20
 SITES, LANES = 16, 2
@@ -148,9 +149,9 @@ def _ours(update: npt.NDArray[np.float32]) -> Cost:
             sent.append(words.pack(ring.encrypt(coefficients, key, SEED, first, randomness)))
         return sent
 
-    def add(sent: list[bytes]) -> None:
-        for first, frame in zip(frames, sent, strict=True):
-            ring.add(total[first : first + FRAME], words.unpack(frame))
+    def add() -> None:
+        joined.seek(0)
+        adder.fold(joined)
 
     def decrypt() -> npt.NDArray[np.float64]:
         averages = []
@@ -160,18 +161,19 @@ def _ours(update: npt.NDArray[np.float32]) -> Cost:
         return np.concatenate(averages)
 
     sent = encrypt()
-    total = np.zeros((packing.polynomials(PARAMETERS), DEGREE), dtype=np.uint64)
+    joined, adder = io.BytesIO(b"".join(sent)), SecureAdder(packing.polynomials(PARAMETERS))
     key_sum = np.zeros(DEGREE, dtype=np.uint64)
     for _ in range(SITES):
-        add(sent)
+        add()
         ring.add(key_sum, key)
+    total = words.unpack(b"".join(adder.blocks()))
     down = [words.pack(total[first : first + FRAME]) for first in frames]
     _require_close(decrypt(), update, SITES * packing.step)
     received = words.unpack(b"".join(sent))
     return Cost(
         sum(map(len, sent)) / PARAMETERS,
         _ms(encrypt, OURS_REPEATED),
-        _ms(lambda: add(sent), OURS_REPEATED),
+        _ms(add, OURS_REPEATED),
         _ms(decrypt, OURS_REPEATED),
         _ms(lambda: ring.add(total, received), OURS_REPEATED),
     )

@@ -1,8 +1,11 @@
 """A run under secure aggregation at a site: what it answers in each exchange, and how it opens what comes back.
 
 Sum 0 adds up record counts and statistics. Sum r adds the updates of round r, and beside them the counts of an
-evaluation of the model that they start from. The last sum evaluates the final model only. A site greets with the model
-that it arrived at, so whoever arrived elsewhere is not in the sum.
+evaluation of the model that they start from. The last sum evaluates the final model only. What a site uploads is bound
+to the model that it arrived at, so whoever arrived elsewhere is not in the sum.
+
+With its reveal a site says hello for the next sum, whose upload can then begin at once. Who missed the reveal, or has
+to begin a sum anew, is asked for a hello.
 """
 
 from __future__ import annotations
@@ -31,14 +34,15 @@ from quorate.errors import (
 from quorate.evaluation import LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply, StudyWork, SumRef
 from quorate.identity import RunId, SiteName
-from quorate.secagg import words
+from quorate.secagg import sealing, words
 from quorate.secagg.opening import Opener
 from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import WEIGHT_ONE, weight_of
 from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.ring import DEGREE
 from quorate.secagg.study_key import join_parts, make_parts, open_stream, seal_stream
-from quorate.secagg.terms import Terms, Vote
+from quorate.secagg.terms import Hello, Terms, Vote
 from quorate.secure_messages import (
     SecureAnswer,
     SecureSumRef,
@@ -55,6 +59,7 @@ from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, OpenedSum, StateFolder
+from quorate_client.offload import offload
 from quorate_client.protect import open_plain, protect_secretly, store, store_file
 from quorate_client.secure_site import SecureSite, roster_of, rules_of
 from quorate_client.task_calls import TaskCalls
@@ -121,14 +126,13 @@ class SecureRun:
             case Phase.KEYS:
                 answer = self._make_parts(agreement)
             case Phase.HELLO:
-                task, answer = await self._greet(instruction, work, agreement, fetch)
+                answer = self._greet(instruction, work, agreement)
             case Phase.UPLOAD:
-                task, answer, blobs = await self._upload(instruction, work, agreement)
+                task, answer, blobs = await self._upload(instruction, work, agreement, fetch)
             case Phase.VOTE:
                 answer = SecureAnswer(vote=await self._vote(instruction, work, fetch))
             case Phase.REVEAL:
-                reveal = self._of(instruction).reveal(work.votes)
-                answer = SecureAnswer(reveal=reveal)
+                answer = self._reveal(instruction, work)
             case Phase.CHECKPOINT:
                 answer, blobs = SecureAnswer(), (await self._checkpoint(instruction),)
             case Phase.RELEASE:
@@ -146,29 +150,31 @@ class SecureRun:
         parts = make_parts(agreement.digest, self._run, agreement.site, sealing_keys, signing.sign, SystemRandomness())
         return SecureAnswer(parts=parts)
 
-    async def _greet(
-        self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
-    ) -> tuple[TaskCalls | None, SecureAnswer]:
-        """Arrive at the model that the sum starts from, and say so."""
+    def _greet(self, instruction: Instruction, work: SecureWork, agreement: Agreement) -> SecureAnswer:
         member = self._member(agreement, work)
-        number = instruction.round_number
-        task: TaskCalls | None = None
-        self._state = None
-        if number > 0:
-            task, self._state = await self._arrive(work, number - 1, agreement, member, fetch)
+        return SecureAnswer(hello=self._begin(instruction.round_number, instruction.attempt, work.dimension, member))
+
+    def _begin(self, number: int, attempt: int, dimension: int, member: Member) -> Hello:
+        """Leave whatever sum this site was in, with all its secrets, for this one."""
         trains = 1 <= number <= self._study.rounds.count
-        polynomials = self._packing.polynomials(work.dimension) if trains else 0
-        terms = Terms(self._digest, self._run, number, instruction.attempt, polynomials)
+        polynomials = self._packing.polynomials(dimension) if trains else 0
+        terms = Terms(self._digest, self._run, number, attempt, polynomials)
         self._participant = Participant(terms, member, SystemRandomness())
-        hello = self._participant.hello(self._state.digest if self._state else b"")
-        return task, SecureAnswer(hello=hello, metrics=self._told())
+        return self._participant.hello()
 
     async def _upload(
-        self, instruction: Instruction, work: SecureWork, agreement: Agreement
+        self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
     ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...]]:
+        """Arrive at the model that the sum starts from; then what this site adds to it."""
         participant = self._of(instruction)
-        participant.begin_upload(work.hellos)
-        task = TaskCalls(self._workers, agreement, self._statistics[1:], self._clock)
+        participant.check(work.hellos)
+        self._state = None
+        if instruction.round_number > 0:
+            member = self._member(agreement, work)
+            task, self._state = await self._arrive(work, instruction.round_number - 1, agreement, member, fetch)
+        else:
+            task = TaskCalls(self._workers, agreement, (), self._clock)
+        participant.begin_upload(work.hellos, self._state.digest if self._state else b"")
         dimension = 0
         ciphertext: Blob | None = None
         if self._state is None:
@@ -182,9 +188,16 @@ class SecureRun:
             if participant.terms.polynomials:
                 own, ciphertext = await self._train(task, self._state, participant)
             counts = (*own, *tally)
-        masked, boxes = await asyncio.to_thread(participant.finish_upload, counts)
-        shares = await asyncio.to_thread(store, shares_to_bytes(boxes), self._spool)
-        answer = SecureAnswer(counts=words_to_bytes(masked), dimension=dimension, has_ciphertext=ciphertext is not None)
+        dealt_bytes = len(work.hellos) * sealing.message_bytes(len(counts) + DEGREE)
+        masked, boxes = await offload(dealt_bytes, participant.finish_upload, counts)
+        shares = await offload(dealt_bytes, store, shares_to_bytes(boxes), self._spool)
+        answer = SecureAnswer(
+            counts=words_to_bytes(masked),
+            dimension=dimension,
+            has_ciphertext=ciphertext is not None,
+            model=participant.model,
+            metrics=self._told(),
+        )
         return task, answer, (shares,) if ciphertext is None else (ciphertext, shares)
 
     async def _train(
@@ -198,7 +211,7 @@ class SecureRun:
             report = await task.train(state, update, number, seed, self._study.optimizer.proximal_mu)
             weight = self._weight(participant.site, report.records)
             sent = await asyncio.to_thread(
-                protect_secretly, update, state.dimension, weight, self._packing, participant, self._spool
+                protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
             )
         finally:
             update.unlink(missing_ok=True)
@@ -237,9 +250,19 @@ class SecureRun:
 
         return participant.vote(work.survivors, work.digest, boxes, lock)
 
+    def _reveal(self, instruction: Instruction, work: SecureWork) -> SecureAnswer:
+        """This site's last word in the sum, and the first one in the next, if there is to be one."""
+        participant = self._of(instruction)
+        reveal = participant.reveal(work.votes)
+        following = instruction.round_number + 1
+        if following > self._study.rounds.count + 1:
+            return SecureAnswer(reveal=reveal)
+        hello = self._begin(following, instruction.attempt, work.dimension, participant.member)
+        return SecureAnswer(reveal=reveal, hello=hello)
+
     async def _checkpoint(self, instruction: Instruction) -> Blob:
-        """The model that this site said hello with, sealed for the study's sites."""
-        self._of(instruction)  # refuses what is not the sum of that hello
+        """The model that this site uploaded for, sealed for the study's sites."""
+        self._of(instruction)  # refuses what is not that sum
         state, key = self._state, self._site.study_key(self._run)
         if state is None or key is None:
             raise BaseModelMismatchError("This site does not hold the model of which a checkpoint is asked")
@@ -286,12 +309,7 @@ class SecureRun:
         blobs: tuple[Blob, ...] = ()
         if self._study.release.model == "operator":
             blobs = (await asyncio.to_thread(store_file, released, self._spool),)
-        hello = Participant(
-            Terms(self._digest, self._run, instruction.round_number, instruction.attempt, 0),
-            member,
-            SystemRandomness(),
-        ).hello(state.digest)
-        return task, SecureAnswer(hello=hello, metrics=self._told()), blobs
+        return task, SecureAnswer(model=member.study_key.model(state.digest), metrics=self._told()), blobs
 
     # --- arriving at a model ---
 
@@ -376,7 +394,7 @@ class SecureRun:
         if opening.ciphertext != ciphertext:
             raise SumRefusedError("The sum that the server sent is not the one that the sites voted for")
         terms = Terms(self._digest, self._run, ref.round_number, ref.attempt, polynomials)
-        return await asyncio.to_thread(Opener, opening, terms, member.roster, member.rules, member.study_key)
+        return await offload(len(content), Opener, opening, terms, member.roster, member.rules, member.study_key)
 
     async def _content(self, blob: Blob, fetch: Fetch) -> bytes:
         if blob.inline is None and not self._spool.has(blob):

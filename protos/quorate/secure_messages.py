@@ -61,6 +61,7 @@ class SecureAnswer:
     has_ciphertext: bool = False
     vote: Vote | None = None
     reveal: Reveal | None = None
+    model: bytes = b""
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -124,6 +125,7 @@ def secure_answer_to_bytes(value: SecureAnswer) -> bytes:
         has_ciphertext=value.has_ciphertext,
         vote=secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) if vote else None,
         reveal=_reveal_to(reveal) if reveal else None,
+        model=value.model,
         metrics=[secagg_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
     ).SerializeToString(deterministic=True)
 
@@ -141,6 +143,7 @@ def secure_answer_from_bytes(data: bytes) -> SecureAnswer:
         has_ciphertext=proto.has_ciphertext,
         vote=Vote(SiteName(proto.vote.site), proto.vote.signature) if proto.HasField("vote") else None,
         reveal=_reveal_from(proto.reveal) if proto.HasField("reveal") else None,
+        model=proto.model,
         metrics={told.round: dict(told.values) for told in proto.metrics},
     )
 
@@ -153,6 +156,8 @@ def opening_to_bytes(value: Opening) -> bytes:
         ciphertext=value.ciphertext,
         votes=[secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) for vote in value.votes],
         reveals=[_reveal_to(reveal) for reveal in value.reveals],
+        model=value.model,
+        following=[_hello_to(hello) for hello in value.following],
     ).SerializeToString(deterministic=True)
 
 
@@ -168,6 +173,8 @@ def opening_from_bytes(data: bytes) -> Opening:
         ciphertext=proto.ciphertext,
         votes=tuple(Vote(SiteName(vote.site), vote.signature) for vote in proto.votes),
         reveals=tuple(_reveal_from(reveal) for reveal in proto.reveals),
+        model=proto.model,
+        following=tuple(_hello_from(hello) for hello in proto.following),
     )
 
 
@@ -206,13 +213,11 @@ def _part_from(proto: secagg_pb2.KeyPart) -> SealedPart:
 
 
 def _hello_to(hello: Hello) -> secagg_pb2.SecureHello:
-    return secagg_pb2.SecureHello(
-        site=hello.site, round_key=hello.round_key, model=hello.model, signature=hello.signature
-    )
+    return secagg_pb2.SecureHello(site=hello.site, round_key=hello.round_key, signature=hello.signature)
 
 
 def _hello_from(proto: secagg_pb2.SecureHello) -> Hello:
-    return Hello(SiteName(proto.site), proto.round_key, proto.model, proto.signature)
+    return Hello(SiteName(proto.site), proto.round_key, proto.signature)
 
 
 def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:

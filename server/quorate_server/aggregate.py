@@ -16,7 +16,9 @@ from quorate.exchange import StudyContribution
 from quorate.secagg import plain, ring, words
 
 BLOCK_BYTES = 1024 * 1024
-BLOCK_POLYNOMIALS = 64
+BLOCK_POLYNOMIALS = 32
+MOST_UNREDUCED = 4095
+_UQ = np.uint64(ring.MODULUS)
 
 
 class Adder:
@@ -101,37 +103,52 @@ class Adder:
 class SecureAdder:
     """Adds ciphertexts modulo q, without knowing what they mean: four bytes of memory for each parameter.
 
+    Words are below 2^52, so ``MOST_UNREDUCED`` of them add up to less than 2^64: they are reduced when the sum is
+    taken, and on the way only where more sites than that add.
+
     Args:
         polynomials: Of each update.
     """
 
     def __init__(self, polynomials: int) -> None:
         self._total = np.zeros((polynomials, ring.DEGREE), np.uint64)
+        self._added = 0  # words below 2^52 in each word of the total
 
     def fold(self, update: BinaryIO) -> None:
-        """Add a ciphertext of the right length. ``update`` is read once, in blocks.
+        """Add a ciphertext. ``update`` is read once, in blocks.
 
         Raises:
-            FrameError: a word is not below q. What was read before it is taken out again.
+            FrameError: a word is not below q, or it is too short. What was read before it is taken out again.
         """
-        for start in range(0, len(self._total), BLOCK_POLYNOMIALS):
-            block = self._total[start : start + BLOCK_POLYNOMIALS]
+        if self._added == MOST_UNREDUCED:
+            np.remainder(self._total, _UQ, out=self._total)
+            self._added = 1
+        for start, block in self._pieces(len(self._total)):
             try:
-                ring.add(block, words.unpack(update.read(len(block) * words.POLYNOMIAL_BYTES)))
+                np.add(block, _unpacked(update, len(block)), out=block)
             except FrameError:
-                self._take_out(update, start)
+                update.seek(0)
+                for _, before in self._pieces(start):
+                    np.subtract(before, _unpacked(update, len(before)), out=before)
                 raise
-
-    def _take_out(self, update: BinaryIO, end: int) -> None:
-        update.seek(0)
-        for start in range(0, end, BLOCK_POLYNOMIALS):
-            block = self._total[start : start + BLOCK_POLYNOMIALS]
-            ring.subtract(block, words.unpack(update.read(len(block) * words.POLYNOMIAL_BYTES)))
+        self._added += 1
 
     def blocks(self) -> Iterator[bytes]:
         """The sum, as it travels."""
-        for start in range(0, len(self._total), BLOCK_POLYNOMIALS):
-            yield words.pack(self._total[start : start + BLOCK_POLYNOMIALS])
+        for _, block in self._pieces(len(self._total)):
+            yield words.pack(block % _UQ)
+
+    def _pieces(self, end: int) -> Iterator[tuple[int, ring.Polynomials]]:
+        """Views of the total up to a polynomial, with where they begin."""
+        for start in range(0, end, BLOCK_POLYNOMIALS):
+            yield start, self._total[start : start + BLOCK_POLYNOMIALS]
+
+
+def _unpacked(update: BinaryIO, count: int) -> ring.Polynomials:
+    piece = words.unpack(update.read(count * words.POLYNOMIAL_BYTES))
+    if len(piece) != count:  # numpy would add one polynomial to all of them
+        raise FrameError("A ciphertext was cut off", expected=f"{count} polynomials", got=f"{len(piece)}")
+    return piece
 
 
 def _add_blocks(total: plain.Words, update: BinaryIO) -> None:

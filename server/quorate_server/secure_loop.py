@@ -1,12 +1,14 @@
 """The loop of a study under secure aggregation: it carries messages between the sites and adds what it cannot read.
 
-First the sites make a key for each other. Then come sums, each of four exchanges (hello, upload, vote, reveal): one of
-record counts and statistics, one for each round (updates, and an evaluation of the model that they start from), and one
-that evaluates the final model. What opens a sum goes to the sites with the next hello. At the end the ``release``.
+First the sites make a key for each other. Then come sums, each of three exchanges (upload, vote, reveal): one of record
+counts and statistics, one for each round (updates, and an evaluation of the model that they start from), and one that
+evaluates the final model. With its reveal a site says hello for the next sum. Who did not is asked for a ``hello``
+before the upload: all sites at the first sum and where one is begun anew, otherwise those who missed the reveal. What
+opens a sum goes to the sites with the next upload. At the end the ``release``.
 
-Only a sum that is closed is committed. Until then all is in the replies, which are written down: a new process asks the
-same again, gets the same replies, and makes the same of them. What a site did not answer when an exchange closed was
-withdrawn before the next one began, so it cannot come in later.
+Only a sum that is closed is committed, with the hellos for the next one. Until then all is in the replies, which are
+written down: a new process asks the same again, gets the same replies, and makes the same of them. What a site did not
+answer when an exchange closed was withdrawn before the next one began, so it cannot come in later.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -53,6 +56,7 @@ from quorate.secure_messages import (
     SecureAnswer,
     SecureSumRef,
     SecureWork,
+    opening_from_bytes,
     opening_to_bytes,
     secure_answer_from_bytes,
     secure_work_from_bytes,
@@ -78,11 +82,20 @@ BOX_FRAMING_BYTES = 128
 class _Collected:
     """What has come of one sum's uploads."""
 
-    def __init__(self, survivors: tuple[SiteName, ...], ciphertext: Blob | None, counts: bytes) -> None:
-        self.survivors = survivors
+    def __init__(
+        self,
+        identity: bytes,
+        model: bytes,
+        ciphertext: Blob | None,
+        counts: bytes,
+        shares: dict[SiteName, dict[SiteName, bytes]],
+    ) -> None:
+        self.identity = identity
+        self.model = model
+        self.survivors = tuple(shares)
         self.ciphertext = ciphertext
         self.counts = counts
-        self.shares: dict[SiteName, dict[SiteName, bytes]] = {}
+        self.shares = shares
 
     @property
     def digest(self) -> bytes:
@@ -195,14 +208,16 @@ class SecureLoop:
         terms = Terms(self._digest, self._run_id, number, self._progress.attempt, self._polynomials(number))
         require_room(self._exchange, terms.polynomials * words.POLYNOMIAL_BYTES, len(self._study.sites))
         hellos, greeted = self._greet(terms)
+        collected, uploaded = self._collect(terms, hellos)
         if number > self._reached:  # the sites could open what was before
             self._reached, self._tries = number, 0
-        self._checkpoint_if_due(terms, hellos)
-        collected, uploaded = self._collect(terms, hellos)
-        votes, voted = self._votes(terms, hellos, collected)
-        reveals, done = self._reveals(terms, hellos, votes)
+        self._checkpoint_if_due(terms, collected.survivors)
+        votes, voted = self._votes(terms, collected)
+        reveals, following, done = self._reveals(terms, collected, votes)
         name = collected.ciphertext.id if collected.ciphertext else b""
-        content = opening_to_bytes(Opening(hellos, collected.survivors, collected.counts, name, votes, reveals))
+        survivors, counts = collected.survivors, collected.counts
+        opening = Opening(hellos, collected.model, survivors, counts, name, votes, reveals, following)
+        content = opening_to_bytes(opening)
         stored = self._exchange.put([content])
         self._newest = (
             self._inlined(collected.ciphertext),
@@ -211,7 +226,7 @@ class SecureLoop:
         closed = StoredSecureSum(
             round_number=number, attempt=terms.attempt, ciphertext=collected.ciphertext, opening=stored
         )
-        tallies = (greeted, uploaded, voted, done)
+        tallies = (*greeted, uploaded, voted, done)
         waiting = self._progress.waiting
         if terms.polynomials:
             waiting = (*waiting, result_to_json(self._result(number, collected.survivors, tallies)))
@@ -226,31 +241,59 @@ class SecureLoop:
         self._commit(progress, obsolete=obsolete)
         self._passing = set()
 
-    def _greet(self, terms: Terms) -> tuple[tuple[Hello, ...], PhaseTally]:
-        """Who takes part: the largest group of sites that hold the same model under the same key."""
-        came: dict[SiteName, tuple[Hello, Mapping[int, Mapping[str, float]]]] = {}
+    def _greet(self, terms: Terms) -> tuple[tuple[Hello, ...], tuple[PhaseTally, ...]]:
+        """Who takes part: those who said hello with their last reveal, and those of the others who say it now."""
+        came = self._said_before(terms)
 
         def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
-            hello = answer.hello
-            if hello is None or hello.site != site:
-                raise ContributionError("A site did not say hello")
-            if not is_signed(self._roster[site], hello.signature, hello.signed(terms)):
-                raise ContributionError("A site's hello is not signed by it, or is for another sum")
-            # Nobody could seal a share to a key that is none. KeyMismatchError: only this site is refused then.
-            sealing.seal(np.zeros(0, np.uint64), hello.round_key, b"")
-            came[site] = hello, answer.metrics
+            came[site] = self._hello_of(site, answer, terms)
 
-        done = self._phases.open(Phase.HELLO, terms.round_number, self._work(), _parsed(take), attempt=terms.attempt)
-        _, agreeing = self._phases.agreement({site: hello.model for site, (hello, _) in came.items()}, done)
-        hellos = tuple(came[site][0] for site in sorted(agreeing))
-        self._holders = agreeing
-        self._note_metrics([came[hello.site][1] for hello in hellos], before=terms.round_number - 1)
-        return hellos, done
+        tallies: tuple[PhaseTally, ...] = ()
+        others = frozenset(self._roster) - set(came)
+        if others:
+            dimension = self._progress.dimension
 
-    def _checkpoint_if_due(self, terms: Terms, hellos: tuple[Hello, ...]) -> None:
-        """One of those who said hello seals the model that all of them hold; older sums are not needed any more then.
+            def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
+                parts = () if site in self._holders else self._parts[site]
+                return secure_work_to_bytes(SecureWork(parts=parts, dimension=dimension)), ()
 
-        Nobody has to believe it: who starts from another model than the others says another hello.
+            done = self._phases.open(
+                Phase.HELLO,
+                terms.round_number,
+                work,
+                _parsed(take),
+                invited=others,
+                quorum=max(0, self._quorum - len(came)),
+                attempt=terms.attempt,
+            )
+            tallies = (done,)
+        return tuple(came[site] for site in sorted(came)), tallies
+
+    def _said_before(self, terms: Terms) -> dict[SiteName, Hello]:
+        """The hellos for this sum that came with the reveals of the last one.
+
+        They are of the last sum's attempt: a sum that is begun anew, or of which the last one is, has none.
+        """
+        last = self._progress.secure_sums[-1:]
+        if not last or (last[0].round_number + 1, last[0].attempt) != (terms.round_number, terms.attempt):
+            return {}
+        with self._exchange.open(last[0].opening) as file:
+            return {hello.site: hello for hello in opening_from_bytes(file.read()).following}
+
+    def _hello_of(self, site: SiteName, answer: SecureAnswer, terms: Terms) -> Hello:
+        hello = answer.hello
+        if hello is None or hello.site != site:
+            raise ContributionError("A site did not say hello")
+        if not is_signed(self._roster[site], hello.signature, hello.signed(terms)):
+            raise ContributionError("A site's hello is not signed by it, or is for another sum")
+        # Nobody could seal a share to a key that is none. KeyMismatchError: only this site is refused then.
+        sealing.seal(np.zeros(0, np.uint64), hello.round_key, b"")
+        return hello
+
+    def _checkpoint_if_due(self, terms: Terms, survivors: tuple[SiteName, ...]) -> None:
+        """One of those who uploaded seals the model that all of them hold; older sums are not needed any more then.
+
+        Nobody has to believe it: what is uploaded from another model than the others' is in no sum with theirs.
         """
         model_round = terms.round_number - 1
         if model_round - self._progress.checkpoint_round < self._study.rounds.checkpoint_every:
@@ -262,14 +305,13 @@ class SecureLoop:
                 raise ContributionError(f"{site} did not send one sealed model")
             sealed.append(settled(self._exchange, reply.blobs[0]))
 
-        asked = [hello.site for hello in hellos]
         work = secure_work_to_bytes(SecureWork())
         self._phases.ask_one(
             Phase.CHECKPOINT,
             terms.round_number,
             lambda _: (work, ()),
             _parsed(take),
-            candidates=asked,
+            candidates=survivors,
             attempt=terms.attempt,
         )
         if not sealed:
@@ -280,7 +322,7 @@ class SecureLoop:
         self._commit(progress, obsolete=self._progress.blobs() - progress.blobs())
 
     def _collect(self, terms: Terms, hellos: tuple[Hello, ...]) -> tuple[_Collected, PhaseTally]:
-        """The uploads of those who said hello, added up."""
+        """The uploads of those who said hello, added up: of the largest group that holds the same model."""
         greeted = frozenset(hello.site for hello in hellos)
         came: dict[SiteName, tuple[SecureAnswer, Blob | None, dict[SiteName, bytes]]] = {}
         size = terms.polynomials * words.POLYNOMIAL_BYTES
@@ -307,18 +349,22 @@ class SecureLoop:
                 raise ContributionError("A site did not deal a share to each of the others")
             came[site] = answer, ciphertext, boxes
 
-        body = secure_work_to_bytes(SecureWork(hellos=hellos))
         done = self._phases.open(
             Phase.UPLOAD,
             terms.round_number,
-            lambda _: (body, ()),
+            self._work(hellos),
             _parsed(take),
             invited=greeted,
-            quorum=self._quorum,
+            # As many refusals are heard as if all sites were asked: they may say that the last sum does not open.
+            quorum=self._quorum - (len(self._roster) - len(greeted)),
             attempt=terms.attempt,
         )
-        forms = {site: (len(answer.counts), answer.dimension) for site, (answer, *_) in came.items()}
-        (length, dimension), agreeing = self._phases.agreement(forms, done)
+        self._require_quorum(len(came), done)
+        forms = {site: (answer.model, len(answer.counts), answer.dimension) for site, (answer, *_) in came.items()}
+        (model, length, dimension), agreeing = self._phases.agreement(forms, done)
+        self._holders = agreeing
+        told = [came[site][0].metrics for site in sorted(agreeing)]
+        self._note_metrics(told, before=terms.round_number - 1)
         if terms.round_number == 0:
             if dimension < 1:
                 raise ContributionError("The sites have no model to train")
@@ -341,16 +387,12 @@ class SecureLoop:
         blob = self._exchange.put(adder.blocks()) if terms.polynomials else None
         if blob is not None:
             self._passing.add(blob.id)
-        collected = _Collected(tuple(shares), blob, words_to_bytes(total))
-        collected.shares = shares
-        return collected, done
+        identity = round_id(hellos, terms, self._rules, model)
+        return _Collected(identity, model, blob, words_to_bytes(total), shares), done
 
-    def _votes(
-        self, terms: Terms, hellos: tuple[Hello, ...], collected: _Collected
-    ) -> tuple[tuple[Vote, ...], PhaseTally]:
+    def _votes(self, terms: Terms, collected: _Collected) -> tuple[tuple[Vote, ...], PhaseTally]:
         votes: dict[SiteName, Vote] = {}
-        identity = round_id(hellos, terms, self._rules)
-        signed = ballot(identity, collected.survivors, collected.digest)
+        signed = ballot(collected.identity, collected.survivors, collected.digest)
 
         def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
             vote = answer.vote
@@ -380,10 +422,13 @@ class SecureLoop:
         return tuple(votes[site] for site in sorted(votes)), done
 
     def _reveals(
-        self, terms: Terms, hellos: tuple[Hello, ...], votes: tuple[Vote, ...]
-    ) -> tuple[tuple[Reveal, ...], PhaseTally]:
+        self, terms: Terms, collected: _Collected, votes: tuple[Vote, ...]
+    ) -> tuple[tuple[Reveal, ...], tuple[Hello, ...], PhaseTally]:
+        """The shares of the key's sum, and the hellos for the next sum that came with them."""
         reveals: dict[SiteName, Reveal] = {}
-        identity = round_id(hellos, terms, self._rules)
+        following: dict[SiteName, Hello] = {}
+        identity, number = collected.identity, terms.round_number + 1
+        next_terms = replace(terms, round_number=number, polynomials=self._polynomials(number))
 
         def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
             reveal = answer.reveal
@@ -393,9 +438,11 @@ class SecureLoop:
                 or not is_signed(self._roster[site], reveal.signature, revealed(identity, site, reveal.sealed))
             ):
                 raise ContributionError("A site's share of the key is not for this sum")
+            if answer.hello is not None:
+                following[site] = self._hello_of(site, answer, next_terms)
             reveals[site] = reveal
 
-        body = secure_work_to_bytes(SecureWork(votes=votes))
+        body = secure_work_to_bytes(SecureWork(votes=votes, dimension=self._progress.dimension))
         done = self._phases.open(
             Phase.REVEAL,
             terms.round_number,
@@ -405,7 +452,7 @@ class SecureLoop:
             quorum=self._rules.threshold,
             attempt=terms.attempt,
         )
-        return tuple(reveals[site] for site in sorted(reveals)), done
+        return tuple(reveals[s] for s in sorted(reveals)), tuple(following[s] for s in sorted(following)), done
 
     # --- the end ---
 
@@ -417,13 +464,13 @@ class SecureLoop:
         to_operator = self._study.release.model == "operator"
 
         def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
-            if answer.hello is None:
+            if not answer.model:
                 raise ContributionError("A site does not say which model it released")
             if to_operator:
                 if not reply.blobs:
                     raise ContributionError("A site sent no model though the study releases it")
                 sent[site] = reply.blobs[0]
-            models[site] = answer.hello.model
+            models[site] = answer.model
             told.append(answer.metrics)
 
         number = self._study.rounds.count + 2
@@ -448,8 +495,8 @@ class SecureLoop:
         trains = 1 <= number <= self._study.rounds.count
         return self._packing.polynomials(self._progress.dimension) if trains else 0
 
-    def _work(self) -> Work:
-        """What leads to the newest model, and the parts of the study key for those who do not have it yet.
+    def _work(self, hellos: tuple[Hello, ...] = ()) -> Work:
+        """What leads to the newest model, and the parts of the study key for those who may not have it yet.
 
         Who held the last model needs the sum after it only; all the others get the whole way.
         """
@@ -462,7 +509,7 @@ class SecureLoop:
             refs[-1] = SecureSumRef(last.round_number, last.attempt, *self._newest)
         dimension = self._progress.dimension
         newest = (*refs[:1], *refs[1:][-1:])
-        short = secure_work_to_bytes(SecureWork(sums=newest, dimension=dimension)), _named(newest)
+        short = secure_work_to_bytes(SecureWork(sums=newest, dimension=dimension, hellos=hellos)), _named(newest)
         checkpoint = self._progress.checkpoint
         whole = (*_named(refs), *([checkpoint] if checkpoint is not None else []))
 
@@ -473,6 +520,7 @@ class SecureLoop:
                 parts=self._parts[site],
                 sums=tuple(refs),
                 dimension=dimension,
+                hellos=hellos,
                 checkpoint=checkpoint,
                 checkpoint_round=self._progress.checkpoint_round,
             )
@@ -496,12 +544,14 @@ class SecureLoop:
         """Of those who are left after some were left out."""
         if count < self._quorum:
             missing = ", ".join(f"{site} ({code})" for site, code in sorted(done.missing().items()))
-            raise QuorumMissingError(
+            error = QuorumMissingError(
                 f"Too few sites took part in the phase {done.standing.rule.phase!s}",
                 expected=f"at least {self._quorum} of {len(done.standing.rule.invited)} sites",
                 got=f"{count}; missing: {missing}",
                 action="See what the missing sites' codes mean (docs/reference/errors.md), then `quorate run resume`",
             )
+            error.codes = tuple(done.missing().values())
+            raise error
 
     def _result(self, number: int, survivors: tuple[SiteName, ...], tallies: Iterable[PhaseTally]) -> RoundResult:
         missing: dict[str, str] = {}

@@ -94,6 +94,8 @@ class Uploads:
     ciphertexts: dict[SiteName, Blob] = field(default_factory=dict)
     counts: dict[SiteName, bytes] = field(default_factory=dict)
     boxes: dict[SiteName, dict[SiteName, bytes]] = field(default_factory=dict)
+    models: dict[SiteName, bytes] = field(default_factory=dict)
+    told: dict[SiteName, SecureAnswer] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,6 +135,7 @@ class HandServer:
         self.parts: dict[SiteName, tuple[SealedPart, ...]] = {}
         self.sums: tuple[SecureSumRef, ...] = ()
         self.dimension = 0
+        self.following: dict[SiteName, Hello] = {}
 
     # --- asking ---
 
@@ -180,13 +183,25 @@ class HandServer:
         polynomials = self.packing.polynomials(self.dimension) if 1 <= number <= 3 else 0
         uploads = Uploads(Terms(self.study.digest(), RUN, number, attempt, polynomials), hellos)
         for hello in hellos:
-            answer, blobs = await self.ask(hello.site, Phase.UPLOAD, number, SecureWork(hellos=hellos), attempt)
+            answer, blobs = await self.upload(hello.site, number, hellos, attempt)
             uploads.counts[hello.site] = answer.counts
+            uploads.models[hello.site] = answer.model
+            uploads.told[hello.site] = answer
             uploads.boxes[hello.site] = shares_from_bytes(self.spool.content(blobs[-1]))
             if polynomials:
                 uploads.ciphertexts[hello.site] = blobs[0]
             self.dimension = self.dimension or answer.dimension
         return uploads
+
+    async def upload(
+        self, site: SiteName, number: int, hellos: tuple[Hello, ...], attempt: int = 0
+    ) -> tuple[SecureAnswer, list[Blob]]:
+        return await self.ask(site, Phase.UPLOAD, number, replace(self.way(site), hellos=hellos), attempt)
+
+    async def arrive(self, site: SiteName, number: int, work: SecureWork, attempt: int = 0) -> SecureAnswer:
+        """All say hello, and this site is asked to upload from the model to which ``work`` leads."""
+        hellos = await self.greet(number, attempt)
+        return (await self.ask(site, Phase.UPLOAD, number, replace(work, hellos=hellos), attempt))[0]
 
     def add(self, uploads: Uploads, survivors: Sequence[SiteName] = NAMES) -> Sum:
         total = np.zeros((uploads.terms.polynomials, ring.DEGREE), np.uint64)
@@ -208,8 +223,11 @@ class HandServer:
 
     async def reveal(self, site: SiteName, summed: Sum, votes: tuple[Vote, ...]) -> Reveal:
         terms = summed.uploads.terms
-        answer, _ = await self.ask(site, Phase.REVEAL, terms.round_number, SecureWork(votes=votes), terms.attempt)
+        work = SecureWork(votes=votes, dimension=self.dimension)
+        answer, _ = await self.ask(site, Phase.REVEAL, terms.round_number, work, terms.attempt)
         assert answer.reveal is not None
+        if answer.hello is not None:
+            self.following[site] = answer.hello
         return answer.reveal
 
     async def open(self, summed: Sum) -> SecureSumRef:
@@ -221,7 +239,8 @@ class HandServer:
     def reference(self, summed: Sum, votes: tuple[Vote, ...], reveals: tuple[Reveal, ...]) -> SecureSumRef:
         terms, uploads = summed.uploads.terms, summed.uploads
         name = summed.ciphertext.id if summed.ciphertext else b""
-        opening = Opening(uploads.hellos, summed.survivors, summed.counts, name, votes, reveals)
+        model = uploads.models[summed.survivors[0]]
+        opening = Opening(uploads.hellos, model, summed.survivors, summed.counts, name, votes, reveals)
         stored = self.spool.put([opening_to_bytes(opening)])
         return SecureSumRef(terms.round_number, terms.attempt, summed.ciphertext, stored)
 
@@ -240,9 +259,9 @@ class HandServer:
 
     async def require_sound(self) -> None:
         """With the truth the run goes on: all arrive at one model, and the site takes part."""
-        hellos = await self.greet(len(self.sums), attempt=9)
-        assert {hello.site for hello in hellos} == set(NAMES)
-        assert len({hello.model for hello in hellos}) == 1
+        uploads = await self.collect(len(self.sums), await self.greet(len(self.sums), attempt=9), attempt=9)
+        assert set(uploads.models) == set(NAMES)
+        assert len(set(uploads.models.values())) == 1
 
 
 @pytest.fixture
@@ -273,16 +292,16 @@ async def test_the_hand_server_runs_a_study_to_its_end(server: HandServer) -> No
 # --- who takes part ---
 
 
-def stranger_says_hello(terms: Terms, model: bytes, name: str = "zeta") -> Hello:
+def stranger_says_hello(terms: Terms, name: str = "zeta") -> Hello:
     key = X25519PrivateKey.generate().public_key().public_bytes_raw()
-    return say_hello(terms, SiteName(name), key, model, Ed25519PrivateKey.generate().sign)
+    return say_hello(terms, SiteName(name), key, Ed25519PrivateKey.generate().sign)
 
 
 LIES: dict[str, Callable[[tuple[Hello, ...], Terms], tuple[Hello, ...]]] = {
-    "a stranger": lambda hellos, terms: (*hellos, stranger_says_hello(terms, hellos[0].model)),
+    "a stranger": lambda hellos, terms: (*hellos, stranger_says_hello(terms)),
     "a stranger in a site's place": lambda hellos, terms: (
         *hellos[:3],
-        stranger_says_hello(terms, hellos[0].model, WEST),
+        stranger_says_hello(terms, WEST),
     ),
     "a site twice": lambda hellos, _: (*hellos, hellos[-1]),
     "another order": lambda hellos, _: hellos[::-1],
@@ -293,7 +312,6 @@ LIES: dict[str, Callable[[tuple[Hello, ...], Terms], tuple[Hello, ...]]] = {
         replace(hellos[3], round_key=X25519PrivateKey.generate().public_key().public_bytes_raw()),
     ),
     "one key twice": lambda hellos, _: (*hellos[:3], replace(hellos[3], round_key=hellos[0].round_key)),
-    "another model": lambda hellos, _: (*hellos[:3], replace(hellos[3], model=bytes(32))),
 }
 
 
@@ -302,7 +320,7 @@ async def test_a_site_uploads_nothing_for_a_roster_that_was_not_agreed_on(server
     hellos = await server.greet(2)
     told = LIES[lie](hellos, Terms(server.study.digest(), RUN, 2, 0, 1))
     with server.refused("roster_refused"):
-        await server.ask(VICTIM, Phase.UPLOAD, 2, SecureWork(hellos=told))
+        await server.upload(VICTIM, 2, told)
     assert list(server.sites[VICTIM].folder.glob("runs/*/new-*")) == []
     await server.require_sound()
 
@@ -313,32 +331,129 @@ async def test_hellos_of_another_attempt_or_round_do_not_count(server: HandServe
     new = await server.greet(2, attempt=1)
     mixed = tuple(hello if hello.site == VICTIM else old[place] for place, hello in enumerate(new))
     with server.refused("roster_refused"):
-        await server.ask(VICTIM, Phase.UPLOAD, 2, SecureWork(hellos=mixed), 1)
+        await server.upload(VICTIM, 2, mixed, 1)
     with server.refused("vote_refused"):  # a sum that it has left
-        await server.ask(VICTIM, Phase.UPLOAD, 2, SecureWork(hellos=old), 0)
+        await server.upload(VICTIM, 2, old, 0)
+    await server.require_sound()
+
+
+async def hellos_for_round_3(server: HandServer) -> tuple[Hello, ...]:
+    """Said with the reveals of round 2."""
+    await server.run_sum(2)
+    return tuple(server.following[site] for site in NAMES)
+
+
+async def test_hellos_that_came_with_the_reveals_begin_the_next_sum_and_no_other(server: HandServer) -> None:
+    """Neither another attempt at it nor the sum after it, even where the site asked has just said hello for that."""
+    early = await hellos_for_round_3(server)
+    again = await server.greet(3, 1, (VICTIM,))
+    told = tuple(again[0] if hello.site == VICTIM else hello for hello in early)
+    for hellos in (early, told):
+        with server.refused("roster_refused"):
+            await server.upload(VICTIM, 3, hellos, 1)
+    later = await server.greet(4, 0, (WEST,))
+    with server.refused("roster_refused", WEST):
+        await server.upload(WEST, 4, (*early[:3], *later))
+    for number, attempt in ((3, 0), (3, 2), (4, 1)):  # sums that it has left, or never was in
+        with server.refused("vote_refused"):
+            await server.upload(VICTIM, number, early, attempt)
+    await server.require_sound()
+
+
+async def test_a_site_that_said_hello_for_the_next_sum_is_in_it_once_and_does_nothing_more_for_the_last(
+    server: HandServer,
+) -> None:
+    uploads = await server.collect(2, await server.greet(2))
+    summed = server.add(uploads)
+    votes = tuple([await server.vote(site, summed) for site in NAMES])
+    reveals = tuple([await server.reveal(site, summed, votes) for site in NAMES])
+    with server.refused("vote_refused"):
+        await server.reveal(VICTIM, summed, votes)
+    with server.refused("vote_refused"):
+        await server.vote(VICTIM, server.add(uploads, (EAST, NORTH, SOUTH)))
+    server.sums = (*server.sums, server.reference(summed, votes, reveals))
+    hellos = tuple(server.following[site] for site in NAMES)
+    uploads = await server.collect(3, hellos)
+    with server.refused("vote_refused"):  # one hello, one upload: a second round id would be a second set of shares
+        await server.upload(VICTIM, 3, hellos[:3])
+    server.sums = (*server.sums, await server.open(server.add(uploads)))
+    await server.require_sound()
+
+
+async def test_a_share_of_a_sum_is_not_given_once_its_site_said_hello_for_a_retry(server: HandServer) -> None:
+    summed = server.add(await server.collect(2, await server.greet(2)))
+    votes = tuple([await server.vote(site, summed) for site in NAMES])
+    await server.greet(2, 1)
+    for site in NAMES:
+        with server.refused("vote_refused", site):
+            await server.reveal(site, summed, votes)
+    await server.require_sound()
+
+
+async def test_sites_that_were_told_different_hellos_are_in_different_sums(server: HandServer) -> None:
+    """Two of them are told the hellos of all, the others those of three: each set is acceptable, and neither sum has
+    as many sites as must be in one."""
+    early = await hellos_for_round_3(server)
+    uploads = Uploads(Terms(server.study.digest(), RUN, 3, 0, 1), early)
+    for site in NAMES:
+        answer, blobs = await server.upload(site, 3, early if site in (SOUTH, WEST) else early[:3])
+        uploads.counts[site], uploads.models[site], uploads.ciphertexts[site] = answer.counts, answer.model, blobs[0]
+        uploads.boxes[site] = shares_from_bytes(server.spool.content(blobs[1]))
+    assert len(set(uploads.models.values())) == 1
+    uploads.boxes = {s: {r: boxes.get(r, b"") for r in NAMES} for s, boxes in uploads.boxes.items()}
+    for survivors in (NAMES, (EAST, NORTH, SOUTH)):
+        summed = server.add(uploads, survivors)
+        for site in (EAST, NORTH, SOUTH):
+            with server.refused("vote_refused" if summed.survivors == NAMES and site != SOUTH else "bad_frame", site):
+                await server.vote(site, summed)
+    for survivors in ((EAST, NORTH), (SOUTH, WEST)):
+        for site in survivors:
+            with server.refused("vote_refused", site):
+                await server.vote(site, server.add(uploads, survivors))
+    await server.require_sound()
+
+
+async def test_a_hello_whose_key_died_with_its_process_serves_nobody(server: HandServer) -> None:
+    """The old hello is true and its site cannot come after it; a hello for the same sum is another one."""
+    early = await hellos_for_round_3(server)
+    server.sites[VICTIM].restart()
+    with server.refused("vote_refused"):
+        await server.upload(VICTIM, 3, early)
+    new = await server.greet(3, 0, (VICTIM,))
+    with server.refused("roster_refused"):
+        await server.upload(VICTIM, 3, early)
+    uploads = await server.collect(3, (early[0], new[0], *early[2:]))
+    server.sums = (*server.sums, await server.open(server.add(uploads)))
     await server.require_sound()
 
 
 async def test_sites_that_were_shown_different_sums_do_not_meet_in_a_round(server: HandServer) -> None:
     """Model inconsistency: two attempts at one round were opened, and the victim alone is shown the first of them.
 
-    It says so with its hello, and in no sum will anybody take part with others.
+    What it uploads is for a sum of its own: nobody can vote on it, with or without the victim among the survivors, and
+    what is opened does not hold the victim's part.
     """
     opened = []
     for attempt in (0, 1):
         uploads = await server.collect(2, await server.greet(2, attempt), attempt)
         opened.append(await server.open(server.add(uploads)))
-    before = server.sums
-    server.sums = (*before, opened[0])
-    (odd,) = await server.greet(3, 0, (VICTIM,))
-    server.sums = (*before, opened[1])
-    others = await server.greet(3, 0, (EAST, SOUTH, WEST))
-    assert len({hello.model for hello in others}) == 1
-    assert odd.model != others[0].model
-    told = SecureWork(hellos=(others[0], odd, *others[1:]))
+    before, hellos = server.sums, await server.greet(3)
+    uploads = Uploads(Terms(server.study.digest(), RUN, 3, 0, 1), hellos)
     for site in NAMES:
-        with server.refused("roster_refused", site):
-            await server.ask(site, Phase.UPLOAD, 3, told)
+        server.sums = (*before, opened[0 if site == VICTIM else 1])
+        answer, blobs = await server.upload(site, 3, hellos)
+        uploads.counts[site], uploads.models[site], uploads.ciphertexts[site] = answer.counts, answer.model, blobs[0]
+        uploads.boxes[site] = shares_from_bytes(server.spool.content(blobs[1]))
+    assert len({uploads.models[site] for site in (EAST, SOUTH, WEST)}) == 1
+    assert uploads.models[VICTIM] != uploads.models[EAST]
+    everybody = server.add(uploads)
+    for site in NAMES:
+        with server.refused("bad_frame", site):
+            await server.vote(site, everybody)
+    others = server.add(uploads, (EAST, SOUTH, WEST))
+    with server.refused("bad_frame"):
+        await server.vote(VICTIM, others)
+    server.sums = (*before, opened[1], await server.open(others))
     await server.require_sound()
 
 
@@ -395,10 +510,11 @@ async def test_a_study_key_once_joined_stays(server: HandServer) -> None:
     west = server.sites[WEST].keys.signing.sign
     mixed = (*server.parts[VICTIM][:3], parts_of_the_server(server, server.study.digest(), RUN, west))
     server.sites[VICTIM].restart()
-    answer, _ = await server.ask(VICTIM, Phase.HELLO, 2, replace(server.way(VICTIM), parts=mixed), 1)
+    answer, _ = await server.ask(VICTIM, Phase.HELLO, 2, replace(server.way(VICTIM), parts=mixed))
     assert answer.hello is not None
-    assert answer.hello.model == hellos[0].model
     assert server.sites[VICTIM].kept() == before
+    uploads = await server.collect(2, (hellos[0], answer.hello, *hellos[2:]))
+    assert len(set(uploads.models.values())) == 1
 
 
 # --- the vote ---
@@ -528,7 +644,7 @@ async def require_refused(server: HandServer, lie: SecureSumRef, true: SecureSum
     """The victim does not take the lie for the sum of round 2, and takes the truth afterwards."""
     work = replace(server.way(VICTIM), sums=(*server.sums, lie))
     with server.refused(code):
-        await server.ask(VICTIM, Phase.HELLO, 3, work, 1)
+        await server.arrive(VICTIM, 3, work, 1)
     server.sums = (*server.sums, true)
     await server.require_sound()
 
@@ -571,7 +687,7 @@ async def test_a_change_that_all_sites_voted_for_does_not_fit_the_tags(server: H
         lie = replace(summed, counts=words_to_bytes(counts))
     reference = await server.open(lie)
     with server.refused("sum_refused"):
-        await server.ask(VICTIM, Phase.HELLO, 3, replace(server.way(VICTIM), sums=(*server.sums, reference)))
+        await server.arrive(VICTIM, 3, replace(server.way(VICTIM), sums=(*server.sums, reference)))
     await server.require_sound()
 
 
@@ -584,7 +700,7 @@ async def test_a_site_that_was_added_twice_is_found(server: HandServer) -> None:
     lie = replace(summed, ciphertext=server.spool.put([words.pack(total)]))
     reference = await server.open(lie)
     with server.refused("sum_refused"):
-        await server.ask(VICTIM, Phase.HELLO, 3, replace(server.way(VICTIM), sums=(*server.sums, reference)))
+        await server.arrive(VICTIM, 3, replace(server.way(VICTIM), sums=(*server.sums, reference)))
     await server.require_sound()
 
 
@@ -602,6 +718,7 @@ def with_votes(server: HandServer, true: SecureSumRef, summed: Sum, count: int) 
         "of another attempt",
         "without reveals",
         "of fewer survivors",
+        "of another model",
         "with too few votes",
         "no opening",
     ],
@@ -610,12 +727,15 @@ async def test_an_opening_of_something_else_opens_nothing(server: HandServer, li
     summed, true = await end_of_round_2(server)
     first = server.sums[1]
     few = server.reference(replace(summed, survivors=(EAST, NORTH, SOUTH)), (), ())
+    opening = opening_from_bytes(server.spool.content(true.opening))
+    other = server.spool.put([opening_to_bytes(replace(opening, model=bytes(32)))])
     shown = {
         "of round 1": replace(true, opening=first.opening),
         "with a sum of round 1": replace(first, round_number=2),
         "of another attempt": replace(true, attempt=1),
         "without reveals": server.reference(summed, (), ()),
         "of fewer survivors": few,
+        "of another model": replace(true, opening=other),
         "with too few votes": with_votes(server, true, summed, 2),
         "no opening": replace(true, opening=server.spool.put([b"\xff" * 100])),
     }[lie]
@@ -626,7 +746,7 @@ async def test_what_was_opened_is_told_as_rates_and_never_as_counts(server: Hand
     """In no answer of a site is the number of anybody's records, nor of all together."""
     records = [40 + place for place in range(len(NAMES))]
     await server.run_sum(2)
-    answer, _ = await server.ask(VICTIM, Phase.HELLO, 3, server.way(VICTIM))
+    answer = await server.arrive(VICTIM, 3, server.way(VICTIM))
     told = {value for rates in answer.metrics.values() for value in rates.values()}
     assert told
     assert told.isdisjoint({*map(float, records), float(sum(records))})
@@ -664,10 +784,9 @@ async def test_a_checkpoint_that_the_sites_did_not_seal_for_this_round_is_not_ad
     )
     before = server.sites[VICTIM].kept()[0]
     with pytest.raises(QuorateError):
-        await server.ask(VICTIM, Phase.HELLO, 4, far, 1)
+        await server.arrive(VICTIM, 4, far, 1)
     assert {name for name in server.sites[VICTIM].kept()[0] if name.startswith("model")} == set()
     assert not any(name.startswith("model") for name in before)
-    answer, _ = await server.ask(VICTIM, Phase.HELLO, 4, replace(far, checkpoint=true), 2)
-    others = await server.greet(4, 2, (EAST,))
-    assert answer.hello is not None
-    assert answer.hello.model == others[0].model
+    answer = await server.arrive(VICTIM, 4, replace(far, checkpoint=true), 2)
+    other = await server.arrive(EAST, 4, server.way(EAST), 3)
+    assert answer.model == other.model

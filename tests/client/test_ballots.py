@@ -148,6 +148,21 @@ def test_a_vote_stands_for_ever_also_after_the_database_was_opened_anew(tmp_path
             assert kept(state) == [(RUN, 1, a_ballot().identity)]
 
 
+FULL = 2
+"""Of SQLite's ``synchronous``: a commit returns when it is on disk."""
+
+
+def test_what_is_committed_after_a_vote_waits_for_the_disk_as_before(state: State, ballots: Ballots) -> None:
+    """The reply that carries a vote flushes it; it would not, if a vote changed how replies are written."""
+    statements: list[str] = []
+    state.database.set_trace_callback(statements.append)
+    ballots.lock(STUDY, RUN, 1, a_ballot(), 1)
+    with pytest.raises(VoteRefusedError):
+        ballots.lock(STUDY, RUN, 1, a_ballot(digest="other"), 1)
+    assert state.database.execute("PRAGMA synchronous").fetchone() == (FULL,)
+    assert [s for s in statements if s.startswith("PRAGMA synchronous=")][-1] == "PRAGMA synchronous=FULL"
+
+
 def test_a_vote_is_read_back_as_it_was_given(state: State, ballots: Ballots) -> None:
     """Whatever the names: the survivors that are compared are those that were voted for."""
     odd = tuple(SiteName(name) for name in ('a", "b', "a", "b", "é"))

@@ -51,7 +51,7 @@ def told_by(exchange: MemoryExchange) -> list[dict[str, float]]:
     """All metrics that any site told, of any round."""
     told = []
     for _, instruction, reply in exchange.stored.values():
-        if instruction.phase in (Phase.HELLO, Phase.RELEASE) and not reply.code:
+        if instruction.phase in (Phase.UPLOAD, Phase.RELEASE) and not reply.code:
             told += [dict(values) for values in secure_answer_from_bytes(reply.body).metrics.values()]
     return told
 
@@ -263,9 +263,11 @@ def test_a_server_that_asks_as_if_nothing_were_protected_gets_nothing(tmp_path: 
 def test_a_round_beyond_those_that_were_approved_is_refused(tmp_path: Path) -> None:
     with engines(tmp_path, rounds=Rounds(count=1, quorum=3)) as exchange:
         exchange.loop().run()
-        asked = next(i for site, i in exchange.sent if site == EAST and at(i, Phase.HELLO, 2))
-        beyond = replace(asked, message_id=type(asked.message_id)(bytes(32)), round_number=3)
-        assert exchange.sites[EAST].answer(beyond).code == "bad_frame"
+        asked = next(i for site, i in exchange.sent if site == EAST and at(i, Phase.UPLOAD, 2))
+        for phase in (Phase.HELLO, Phase.UPLOAD):
+            name = type(asked.message_id)(phase.value.encode().ljust(32))
+            beyond = replace(asked, message_id=name, phase=phase, round_number=3)
+            assert exchange.sites[EAST].answer(beyond).code == "bad_frame"
 
 
 def test_the_steps_of_a_sum_cannot_be_had_twice(tmp_path: Path) -> None:
@@ -340,14 +342,14 @@ def test_a_site_with_another_study_key_in_its_file_is_left_out_and_opens_nothing
         west: EngineSite = exchange.sites[WEST]
 
         def swap(instruction: Instruction) -> None:
-            if at(instruction, Phase.HELLO, 2):
+            if at(instruction, Phase.UPLOAD, 2):
                 west.study_key_path.write_bytes(b"w" * 32)
                 states.update(west.model_states())
 
         states: dict[str, bytes] = {}
         west.before = swap
         exchange.loop().run()
-        assert isinstance(west.errors["hello", 2], SumRefusedError)
+        assert isinstance(west.errors["upload", 2], SumRefusedError)
         assert [exchange.results[n].missing for n in (1, 2, 3)] == [{}, {WEST: "sum_refused"}, {WEST: "sum_refused"}]
         assert west.model_states() == states, "its model stayed as it was"
         assert west.study_key_path.read_bytes() == b"w" * 32, "what the server passes on does not take its place"
@@ -359,13 +361,13 @@ def test_a_study_key_file_that_is_damaged_is_made_anew_from_the_parts(tmp_path: 
         keys: list[bytes] = []
 
         def damage(instruction: Instruction) -> None:
-            if at(instruction, Phase.HELLO, 2):
+            if at(instruction, Phase.UPLOAD, 2):
                 keys.append(west.study_key_path.read_bytes())
                 west.study_key_path.write_bytes(keys[0][:-1])
 
         west.before = damage
         exchange.loop().run()
-        assert isinstance(west.errors["hello", 2], StudyKeyRefusedError), "who has it is not sent its parts every time"
+        assert isinstance(west.errors["upload", 2], StudyKeyRefusedError), "who has it is not sent its parts every time"
         assert exchange.results[2].missing == {WEST: "study_key_refused"}
         assert exchange.results[3].contributed == NAMES
         assert west.study_key_path.read_bytes() == keys[0]

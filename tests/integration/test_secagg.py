@@ -245,21 +245,21 @@ def test_the_same_search_finds_it_all_where_nothing_is_protected(consortium: Con
 # --- a site ---
 
 
-def test_a_site_that_dies_before_its_hello_is_missed_for_that_round_only(consortium: Consortium) -> None:
+def test_a_site_that_dies_between_hello_and_upload_is_missed_for_that_round_only(consortium: Consortium) -> None:
+    """It said hello with its last reveal; the key for it died with the process."""
     east, north = consortium.sites["east"], consortium.sites["north"]
     east.order("initial-2", HOLD)
     north.order("train-1", HOLD)
     run = consortium.run("brisk")
     east.await_step("initial-2")
-    consortium.await_phase(run, "hello", sorted(OTHERS))
-    east.running.kill()
     north.await_step("train-1")
+    east.running.kill()
     east.release("initial-2")
     restart(consortium, "east")
     north.release("train-1")
     view = consortium.require_whole(run)
     assert contributed(view) == [OTHERS, ALL, ALL]
-    assert dict(view.results[0].missing) == {"east": "absent"}
+    assert dict(view.results[0].missing) == {"east": "site_interrupted"}
     assert east.began("train-1") == 0
 
 
@@ -331,7 +331,7 @@ def test_a_site_that_missed_rounds_arrives_at_the_same_model(
     consortium: Consortium, study: str, back_in: str, rounds: list[set[str]]
 ) -> None:
     """It opens what it was not part of: the sums, or where the server dropped them a checkpoint that another site
-    sealed. Its hello fits the others' only if its model does.
+    sealed. Its upload is in the others' sum only if its model is theirs.
     """
     east, north = consortium.sites["east"], consortium.sites["north"]
     east.order("train-1", HOLD)
@@ -447,11 +447,12 @@ def test_an_operators_pause_in_an_upload_loses_no_round(consortium: Consortium) 
 # --- the server ---
 
 
-def in_hello(consortium: Consortium) -> str:
+def before_training(consortium: Consortium) -> str:
+    """All said hello with the reveal of the sum before; one has not trained yet."""
     consortium.sites["west"].order("initial-2", HOLD)
     run = consortium.run("patient")
     consortium.sites["west"].await_step("initial-2")
-    consortium.await_phase(run, "hello", ("east", "north", "south"))
+    consortium.await_phase(run, "upload", ("east", "north", "south"))
     return run
 
 
@@ -479,7 +480,7 @@ def let_go(consortium: Consortium) -> None:
             (site.control / step).unlink(missing_ok=True)
 
 
-PLACES = [in_hello, in_upload, in_vote, in_reveal]
+PLACES = [before_training, in_upload, in_vote, in_reveal]
 
 
 def place(value: object) -> str:
@@ -522,22 +523,19 @@ def require_undisturbed(consortium: Consortium, view: RunView) -> None:
 
 def test_a_worker_that_dies_does_not_let_a_site_into_a_sum_that_began_without_it(consortium: Consortium) -> None:
     """Its successor goes through the closed hello again with the site back: a sum of other hellos would not open."""
-    east, north = consortium.sites["east"], consortium.sites["north"]
-    east.order("initial-2", HOLD)
-    north.order("train-1", HOLD)
-    run = consortium.run("brisk")
-    east.await_step("initial-2")
-    consortium.await_phase(run, "hello", sorted(OTHERS))
-    east.running.kill()
-    north.await_step("train-1")
+    north = consortium.sites["north"]
+    run = run_to_reveal(consortium, "brisk")
+    north.order("train-3", HOLD)
+    consortium.sites["east"].running.kill()
+    north.await_step("train-3")
     consortium.await_phase(run, "upload", ("south", "west"))
-    east.release("initial-2")
     restart(consortium, "east")
     first = run_worker(consortium)
     first.kill()
     eventually(lambda: run_worker(consortium).pid != first.pid, "another worker")
-    north.release("train-1")
+    north.release("train-3")
     view = consortium.require_whole(run)
-    assert contributed(view) == [OTHERS, ALL, ALL]
+    assert contributed(view) == [ALL, ALL, OTHERS]
+    assert dict(view.results[2].missing) == {"east": "work_withdrawn"}
     assert [north.began(f"train-{number}") for number in (1, 2, 3)] == [1, 1, 1]
     assert Path(consortium.root / "site-east.log").read_text().count("Traceback") == 0

@@ -40,7 +40,7 @@ names = st.text(st.characters(codec="utf-8"), max_size=20).map(SiteName)
 some_bytes = st.binary(max_size=40)
 numbers = st.integers(0, 2**32 - 1)
 parts = st.builds(SealedPart, names, some_bytes, some_bytes)
-hellos = st.builds(Hello, names, some_bytes, some_bytes, some_bytes)
+hellos = st.builds(Hello, names, some_bytes, some_bytes)
 votes = st.builds(Vote, names, some_bytes)
 reveals = st.builds(Reveal, names, some_bytes, some_bytes)
 stored = st.builds(Blob, st.binary(min_size=32, max_size=32).map(BlobId), st.integers(1, MAX_BLOB_BYTES))
@@ -75,16 +75,19 @@ answers = st.builds(
     has_ciphertext=st.booleans(),
     vote=st.none() | votes,
     reveal=st.none() | reveals,
+    model=some_bytes,
     metrics=st.dictionaries(numbers, rates, max_size=3),
 )
 openings = st.builds(
     Opening,
     hellos=several(hellos),
+    model=some_bytes,
     survivors=several(names),
     counts=some_bytes,
     ciphertext=some_bytes,
     votes=several(votes),
     reveals=several(reveals),
+    following=several(hellos),
 )
 words = st.lists(st.integers(0, MODULUS - 1), max_size=40).map(lambda values: np.array(values, np.uint64))
 

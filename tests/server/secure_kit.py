@@ -24,7 +24,7 @@ from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import weight_of
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import StudyKey, join_parts, make_parts, open_stream, seal_stream
-from quorate.secagg.terms import Rules, Terms
+from quorate.secagg.terms import Hello, Rules, Terms
 from quorate.secure_messages import (
     SecureAnswer,
     SecureSumRef,
@@ -116,17 +116,7 @@ class SecureSimulatedSite:
             case Phase.KEYS:
                 answer = self._make_parts()
             case Phase.HELLO:
-                member = self._member(work)
-                self._advance(work, number - 1, member)
-                trains = 1 <= number <= self.study.rounds.count
-                polynomials = self.packing.polynomials(work.dimension) if trains else 0
-                self.participant = Participant(
-                    Terms(self.study.digest(), RUN, number, instruction.attempt, polynomials),
-                    member,
-                    SystemRandomness(),
-                )
-                hello = self.participant.hello(self.digest if number else b"")
-                answer = SecureAnswer(hello=hello, metrics=self.tells(number))
+                answer = SecureAnswer(hello=self._hello(number, instruction.attempt, work))
             case Phase.UPLOAD:
                 answer, blobs = self._upload(work, instruction)
             case Phase.VOTE:
@@ -136,6 +126,8 @@ class SecureSimulatedSite:
                 answer = SecureAnswer(vote=vote)
             case Phase.REVEAL:
                 answer = SecureAnswer(reveal=self._of(instruction).reveal(work.votes))
+                if number <= self.study.rounds.count:
+                    answer = replace(answer, hello=self._hello(number + 1, instruction.attempt, work))
             case Phase.CHECKPOINT:
                 self._of(instruction)
                 purpose = b"checkpoint" + (number - 1).to_bytes(8, "big")
@@ -143,14 +135,19 @@ class SecureSimulatedSite:
             case Phase.RELEASE:
                 member = self._member(work)
                 self._advance(work, self.study.rounds.count, member)
-                terms = Terms(self.study.digest(), RUN, number, instruction.attempt, 0)
-                hello = Participant(terms, member, SystemRandomness()).hello(self.digest)
-                answer = SecureAnswer(hello=hello, metrics=self.tells(number + 1))
+                answer = SecureAnswer(model=member.study_key.model(self.digest), metrics=self.tells(number + 1))
                 if self.study.release.model == "operator":
                     blobs = (self.blobs.put(self.state()),)
             case _:
                 raise AssertionError(instruction.phase)
         return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs, working_s=0.1)
+
+    def _hello(self, number: int, attempt: int, work: SecureWork) -> Hello:
+        trains = 1 <= number <= self.study.rounds.count
+        polynomials = self.packing.polynomials(work.dimension) if trains else 0
+        terms = Terms(self.study.digest(), RUN, number, attempt, polynomials)
+        self.participant = Participant(terms, self._member(work), SystemRandomness())
+        return self.participant.hello()
 
     def _lock(self, number: int, ballot: Ballot) -> None:
         """By the rule of real sites: two votes on one model."""
@@ -182,8 +179,9 @@ class SecureSimulatedSite:
 
     def _upload(self, work: SecureWork, instruction: Instruction) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         participant = self._of(instruction)
-        participant.begin_upload(work.hellos)
         number, ciphertext = instruction.round_number, None
+        self._advance(work, number - 1, self._member(work))
+        participant.begin_upload(work.hellos, self.digest if number else b"")
         if number == 0:
             counts: tuple[int, ...] = (self.records, self.records * 3)
         else:
@@ -200,7 +198,13 @@ class SecureSimulatedSite:
         masked, boxes = participant.finish_upload(counts)
         shares = self.blobs.put(shares_to_bytes(boxes))
         dimension = DIMENSION if number == 0 else 0
-        answer = SecureAnswer(counts=words_to_bytes(masked), dimension=dimension, has_ciphertext=ciphertext is not None)
+        answer = SecureAnswer(
+            counts=words_to_bytes(masked),
+            dimension=dimension,
+            has_ciphertext=ciphertext is not None,
+            model=participant.model,
+            metrics=self.tells(number),
+        )
         return answer, (shares,) if ciphertext is None else (ciphertext, shares)
 
     def _sealed(self, content: bytes, purpose: bytes) -> Blob:
@@ -284,6 +288,29 @@ def when(
         return (reply,)
 
     return tamper
+
+
+def each_of(*tampers: Tamper) -> Tamper:
+    """All of these, one after the other."""
+
+    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        replies = [reply]
+        for one in tampers:
+            replies = [changed for given in replies for changed in one(site, instruction, given)]
+        return replies
+
+    return tamper
+
+
+def lost(sites: Iterable[SiteName], phase: Phase, attempts: Iterable[int] = (0,)) -> Tamper:
+    """These sites fall silent in this exchange of round 1; a hello is asked of them only if they did not reveal."""
+    here = silent(sites, phase, attempts=attempts)
+    return here if phase is not Phase.HELLO else each_of(silent(sites, Phase.REVEAL, round_number=0), here)
+
+
+def asked_for_a_hello(sites: Iterable[SiteName], change: Callable[[Reply], Reply | None]) -> Tamper:
+    """These sites lost their last reveal, and reply something else when they are asked for a hello in round 1."""
+    return each_of(silent(sites, Phase.REVEAL, round_number=0), when(sites, Phase.HELLO, change))
 
 
 def with_answer(reply: Reply, **changes: Any) -> Reply:

@@ -19,7 +19,7 @@ from quorate.exchange import StudyContribution
 from quorate.secagg import ring
 from quorate.secagg import words as packed
 from quorate.secagg.plain import MAX_TOTAL_WEIGHT, WEIGHT_ONE
-from quorate_server.aggregate import BLOCK_BYTES, BLOCK_POLYNOMIALS, Adder, SecureAdder
+from quorate_server.aggregate import BLOCK_BYTES, BLOCK_POLYNOMIALS, MOST_UNREDUCED, Adder, SecureAdder
 from tests.server.study_kit import words
 
 DIGEST = bytes(32)
@@ -175,6 +175,28 @@ def test_ciphertexts_are_added_exactly_modulo_q_whatever_their_length(count: int
     exact = sum(update.astype(object) for update in updates) % ring.MODULUS
     assert np.array_equal(sum_of(adder).astype(object), exact)
     assert sum(len(block) for block in adder.blocks()) == count * packed.POLYNOMIAL_BYTES
+
+
+@pytest.mark.parametrize("updates", [MOST_UNREDUCED, MOST_UNREDUCED + 1, 2 * MOST_UNREDUCED + 1])
+def test_the_largest_words_of_more_sites_than_fit_unreduced_are_added_exactly(updates: int) -> None:
+    largest = io.BytesIO(packed.pack(np.full((1, ring.DEGREE), ring.MODULUS - 1, np.uint64)))
+    adder = SecureAdder(1)
+    for _ in range(updates):
+        largest.seek(0)
+        adder.fold(largest)
+    assert set(sum_of(adder).reshape(-1).tolist()) == {-updates % ring.MODULUS}
+
+
+def test_a_ciphertext_that_is_too_short_is_refused_and_leaves_the_sum_as_it_was() -> None:
+    """One polynomial in the place of a block would be added to every polynomial of it."""
+    count = 2 * BLOCK_POLYNOMIALS
+    first = random_polynomials(1, count)
+    adder = SecureAdder(count)
+    adder.fold(io.BytesIO(packed.pack(first)))
+    for length in (0, 1, BLOCK_POLYNOMIALS + 1, count - 1):
+        with pytest.raises(FrameError):
+            adder.fold(io.BytesIO(packed.pack(random_polynomials(2, length))))
+    assert np.array_equal(sum_of(adder), first)
 
 
 def test_the_sum_travels_in_blocks_that_are_the_packed_words_of_the_whole() -> None:

@@ -28,7 +28,17 @@ from quorate.secure_messages import (
     words_to_bytes,
 )
 from quorate_server.progress import StudyProgress
-from tests.server.secure_kit import a_secure_consortium, exact_sum, opening_of, silent, when, with_answer
+from tests.server.secure_kit import (
+    a_secure_consortium,
+    asked_for_a_hello,
+    each_of,
+    exact_sum,
+    lost,
+    opening_of,
+    silent,
+    when,
+    with_answer,
+)
 from tests.server.study_kit import DIMENSION, NAMES, RUN, Killed, MemoryExchange, Tamper, honest
 
 EAST, NORTH, SOUTH, WEST = NAMES
@@ -78,11 +88,13 @@ def test_the_sites_train_one_model_whose_every_sum_is_exact_and_the_server_count
     for result in exchange.results.values():
         assert result.contributed == NAMES
         assert not result.missing
-        assert set(result.phase_seconds) == {"hello", "upload", "vote", "reveal"}
+        assert set(result.phase_seconds) == {"upload", "vote", "reveal"}
         assert result.bytes_up > 4 * words.POLYNOMIAL_BYTES
         assert result.bytes_down > 0
     assert exchange.progress.released
     assert exchange.refused == {}
+    greeted = [i.round_number for _, i in exchange.sent if i.phase is Phase.HELLO]
+    assert greeted == [0] * 4, "every other hello came with the reveal before it"
 
 
 def test_every_site_votes_once_in_every_sum_and_says_the_same() -> None:
@@ -245,7 +257,7 @@ def test_one_liar_and_an_absent_site_do_not_have_a_sum_begun_anew_that_the_other
     lies: list[int] = []
 
     def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if (instruction.phase, instruction.round_number) == (Phase.HELLO, 2) and instruction.attempt == 0:
+        if (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 2) and instruction.attempt == 0:
             lies.append(instruction.attempt)
             return {WEST: (Reply(reply.message_id, "sum_refused"),), EAST: ()}.get(site, (reply,))
         return (reply,)
@@ -278,18 +290,41 @@ def test_the_last_sum_is_begun_anew_however_few_refusals_are_heard_before_the_ex
     assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
 
 
+def test_a_sum_that_does_not_open_is_begun_anew_though_a_site_is_absent_and_few_are_asked() -> None:
+    """Of three sites that are left, one refusal is one too many for the quorum, and still only one site's word."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == EAST and (instruction.phase, instruction.round_number) == (Phase.REVEAL, 1):
+            exchange.gone = {EAST}
+            return ()
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
+            lies.append(instruction.attempt)
+            ciphertext, boxes = upload_parts(exchange, reply)
+            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
+        return (reply,)
+
+    exchange.tamper = lie
+    with pytest.raises(QuorumMissingError, match="vote_refused"):  # not over one site fewer
+        run_to_its_end(exchange)
+    assert exchange.progress.summed == 1, "the sum was taken back"
+
+
 # --- sites that go ---
 
 
 @pytest.mark.parametrize("phase", EXCHANGES)
 def test_a_site_that_falls_silent_costs_its_part_and_no_more(phase: Phase) -> None:
-    exchange = with_tamper(silent([WEST], phase))
+    exchange = with_tamper(lost([WEST], phase))
     survivors = OTHERS if phase in (Phase.HELLO, Phase.UPLOAD) else NAMES
     assert_exact(exchange, 1, survivors)
     assert_exact(exchange, 2, NAMES)
     assert exchange.results[1].contributed == survivors
     assert exchange.results[1].missing == ({} if WEST in survivors else {WEST: "late"})
-    assert {attempt for _, attempt in asked(exchange, Phase.HELLO)} == {0}
+    assert {i.attempt for _, i in exchange.sent} == {0}
+    assert [site for site, _ in asked(exchange, Phase.HELLO)] == ([WEST] if phase is Phase.HELLO else [])
+    assert [site for site, _ in asked(exchange, Phase.HELLO, 2)] == [WEST], "who did not reveal is asked for a hello"
     for later in EXCHANGES[EXCHANGES.index(phase) + 1 :]:
         assert WEST not in {site for site, _ in asked(exchange, later)}
 
@@ -335,9 +370,8 @@ def test_a_site_that_was_started_again_between_upload_and_vote_is_in_the_sum_and
 
 @pytest.mark.parametrize("phase", EXCHANGES)
 def test_too_few_sites_cost_one_attempt_and_the_sum_is_begun_anew_with_new_keys(phase: Phase) -> None:
-    lost = [EAST, NORTH] if phase is not Phase.REVEAL else OTHERS
-    exchange = with_tamper(silent(lost, phase, attempts=(0,)))
-    assert {attempt for _, attempt in asked(exchange, Phase.HELLO)} == {0, 1}
+    exchange = with_tamper(lost([EAST, NORTH] if phase is not Phase.REVEAL else OTHERS, phase))
+    assert [site for site, attempt in asked(exchange, Phase.HELLO) if attempt == 1] == list(NAMES)
     assert_exact(exchange, 1, NAMES, attempt=1)
     assert exchange.results[1].contributed == NAMES
     trained = [attempt for number, attempt in exchange.sites[EAST].trained if number == 1]
@@ -351,9 +385,8 @@ def test_too_few_sites_cost_one_attempt_and_the_sum_is_begun_anew_with_new_keys(
 
 
 def paused_after_two_attempts(phase: Phase) -> MemoryExchange:
-    lost = [EAST, NORTH] if phase is not Phase.REVEAL else OTHERS
     exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = silent(lost, phase, attempts=range(100))
+    exchange.tamper = lost([EAST, NORTH] if phase is not Phase.REVEAL else OTHERS, phase, range(100))
     with pytest.raises(QuorumMissingError, match=f"in the phase {phase}"):
         exchange.loop().run()
     assert exchange.progress.attempt == 2
@@ -425,12 +458,12 @@ def test_a_kill_at_any_step_gives_an_exact_sum_and_asks_nobody_to_work_twice() -
 def test_a_new_process_makes_the_same_opening_of_the_same_replies(phase: Phase) -> None:
     """The process dies just before it commits the sum."""
     exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = silent([WEST], phase)
-    committing, lost = exchange.commit, []
+    exchange.tamper = lost([WEST], phase)
+    committing, unseen = exchange.commit, []
 
     def commit(progress: StudyProgress, *others: Any) -> None:
-        if progress.summed == 2 and not lost:
-            lost.append(progress.secure_sums[-1])
+        if progress.summed == 2 and not unseen:
+            unseen.append(progress.secure_sums[-1])
             raise Killed
         committing(progress, *others)
 
@@ -438,7 +471,7 @@ def test_a_new_process_makes_the_same_opening_of_the_same_replies(phase: Phase) 
     with pytest.raises(Killed):
         exchange.loop().run()
     exchange.loop().run()
-    assert exchange.progress.secure_sums[1] == lost[0]
+    assert exchange.progress.secure_sums[1] == unseen[0]
     assert all(site.trained == [(1, 0)] for site in exchange.sites.values() if site.trained)
     assert_exact(exchange, 1, OTHERS if phase in (Phase.HELLO, Phase.UPLOAD) else NAMES)
 
@@ -450,7 +483,7 @@ def test_a_site_that_was_withdrawn_when_an_exchange_closed_does_not_come_in_afte
         if instruction.phase is Phase.VOTE and instruction.round_number == 1:
             exchange.tamper = honest
             raise Killed
-        return silent([WEST], Phase.HELLO)(site, instruction, reply)
+        return lost([WEST], Phase.HELLO)(site, instruction, reply)
 
     exchange.tamper = die_in_the_vote
     with pytest.raises(Killed):
@@ -468,6 +501,8 @@ def test_a_hello_that_slipped_in_as_the_exchange_closed_costs_an_attempt_and_tel
 
     def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
         here = instruction.round_number == 1 and instruction.attempt == 0
+        if site == WEST and instruction.phase is Phase.REVEAL and instruction.round_number == 0:
+            return ()
         if here and site == WEST and instruction.phase is Phase.HELLO:
             slipped.append((site, instruction, reply))
             return ()
@@ -508,13 +543,13 @@ def test_the_majority_of_models_goes_on_and_the_others_are_left_out() -> None:
     exchange = a_secure_consortium()
 
     def drift(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.HELLO, 1):
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
             exchange.sites[WEST].model = exchange.sites[WEST].model + 1
         return (reply,)
 
     exchange.tamper = drift
     run_to_its_end(exchange)
-    assert exchange.results[1].contributed == NAMES, "it drifted after its hello"
+    assert exchange.results[1].contributed == NAMES, "it drifted after its upload"
     assert exchange.results[2].contributed == OTHERS
     assert exchange.results[2].missing == {WEST: "base_model_mismatch"}
     assert_exact(exchange, 2, OTHERS)
@@ -535,7 +570,7 @@ def test_halves_that_hold_different_models_stop_the_run_and_a_resumption_asks_al
     with pytest.raises(ModelDisagreementError, match="groups of 2, 2"):
         exchange.loop().run()
     assert exchange.results == {}
-    assert asked(exchange, Phase.UPLOAD) == []
+    assert asked(exchange, Phase.VOTE) == []
     for site in (EAST, WEST):
         exchange.sites[site].model = exchange.sites[site].model - 1
     exchange.sent.clear()
@@ -724,7 +759,7 @@ def hello_of(reply: Reply) -> Hello:
 
 def signed_by_a_stranger(reply: Reply, terms: Terms) -> Reply:
     hello = hello_of(reply)
-    forged = say_hello(terms, hello.site, hello.round_key, hello.model, Ed25519PrivateKey.generate().sign)
+    forged = say_hello(terms, hello.site, hello.round_key, Ed25519PrivateKey.generate().sign)
     return with_answer(reply, hello=forged)
 
 
@@ -733,24 +768,17 @@ def hello_change(what: str) -> Callable[[Hello], Hello | None]:
         "none": lambda hello: None,
         "another's name": lambda hello: replace(hello, site=EAST),
         "another key": lambda hello: replace(hello, round_key=b"e" * 32),
-        "another model": lambda hello: replace(hello, model=b"m" * 32),
         "no signature": lambda hello: replace(hello, signature=b""),
         "cut signature": lambda hello: replace(hello, signature=hello.signature[:-1]),
     }
     return changes[what]
 
 
-@pytest.mark.parametrize(
-    "what", ["none", "another's name", "another key", "another model", "no signature", "cut signature"]
-)
+@pytest.mark.parametrize("what", ["none", "another's name", "another key", "no signature", "cut signature"])
 def test_a_hello_that_its_site_did_not_sign_is_refused(what: str) -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
     change = hello_change(what)
-    exchange.tamper = when(
-        [WEST],
-        Phase.HELLO,
-        lambda reply: with_answer(reply, hello=change(hello_of(reply))),
-    )
+    exchange.tamper = asked_for_a_hello([WEST], lambda reply: with_answer(reply, hello=change(hello_of(reply))))
     run_to_its_end(exchange)
     assert exchange.results[1].missing == {WEST: "bad_contribution"}
     assert_exact(exchange, 1, OTHERS)
@@ -761,19 +789,90 @@ def test_a_hello_that_somebody_else_signed_or_that_was_said_elsewhere_is_refused
         exchange = a_secure_consortium(rounds={"count": 1})
         right = Terms(exchange.study.digest(), RUN, 1, 0, 1)
         if forged_terms:
-            exchange.tamper = when([WEST], Phase.HELLO, lambda reply, t=right: signed_by_a_stranger(reply, t))
+            exchange.tamper = asked_for_a_hello([WEST], lambda reply, t=right: signed_by_a_stranger(reply, t))
         else:
             own = exchange.sites[WEST].keys.signing.sign
             other = replace(right, attempt=1)
 
             def elsewhere(reply: Reply, sign: Any = own, terms: Terms = other) -> Reply:
                 hello = hello_of(reply)
-                return with_answer(reply, hello=say_hello(terms, hello.site, hello.round_key, hello.model, sign))
+                return with_answer(reply, hello=say_hello(terms, hello.site, hello.round_key, sign))
 
-            exchange.tamper = when([WEST], Phase.HELLO, elsewhere)
+            exchange.tamper = asked_for_a_hello([WEST], elsewhere)
         run_to_its_end(exchange)
         assert exchange.results[1].missing == {WEST: "bad_contribution"}
         assert_exact(exchange, 1, OTHERS)
+
+
+@pytest.mark.parametrize("what", ["none", "another key", "of this sum", "a key that is none"])
+def test_a_hello_that_comes_with_a_reveal_is_checked_like_any_other(what: str) -> None:
+    """Without one its site is asked for it; a false one costs the reveal, and the site is asked for a true one."""
+    exchange = a_secure_consortium()
+    terms, sign = Terms(exchange.study.digest(), RUN, 2, 0, 1), exchange.sites[WEST].keys.signing.sign
+
+    def change(reply: Reply) -> Reply:
+        hello = hello_of(reply)
+        return with_answer(
+            reply,
+            hello={
+                "none": None,
+                "another key": replace(hello, round_key=b"e" * 32),
+                "of this sum": say_hello(replace(terms, round_number=1), WEST, hello.round_key, sign),
+                "a key that is none": say_hello(terms, WEST, bytes(32), sign),
+            }[what],
+        )
+
+    exchange.tamper = when([WEST], Phase.REVEAL, change)
+    run_to_its_end(exchange)
+    opening = opening_of(exchange, 1)
+    assert {hello.site for hello in opening.following} == set(OTHERS)
+    assert (WEST in {reveal.site for reveal in opening.reveals}) == (what == "none")
+    assert asked(exchange, Phase.HELLO, 2) == [(WEST, 0)]
+    assert exchange.results[2].contributed == NAMES
+    assert_exact(exchange, 2, NAMES)
+
+
+def test_a_site_that_is_started_again_after_its_reveal_sits_out_one_sum_and_says_hello_for_the_next() -> None:
+    exchange = a_secure_consortium(rounds={"count": 3})
+
+    def restart(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.REVEAL, 1):
+            exchange.sites[WEST].restart()
+        return (reply,)
+
+    exchange.tamper = restart
+    run_to_its_end(exchange)
+    assert [exchange.results[number].missing for number in (1, 2, 3)] == [{}, {WEST: "vote_refused"}, {}]
+    assert asked(exchange, Phase.HELLO, 2) == []
+    assert asked(exchange, Phase.HELLO, 3) == [(WEST, 0)]
+    assert exchange.progress.attempt == 0
+    for number, survivors in ((1, NAMES), (2, OTHERS), (3, NAMES)):
+        assert_exact(exchange, number, survivors)
+
+
+def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
+    exchange = a_secure_consortium(rounds={"count": 2})
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
+            lies.append(instruction.attempt)
+            ciphertext, boxes = upload_parts(exchange, reply)
+            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
+        return (reply,)
+
+    exchange.tamper = lie
+    run_to_its_end(exchange)
+    assert asked(exchange, Phase.HELLO, 1) == [(name, 1) for name in NAMES], "of the sum that is begun anew"
+    uploads = [
+        (i.attempt, {hello.round_key for hello in secure_work_from_bytes(i.body).hellos})
+        for site, i in exchange.sent
+        if site == EAST and (i.phase, i.round_number) == (Phase.UPLOAD, 2)
+    ]
+    assert [attempt for attempt, _ in uploads] == [0, 1]
+    assert not uploads[0][1] & uploads[1][1]
+    assert_exact(exchange, 1, NAMES, attempt=1)
+    assert_exact(exchange, 2, NAMES, attempt=1)
 
 
 @pytest.mark.parametrize("key", [b"", b"short", bytes(32), b"\x01" + bytes(31)], ids=["none", "short", "zero", "one"])
@@ -783,9 +882,9 @@ def test_a_round_key_to_which_nobody_can_seal_keeps_out_its_own_site_only(key: b
     terms, sign = Terms(exchange.study.digest(), RUN, 1, 0, 1), exchange.sites[WEST].keys.signing.sign
 
     def weak(reply: Reply) -> Reply:
-        return with_answer(reply, hello=say_hello(terms, WEST, key, hello_of(reply).model, sign))
+        return with_answer(reply, hello=say_hello(terms, WEST, key, sign))
 
-    exchange.tamper = when([WEST], Phase.HELLO, weak)
+    exchange.tamper = asked_for_a_hello([WEST], weak)
     run_to_its_end(exchange)
     assert exchange.results[1].missing == {WEST: "key_mismatch"}
     assert_exact(exchange, 1, OTHERS)
@@ -936,12 +1035,12 @@ def test_what_is_released_to_the_operator_is_what_a_quorum_sent() -> None:
     assert exchange.model == exchange.sites[NORTH].state()
 
 
-@pytest.mark.parametrize("what", ["no blob", "no hello", "nonsense"])
+@pytest.mark.parametrize("what", ["no blob", "no digest", "nonsense"])
 def test_a_release_without_a_model_or_without_its_name_is_refused(what: str) -> None:
     exchange = a_secure_consortium(rounds={"count": 1}, release={"model": "operator"})
     changes: dict[str, Callable[[Reply], Reply]] = {
         "no blob": lambda reply: replace(reply, blobs=()),
-        "no hello": lambda reply: with_answer(reply, hello=None),
+        "no digest": lambda reply: with_answer(reply, model=b""),
         "nonsense": lambda reply: replace(reply, body=b"\xff"),
     }
     exchange.tamper = when([EAST], Phase.RELEASE, changes[what], round_number=2)
@@ -1015,10 +1114,10 @@ def test_a_site_is_told_the_shares_for_itself_only_and_the_votes_of_all() -> Non
             assert set(shares_from_bytes(work.shares.inline)) == set(NAMES) - {site}
         elif instruction.phase is Phase.REVEAL:
             assert {vote.site for vote in work.votes} == set(NAMES)
-            assert work == SecureWork(votes=work.votes)
+            assert work == SecureWork(votes=work.votes, dimension=DIMENSION)
         elif instruction.phase is Phase.UPLOAD:
             assert [hello.site for hello in work.hellos] == list(NAMES)
-            assert work == SecureWork(hellos=work.hellos)
+            assert (work.survivors, work.digest, work.shares, work.votes) == ((), b"", None, ())
 
 
 def test_every_blob_that_a_site_needs_is_among_those_it_may_fetch() -> None:
@@ -1026,7 +1125,7 @@ def test_every_blob_that_a_site_needs_is_among_those_it_may_fetch() -> None:
     names = [SiteName(f"site-{number}") for number in range(7)]
     changes: dict[str, Any] = {"rounds": {"count": 3, "quorum": 5, "checkpoint_every": 2}}
     exchange = a_secure_consortium(names, [10] * 7, **changes)
-    exchange.tamper = silent(names[:1], Phase.HELLO, round_number=3)
+    exchange.tamper = each_of(silent(names[:1], Phase.REVEAL, 2), silent(names[:1], Phase.HELLO, 3))
     run_to_its_end(exchange)
     fetched = 0
     for _, instruction in exchange.sent:

@@ -44,17 +44,21 @@ class Opening:
 
     Args:
         hellos: Of all who took part, by name.
+        model: The keyed digest of the model that the survivors held.
         survivors: U, by name.
         counts: The sum of the masked counts and tags, 8 bytes a word, little-endian.
         ciphertext: The name of the summed ciphertext; empty where only counts were summed.
+        following: The hellos for the next sum that came with the reveals. They open nothing.
     """
 
     hellos: tuple[Hello, ...]
+    model: bytes
     survivors: tuple[SiteName, ...]
     counts: bytes
     ciphertext: bytes
     votes: tuple[Vote, ...]
     reveals: tuple[Reveal, ...]
+    following: tuple[Hello, ...] = ()
 
 
 class Opener:
@@ -74,8 +78,8 @@ class Opener:
             raise
         except QuorateError as error:
             raise _refusal() from error
-        self.model = opening.hellos[0].model
-        """The keyed digest of the model that all who took part held."""
+        self.model = opening.model
+        """The keyed digest of the model that the sum started from."""
         self.survivors = opening.survivors
         """Whose uploads are in the sum."""
         split = ring.DEGREE if terms.polynomials else 0
@@ -131,7 +135,7 @@ def _checked(opening: Opening, terms: Terms, roster: Roster, rules: Rules, study
     survivors = list(opening.survivors)
     if survivors != sorted(set(survivors)) or not set(survivors) <= set(greeted) or len(survivors) < rules.floor:
         raise _refusal()
-    identity = round_id(opening.hellos, terms, rules)
+    identity = round_id(opening.hellos, terms, rules, opening.model)
     signed = ballot(identity, survivors, sum_digest(opening.ciphertext, opening.counts))
     if len(valid_votes(opening.votes, signed, roster, set(greeted))) < rules.votes:
         raise _refusal()

@@ -78,7 +78,7 @@ class Participant:
     def __init__(self, terms: Terms, member: Member, randomness: Randomness) -> None:
         self.terms = terms
         self.site = member.site
-        self._member = member
+        self.member = member
         self._randomness = randomness
         self._step = _Step.BEGUN
         self._round_key = sealing.RoundKey()
@@ -90,35 +90,46 @@ class Participant:
         self._ballot: Ballot | None = None
         self.identity = b""
         """The round id, once all hellos are known."""
+        self.model = b""
+        """The keyed digest of this site's model, by which the server finds those who hold the same."""
 
-    def hello(self, model: bytes) -> Hello:
-        """This site's first word.
-
-        Args:
-            model: The digest of the model state that it holds, 32 bytes; empty before there is one.
-        """
+    def hello(self) -> Hello:
+        """This site's first word, said once: two keys for one sum would be two sums."""
         self._advance(_Step.BEGUN, _Step.GREETED)
-        keyed = self._member.study_key.model(model)
-        self._hello = say_hello(
-            self.terms, self._member.site, self._round_key.public_key, keyed, self._member.signing_key.sign
-        )
+        self._hello = say_hello(self.terms, self.site, self._round_key.public_key, self.member.signing_key.sign)
         return self._hello
 
-    def begin_upload(self, hellos: Sequence[Hello]) -> None:
-        """Accept who takes part, and draw the key of this sum.
+    def check(self, hellos: Sequence[Hello]) -> None:
+        """Whether this site takes part with these, before it does anything for them.
 
         Raises:
-            RosterRefusedError: not the study's sites, too few, other models, or not this site's own hello.
+            RosterRefusedError: not the study's sites, too few, or not this site's own hello.
+            VoteRefusedError: it has not said hello, or takes part already.
         """
-        check_hellos(hellos, self.terms, self._member.roster, self._member.rules)
+        if self._step is not _Step.GREETED:
+            raise _out_of_order()
+        check_hellos(hellos, self.terms, self.member.roster, self.member.rules)
         if self._hello not in hellos:
             raise RosterRefusedError(
                 "What is said to be this site's hello is not what it said", action="Distrust the server"
             )
+
+    def begin_upload(self, hellos: Sequence[Hello], model: bytes) -> None:
+        """Accept who takes part, and draw the key of this sum. Only once: one hello leads to one upload.
+
+        Args:
+            model: The digest of the model state that this site holds, 32 bytes; empty before there is one. Bound into
+                the round id: a site with another model has no part in what the others open.
+
+        Raises:
+            RosterRefusedError, VoteRefusedError: as in ``check``.
+        """
+        self.check(hellos)
         self._advance(_Step.GREETED, _Step.ENCRYPTING)
         self._hellos = tuple(hellos)
-        self.identity = round_id(hellos, self.terms, self._member.rules)
-        self._tagger = Tagger(TagKey.derive(self._member.study_key.secret, self.identity))
+        self.model = self.member.study_key.model(model)
+        self.identity = round_id(hellos, self.terms, self.member.rules, self.model)
+        self._tagger = Tagger(TagKey.derive(self.member.study_key.secret, self.identity))
         if self.terms.polynomials:
             self._key = ring.uniform(self._randomness, ring.DEGREE)
 
@@ -158,7 +169,7 @@ class Participant:
         masked = pad.mask([*counts, *self._tagger.result()], padding)
         secret = padding if self._key is None else np.concatenate([self._key, padding])
         self._key = None
-        rules, me = self._member.rules, self._member.site
+        rules, me = self.member.rules, self.member.site
         dealt = shares.split(secret, rules.threshold, len(self._hellos), self._randomness)
         boxes = {}
         for place, hello in enumerate(self._hellos):
@@ -166,7 +177,7 @@ class Participant:
                 self._own_share = dealt[place]
             else:
                 boxes[hello.site] = sealing.deal(
-                    dealt[place], self.identity, me, hello.site, self._member.signing_key, hello.round_key
+                    dealt[place], self.identity, me, hello.site, self.member.signing_key, hello.round_key
                 )
         self._words = len(secret)
         return masked, boxes
@@ -190,7 +201,7 @@ class Participant:
             VoteRefusedError: too few survivors, strangers among them, or no vote may be given any more.
             FrameError: a share is missing or refused.
         """
-        rules, me = self._member.rules, self._member.site
+        rules, me = self.member.rules, self.member.site
         greeted = {hello.site for hello in self._hellos}
         if list(survivors) != sorted(set(survivors)) or not set(survivors) <= greeted or len(survivors) < rules.floor:
             raise VoteRefusedError(
@@ -209,7 +220,7 @@ class Participant:
         self._advance(_Step.UPLOADED, _Step.VOTED)
         self._share_sum, self._own_share, self._ballot = total, None, vote
         self._round_key.forget()
-        return Vote(me, self._member.signing_key.sign(ballot(vote.identity, vote.survivors, digest)))
+        return Vote(me, self.member.signing_key.sign(ballot(vote.identity, vote.survivors, digest)))
 
     def reveal(self, votes: Sequence[Vote]) -> Reveal:
         """This site's share of the sum of the survivors' keys, for the other sites.
@@ -217,7 +228,7 @@ class Participant:
         Raises:
             VoteRefusedError: too few sites voted for what this site voted for.
         """
-        member, vote = self._member, self._ballot
+        member, vote = self.member, self._ballot
         if self._step is not _Step.VOTED or vote is None or self._share_sum is None:
             raise VoteRefusedError("This site did not vote for what it should help to open, or did so before")
         signed = ballot(vote.identity, vote.survivors, vote.digest)
@@ -235,11 +246,15 @@ class Participant:
         return Reveal(member.site, sealed, member.signing_key.sign(revealed(self.identity, member.site, sealed)))
 
     def _received(self, sender: SiteName, box: bytes) -> Words:
-        key = self._member.roster[sender]
-        me = self._member.site
+        key = self.member.roster[sender]
+        me = self.member.site
         return sealing.receive(box, self.identity, sender, me, key, self._round_key, self._words).words
 
     def _advance(self, before: _Step, after: _Step) -> None:
         if self._step is not before:
-            raise VoteRefusedError("The server asks for a step of a secure sum out of order, or for one again")
+            raise _out_of_order()
         self._step = after
+
+
+def _out_of_order() -> VoteRefusedError:
+    return VoteRefusedError("The server asks for a step of a secure sum out of order, or for one again")

@@ -45,12 +45,12 @@ def _rehearse() -> None:
     terms = Terms(bytes(32), RunId("rehearsal"), 1, 0, 1)
     members = {site: Member(site, roster, rules, key, study_key) for site, key in signing.items()}
     sites = {site: Participant(terms, member, randomness) for site, member in members.items()}
-    hellos = tuple(site.hello(b"") for site in sites.values())
+    hellos = tuple(site.hello() for site in sites.values())
     lanes = packing.encode(np.full(ring.DEGREE, CANARY, np.float32), WEIGHT_ONE // SITES)[0] >> packing.delta_bits
     total, counts = np.zeros((1, ring.DEGREE), np.uint64), np.zeros(3, np.uint64)
     boxes: dict[SiteName, dict[SiteName, bytes]] = {}
     for name, site in sites.items():
-        site.begin_upload(hellos)
+        site.begin_upload(hellos, b"")
         ring.add(total, site.encrypt(0, lanes, packing.delta_bits))
         masked, boxes[name] = site.finish_upload([COUNT])
         ring.add(counts, masked)
@@ -64,7 +64,7 @@ def _rehearse() -> None:
         for name, site in sites.items()
     )
     reveals = tuple(site.reveal(votes) for site in sites.values())
-    opening = Opening(hellos, survivors, counts.tobytes(), b"", votes, reveals)
+    opening = Opening(hellos, study_key.model(b""), survivors, counts.tobytes(), b"", votes, reveals)
     opener = Opener(opening, terms, roster, rules, study_key)
     opened = opener.piece(total, packing)
     if not np.array_equal(opened, SITES * lanes << packing.delta_bits) or opener.counts() != (SITES * COUNT,):

@@ -1,12 +1,13 @@
 """What one secure sum is about, who takes part and what they sign: values and rules, no secrets.
 
-A secure sum has four exchanges. In the *hello* each site shows a fresh key for this sum and says, under the study key,
-which model it holds. All hellos together make the round id, to which everything later is bound: whoever was told
-another roster, parameter or model computes another id, and nothing of his fits (the model inconsistency attack of
-Pasquini et al. 2022 ends here). In the *upload* each site sends ciphertext and shares of its key. In the *vote* each
-site signs the one set of survivors and the one sum that it will help to open. In the *reveal* each site gives its share
-of the sum of the survivors' keys, never of a single one (Bonawitz et al. 2017, section 4, with votes in the place of
-their consistency check).
+In the *hello* each site shows a fresh key for this sum; it says the next one with the reveal of the sum before, so that
+an undisturbed run has three exchanges to a sum. All hellos together, and the model that a site itself holds, make the
+round id, to which everything later is bound: whoever was told another roster, parameter or model computes another id,
+and nothing of his fits (the model inconsistency attack of Pasquini et al. 2022 ends here). In the *upload* each site
+sends ciphertext and shares of its key, and says under the study key which model it holds. In the *vote* each site signs
+the one set of survivors and the one sum that it will help to open. In the *reveal* each site gives its share of the sum
+of the survivors' keys, never of a single one (Bonawitz et al. 2017, section 4, with votes in the place of their
+consistency check).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -22,9 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from quorate.errors import FrameError, RosterRefusedError, StudyError
 from quorate.identity import RunId, SiteName
 
-SUITE: Final = b"quorate/secagg/1"
+SUITE: Final = b"quorate/secagg/2"
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
+REMEMBERED_BYTES = 8 * 1024
+"""Longest message whose signature is remembered: nobody fills a site's memory with long ones."""
 
 Sign = Callable[[bytes], bytes]
 """Gives the site's Ed25519 signature."""
@@ -106,22 +110,19 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A site's first word.
+    """A site's first word. It says nothing of a model: it may be said before the one that the sum starts from is known.
 
     Args:
         round_key: X25519 public key, made for this sum, 32 bytes.
-        model: The keyed digest of the model that the site holds, 32 bytes. Equal for those who hold the same model and
-            the same study key, and to the server nothing but that.
         signature: By the site's signing key, over the terms and all of this.
     """
 
     site: SiteName
     round_key: bytes
-    model: bytes
     signature: bytes
 
     def signed(self, terms: Terms) -> bytes:
-        return bound(b"hello", terms.encoded(), self.site.encode(), self.round_key, self.model)
+        return bound(b"hello", terms.encoded(), self.site.encode(), self.round_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,13 @@ def bound(kind: bytes, *parts: bytes) -> bytes:
 
 
 def is_signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether a signature is by a key. Hellos and votes come again with the opening: they are checked once."""
+    if len(signature) != SIGNATURE_BYTES or len(message) > REMEMBERED_BYTES:
+        return _verifies(key, signature, message)
+    return _remembered(key, signature, message)
+
+
+def _verifies(key: bytes, signature: bytes, message: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError):
@@ -154,13 +162,16 @@ def is_signed(key: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def say_hello(terms: Terms, site: SiteName, round_key: bytes, model: bytes, sign: Sign) -> Hello:
-    unsigned = Hello(site, round_key, model, b"")
-    return Hello(site, round_key, model, sign(unsigned.signed(terms)))
+_remembered = lru_cache(maxsize=1024)(_verifies)
+
+
+def say_hello(terms: Terms, site: SiteName, round_key: bytes, sign: Sign) -> Hello:
+    unsigned = Hello(site, round_key, b"")
+    return Hello(site, round_key, sign(unsigned.signed(terms)))
 
 
 def check_hellos(hellos: Sequence[Hello], terms: Terms, roster: Roster, rules: Rules) -> None:
-    """That these are signed by distinct sites of the roster, in order, enough of them, and of one model.
+    """That these are signed by distinct sites of the roster, in order, and enough of them.
 
     Raises:
         RosterRefusedError: they are not.
@@ -173,23 +184,26 @@ def check_hellos(hellos: Sequence[Hello], terms: Terms, roster: Roster, rules: R
         problem = f"{len(names)} sites"
     elif len({hello.round_key for hello in hellos}) != len(hellos):
         problem = "one key for two sites"
-    elif len({hello.model for hello in hellos}) != 1:
-        problem = "sites that hold different models"
     elif not all(is_signed(roster[hello.site], hello.signature, hello.signed(terms)) for hello in hellos):
         problem = "a signature that is not the site's, or is for another sum"
     if problem:
         raise RosterRefusedError(
             "The sites that are said to take part in a secure sum are not acceptable",
-            expected=f"at least {rules.floor} of the study's sites, each with its own key and the same model",
+            expected=f"at least {rules.floor} of the study's sites, each with its own key",
             got=problem,
             action="If this comes again, have the administrators compare what their sites logged; distrust the server",
         )
 
 
-def round_id(hellos: Sequence[Hello], terms: Terms, rules: Rules) -> bytes:
-    """The name of a sum, 32 bytes: everything that was agreed on, and everybody's hello."""
+def round_id(hellos: Sequence[Hello], terms: Terms, rules: Rules, model: bytes) -> bytes:
+    """The name of a sum, 32 bytes: everything that was agreed on, everybody's hello, and the model.
+
+    Args:
+        model: The keyed digest (``StudyKey.model``) of the model that the sum starts from. A site takes that of the
+            model that it holds, whatever anybody says: sites with different models are in different sums.
+    """
     said = (hello.signed(terms) + hello.signature for hello in hellos)
-    return hashlib.sha256(bound(b"round", terms.encoded(), rules.encoded(), *said)).digest()
+    return hashlib.sha256(bound(b"round", terms.encoded(), rules.encoded(), model, *said)).digest()
 
 
 def sum_digest(ciphertext: bytes, counts: bytes) -> bytes:
@@ -213,4 +227,4 @@ def valid_votes(votes: Iterable[Vote], signed: bytes, roster: Roster, among: set
 
 def revealed(identity: bytes, site: SiteName, sealed: bytes) -> bytes:
     """What the signature under a reveal covers."""
-    return bound(b"reveal", identity, site.encode(), sealed)
+    return bound(b"reveal", identity, site.encode(), hashlib.sha256(sealed).digest())

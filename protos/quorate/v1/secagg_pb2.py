@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import common_pb2 as quorate_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/secagg.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"9\n\x07KeyPart\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0b\n\x03\x62ox\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"P\n\x0bSecureHello\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tround_key\x18\x02 \x01(\x0c\x12\r\n\x05model\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"-\n\nSecureVote\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"?\n\x0cSecureReveal\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xc1\x01\n\rSecureOpening\x12\'\n\x06hellos\x18\x01 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x12\n\nciphertext\x18\x04 \x01(\x0c\x12%\n\x05votes\x18\x05 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12)\n\x07reveals\x18\x06 \x03(\x0b\x32\x18.quorate.v1.SecureReveal\"w\n\x0cSecureSumRef\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12$\n\nciphertext\x18\x03 \x01(\x0b\x32\x10.quorate.v1.Blob\x12!\n\x07opening\x18\x04 \x01(\x0b\x32\x10.quorate.v1.Blob\"p\n\x0cSealedShares\x12\x32\n\x05\x62oxes\x18\x01 \x03(\x0b\x32#.quorate.v1.SealedShares.BoxesEntry\x1a,\n\nBoxesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xc0\x02\n\nSecureWork\x12\"\n\x05parts\x18\x01 \x03(\x0b\x32\x13.quorate.v1.KeyPart\x12&\n\x04sums\x18\x02 \x03(\x0b\x32\x18.quorate.v1.SecureSumRef\x12\x11\n\tdimension\x18\x03 \x01(\x04\x12\'\n\x06hellos\x18\x04 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x05 \x03(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12 \n\x06shares\x18\x07 \x01(\x0b\x32\x10.quorate.v1.Blob\x12%\n\x05votes\x18\x08 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12$\n\ncheckpoint\x18\t \x01(\x0b\x32\x10.quorate.v1.Blob\x12\x18\n\x10\x63heckpoint_round\x18\n \x01(\r\"\xe4\x02\n\x0cSecureAnswer\x12\x32\n\x05parts\x18\x01 \x03(\x0b\x32#.quorate.v1.SecureAnswer.PartsEntry\x12&\n\x05hello\x18\x02 \x01(\x0b\x32\x17.quorate.v1.SecureHello\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x11\n\tdimension\x18\x04 \x01(\x04\x12$\n\x04vote\x18\x05 \x01(\x0b\x32\x16.quorate.v1.SecureVote\x12(\n\x06reveal\x18\x06 \x01(\x0b\x32\x18.quorate.v1.SecureReveal\x12*\n\x07metrics\x18\x07 \x03(\x0b\x32\x19.quorate.v1.PooledMetrics\x12\x16\n\x0ehas_ciphertext\x18\x08 \x01(\x08\x1a\x41\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.quorate.v1.KeyPart:\x02\x38\x01\"\x84\x01\n\rPooledMetrics\x12\r\n\x05round\x18\x01 \x01(\r\x12\x35\n\x06values\x18\x02 \x03(\x0b\x32%.quorate.v1.PooledMetrics.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/secagg.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"9\n\x07KeyPart\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0b\n\x03\x62ox\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"G\n\x0bSecureHello\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tround_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0cJ\x04\x08\x03\x10\x04\"-\n\nSecureVote\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"?\n\x0cSecureReveal\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xfc\x01\n\rSecureOpening\x12\'\n\x06hellos\x18\x01 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x12\n\nciphertext\x18\x04 \x01(\x0c\x12%\n\x05votes\x18\x05 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12)\n\x07reveals\x18\x06 \x03(\x0b\x32\x18.quorate.v1.SecureReveal\x12\r\n\x05model\x18\x07 \x01(\x0c\x12*\n\tfollowing\x18\x08 \x03(\x0b\x32\x17.quorate.v1.SecureHello\"w\n\x0cSecureSumRef\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12$\n\nciphertext\x18\x03 \x01(\x0b\x32\x10.quorate.v1.Blob\x12!\n\x07opening\x18\x04 \x01(\x0b\x32\x10.quorate.v1.Blob\"p\n\x0cSealedShares\x12\x32\n\x05\x62oxes\x18\x01 \x03(\x0b\x32#.quorate.v1.SealedShares.BoxesEntry\x1a,\n\nBoxesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xc0\x02\n\nSecureWork\x12\"\n\x05parts\x18\x01 \x03(\x0b\x32\x13.quorate.v1.KeyPart\x12&\n\x04sums\x18\x02 \x03(\x0b\x32\x18.quorate.v1.SecureSumRef\x12\x11\n\tdimension\x18\x03 \x01(\x04\x12\'\n\x06hellos\x18\x04 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x05 \x03(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12 \n\x06shares\x18\x07 \x01(\x0b\x32\x10.quorate.v1.Blob\x12%\n\x05votes\x18\x08 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12$\n\ncheckpoint\x18\t \x01(\x0b\x32\x10.quorate.v1.Blob\x12\x18\n\x10\x63heckpoint_round\x18\n \x01(\r\"\xf3\x02\n\x0cSecureAnswer\x12\x32\n\x05parts\x18\x01 \x03(\x0b\x32#.quorate.v1.SecureAnswer.PartsEntry\x12&\n\x05hello\x18\x02 \x01(\x0b\x32\x17.quorate.v1.SecureHello\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x11\n\tdimension\x18\x04 \x01(\x04\x12$\n\x04vote\x18\x05 \x01(\x0b\x32\x16.quorate.v1.SecureVote\x12(\n\x06reveal\x18\x06 \x01(\x0b\x32\x18.quorate.v1.SecureReveal\x12*\n\x07metrics\x18\x07 \x03(\x0b\x32\x19.quorate.v1.PooledMetrics\x12\x16\n\x0ehas_ciphertext\x18\x08 \x01(\x08\x12\r\n\x05model\x18\t \x01(\x0c\x1a\x41\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.quorate.v1.KeyPart:\x02\x38\x01\"\x84\x01\n\rPooledMetrics\x12\r\n\x05round\x18\x01 \x01(\r\x12\x35\n\x06values\x18\x02 \x03(\x0b\x32%.quorate.v1.PooledMetrics.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,27 +41,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEYPART']._serialized_start=64
   _globals['_KEYPART']._serialized_end=121
   _globals['_SECUREHELLO']._serialized_start=123
-  _globals['_SECUREHELLO']._serialized_end=203
-  _globals['_SECUREVOTE']._serialized_start=205
-  _globals['_SECUREVOTE']._serialized_end=250
-  _globals['_SECUREREVEAL']._serialized_start=252
-  _globals['_SECUREREVEAL']._serialized_end=315
-  _globals['_SECUREOPENING']._serialized_start=318
-  _globals['_SECUREOPENING']._serialized_end=511
-  _globals['_SECURESUMREF']._serialized_start=513
-  _globals['_SECURESUMREF']._serialized_end=632
-  _globals['_SEALEDSHARES']._serialized_start=634
-  _globals['_SEALEDSHARES']._serialized_end=746
-  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_start=702
-  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_end=746
-  _globals['_SECUREWORK']._serialized_start=749
-  _globals['_SECUREWORK']._serialized_end=1069
-  _globals['_SECUREANSWER']._serialized_start=1072
-  _globals['_SECUREANSWER']._serialized_end=1428
-  _globals['_SECUREANSWER_PARTSENTRY']._serialized_start=1363
-  _globals['_SECUREANSWER_PARTSENTRY']._serialized_end=1428
-  _globals['_POOLEDMETRICS']._serialized_start=1431
-  _globals['_POOLEDMETRICS']._serialized_end=1563
-  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_start=1518
-  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_end=1563
+  _globals['_SECUREHELLO']._serialized_end=194
+  _globals['_SECUREVOTE']._serialized_start=196
+  _globals['_SECUREVOTE']._serialized_end=241
+  _globals['_SECUREREVEAL']._serialized_start=243
+  _globals['_SECUREREVEAL']._serialized_end=306
+  _globals['_SECUREOPENING']._serialized_start=309
+  _globals['_SECUREOPENING']._serialized_end=561
+  _globals['_SECURESUMREF']._serialized_start=563
+  _globals['_SECURESUMREF']._serialized_end=682
+  _globals['_SEALEDSHARES']._serialized_start=684
+  _globals['_SEALEDSHARES']._serialized_end=796
+  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_start=752
+  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_end=796
+  _globals['_SECUREWORK']._serialized_start=799
+  _globals['_SECUREWORK']._serialized_end=1119
+  _globals['_SECUREANSWER']._serialized_start=1122
+  _globals['_SECUREANSWER']._serialized_end=1493
+  _globals['_SECUREANSWER_PARTSENTRY']._serialized_start=1428
+  _globals['_SECUREANSWER_PARTSENTRY']._serialized_end=1493
+  _globals['_POOLEDMETRICS']._serialized_start=1496
+  _globals['_POOLEDMETRICS']._serialized_end=1628
+  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_start=1583
+  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_end=1628
 # @@protoc_insertion_point(module_scope)

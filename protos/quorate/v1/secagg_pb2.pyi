@@ -18,16 +18,14 @@ class KeyPart(_message.Message):
     def __init__(self, sender: _Optional[str] = ..., box: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class SecureHello(_message.Message):
-    __slots__ = ("site", "round_key", "model", "signature")
+    __slots__ = ("site", "round_key", "signature")
     SITE_FIELD_NUMBER: _ClassVar[int]
     ROUND_KEY_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     site: str
     round_key: bytes
-    model: bytes
     signature: bytes
-    def __init__(self, site: _Optional[str] = ..., round_key: _Optional[bytes] = ..., model: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, site: _Optional[str] = ..., round_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class SecureVote(_message.Message):
     __slots__ = ("site", "signature")
@@ -48,20 +46,24 @@ class SecureReveal(_message.Message):
     def __init__(self, site: _Optional[str] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class SecureOpening(_message.Message):
-    __slots__ = ("hellos", "survivors", "counts", "ciphertext", "votes", "reveals")
+    __slots__ = ("hellos", "survivors", "counts", "ciphertext", "votes", "reveals", "model", "following")
     HELLOS_FIELD_NUMBER: _ClassVar[int]
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
     VOTES_FIELD_NUMBER: _ClassVar[int]
     REVEALS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWING_FIELD_NUMBER: _ClassVar[int]
     hellos: _containers.RepeatedCompositeFieldContainer[SecureHello]
     survivors: _containers.RepeatedScalarFieldContainer[str]
     counts: bytes
     ciphertext: bytes
     votes: _containers.RepeatedCompositeFieldContainer[SecureVote]
     reveals: _containers.RepeatedCompositeFieldContainer[SecureReveal]
-    def __init__(self, hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[bytes] = ..., ciphertext: _Optional[bytes] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., reveals: _Optional[_Iterable[_Union[SecureReveal, _Mapping]]] = ...) -> None: ...
+    model: bytes
+    following: _containers.RepeatedCompositeFieldContainer[SecureHello]
+    def __init__(self, hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[bytes] = ..., ciphertext: _Optional[bytes] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., reveals: _Optional[_Iterable[_Union[SecureReveal, _Mapping]]] = ..., model: _Optional[bytes] = ..., following: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ...) -> None: ...
 
 class SecureSumRef(_message.Message):
     __slots__ = ("round", "attempt", "ciphertext", "opening")
@@ -113,7 +115,7 @@ class SecureWork(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[KeyPart, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[SecureSumRef, _Mapping]]] = ..., dimension: _Optional[int] = ..., hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., shares: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ...) -> None: ...
 
 class SecureAnswer(_message.Message):
-    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_ciphertext")
+    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_ciphertext", "model")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +131,7 @@ class SecureAnswer(_message.Message):
     REVEAL_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     HAS_CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.MessageMap[str, KeyPart]
     hello: SecureHello
     counts: bytes
@@ -137,7 +140,8 @@ class SecureAnswer(_message.Message):
     reveal: SecureReveal
     metrics: _containers.RepeatedCompositeFieldContainer[PooledMetrics]
     has_ciphertext: bool
-    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_ciphertext: _Optional[bool] = ...) -> None: ...
+    model: bytes
+    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_ciphertext: _Optional[bool] = ..., model: _Optional[bytes] = ...) -> None: ...
 
 class PooledMetrics(_message.Message):
     __slots__ = ("round", "values")

@@ -69,8 +69,9 @@ class Sum:
         self.consortium = consortium
         self.terms = terms
         self.here = here
+        self.model = model
         self.sites = {party.name: Participant(terms, consortium.member(party), SystemRandomness()) for party in here}
-        self.hellos: tuple[Hello, ...] = tuple(site.hello(model) for site in self.sites.values())
+        self.hellos: tuple[Hello, ...] = tuple(site.hello() for site in self.sites.values())
         self.total = np.zeros((terms.polynomials, ring.DEGREE), np.uint64)
         self.counts: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.boxes: dict[SiteName, dict[SiteName, bytes]] = {}
@@ -79,7 +80,7 @@ class Sum:
     def upload(self, name: SiteName, update: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
         """One site's upload, added to the sum."""
         site, packing = self.sites[name], self.consortium.packing
-        site.begin_upload(self.hellos)
+        site.begin_upload(self.hellos, self.model)
         if self.terms.polynomials:
             weight = WEIGHT_ONE // len(self.sites)
             lanes = packing.encode(update, weight)[0] >> packing.delta_bits
@@ -124,7 +125,8 @@ class Sum:
         )
         reveals = tuple(self.sites[name].reveal(votes) for name in self.survivors)
         counts = self.counts.astype("<u8").tobytes()
-        return Opening(self.hellos, self.survivors, counts, self.ciphertext, votes, reveals)
+        model = self.consortium.study_key.model(self.model)
+        return Opening(self.hellos, model, self.survivors, counts, self.ciphertext, votes, reveals)
 
     def open(self, opening: Opening) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
         """The exact integer sums and the counts, as any site of the study gets them."""

@@ -107,19 +107,13 @@ def test_the_numbers_are_those_of_the_design() -> None:
 def stranger(run: Sum) -> tuple[Hello, ...]:
     """The server enrols a site of its own."""
     key = Ed25519PrivateKey.generate()
-    return (*run.hellos, say_hello(run.terms, SiteName("zz"), b"x" * 32, run.hellos[0].model, key.sign))
+    return (*run.hellos, say_hello(run.terms, SiteName("zz"), b"x" * 32, key.sign))
 
 
 def one_key_twice(run: Sum) -> tuple[Hello, ...]:
     first, second, *rest = run.hellos
     signing = run.here[1].signing
-    return (first, say_hello(run.terms, second.site, first.round_key, first.model, signing.sign), *rest)
-
-
-def other_model(run: Sum) -> tuple[Hello, ...]:
-    first, second, *rest = run.hellos
-    signing = run.here[1].signing
-    return (first, say_hello(run.terms, second.site, second.round_key, b"o" * 32, signing.sign), *rest)
+    return (first, say_hello(run.terms, second.site, first.round_key, signing.sign), *rest)
 
 
 def forged_key(run: Sum) -> tuple[Hello, ...]:
@@ -130,14 +124,13 @@ def forged_key(run: Sum) -> tuple[Hello, ...]:
 def of_another_sum(run: Sum) -> tuple[Hello, ...]:
     other = replace(run.terms, attempt=run.terms.attempt + 1)
     signing = run.here[1].signing
-    replayed = say_hello(other, run.hellos[1].site, run.hellos[1].round_key, run.hellos[1].model, signing.sign)
+    replayed = say_hello(other, run.hellos[1].site, run.hellos[1].round_key, signing.sign)
     return (run.hellos[0], replayed, *run.hellos[2:])
 
 
 ROSTERS: list[Callable[[Sum], tuple[Hello, ...]]] = [
     stranger,
     one_key_twice,
-    other_model,
     forged_key,
     of_another_sum,
     lambda run: run.hellos[::-1],
@@ -149,12 +142,12 @@ ROSTERS: list[Callable[[Sum], tuple[Hello, ...]]] = [
 
 @pytest.mark.parametrize("change", ROSTERS)
 def test_a_lying_roster_gets_nothing(consortium: Consortium, change: Callable[[Sum], tuple[Hello, ...]]) -> None:
-    """Strangers, one key twice, another model, a swapped key, a replay, another order, twice, too few, not me."""
+    """Strangers, one key twice, a swapped key, a replay, another order, twice, too few, not me."""
     run = consortium.begin(consortium.terms())
     site = run.sites[run.here[0].name]
     with pytest.raises(RosterRefusedError):
-        site.begin_upload(change(run))
-    site.begin_upload(run.hellos)
+        site.begin_upload(change(run), MODEL)
+    site.begin_upload(run.hellos, MODEL)
 
 
 def test_sites_that_were_told_different_things_have_nothing_that_fits(consortium: Consortium) -> None:
@@ -162,7 +155,7 @@ def test_sites_that_were_told_different_things_have_nothing_that_fits(consortium
     run = consortium.begin(consortium.terms())
     zeros = np.zeros(consortium.dimension, np.float32)
     first = run.sites[run.here[0].name]
-    first.begin_upload(run.hellos[:4])
+    first.begin_upload(run.hellos[:4], MODEL)
     first.encrypt(0, np.zeros((1, ring.DEGREE), np.int64), consortium.packing.delta_bits)
     run.boxes[run.here[0].name] = first.finish_upload([1])[1]
     for party in run.here[1:]:
@@ -170,6 +163,26 @@ def test_sites_that_were_told_different_things_have_nothing_that_fits(consortium
     voter = run.here[1]
     with pytest.raises(FrameError):
         run.sites[voter.name].vote(run.survivors, run.digest, run.boxes_for(voter.name), no_lock)
+
+
+def test_a_site_that_holds_another_model_is_in_a_sum_of_its_own(consortium: Consortium) -> None:
+    """With the very same hellos: model inconsistency ends here, whoever brought the other model about."""
+    run = consortium.begin(consortium.terms())
+    odd, *others = run.here
+    for party in run.here:
+        run.model = b"o" * 32 if party is odd else MODEL
+        run.upload(party.name, np.zeros(consortium.dimension, np.float32), [1])
+    assert len({run.sites[party.name].identity for party in others}) == 1
+    assert run.sites[odd.name].identity != run.sites[others[0].name].identity
+    assert run.sites[odd.name].model != run.sites[others[0].name].model
+    for party in run.here:
+        with pytest.raises(FrameError):
+            run.sites[party.name].vote(run.survivors, run.digest, run.boxes_for(party.name), no_lock)
+    honest = tuple(party.name for party in others)
+    with pytest.raises(FrameError):
+        run.sites[odd.name].vote(honest, run.digest, run.boxes_for(odd.name), no_lock)
+    for name in honest:
+        run.sites[name].vote(honest, run.digest, run.boxes_for(name), no_lock)
 
 
 # --- votes ---
@@ -242,16 +255,16 @@ def test_steps_out_of_order_are_refused(consortium: Consortium) -> None:
     run = consortium.begin(consortium.terms())
     site = run.sites[run.here[0].name]
     with pytest.raises(VoteRefusedError):
-        site.hello(MODEL)
+        site.hello()
     with pytest.raises(VoteRefusedError):
         site.vote(tuple(run.sites), b"d" * 32, {}, no_lock)
     with pytest.raises(VoteRefusedError):
         site.reveal([])
     with pytest.raises(VoteRefusedError):
         site.encrypt(0, np.zeros((1, ring.DEGREE), np.int64), 9)
-    site.begin_upload(run.hellos)
+    site.begin_upload(run.hellos, MODEL)
     with pytest.raises(VoteRefusedError):
-        site.begin_upload(run.hellos)
+        site.begin_upload(run.hellos, MODEL)
     with pytest.raises(VoteRefusedError):
         site.encrypt(1, np.zeros((1, ring.DEGREE), np.int64), 9)
     with pytest.raises(QuorateError):
@@ -295,6 +308,10 @@ def without_hello(run: Sum, opening: Opening) -> Opening:
     return replace(opening, hellos=opening.hellos[1:])
 
 
+def other_model(run: Sum, opening: Opening) -> Opening:
+    return replace(opening, model=b"o" * 32)
+
+
 def other_ciphertext(run: Sum, opening: Opening) -> Opening:
     return replace(opening, ciphertext=b"d" * 32)
 
@@ -308,6 +325,7 @@ LIES: list[Callable[[Sum, Opening], Opening]] = [
     with_few_votes,
     without_hello,
     other_ciphertext,
+    other_model,
 ]
 
 
