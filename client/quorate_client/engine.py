@@ -143,15 +143,15 @@ class Engine:
         run, study, folder = instruction.run, agreement.study, self._folder(instruction.run)
         if study.kind == "guest":
             return GuestRun(folder, self._workers, self._spool, self._clock)
+        trainer = Trainer(study, self._randomness, self._accounting)
         if study.protection.mode == "none":
-            trainer = Trainer(study, self._randomness, self._accounting)
             return StudyRun(run, folder, study, self._workers, self._spool, self._clock, trainer)
         if self._secure is None:
             raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
         from quorate_client.secure_run import SecureRun  # imports numpy
 
         require_rehearsal()
-        return SecureRun(run, folder, study, self._secure, self._workers, self._spool, self._clock, self._randomness)
+        return SecureRun(run, folder, study, self._secure, self._workers, self._spool, self._clock, trainer)
 
     def _folder(self, run: RunId) -> Path:
         if not is_run_id(run):

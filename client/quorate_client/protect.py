@@ -156,7 +156,7 @@ class _Integers:
 
 
 def _scale_to(clip: float, file: BinaryIO, size: int) -> float:
-    """What brings an update's L2 norm to ``clip`` or below; NaN for one that is not finite, which is refused later."""
+    """What brings an update's L2 norm to ``clip`` or below; one that is not finite is left for ``quantise`` to refuse."""
     import numpy as np
 
     squares = 0.0
@@ -165,7 +165,8 @@ def _scale_to(clip: float, file: BinaryIO, size: int) -> float:
         squares += float(values @ values)
     norm = math.sqrt(squares)
     # Less than the truth by more than adding up may have rounded.
-    return 1.0 if norm <= clip * (1 - 1e-9) else clip * (1 - 1e-9) / norm
+    within = clip * (1 - 1e-9)
+    return within / norm if within < norm < math.inf else 1.0
 
 
 def _require_size(file: BinaryIO, size: int) -> None:

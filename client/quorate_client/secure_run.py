@@ -13,12 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 from quorate.blobs import Blob, BlobId, Spool
@@ -26,7 +22,6 @@ from quorate.errors import (
     BaseModelMismatchError,
     ContributionError,
     FrameError,
-    QuorateError,
     StudyKeyRefusedError,
     SumRefusedError,
     VoteRefusedError,
@@ -34,9 +29,11 @@ from quorate.errors import (
 from quorate.evaluation import LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply, StudyWork, SumRef
 from quorate.identity import RunId, SiteName
-from quorate.secagg import sealing, words
+from quorate.privacy.events import Spending
+from quorate.privacy.update_noise import update_noise
+from quorate.schemes import packing_of
+from quorate.secagg import sealing
 from quorate.secagg.opening import Opener
-from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import WEIGHT_ONE, weight_of
 from quorate.secagg.randomness import SystemRandomness
@@ -58,11 +55,13 @@ from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
-from quorate_client.model_state import ModelState, OpenedSum, StateFolder
+from quorate_client.model_state import ModelState, StateFolder
 from quorate_client.offload import offload
 from quorate_client.protect import open_plain, protect_secretly, store, store_file
 from quorate_client.secure_site import SecureSite, roster_of, rules_of
+from quorate_client.secure_sums import SecureSums
 from quorate_client.task_calls import TaskCalls
+from quorate_client.training import Trainer
 from quorate_client.workers import TaskWorkers
 
 log = structlog.get_logger()
@@ -79,7 +78,7 @@ class SecureRun:
 
     Args:
         folder: Belongs to the run alone. The final model stays there as ``RELEASED_MODEL``.
-        randomness: Gives the seed of local training; the secrets of sums have a source of their own.
+        trainer: This run's.
     """
 
     def __init__(
@@ -91,17 +90,18 @@ class SecureRun:
         workers: TaskWorkers,
         spool: Spool,
         clock: Callable[[], float],
-        randomness: Callable[[int], bytes],
+        trainer: Trainer,
     ) -> None:
         self._run = run
         self._study = study
         self._site = site
         self._states = StateFolder(folder, run, study)
-        self._packing = Packing(study.protection.value_bound, len(study.sites))
+        self._packing = packing_of(study)
+        self._noise_steps = update_noise(study).average / self._packing.step
         self._workers = workers
         self._spool = spool
         self._clock = clock
-        self._randomness = randomness
+        self._trainer = trainer
         self._participant: Participant | None = None
         self._state: ModelState | None = None
         self._statistics: tuple[int, ...] = ()
@@ -122,13 +122,14 @@ class SecureRun:
         work = secure_work_from_bytes(instruction.body)
         blobs: tuple[Blob, ...] = ()
         task: TaskCalls | None = None
+        spending: Spending | None = None
         match instruction.phase:
             case Phase.KEYS:
                 answer = self._make_parts(agreement)
             case Phase.HELLO:
                 answer = self._greet(instruction, work, agreement)
             case Phase.UPLOAD:
-                task, answer, blobs = await self._upload(instruction, work, agreement, fetch)
+                task, answer, blobs, spending = await self._upload(instruction, work, agreement, fetch)
             case Phase.VOTE:
                 answer = SecureAnswer(vote=await self._vote(instruction, work, fetch))
             case Phase.REVEAL:
@@ -140,7 +141,8 @@ class SecureRun:
             case _:
                 raise FrameError("The server asks for work that is not part of a study under secure aggregation")
         body = secure_answer_to_bytes(answer)
-        return Reply(instruction.message_id, body=body, blobs=blobs, working_s=task.working_s if task else 0.0)
+        working_s = task.working_s if task else 0.0
+        return Reply(instruction.message_id, body=body, blobs=blobs, working_s=working_s, spending=spending)
 
     # --- the exchanges ---
 
@@ -164,7 +166,7 @@ class SecureRun:
 
     async def _upload(
         self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
-    ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...]]:
+    ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...], Spending | None]:
         """Arrive at the model that the sum starts from; then what this site adds to it."""
         participant = self._of(instruction)
         participant.check(work.hellos)
@@ -177,8 +179,10 @@ class SecureRun:
         participant.begin_upload(work.hellos, self._state.digest if self._state else b"")
         dimension = 0
         ciphertext: Blob | None = None
+        spending: Spending | None = None
         if self._state is None:
             measure = await task.measure()
+            self._trainer.admit(measure)
             dimension, counts = measure.dimension, (measure.records, *measure.statistics)
             self._states.states()  # makes the folder
             self._measured.write_text(str(measure.records), encoding="ascii")
@@ -186,7 +190,7 @@ class SecureRun:
             own: tuple[int, ...] = (0,) * OWN_COUNTS
             tally = await task.evaluate(self._state)
             if participant.terms.polynomials:
-                own, ciphertext = await self._train(task, self._state, participant)
+                own, ciphertext, spending = await self._train(task, self._state, participant, instruction, agreement)
             counts = (*own, *tally)
         dealt_bytes = len(work.hellos) * sealing.message_bytes(len(counts) + DEGREE)
         masked, boxes = await offload(dealt_bytes, participant.finish_upload, counts)
@@ -198,17 +202,20 @@ class SecureRun:
             model=participant.model,
             metrics=self._told(),
         )
-        return task, answer, (shares,) if ciphertext is None else (ciphertext, shares)
+        return task, answer, (shares,) if ciphertext is None else (ciphertext, shares), spending
 
     async def _train(
-        self, task: TaskCalls, state: ModelState, participant: Participant
-    ) -> tuple[tuple[int, ...], Blob]:
-        """Train on the state; what leaves is made by ``protect_secretly``. The seed is told to nobody."""
-        seed = int.from_bytes(self._randomness(8), "big") >> 1
+        self,
+        task: TaskCalls,
+        state: ModelState,
+        participant: Participant,
+        instruction: Instruction,
+        agreement: Agreement,
+    ) -> tuple[tuple[int, ...], Blob, Spending | None]:
+        """Train on the state; what leaves is made by ``protect_secretly``."""
         update = self._states.scratch()
         try:
-            number = participant.terms.round_number
-            report = await task.train(state, update, number, seed, self._study.optimizer.proximal_mu)
+            report, spending = await self._trainer.train(task, state, update, instruction, agreement)
             weight = self._weight(participant.site, report.records)
             sent = await asyncio.to_thread(
                 protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
@@ -216,8 +223,10 @@ class SecureRun:
         finally:
             update.unlink(missing_ok=True)
         if sent.clipped:
-            log.warning("update clipped", run=self._run, round=number, coordinates=sent.clipped)
-        return (sent.weight, report.records, report.loss, sent.clipped), sent.blob
+            log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
+        # How many were clipped is computed from records too.
+        clipped = sent.clipped if self._study.privacy is None else 0
+        return (sent.weight, report.records, report.loss, clipped), sent.blob, spending
 
     def _weight(self, site: SiteName, records: int) -> int:
         """This site's share of all records. The weights of all sites may not be more than 1 together: no lane holds it.
@@ -225,6 +234,8 @@ class SecureRun:
         Who was not there when records were counted is in no total. Then those who were share one half, and the others
         share the other. Records that a site got since it was counted do not raise its weight.
         """
+        if self._study.rounds.weights == "equal":
+            return weight_of(1, len(self._study.sites))
         if self._measured.exists():
             records = min(records, int(self._measured.read_text(encoding="ascii")))
         missing = len(self._study.sites) - len(self._counted)
@@ -299,7 +310,7 @@ class SecureRun:
         evaluated = next((ref for ref in work.sums if ref.round_number == rounds + 1), None)
         if evaluated is not None:
             opener = await self._opener(evaluated, 0, member, fetch)
-            self.learned(rounds + 1, opener.survivors, opener.counts())
+            self._learn(rounds + 1, opener.survivors, opener.counts())
         scratch = self._states.scratch()
         try:
             await task.export(state, scratch)
@@ -344,7 +355,12 @@ class SecureRun:
             for ref in work.sums
             if ref.ciphertext is not None and ref.round_number <= target
         )
-        head = Head(self._states, self._spool, _SecureSums(self, refs, member))
+
+        async def opener_of(number: int, polynomials: int) -> Opener:
+            return await self._opener(refs[number], polynomials, member, fetch)
+
+        opened = SecureSums(self._packing, self._noise_steps, member.study_key, opener_of, self._learn)
+        head = Head(self._states, self._spool, opened)
         known = self._states.known
         if known is None:
             known = await asyncio.to_thread(self._states.states)
@@ -411,7 +427,7 @@ class SecureRun:
             raise VoteRefusedError("This site has no part in this sum (any more): it was started again")
         return participant
 
-    def learned(self, round_number: int, survivors: tuple[SiteName, ...], counts: tuple[int, ...]) -> None:
+    def _learn(self, round_number: int, survivors: tuple[SiteName, ...], counts: tuple[int, ...]) -> None:
         """What a sum said beside the model. Its rates are told only if they are over the same sites as earlier ones, or
         over at least two others: the difference would be one site's rates."""
         told = frozenset(survivors)
@@ -427,7 +443,7 @@ class SecureRun:
         told: dict[int, dict[str, float]] = {}
         for number, counts in self._learned.items():
             _, records, loss, _ = counts[:OWN_COUNTS]
-            if records >= LEAST_RECORDS:
+            if records >= LEAST_RECORDS and self._study.privacy is None:
                 told.setdefault(number, {})["train_loss"] = round(loss / LOSS_ONE / records, DIGITS)
             if number > 1:
                 with suppress(ContributionError):  # one site counted nonsense: the model is there all the same
@@ -440,46 +456,3 @@ class SecureRun:
 
 def _checkpoint_purpose(round_number: int) -> bytes:
     return b"checkpoint" + round_number.to_bytes(8, "big")
-
-
-@dataclass(frozen=True, slots=True)
-class _SecureSums:
-    """How ``Head`` opens this run's sums."""
-
-    run: SecureRun
-    refs: dict[int, SecureSumRef]
-    member: Member
-
-    def size_bytes(self, dimension: int) -> int:
-        return self.run._packing.polynomials(dimension) * words.POLYNOMIAL_BYTES
-
-    async def open(self, state: ModelState, ref: SumRef, content: BinaryIO, fetch: Fetch) -> OpenedSum:
-        packing = self.run._packing
-        opener = await self.run._opener(
-            self.refs[ref.round_number], packing.polynomials(state.dimension), self.member, fetch
-        )
-        if opener.model != self.member.study_key.model(state.digest):
-            raise BaseModelMismatchError("The sites trained on another model than the one that is here")
-        return _SecureSum(self.run, ref.round_number, opener, packing, content)
-
-
-class _SecureSum:
-    """One sum as it is read. The weight by which it is divided is checked with all the rest, at the end."""
-
-    def __init__(self, run: SecureRun, round_number: int, opener: Opener, packing: Packing, content: BinaryIO) -> None:
-        self._run, self._round_number = run, round_number
-        self._opener, self._packing, self._content = opener, packing, content
-        self._weight = opener.claimed_counts()[0]
-
-    def average(self, count: int) -> npt.NDArray[np.float64]:
-        size = self._packing.polynomials(count) * words.POLYNOMIAL_BYTES
-        try:
-            opened = self._opener.piece(words.unpack(self._content.read(size)), self._packing)
-            return self._packing.average(self._packing.decode(opened, count), self._weight)
-        except SumRefusedError:
-            raise
-        except QuorateError as error:
-            raise SumRefusedError("A secure sum does not open, so the model stays as it was") from error
-
-    def finish(self) -> None:
-        self._run.learned(self._round_number, self._opener.survivors, self._opener.counts())

@@ -34,10 +34,11 @@ from quorate.errors import (
 )
 from quorate.exchange import Phase, Reply
 from quorate.identity import RunId, SiteName
+from quorate.privacy.events import Spending
 from quorate.runs import RoundResult
+from quorate.schemes import packing_of
 from quorate.secagg import ring, sealing, words
 from quorate.secagg.opening import Opening
-from quorate.secagg.packing import Packing
 from quorate.secagg.study_key import SealedPart, is_from_sender
 from quorate.secagg.terms import (
     Hello,
@@ -119,7 +120,7 @@ class SecureLoop:
         self._digest = study.digest()
         self._roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in study.sites}
         self._rules = Rules(len(study.sites), study.protection.colluders)
-        self._packing = Packing(study.protection.value_bound, len(study.sites))
+        self._packing = packing_of(study)
         self._exchange = exchange
         self._phases = Phases(run, study, exchange, attempts, monotonic)
         self._progress = progress
@@ -556,11 +557,13 @@ class SecureLoop:
     def _result(self, number: int, survivors: tuple[SiteName, ...], tallies: Iterable[PhaseTally]) -> RoundResult:
         missing: dict[str, str] = {}
         seconds: dict[str, float] = {}
+        spending: dict[str, Spending] = {}
         up = down = 0
         for tally in tallies:
             missing = {**tally.missing(), **missing}
             seconds[tally.standing.rule.phase.value] = tally.seconds
             up, down = up + tally.bytes_up, down + tally.bytes_down
+            spending.update(tally.spending)
         return RoundResult(
             round_number=number,
             contributed=survivors,
@@ -569,6 +572,7 @@ class SecureLoop:
             bytes_up=up,
             bytes_down=down,
             missing={site: code for site, code in missing.items() if site not in survivors},
+            spending=spending,
         )
 
     def _note_metrics(self, told: list[Mapping[int, Mapping[str, float]]], before: int) -> None:

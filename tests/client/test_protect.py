@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tracemalloc
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from quorate.blobs import INLINE_BYTES, Spool
 from quorate.errors import ContributionError, QuorateError, TaskFailedError, UpdateNotFiniteError
+from quorate.schemes import plain_scheme_of
 from quorate.secagg.plain import WEIGHT_ONE, PlainScheme
 from quorate.study import Protection, Site, Study, TaskRef
 from quorate_client.protect import Protected, protect, store_file
@@ -149,3 +153,61 @@ def test_a_file_is_stored_under_the_name_of_its_content(tmp_path: Path, spool: S
     path = written(tmp_path, values_of(100_000))
     blob = store_file(path, spool)
     assert spool.content(blob) == path.read_bytes()
+
+
+# --- noise on parameters ---
+
+NOISE = {"clip": 0.5, "noise_multiplier": 2.0}
+
+
+def noisy(**mechanisms: object) -> Study:
+    changes = {"rounds": {"count": 1, "quorum": 1, "weights": "equal"}, "privacy": {"delta": 1e-4} | mechanisms}
+    return Study.model_validate(STUDY.model_dump(mode="json") | changes)
+
+
+def integers_sent(study: Study, update: np.ndarray[Any, Any], folder: Path, spool: Spool) -> np.ndarray[Any, Any]:
+    sent = protect(written(folder, update), len(update), WEIGHT_ONE // 2, study, spool)
+    return words_of(sent, spool).view(np.int32).astype(np.int64)
+
+
+def test_what_leaves_carries_discrete_gaussian_noise_of_the_size_that_was_promised(
+    tmp_path: Path, spool: Spool
+) -> None:
+    """Chi-square of the integers themselves, over classes of equal probability; a wrong size fails it."""
+    study, count, classes = noisy(update=NOISE), 40_000, 20
+    found = integers_sent(study, np.zeros(count, np.float32), tmp_path, spool)
+    sigma = 2.0 * 0.5 / 2 / plain_scheme_of(study).step
+
+    def statistic(std: float) -> float:
+        place = np.array([0.5 * (1 + math.erf(z / std / math.sqrt(2))) for z in found])
+        observed = np.bincount((place * classes).astype(int), minlength=classes)
+        return float(((observed - count / classes) ** 2 / (count / classes)).sum())
+
+    assert statistic(sigma) < 55  # 19 degrees of freedom: by chance once in 40,000
+    assert statistic(sigma * 0.93) > 55
+
+
+def test_two_updates_never_carry_the_same_noise(tmp_path: Path, spool: Spool) -> None:
+    first, second = (integers_sent(noisy(update=NOISE), np.zeros(100, np.float32), tmp_path, spool) for _ in range(2))
+    assert (first != second).any()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1e3, 1e30])
+def test_an_update_is_cut_to_its_norm_as_integers_exactly(tmp_path: Path, spool: Spool, scale: float) -> None:
+    study = noisy(average=NOISE)  # clipped, and without noise of its own
+    update = values_of(1000) * np.float32(scale)
+    found = integers_sent(study, update, tmp_path, spool)
+    step = Fraction(plain_scheme_of(study).step)
+    norm_squared = sum(int(z) ** 2 for z in found) * step**2
+    assert norm_squared <= (Fraction(0.5) / 2) ** 2  # clip times the weight
+    expected = update.astype(np.float64) * min(1.0, 0.5 / np.linalg.norm(update.astype(np.float64))) / 2
+    np.testing.assert_allclose(found * float(step), expected, atol=1.01 * float(step), rtol=1e-8)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_update_that_is_not_finite_is_not_hidden_in_noise(tmp_path: Path, spool: Spool, value: float) -> None:
+    update = values_of(100)
+    update[7] = value
+    with pytest.raises(UpdateNotFiniteError):
+        integers_sent(noisy(update=NOISE), update, tmp_path, spool)
+    assert list(spool.folder.iterdir()) == []

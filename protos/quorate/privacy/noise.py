@@ -1,4 +1,4 @@
-"""Gaussian noise on integers: drawn exactly, shared among sites, and added to what was clipped as integers.
+"""Gaussian noise on integers, drawn exactly.
 
 The noise is the discrete Gaussian N_Z(0, sigma^2), P(z) ~ exp(-z^2 / (2 sigma^2)) on all integers (Canonne, Kamath,
 Steinke 2020, https://arxiv.org/abs/2004.00010, definition 1). On integers of L2 sensitivity D it has the Renyi
@@ -8,7 +8,7 @@ Several sites must be able to draw the same noise from one seed. So there are in
 floating-point ones only those that IEEE 754 rounds exactly (+ - * / and conversions), each in a ufunc of its own: exp,
 log and cos of numpy differ by a bit between CPUs.
 
-What the noise costs is in ``accounting``; where clipping, rounding and noise take place is the caller's.
+How large the noise is that a study asks for is in ``update_noise``, what it costs in ``accounting``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import Context, Decimal
-from fractions import Fraction
 from functools import lru_cache
 from typing import final
 
@@ -24,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from quorate.errors import PrivacyRefusedError, UpdateNotFiniteError
+from quorate.errors import PrivacyRefusedError
 from quorate.secagg.randomness import Randomness
 
 Integers = npt.NDArray[np.int64]
@@ -42,8 +41,6 @@ _BLOCK = 1 << 14
 """Candidates worked on at a time: temporaries of about 1 MB, in the cache."""
 _TAYLOR_DEGREE = 14
 """Of exp(-t) for t < 1/3: what is cut off is below 2^-58."""
-_SQUARED_AT_A_TIME = 2048
-"""So many products of two numbers below 2^26 add up to less than 2^63."""
 
 
 @final
@@ -203,102 +200,3 @@ def _chances(sigma: float, starts: list[int]) -> list[int]:
     # What rounding left over, at most 512 units, goes where it matters least.
     chances[0] += (1 << 64) - sum(chances)
     return chances
-
-
-def share_sigma(sigma: float, floor: int, colluders: int) -> float:
-    """The standard deviation of each site's share, so that the sum carries ``sigma`` in the worst case.
-
-    Of the shares in a sum at least ``floor`` - ``colluders`` are unknown to the colluders. More of them are more
-    noise, which does no harm.
-
-    Args:
-        floor: The least number of survivors that the site votes for.
-        colluders: How many sites may pool what they know; at least 1, for each knows its own share.
-
-    Raises:
-        PrivacyRefusedError: nobody would be left to add noise.
-    """
-    if not 1 <= colluders < floor:
-        raise PrivacyRefusedError(
-            "Shares of noise cannot hide a site from so many others",
-            expected="at least 1 colluder and more survivors than colluders",
-            got=f"{colluders} colluders among {floor} survivors",
-            action="Ask for more survivors or tolerate fewer colluders",
-        )
-    return sigma / math.sqrt(floor - colluders)
-
-
-def sum_of_shares_slack(sigma: float, shares: int, dimension: int) -> float:
-    """What a sum of discrete Gaussians costs more than the one Gaussian as which it is accounted.
-
-    The density of the sum of n shares differs from N_Z(0, n sigma^2) by a factor of at most exp(tau / 2) in each
-    coordinate, tau = 10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k + 1)), for sigma from 1/2 on (Kairouz, Liu, Steinke
-    2021, https://arxiv.org/abs/2102.06387, theorem 1, first term of the minimum). So (epsilon, delta) of the Gaussian
-    become (epsilon + tau P, delta exp(tau P / 2)); a sum with more noise in it is post-processing.
-
-    With sigma = 4 and the 1000 shares of the largest rosters, 10 million parameters cost below 1e-60.
-
-    Args:
-        sigma: The standard deviation of a share, in steps. shares: n, those unknown to the colluders. dimension: P.
-
-    Returns:
-        tau P, to be added to epsilon; infinity below sigma = 1/2, where the theorem says nothing.
-    """
-    if sigma < 0.5:
-        return math.inf
-    return 10 * dimension * sum(math.exp(-2 * (math.pi * sigma) ** 2 * k / (k + 1)) for k in range(1, shares))
-
-
-def integer_sensitivity(clip: float, weight: float, step: float, dimension: int) -> float:
-    """The most that a site's rounded integers can measure (L2), in steps.
-
-    The weighted update measures at most clip * weight; rounding moves each coordinate by at most half a step.
-    """
-    return clip * weight / step + math.sqrt(dimension) / 2
-
-
-def clip_factor(update: npt.NDArray[np.float32], bound: float) -> float:
-    """The factor, at most 1, that takes an update to an L2 norm of at most ``bound`` (but for rounding).
-
-    Raises:
-        UpdateNotFiniteError: the update holds NaN or infinity.
-    """
-    square = 0.0
-    for start in range(0, update.size, _BLOCK):
-        block = update[start : start + _BLOCK].astype(np.float64)
-        square += float(np.dot(block, block))
-    if not math.isfinite(square):
-        raise UpdateNotFiniteError(
-            "Training produced values that are not finite, so nothing was sent",
-            action="Lower the learning rate or look for extreme values in the data",
-        )
-    norm = math.sqrt(square)
-    return bound / norm if norm > bound else 1.0
-
-
-def clip_integers(integers: Integers, bound: float) -> Integers:
-    """Integers whose exact L2 norm is at most ``bound``: the same, or scaled down and cut towards zero.
-
-    Cutting pulls each coordinate towards zero by half a step on average, so this is for what should not happen:
-    ``integer_sensitivity`` bounds the rounded integers of a clipped update already.
-
-    Args:
-        integers: (P,), each below 2^52 in magnitude.
-    """
-    square = _square(integers)
-    if square <= Fraction(bound) ** 2:
-        return integers
-    # The roundings of this line and of the product are below 2^-50 together, so the product stays within the bound.
-    factor = bound / math.sqrt(square) * (1 - 2.0**-48)
-    scaled: Integers = np.trunc(integers * factor).astype(np.int64)
-    return scaled
-
-
-def _square(integers: Integers) -> int:
-    """The exact sum of squares, by halves of 26 bits."""
-    total = 0
-    for start in range(0, integers.size, _SQUARED_AT_A_TIME):
-        block = np.abs(integers[start : start + _SQUARED_AT_A_TIME])
-        high, low = block >> 26, block & ((1 << 26) - 1)
-        total += (int(np.dot(high, high)) << 52) + (int(np.dot(high, low)) << 27) + int(np.dot(low, low))
-    return total

@@ -1,4 +1,4 @@
-"""Integer noise against the exact distribution, and the bounds that it is scaled to."""
+"""Integer noise against the exact distribution."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import example, given
 from hypothesis import strategies as st
 
-from quorate.errors import PrivacyRefusedError, UpdateNotFiniteError
+from quorate.errors import PrivacyRefusedError
 from quorate.privacy.noise import (
     LARGEST_SIGMA,
     SeededRandomness,
     _happens,
     _table,
-    clip_factor,
-    clip_integers,
     discrete_gaussian,
-    integer_sensitivity,
-    share_sigma,
-    sum_of_shares_slack,
 )
 from tests.protos.secagg.kit import surprise
 
@@ -226,100 +220,3 @@ def test_noise_out_of_range_is_refused_before_anything_is_drawn(sigma: float) ->
     with pytest.raises(PrivacyRefusedError, match="out of range"):
         discrete_gaussian(source, sigma, 10)
     assert source.drawn == 0
-
-
-# --- shares -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_shares_of_the_honest_add_up_to_the_noise() -> None:
-    share = share_sigma(1000.0, floor=5, colluders=2)
-    assert share == pytest.approx(1000 / math.sqrt(3))
-    total = sum(draws(share, 200_000, bytes([site]) * 32) for site in range(3))
-    assert float(np.std(total)) == pytest.approx(1000, rel=4 / math.sqrt(2 * 200_000))
-
-
-@pytest.mark.parametrize(("floor", "colluders"), [(3, 3), (3, 4), (1, 1), (3, 0), (0, 0)])
-def test_shares_that_hide_nothing_are_refused(floor: int, colluders: int) -> None:
-    with pytest.raises(PrivacyRefusedError, match="colluders among"):
-        share_sigma(1.0, floor, colluders)
-
-
-def test_the_slack_of_a_sum_of_shares_bounds_how_its_density_differs() -> None:
-    sigma, shares = 0.6, 3
-    reach = 40
-    one = exact(sigma, reach)
-    total = np.convolve(np.convolve(one, one, mode="same"), one, mode="same")[reach - 4 : reach + 5]
-    single = exact(sigma * math.sqrt(shares), reach)[reach - 4 : reach + 5]
-    furthest = float(np.abs(np.log(total / single)).max())
-    assert 0 < furthest <= sum_of_shares_slack(sigma, shares, 1) / 2
-
-
-def test_the_slack_of_a_sum_of_shares_vanishes_from_four_steps_on() -> None:
-    assert 0 < sum_of_shares_slack(4.0, 1000, 10_000_000) < 1e-60
-    assert sum_of_shares_slack(2.0, 1000, 10_000_000) < 1e-8
-    assert sum_of_shares_slack(1.0, 10, 1_000_000) > 100
-    assert sum_of_shares_slack(0.6, 1, 1_000_000) == 0
-    assert sum_of_shares_slack(0.49, 1, 1) == math.inf
-
-
-# --- norms ------------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(finite, min_size=1, max_size=40), st.floats(0.01, 1e4), st.floats(0.01, 1), st.floats(1e-3, 10))
-def test_rounded_integers_of_a_clipped_update_stay_within_their_sensitivity(
-    values: list[float], clip: float, weight: float, step: float
-) -> None:
-    update = np.array(values, dtype=np.float32)
-    clipped = update.astype(np.float64) * clip_factor(update, clip)
-    assert float(np.linalg.norm(clipped)) <= clip * (1 + 1e-12)
-    integers = np.rint(clipped * weight / step).astype(np.int64)
-    bound = integer_sensitivity(clip, weight, step, update.size) * (1 + 1e-12)
-    assert sum(int(z) ** 2 for z in integers) <= bound**2
-
-
-def test_an_update_within_its_bound_is_not_scaled() -> None:
-    assert clip_factor(np.array([3, 4], dtype=np.float32), 5.0) == 1.0
-    assert clip_factor(np.array([3, 4], dtype=np.float32), 2.5) == 0.5
-    assert clip_factor(np.zeros(100_000, dtype=np.float32), 1.0) == 1.0
-    assert clip_factor(np.ones(100_000, dtype=np.float32), 1.0) == pytest.approx(1 / math.sqrt(100_000))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_an_update_that_is_not_finite_is_not_scaled_but_refused(value: float) -> None:
-    with pytest.raises(UpdateNotFiniteError):
-        clip_factor(np.array([1, value, 1], dtype=np.float32), 1.0)
-
-
-wide = st.integers(-(1 << 52) + 1, (1 << 52) - 1) | st.integers(-100, 100)
-
-
-@given(st.lists(wide, min_size=1, max_size=30), st.floats(0, 1e17))
-@example([(1 << 52) - 1], 2.0**51 + 1)
-@example([-(1 << 52) + 5, 3], 2.0**51 + 3)
-@example([(1 << 51) + 12_345_677], 1e15 + 1)
-def test_clipped_integers_measure_at_most_the_bound_exactly(values: list[int], bound: float) -> None:
-    integers = np.array(values, dtype=np.int64)
-    clipped = clip_integers(integers, bound)
-    square = sum(z * z for z in clipped.tolist())
-    assert square <= Fraction(bound) ** 2
-    if sum(z * z for z in values) <= Fraction(bound) ** 2:
-        assert clipped.tolist() == values
-    else:
-        # Towards zero, and not further than cutting takes it.
-        assert square >= (max(bound * (1 - 1e-12) - math.sqrt(len(values)), 0)) ** 2
-        assert all(abs(small) <= abs(z) and small * z >= 0 for small, z in zip(clipped.tolist(), values, strict=True))
-
-
-@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=30))
-def test_integers_that_measure_just_the_bound_stay_and_one_more_is_too_much(values: list[int]) -> None:
-    square = sum(z * z for z in values)
-    bound = float(math.isqrt(square))
-    clipped = clip_integers(np.array(values, dtype=np.int64), bound)
-    assert (clipped.tolist() == values) == (bound**2 == square)
-
-
-def test_the_norm_of_many_large_integers_is_exact() -> None:
-    integers = np.full(1 << 14, (1 << 52) - 1, dtype=np.int64)
-    norm = 128.0 * ((1 << 52) - 1)
-    assert clip_integers(integers, norm) is integers
-    assert clip_integers(integers, math.nextafter(norm, 0)) is not integers
