@@ -21,6 +21,7 @@ from demo.consortium import CommandFailedError, Consortium
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.toml"
+PRIVATE, OPEN = "malignancy", "malignancy-without-noise"
 console = Console()
 
 
@@ -42,16 +43,23 @@ def run(root: Path) -> None:
             consortium.set_up_sites(tables, SCHEMA)
             for name in tables:
                 consortium.start_site(name)
-        with step("study: published by the operator, read and approved by each hospital"):
-            consortium.operator("study", "publish", HERE / "study.toml")
-            consortium.approve("malignancy")
-        with step("run: 20 rounds"):
-            consortium.operator("run", "start", "malignancy")
-            consortium.operator("run", "watch", "malignancy", show=True)
-        consortium.operator("model", "fetch", "malignancy", "-o", root / "model.npz")
+        with step("two studies, with noise for privacy and without: published, read and approved by each hospital"):
+            for study, file in ((PRIVATE, "study.toml"), (OPEN, "study-without-noise.toml")):
+                consortium.operator("study", "publish", HERE / file)
+                consortium.approve(study)
+        with step("run: 20 rounds with differential privacy"):
+            consortium.operator("run", "start", PRIVATE)
+            consortium.operator("run", "watch", PRIVATE, show=True)
+        with step("run: 20 rounds without, to compare"):
+            consortium.operator("run", "start", OPEN)
+            consortium.operator("run", "watch", OPEN)
+        for study, file in ((PRIVATE, "model.npz"), (OPEN, "model-without-noise.npz")):
+            consortium.operator("model", "fetch", study, "-o", root / file)
         for form in ("html", "json"):
-            consortium.operator("run", "report", "malignancy", "--format", form, "-o", root / f"report.{form}")
-    compare.show(console, tables, SCHEMA, root / "model.npz")
+            consortium.operator("run", "report", PRIVATE, "--format", form, "-o", root / f"report.{form}")
+        console.print("\nWhat the hospital east has on its ledger now:")
+        consortium.site("east", "ledger", "show", show=True)
+    compare.show(console, tables, SCHEMA, root / "model.npz", root / "model-without-noise.npz")
     console.print(f"model   {root / 'model.npz'}\nreport  {root / 'report.html'} (and .json)\nlogs    {root}/*.log")
 
 

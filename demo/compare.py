@@ -25,17 +25,22 @@ from quorate_client.table import read_table
 from quorate_client.tasks.tabular_model import predict
 
 
-def show(console: Console, tables: dict[str, Path], schema: Path, model: Path) -> None:
+def show(console: Console, tables: dict[str, Path], schema: Path, private: Path, without_noise: Path) -> None:
     """Print AUC and accuracy of each model on all test records together."""
-    train, test, federated = {}, {}, []
+    train, test = {}, {}
+    federated: dict[Path, list[np.ndarray]] = {private: [], without_noise: []}
     for name, path in tables.items():
         table = pd.read_csv(path)
         held_out = evaluation_part(DATASET, len(table), TEST_FRACTION)
         train[name], test[name] = table[~held_out], table[held_out]
-        federated.append(_released_scores(model, schema, path)[held_out])
+        for model, found in federated.items():
+            found.append(_released_scores(model, schema, path)[held_out])
     everything = pd.concat(test.values())
     truth = (everything["diagnosis"] == "malignant").to_numpy()
-    scores = {"federated (4 hospitals)": np.concatenate(federated)}
+    scores = {
+        "federated, differentially private": np.concatenate(federated[private]),
+        "federated, without noise": np.concatenate(federated[without_noise]),
+    }
     scores["pooled (needs all records in one place)"] = _fit(pd.concat(train.values())).predict_proba(
         everything.drop(columns="diagnosis")
     )[:, 1]

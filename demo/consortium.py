@@ -104,6 +104,9 @@ class Consortium:
     def operator(self, *arguments: str | Path, show: bool = False) -> str:
         return command("quorate", "--profile", self.profile, *arguments, show=show)
 
+    def site(self, name: str, *arguments: str | Path, show: bool = False) -> str:
+        return command("quorate-client", *arguments, "--state", self.site_state(name), show=show)
+
     def found(self) -> None:
         """Certificate authority, configuration, the operator's credential."""
         names = ("--consortium", "demo", "--address", self.address, "--listen", self.address)

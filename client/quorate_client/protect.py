@@ -156,7 +156,7 @@ class _Integers:
 
 
 def _scale_to(clip: float, file: BinaryIO, size: int) -> float:
-    """What brings an update's L2 norm to ``clip`` or below; one that is not finite is left for ``quantise`` to refuse."""
+    """What brings an update's L2 norm to ``clip`` or below. One that is not finite is left to be refused."""
     import numpy as np
 
     squares = 0.0

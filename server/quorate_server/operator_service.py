@@ -227,15 +227,16 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
 
 
 def find_run(text: str, runs: Iterable[RunView]) -> RunId:
-    """The run of that id, or the only one whose id begins with ``text``.
+    """The run of that id, the only one of the study of that name, or the only one whose id begins with ``text``.
 
     Raises:
         NotFoundError: none, or more than one.
     """
-    ids = [view.run for view in runs]
-    if text in ids:
+    views = list(runs)
+    if any(view.run == text for view in views):
         return RunId(text)
-    found = [run for run in ids if text and run.startswith(text)]
+    found = [view.run for view in views if view.study == text]
+    found = found or [view.run for view in views if text and view.run.startswith(text)]
     if len(found) != 1:
         raise NotFoundError(
             f"{len(found) or 'No'} runs have an id that begins with {text[:80]!r}",

@@ -173,8 +173,9 @@ async def test_an_ambiguous_or_unknown_id_names_no_run(door: Door) -> None:
     for _ in range(2):
         await door.runs.start(a_study(keys))
     exact = door.runs.list()[1]
-    longer = replace(exact, run=RunId(exact.run + "a"))
+    longer = replace(exact, run=RunId(exact.run + "a"), study="malignancy-2")
     assert find_run(exact.run, [longer, exact]) == exact.run
+    assert find_run(exact.study, [longer, exact]) == exact.run
     for text in ("", "malig", "other"):
         with pytest.raises(NotFoundError):
             find_run(text, door.runs.list())
