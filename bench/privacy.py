@@ -1,104 +1,154 @@
-"""Differential privacy: what a step of DP-SGD costs at a site, beside Opacus as it comes.
-
-CPU time of one thread, medians over turns that alternate between the two. The peer is Opacus' GradSampleModule and
-DPOptimizer with noise from torch's generator, which has only 2^32 streams; ours draws noise and sampling from AES. Both
-take Poisson batches of the same rate from the same records, and step with plain SGD.
-"""
+"""Differential privacy: steps of DP-SGD, the account, the ledger, the policy, and how good the demo's model gets."""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
-import warnings
+import tomllib
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 
-import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
-from torch import Tensor, nn
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bench.dp_steps import training_steps
 from bench.table import Row
-from quorate_client.schema import ImageSchema
-from quorate_client.tasks import PrivateSettings, image_session, tabular_session
-from quorate_client.tasks.image import ImageParameters
-from quorate_client.tasks.private import PrivateTraining
-from quorate_client.tasks.train import FlatModel, LocalSettings, initial_vector, log_loss
+from demo import hospitals
+from demo.consortium import DATASET, TEST_FRACTION
+from quorate.evaluation import ClassificationTally
+from quorate.privacy import accounting
+from quorate.privacy.events import Event
+from quorate.privacy.plan import training_plan
+from quorate.study import Study
+from quorate_client.agreement import Dataset
+from quorate_client.ledger import open_ledger
+from quorate_client.ledger_entries import Account, Charge, Limits
+from quorate_client.ledger_limits import shipped_accountants
+from quorate_client.policy import Policy, PrivacyPolicy
+from quorate_client.tasks import PrivateSettings
+from quorate_client.tasks.tabular import TASK
+from quorate_client.tasks.tabular_session import TabularSession
 
-RECORDS = 4096
-BATCHES = (64, 256)
-TURNS = 15
-MOST = 1.1
-"""Times the peer's time that a step of ours may take."""
-RATE, CLIP, NOISE = 0.1, 1.0, 1.1
+DEMO = Path(hospitals.__file__).parent
+SEEDS = 5
+DELTA = 1e-3
+PLAN = Event(1.0, 256 / 10_000, 800)
 
 
 def rows() -> list[Row]:
-    return [row for figures in (training_steps,) for row in figures()]
+    return [*training_steps(), *_account(), *_ledger(), _policy(), *_utility()]
 
 
-def training_steps() -> list[Row]:
-    """A step for each model and batch."""
-    generator = torch.Generator().manual_seed(1)
-    table = torch.randn(RECORDS, 30, generator=generator)
-    images = torch.randint(0, 256, (RECORDS, 1, 28, 28), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 2, (RECORDS,), generator=generator)
-    schema = ImageSchema(kind="images", height=28, width=28, channels=1, classes=("0", "1"))
-    cases: list[tuple[str, Callable[[], nn.Module], Tensor, int]] = [
-        ("logistic regression, 30 features", lambda: tabular_session.build(30, (), 1), table, 200),
-        ("perceptron 30-64-32-1", lambda: tabular_session.build(30, (64, 32), 1), table, 50),
-        ("convolutions on 28 x 28 pixels", lambda: image_session.build(ImageParameters(), schema), images, 2),
+def _account() -> list[Row]:
+    """A query for a plan, and one after a round more; CPU time, the first import apart."""
+    accounting.epsilon([Event(1.1, 0.1, 10)], DELTA)
+    whole = _cpu_s(lambda: accounting.epsilon([PLAN], 1e-5))
+    composition = accounting.Composition([PLAN])
+    composition.epsilon(1e-5)
+    composition.add(Event(PLAN.noise_multiplier, PLAN.sampling_rate, 8))
+    return [
+        Row("epsilon of 800 steps, PLD", "s", whole, 1.0),
+        Row("the same with a round more", "s", _cpu_s(lambda: composition.epsilon(1e-5)), 1.0),
     ]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [
-            _step(f"a step, {name}, batch {batch}", module, features, labels, batch, steps)
-            for name, module, features, steps in cases
-            for batch in BATCHES
-        ]
-    finally:
-        torch.set_num_threads(threads)
 
 
-def _step(name: str, module: Callable[[], nn.Module], features: Tensor, labels: Tensor, batch: int, steps: int) -> Row:
-    ours, peer = _ours(module(), features, labels, batch), _peer(module(), features, labels, batch)
-    seconds: tuple[list[float], list[float]] = [], []
-    for turn in range(TURNS + 1):
-        for work, spent in zip((ours, peer), seconds, strict=True):
-            started = time.process_time()
-            work(steps)
-            if turn:  # the first is for the caches
-                spent.append((time.process_time() - started) / steps * 1000)
-    medians = [statistics.median(spent) for spent in seconds]
-    return Row(name, "ms", medians[0], MOST * medians[1], medians[1])
+def _ledger() -> list[Row]:
+    """Reserve and spend with all limits on, to the disk; wall time, for it is mostly waiting for it."""
+    key, limits = Ed25519PrivateKey.generate(), Limits(DELTA, (Event(4.0, 0.1, 10_000),), 50.0, 50.0, 50.0)
+    event = Event(4.0, 0.1, 20)
+    spent: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = open_ledger(Path(folder) / "ledger", Path(folder) / "state", key, shipped_accountants())
+        for number in range(200):
+            charge = Charge(Account("cells", "record"), "hearts", bytes(32), "run", number, 0, (event,))
+            started = time.perf_counter()
+            ledger.spend(ledger.reserve(charge, limits, time.time()), charge.events)
+            spent.append((time.perf_counter() - started) * 1000)
+        ledger.close()
+    return [Row("ledger: reserve and spend, median of 200", "ms", statistics.median(spent), 20.0)]
 
 
-def _ours(module: nn.Module, features: Tensor, labels: Tensor, batch: int) -> Callable[[int], None]:
-    local = LocalSettings(epochs=1, batch_size=batch, learning_rate=RATE, weight_decay=0.0, optimizer="sgd")
-    training = PrivateTraining(FlatModel(module, torch.device("cpu")), features, labels, log_loss, local)
-    theta = initial_vector(module, 1)
-    settings = PrivateSettings(CLIP, NOISE, batch / len(labels), 1, batch)
-    return lambda steps: (training.train(theta, replace(settings, steps=steps), 0.0), None)[1]
-
-
-def _peer(module: nn.Module, features: Tensor, labels: Tensor, batch: int) -> Callable[[int], None]:
-    nn.utils.vector_to_parameters(torch.tensor(initial_vector(module, 1)), module.parameters())
-    hooked = GradSampleModule(module)
-    optimizer = DPOptimizer(
-        torch.optim.SGD(hooked.parameters(), lr=RATE),
-        noise_multiplier=NOISE,
-        max_grad_norm=CLIP,
-        expected_batch_size=batch,
+def _policy() -> Row:
+    policy = Policy(
+        release=frozenset({"operator"}), privacy=PrivacyPolicy(epsilon_per_run=5.0, least_noise=0.5, largest_clip=2.0)
     )
+    study = _study(3.0)
+    return Row("policy: a study held against all rules", "ms", 1000 * _cpu_s(lambda: policy.check(study), 100), 5.0)
 
-    def work(steps: int) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            for _ in range(steps):
-                chosen = (torch.rand(len(labels)) < batch / len(labels)).nonzero()[:, 0]
-                optimizer.zero_grad()
-                log_loss(hooked(features[chosen]), labels[chosen]).mean().backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
 
-    return work
+def _utility() -> list[Row]:
+    """Pooled AUC on the demo's held-out records, mean of 5 trainings, beside the same study without noise.
+
+    In one process, with the weights and the noise of the demo's hospitals; the settings are those of demo/study.toml.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = _hospitals(Path(folder))
+    without = _federated(sessions, None)
+    return [
+        Row(
+            f"AUC of the demo with epsilon {epsilon:g}, mean of {SEEDS}",
+            "",
+            statistics.mean(_federated(sessions, epsilon) for _ in range(SEEDS)),
+            goal,
+            without,
+            more_is_better=True,
+        )
+        for epsilon, goal in ((3.0, 0.985), (1.0, 0.98))
+    ]
+
+
+def _federated(sessions: list[TabularSession], epsilon: float | None) -> float:
+    study = _study(epsilon or 1.0)
+    if study.privacy is None or study.privacy.training is None:
+        raise ValueError("the demo's study has no [privacy.training]")
+    training, rounds = study.privacy.training, study.rounds.count
+    weights = np.array([session.records for session in sessions], np.float64)
+    theta = sessions[0].initial()
+    for number in range(1, rounds + 1):
+        updates = []
+        for session in sessions:
+            if epsilon is None:
+                updates.append(session.train(theta, number, number, 0.0)[0])
+                continue
+            plan = training_plan(training, study.privacy.delta, session.records, rounds)
+            batch = plan.sampling_rate * session.records
+            settings = PrivateSettings(training.clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
+            updates.append(session.train_privately(theta, number, settings, 0.0)[0])
+        theta = (theta + np.average(updates, axis=0, weights=weights)).astype(np.float32)
+    return _auc(sessions, theta)
+
+
+def _auc(sessions: list[TabularSession], theta: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
+    counts = np.sum([session.evaluate(theta).encode() for session in sessions], axis=0)
+    return ClassificationTally.decode(tuple(int(count) for count in counts)).metrics()["auc"]
+
+
+def _hospitals(folder: Path) -> list[TabularSession]:
+    parameters = _study(1.0).task.parameters
+    opened = []
+    for path in hospitals.write(folder).values():
+        records = len(path.read_text(encoding="utf-8").splitlines()) - 1
+        dataset = Dataset(DATASET, "tabular", path, parameters["schema"], TEST_FRACTION, records)
+        session: TabularSession = TASK.open(parameters, dataset, 1)
+        session.begin(())
+        opened.append(session)
+    return opened
+
+
+def _study(epsilon: float) -> Study:
+    content = tomllib.loads((DEMO / "study.toml").read_text(encoding="utf-8"))
+    content["task"] |= {"digest": "0" * 64}
+    content["task"]["parameters"]["schema"] = tomllib.loads((DEMO / "schema.toml").read_text(encoding="utf-8"))
+    del content["task"]["parameters"]["schema_file"]
+    content["privacy"]["training"]["epsilon"] = epsilon
+    names = sorted(content["sites"])
+    content["sites"] = [{"name": name, "signing_key": f"{number:064x}"} for number, name in enumerate(names)]
+    return Study.model_validate({"consortium": "bench"} | content)
+
+
+def _cpu_s(work: Callable[[], object], times: int = 1) -> float:
+    started = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - started) / times

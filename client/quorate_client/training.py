@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quorate.errors import PrivacyUnsupportedError, WrongStateError
+from quorate.errors import PrivacyUnsupportedError
 from quorate.exchange import Instruction
 from quorate.privacy.events import Event, Spending
 from quorate.privacy.plan import TrainingPlan, site_event
@@ -90,7 +90,10 @@ class Trainer:
             self.admit(await task.measure())
         records = self._records or 0
         if self._accounting is None or agreement.dataset is None:
-            raise WrongStateError("This site keeps no privacy ledger, so it cannot train with privacy")
+            raise PrivacyUnsupportedError(
+                "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
+                action="Run the study with quorate-server and quorate-client; a stock SuperNode keeps no ledger",
+            )
         plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), records)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [

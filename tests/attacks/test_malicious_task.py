@@ -21,10 +21,12 @@ from quorate_client.app import make_engine
 from quorate_client.config import Config
 from quorate_client.folder import SiteFolder
 from quorate_client.isolation import Confinement
-from quorate_client.keys import make_or_load_keys
+from quorate_client.keys import load_keys, make_or_load_keys
+from quorate_client.ledger import open_ledger
 from quorate_client.state import open_state
 from quorate_client.workers import ProcessWorkers, WorkerKey
 from tests.client.engine_kit import ServerPart, make_agreement, make_study, process_settings
+from tests.client.ledger_kit import ACCOUNTANTS, NO_LIMITS, NOW, a_charge, opened, steps
 
 ALLOWED = {"use its own folder", "use a temporary file"}
 
@@ -51,10 +53,14 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     make_or_load_keys(folder.keys)
     open_state(folder.database).close()
     folder.policy.write_text("require_isolation = true\n")
-    before = {path: path.read_bytes() for path in (folder.policy, folder.database, thief_installed / "thief_task.py")}
+    with opened(folder.root) as ledger:
+        ledger.spend(ledger.reserve(a_charge(), NO_LIMITS, NOW), steps(1))
+    kept = (folder.policy, folder.database, folder.ledger, thief_installed / "thief_task.py")
+    before = {path: path.read_bytes() for path in kept}
     spool = Spool(folder.spool)
     state = open_state(folder.database)
-    engine = make_engine(folder, Config(), spool, state)
+    ledger = open_ledger(folder.ledger, folder.database, load_keys(folder.keys).signing, ACCOUNTANTS)
+    engine = make_engine(folder, Config(), spool, state, ledger)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         parameters = {
             "root": str(folder.root),
@@ -70,6 +76,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
             pytest.skip("NOT TESTED: this machine does not permit user namespaces")
         finally:
             await engine.close()
+            ledger.close()
             state.close()
     said = (folder.log / "tasks.log").read_text()
     outcomes = dict(json.loads(line) for line in said.splitlines() if line.startswith('["'))

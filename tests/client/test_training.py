@@ -20,7 +20,6 @@ from quorate.errors import (
     QuorateError,
     SiteInterruptedError,
     TaskCrashedError,
-    WrongStateError,
 )
 from quorate.exchange import Instruction, Phase, message_id
 from quorate.identity import RunId, SiteName
@@ -247,7 +246,7 @@ def test_statistics_of_training_records_are_not_told_beside_a_promise(site: Site
 
 def test_without_a_ledger_nothing_private_is_trained(site: Site) -> None:
     of = study(training=TRAINING)
-    with pytest.raises(WrongStateError):
+    with pytest.raises(PrivacyUnsupportedError, match="privacy ledger"):
         site.train(of, trainer=Trainer(of, lambda count: bytes(count), None))
     assert site.task.asked == []
 

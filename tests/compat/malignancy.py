@@ -41,9 +41,10 @@ class Outcome:
 
 def write_study(folder: Path) -> Path:
     """Three hospitals, two rounds, batches of all records, and time for a slow transport."""
-    text = (REPOSITORY / "demo" / "study.toml").read_text()
+    text = (REPOSITORY / "demo" / "study-without-noise.toml").read_text()
     for old, new in {
         'sites = ["north", "south", "east", "west"]': f"sites = {json.dumps(SITES)}",
+        'name = "malignancy-without-noise"': 'name = "malignancy"',
         "batch_size = 32": "batch_size = 4096",
         "count = 20": f"count = {ROUNDS}",
         "deadline_s = 120": "deadline_s = 300",
