@@ -24,6 +24,18 @@ from prometheus_client import CollectorRegistry
 
 from quorate import __version__
 from quorate.blobs import BlobId, Spool
+from quorate.errors import (
+    PolicyError,
+    PrivacyUnsupportedError,
+    QuorateError,
+    RosterRefusedError,
+    StudyExpiredError,
+    StudyKeyRefusedError,
+    StudyNotApprovedError,
+    SumRefusedError,
+    TaskMismatchError,
+    VoteRefusedError,
+)
 from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import RunId
 from quorate_client.agent import Agent, Surroundings
@@ -51,6 +63,18 @@ log = structlog.get_logger()
 
 BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
 """Phases that are refused outside the policy's hours. What is begun is finished: others wait for it."""
+AUDITED = (
+    PolicyError,
+    PrivacyUnsupportedError,
+    RosterRefusedError,
+    StudyExpiredError,
+    StudyKeyRefusedError,
+    StudyNotApprovedError,
+    SumRefusedError,
+    TaskMismatchError,
+    VoteRefusedError,
+)
+"""Refusals by this site's rules, as against what merely failed. What the budget refuses is on the ledger already."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
 
 
@@ -80,7 +104,9 @@ class LazyEngine:
             await self._engine.close()
 
 
-def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: State, ledger: Ledger) -> Engine:
+def make_engine(
+    folder: SiteFolder, config: Config, spool: Spool, state: State, ledger: Ledger, metrics: ClientMetrics
+) -> Engine:
     """The engine with task workers that cannot see the site's keys. Imports numpy."""
     from quorate_client.ballots import Ballots
     from quorate_client.engine import Engine as SiteEngine
@@ -109,7 +135,7 @@ def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: State, 
         ballots=Ballots(state),
         study_keys=folder.keys / "studies",
     )
-    accounting = Accounting(ledger, lambda: policy_now(folder.policy).privacy, time.time)
+    accounting = Accounting(ledger, lambda: policy_now(folder.policy).privacy, time.time, metrics.privacy_spent)
     return SiteEngine(
         ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting
     )
@@ -165,6 +191,15 @@ def assemble(
         await charter.require(agreement)
         return agreement
 
+    def audit(instruction: Instruction, error: QuorateError) -> None:
+        """Put on the ledger what this site's rules kept from happening."""
+        if not isinstance(error, AUDITED):
+            return
+        try:
+            ledger.refuse(instruction.study_digest, instruction.run, instruction.round_number, error.code)
+        except QuorateError as failure:
+            log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
+
     agent = Agent(Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics)
     site = Site(
         journal=journal,
@@ -174,6 +209,7 @@ def assemble(
         fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
         drop=drop,
         replied=agent.replied,
+        audit=audit,
     )
     spool.keep_only(journal.blobs())
     return Daemon(agent, Work(site), CertificateKeeper(folder, agent, link, metrics, draw), journal, drop)
@@ -199,7 +235,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         _metrics_endpoint(config, registry),
     ):
         spool = Spool(folder.spool)
-        engine = LazyEngine(lambda: make_engine(folder, config, spool, state, ledger))
+        engine = LazyEngine(lambda: make_engine(folder, config, spool, state, ledger, metrics))
         daemon = assemble(folder, config, state, ledger, metrics, spool, engine)
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:

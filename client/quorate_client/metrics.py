@@ -7,6 +7,7 @@ the only thing at a site that listens at all.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from quorate import __version__
 from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import Metric, MetricKind, error_codes
+from quorate.privacy.events import Spending
 
 
 class ConnectionState(StrEnum):
@@ -98,6 +100,16 @@ LAST_SUCCESS = Metric(
     MetricKind.GAUGE,
     "When the server last acknowledged work that was done, in Unix seconds; 0 before the first time.",
 )
+EPSILON_SPENT = Metric(
+    "quorate_client_privacy_epsilon_spent",
+    MetricKind.GAUGE,
+    "Epsilon per record, over all studies, of the data set that was trained on last with differential privacy.",
+)
+EPSILON_LEFT = Metric(
+    "quorate_client_privacy_epsilon_left",
+    MetricKind.GAUGE,
+    "What this site's policy leaves that data set for ever; +Inf where it has no limit.",
+)
 
 CLIENT_METRICS = (
     BUILD,
@@ -113,6 +125,8 @@ CLIENT_METRICS = (
     CLOCK_OFFSET,
     PAUSED,
     LAST_SUCCESS,
+    EPSILON_SPENT,
+    EPSILON_LEFT,
 )
 
 
@@ -137,6 +151,9 @@ class ClientMetrics:
         self._clock_offset = _gauge(CLOCK_OFFSET, registry)
         self._paused = _gauge(PAUSED, registry)
         self._last_success = _gauge(LAST_SUCCESS, registry)
+        self._epsilon_spent = _gauge(EPSILON_SPENT, registry)
+        self._epsilon_left = _gauge(EPSILON_LEFT, registry)
+        self._epsilon_left.set(math.inf)
         self.connection_is(ConnectionState.STOPPED)
 
     def connection_is(self, state: ConnectionState) -> None:
@@ -172,6 +189,10 @@ class ClientMetrics:
 
     def paused_is(self, paused: bool) -> None:
         self._paused.set(paused)
+
+    def privacy_spent(self, spending: Spending) -> None:
+        self._epsilon_spent.set(spending.epsilon)
+        self._epsilon_left.set(math.inf if spending.left is None else spending.left)
 
     def succeeded(self, at_unix_s: float) -> None:
         self._last_success.set(at_unix_s)

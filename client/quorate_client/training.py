@@ -34,11 +34,13 @@ class Accounting:
     Args:
         policy: The site's, as it is at this moment.
         wall: Unix seconds.
+        noted: Takes what a data set has spent, for the site's own metrics.
     """
 
     ledger: Ledger
     policy: Callable[[], PrivacyPolicy]
     wall: Callable[[], float]
+    noted: Callable[[Spending], None]
 
 
 class Trainer:
@@ -124,13 +126,14 @@ class Trainer:
 
 
 def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spending | None:
-    """What the site's policy lets the operator know."""
+    """What the site's policy lets the operator know of what was spent per record."""
     policy = accounting.policy()
     spent = accounting.ledger.spent(Account(dataset.name, "record"), delta)
-    if not policy.tell_epsilon or not 0 < spent < math.inf:
+    if not 0 < spent < math.inf:
         return None
-    left = None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - spent)
-    return Spending(spent, delta, left)
+    spending = Spending(spent, delta, None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - spent))
+    accounting.noted(spending)
+    return spending if policy.tell_epsilon else None
 
 
 def _charges(

@@ -61,6 +61,7 @@ class Site:
         fetch: Brings a blob into the spool.
         drop: Removes blobs that nothing needs any more.
         replied: Told when a reply is stored and may be sent.
+        audit: Told of each refusal.
     """
 
     journal: Journal
@@ -70,6 +71,7 @@ class Site:
     fetch: Fetch
     drop: Callable[[set[BlobId]], None]
     replied: Callable[[MessageId], None]
+    audit: Callable[[Instruction, QuorateError], None]
 
 
 class Work:
@@ -219,4 +221,5 @@ class Work:
             reason=str(error),
         )
         self._site.metrics.instruction_refused(error.code)
+        self._site.audit(instruction, error)
         return Reply(instruction.message_id, error.code)

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,9 @@ from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint, parse_name
 from quorate.privacy.terms import Privacy
 from quorate.secagg.terms import Rules
+
+if TYPE_CHECKING:
+    from quorate.secagg.release import ReleaseKey
 
 GUEST_PREFIX = "flower:"
 MAX_CANONICAL_BYTES = 1024 * 1024
@@ -97,12 +100,28 @@ class Protection(_Frozen):
         return self.mode if self.mode == "none" else f"{self.mode}, stands {self.colluders} colluding site(s)"
 
 
-class Release(_Frozen):
-    """Who gets the final model in the clear, beside the sites."""
+class _ReleaseInFile(_Frozen):
+    """Who gets the final model, beside the sites."""
 
     model: Literal["operator", "sites"] = Field(
         default="sites", description="operator: the operator may fetch it too; sites: it stays with the sites"
     )
+
+
+class Release(_ReleaseInFile):
+    """The same in the study. Under secure aggregation sites seal the operator's model to the key that is named here.
+
+    ``operator_mark`` is by the operator and for the operator: a study that it did not publish has none that fits
+    (``ReleaseKey.mark``), so nobody can show it other sites' keys than those that it published.
+    """
+
+    operator_key: HexKey | None = None
+    operator_mark: HexKey | None = None
+
+    @property
+    def operator_fingerprint(self) -> str:
+        """Of the key to which sites seal the model; empty where they do not."""
+        return fingerprint(bytes.fromhex(self.operator_key)) if self.operator_key else ""
 
 
 class TaskRef(_Frozen):
@@ -178,6 +197,8 @@ class Study(_Frozen):
                 )
         if self.protection.mode == "secagg" and self.guest is not None:
             raise ValueError('a guest app sees every update: its protection.mode can only be "none"')
+        if self.release.operator_mark is not None and self.release.operator_key is None:
+            raise ValueError("release.operator_mark is made with the key of release.operator_key")
         if self.privacy is not None and self.guest is not None:
             raise ValueError("a guest app's own code trains and averages: Quorate cannot add noise to it")
         if self.privacy is not None and self.privacy.update_clip is not None and self.rounds.weights != "equal":
@@ -203,6 +224,11 @@ class Study(_Frozen):
         return "operator" if self.guest else self.release.model
 
     @property
+    def is_release_sealed(self) -> bool:
+        """Whether the final model goes to the operator so that the server cannot read it."""
+        return _is_release_sealed(self.protection, self.release)
+
+    @property
     def is_of_two(self) -> bool:
         """Whether the sum itself gives each site's update to the other one, however it is protected."""
         return len(self.sites) == 2 and self.protection.mode == "secagg"
@@ -214,6 +240,11 @@ class Study(_Frozen):
     def canonical(self) -> bytes:
         """The bytes that everybody hashes and signs."""
         return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def unmarked(self) -> bytes:
+        """The canonical form without the operator's mark, which is made of it."""
+        release = self.release.model_copy(update={"operator_mark": None})
+        return self.model_copy(update={"release": release}).canonical()
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical form, 32 bytes."""
@@ -269,8 +300,13 @@ class StudyFile(_Frozen):
     optimizer: Optimizer = Optimizer()
     protection: Protection = Protection()
     privacy: Privacy | None = None
-    release: Release = Release()
+    release: _ReleaseInFile = _ReleaseInFile()
     guest: Guest | None = None
+
+    @property
+    def is_release_sealed(self) -> bool:
+        """Whether the study needs the operator's key."""
+        return _is_release_sealed(self.protection, self.release)
 
     @classmethod
     def read(cls, path: Path) -> StudyFile:
@@ -292,7 +328,11 @@ class StudyFile(_Frozen):
             raise _study_error(f"The study file {path}", error) from error
 
     def resolve(
-        self, consortium: str, signing_keys: Mapping[SiteName, bytes], task_digest: Callable[[str], str]
+        self,
+        consortium: str,
+        signing_keys: Mapping[SiteName, bytes],
+        task_digest: Callable[[str], str],
+        release_key: ReleaseKey | None = None,
     ) -> Study:
         """Fill in what the names stand for.
 
@@ -300,9 +340,10 @@ class StudyFile(_Frozen):
             consortium: The consortium's name, from the operator's credential.
             signing_keys: Ed25519 public keys of the enrolled sites.
             task_digest: Gives the digest (hex) of an installed task.
+            release_key: The operator's, where ``is_release_sealed``.
 
         Raises:
-            StudyError: a site of the study has not joined.
+            StudyError: a site of the study has not joined, or it does not agree with itself.
         """
         unknown = sorted(set(self.sites) - set(signing_keys))
         if unknown:
@@ -321,10 +362,20 @@ class StudyFile(_Frozen):
                 "parameters": self.task.parameters,
             },
         }
+        if self.is_release_sealed and release_key is not None:
+            content["release"]["operator_key"] = release_key.public_key.hex()
         try:
-            return Study.model_validate(content)
+            study = Study.model_validate(content)
+            if self.is_release_sealed and release_key is not None:
+                content["release"]["operator_mark"] = release_key.mark(study.unmarked()).hex()
+                study = Study.model_validate(content)
         except ValidationError as error:
             raise _study_error("The study", error) from error
+        return study
+
+
+def _is_release_sealed(protection: Protection, release: _ReleaseInFile) -> bool:
+    return protection.mode == "secagg" and release.model == "operator"
 
 
 def _read_toml(path: Path, what: str) -> dict[str, Any]:

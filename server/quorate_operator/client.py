@@ -107,6 +107,8 @@ class OperatorClient:
             after = results[-1].round_number if results else 0
             status = self._call(self._stub.GetRun, operator_pb2.GetRunRequest(run=run, after_round=after))
             view = run_from_proto(status)
+            if not view.run.startswith(run):
+                raise FrameError("The server answers about another run than the one that was asked for")
             results += view.results
             if not status.more_results:
                 return replace(view, results=results)

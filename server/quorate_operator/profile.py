@@ -56,15 +56,18 @@ class Profile:
                 got=f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else "",
                 action=_RENEW,
             ) from error
-        if (folder / "operator.key").stat().st_mode & 0o077:
-            raise ConfigError(
-                f"Others on this machine may read {folder / 'operator.key'}",
-                expected="mode 0600",
-                action=f"Run `chmod 600 {folder / 'operator.key'}`",
-            )
+        require_private(folder / "operator.key")
         if expires.timestamp() <= now:
             raise CertificateExpiredError(f"The credential in {folder} expired on {expires:%Y-%m-%d}", action=_RENEW)
         return cls(settings.consortium, settings.address, settings.operator, ca_pem, certificate_pem, key_pem)
+
+
+def require_private(path: Path) -> None:
+    """Raises ConfigError: others may read the file."""
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(
+            f"Others on this machine may read {path}", expected="mode 0600", action=f"Run `chmod 600 {path}`"
+        )
 
 
 def find_profile(named: Path | None, here: Path, home: Path) -> Path:

@@ -77,6 +77,7 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             f"within {rounds.deadline_s:g} s",
             "optimizer": study.optimizer.name if study.kind == "study" else f"of {_guest_app(view)}",
             "model goes to": "the sites and the operator" if study.released_to == "operator" else "the sites",
+            "sealed to": study.release.operator_fingerprint,
             "protection": study.protection.summary,
         }
     )

@@ -27,7 +27,7 @@ _SERVER_SAW_STUDY = {
     "secagg": (
         "No site's update, weight, number of records, statistics or evaluation counts: they came encrypted, and what "
         "opens their sum passed through the server sealed for the sites.",
-        "Not the global model, unless the study releases it to the operator.",
+        "Never the global model: if the study releases it to the operator, the sites sealed it to the operator's key.",
         "Which sites hold the same model as the others, and the size of the model.",
         "The rates of all sites together that the sites told it (loss, accuracy and the like), rounded to 3 digits.",
     ),

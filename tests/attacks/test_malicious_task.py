@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from quorate.blobs import Spool
 from quorate.errors import PolicyError, TaskFailedError
@@ -23,6 +24,7 @@ from quorate_client.folder import SiteFolder
 from quorate_client.isolation import Confinement
 from quorate_client.keys import load_keys, make_or_load_keys
 from quorate_client.ledger import open_ledger
+from quorate_client.metrics import ClientMetrics
 from quorate_client.state import open_state
 from quorate_client.workers import ProcessWorkers, WorkerKey
 from tests.client.engine_kit import ServerPart, make_agreement, make_study, process_settings
@@ -60,7 +62,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     spool = Spool(folder.spool)
     state = open_state(folder.database)
     ledger = open_ledger(folder.ledger, folder.database, load_keys(folder.keys).signing, ACCOUNTANTS)
-    engine = make_engine(folder, Config(), spool, state, ledger)
+    engine = make_engine(folder, Config(), spool, state, ledger, ClientMetrics(CollectorRegistry()))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         parameters = {
             "root": str(folder.root),

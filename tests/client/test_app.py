@@ -11,11 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from quorate.blobs import Spool
 from quorate.errors import SupersededError
 from quorate_client.app import make_engine
 from quorate_client.config import Config
 from quorate_client.folder import SiteFolder
+from quorate_client.metrics import ClientMetrics
 from quorate_client.state import site_state
 
 from .conftest import enrol
@@ -111,6 +114,7 @@ async def test_a_pause_by_command_reaches_the_running_daemon(server: RunningServ
 
 async def test_the_engine_can_be_made_and_closed(folder: SiteFolder) -> None:
     folder.create()
+    metrics = ClientMetrics(CollectorRegistry())
     with site_state(folder.database) as state, opened(folder.root) as ledger:
-        engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool), state, ledger)
+        engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool), state, ledger, metrics)
         await engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from urllib.request import urlopen
 
 import pytest
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import OTHER, MetricKind
+from quorate.privacy.events import Spending
 from quorate_client.metrics import CLIENT_METRICS, ClientMetrics, ConnectionState, serve_metrics
 
 
@@ -46,6 +48,17 @@ def test_only_training_counts_as_training_time() -> None:
     metrics.instruction_done(Phase.TRAIN, 2.0)
 
     assert registry.get_sample_value("quorate_client_training_seconds_sum") == 2.0
+
+
+def test_what_a_data_set_has_spent_and_has_left_is_shown() -> None:
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    spent, left = "quorate_client_privacy_epsilon_spent", "quorate_client_privacy_epsilon_left"
+    assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (0, math.inf)
+    metrics.privacy_spent(Spending(1.5, 1e-5, 4.0))
+    assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (1.5, 4.0)
+    metrics.privacy_spent(Spending(2.5, 1e-5))
+    assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (2.5, math.inf)
 
 
 def test_a_code_that_this_version_does_not_know_counts_as_other() -> None:

@@ -138,7 +138,8 @@ def test_wrong_parameters_are_told_by_key_with_what_is_allowed(change: dict[str,
 
 
 def test_an_unknown_parameter_is_told_with_all_that_there_are() -> None:
-    with pytest.raises(StudyError, match="batch_size, epochs, hidden, learning_rate, model, optimizer, schema, standardise, weight"):
+    known = "batch_size, epochs, hidden, learning_rate, model, optimizer, schema, standardise, weight"
+    with pytest.raises(StudyError, match=known):
         TASK.check({"schema": SCHEMA, "lr": 1})
 
 

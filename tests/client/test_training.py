@@ -93,11 +93,13 @@ class Site:
 
     folder: Path
     ledger: Ledger
-    policy: PrivacyPolicy = PrivacyPolicy()
+    policy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     task: Task = field(default_factory=Task)
+    noted: list[Spending] = field(default_factory=list)
 
     def trainer(self, of: Study) -> Trainer:
-        return Trainer(of, lambda count: bytes(count), Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9))
+        accounting = Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, self.noted.append)
+        return Trainer(of, lambda count: bytes(count), accounting)
 
     def train(
         self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None
@@ -191,6 +193,7 @@ def test_the_operator_is_told_what_the_policy_lets_it_know(site: Site) -> None:
     assert told == Spending(spent, 1e-3, 8.0 - spent)
     site.policy = PrivacyPolicy(epsilon_ever=8.0, tell_epsilon=False)
     assert site.train(study(training=TRAINING), number=2)[1] is None
+    assert [each.epsilon for each in site.noted] == [spent, site.ledger.spent(PER_RECORD, 1e-3)]
 
 
 def test_both_accounts_are_charged_where_both_are_promised(site: Site) -> None:

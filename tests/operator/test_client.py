@@ -61,6 +61,17 @@ def test_a_server_of_another_authority_is_told_apart_from_a_dead_one(profile: Pr
         client.sites()
 
 
+def test_an_answer_about_another_run_is_not_taken_for_the_one_that_was_asked_for(
+    client: OperatorClient, door: Door, inside: Inside
+) -> None:
+    """Else a server could hand out an older model, which the sites signed too."""
+    old, new = (inside(door.runs.start(a_study(SiteKeys.make("north")))).run for _ in range(2))
+    views = door.runs.views
+    views[old], views[new] = views[new], views[old]
+    with pytest.raises(FrameError, match="another run"):
+        client.run(new)
+
+
 def test_a_watch_goes_on_through_a_restart_of_the_server(client: OperatorClient, door: Door, inside: Inside) -> None:
     run = inside(door.runs.start(a_study(SiteKeys.make("north")))).run
     door.runs.watches_to_cut_short = 2

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import rfc8785
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName
+from quorate.secagg.release import ReleaseKey
 from quorate.study import Study, StudyFile
 
 KEYS = {SiteName(name): bytes([number]) * 32 for number, name in enumerate(("east", "north", "south", "west"), 1)}
@@ -289,6 +291,34 @@ def test_a_guest_app_is_approved_only_by_saying_that_nothing_is_protected(protec
     assert secure(4, 1, **GUEST, protection={"mode": "none"}).kind == "guest"
 
 
+# --- a model for the operator ---
+
+OPERATOR = ReleaseKey(X25519PrivateKey.from_private_bytes(bytes(range(32))))
+RELEASED = GOOD.replace('mode = "none"', '[release]\nmodel = "operator"').replace("quorum = 2", "quorum = 3")
+
+
+def test_a_published_study_holds_the_operators_key_and_its_mark_of_all_the_rest(tmp_path: Path) -> None:
+    made = StudyFile.read(written(tmp_path, RELEASED)).resolve("north-sea", KEYS, digest_of, OPERATOR)
+    assert made.release.operator_key == OPERATOR.public_key.hex()
+    assert made.release.operator_mark == OPERATOR.mark(made.unmarked()).hex()
+    assert b'"operator_mark":null' in made.unmarked()
+    assert Study.from_canonical(made.canonical()) == made
+    other = made.model_copy(update={"sites": made.sites[:2]})
+    assert made.release.operator_mark != OPERATOR.mark(other.unmarked()).hex()
+
+
+def test_a_study_that_seals_nothing_does_not_name_the_key(tmp_path: Path) -> None:
+    text = GOOD + '[release]\nmodel = "operator"\n'
+    made = StudyFile.read(written(tmp_path, text)).resolve("north-sea", KEYS, digest_of, OPERATOR)
+    assert (made.release.operator_key, made.release.operator_mark) == (None, None)
+
+
+def test_a_file_cannot_name_a_key_of_its_own(tmp_path: Path) -> None:
+    text = RELEASED.replace('model = "operator"', f'model = "operator"\noperator_key = "{"ab" * 32}"')
+    with pytest.raises(StudyError, match=r"release\.operator_key"):
+        StudyFile.read(written(tmp_path, text))
+
+
 # --- the canonical form ---
 
 
@@ -368,13 +398,13 @@ GOLDEN_CANONICAL = (
     '{"approvals":null,"consortium":"north-sea","expires":null,"format":"quorate.study/1","guest":null,"n'
     'ame":"malignancy","optimizer":{"beta1":0.9,"beta2":0.99,"learning_rate":1,"momentum":0.9,"name":"fed'
     'avg","proximal_mu":0,"tau":0.001},"privacy":null,"protection":{"colluders":1,"mode":"none","value_bo'
-    'und":4},"purpose":"Tell malignant from benign","release":{"model":"sites"},"rounds":{"absent_grace_s'
-    '":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quorum":2,"weights":"records"},"seed":0,"site'
-    's":[{"name":"east","signing_key":"0101010101010101010101010101010101010101010101010101010101010101"}'
-    ',{"name":"north","signing_key":"0202020202020202020202020202020202020202020202020202020202020202"},{'
-    '"name":"south","signing_key":"0303030303030303030303030303030303030303030303030303030303030303"},{"n'
-    'ame":"west","signing_key":"0404040404040404040404040404040404040404040404040404040404040404"}],"task'
-    '":{"digest":"abababababababababababababababababababababababababababababababab","name":"tabular-class'
-    'ifier","parameters":{"model":"logistic"}}}'
+    'und":4},"purpose":"Tell malignant from benign","release":{"model":"sites","operator_key":null,"opera'
+    'tor_mark":null},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quor'
+    'um":2,"weights":"records"},"seed":0,"sites":[{"name":"east","signing_key":"0101010101010101010101010'
+    '101010101010101010101010101010101010101"},{"name":"north","signing_key":"020202020202020202020202020'
+    '2020202020202020202020202020202020202"},{"name":"south","signing_key":"03030303030303030303030303030'
+    '30303030303030303030303030303030303"},{"name":"west","signing_key":"04040404040404040404040404040404'
+    '04040404040404040404040404040404"}],"task":{"digest":"ababababababababababababababababababababababab'
+    'ababababababababab","name":"tabular-classifier","parameters":{"model":"logistic"}}}'
 )
-GOLDEN_DIGEST = "d96387eb8ff515693c6cf1b2806cd734fb35ab4cd5cf5c853520d05388a43efd"
+GOLDEN_DIGEST = "90205e39fbe1efd7903f8f770bcfa1a0913e64f11748cbcf9be37116553e3ae7"
