@@ -16,6 +16,7 @@ from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribu
 from quorate.identity import Member, RunId, SiteName, is_run_id
 from quorate.privacy.events import Spending
 from quorate.privacy.ledger_head import SignedHead
+from quorate.readiness import Readiness, StudyCost
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2
 from quorate.wire import detail_of, error_of
@@ -112,6 +113,23 @@ def spending_to_proto(value: Spending) -> common_pb2.Spending:
 
 def spending_from_proto(proto: common_pb2.Spending) -> Spending:
     return Spending(proto.epsilon, proto.delta, proto.left if proto.HasField("left") else None)
+
+
+def readiness_to_proto(value: Readiness) -> common_pb2.Readiness:
+    cost = value.cost
+    return common_pb2.Readiness(
+        code=value.code,
+        cost=common_pb2.StudyCost(epsilon=cost.epsilon, epsilon_after=cost.epsilon_after, left=cost.left)
+        if cost
+        else None,
+    )
+
+
+def readiness_from_proto(proto: common_pb2.Readiness) -> Readiness:
+    if not proto.HasField("cost"):
+        return Readiness(proto.code)
+    left = proto.cost.left if proto.cost.HasField("left") else None
+    return Readiness(proto.code, StudyCost(proto.cost.epsilon, proto.cost.epsilon_after, left))
 
 
 def head_to_proto(head: SignedHead) -> rounds_pb2.LedgerHead:

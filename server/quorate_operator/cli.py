@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 
 from quorate import __version__
 from quorate.errors import QuorateError
-from quorate.exits import RUN_NOT_COMPLETED, exit_code
+from quorate.exits import REFUSED, RUN_NOT_COMPLETED, exit_code
 from quorate.identity import SiteName, parse_name
 from quorate.runs import RunState, RunView
 from quorate_operator import machine, render, watch
@@ -167,6 +167,19 @@ def study_show(context: Context, study: StudyArgument, as_json: AsJson = False) 
     with _client(context) as client:
         view = client.study(study)
     _show(as_json, machine.study_json(view), lambda: render.study_page(view, time.time()))
+
+
+@study_app.command("plan")
+def study_plan(context: Context, study: StudyArgument, as_json: AsJson = False) -> None:
+    """Show which sites would take part in a run, what blocks the others, and what it would cost. Starts nothing.
+
+    Exit code 0 if a run could start: enough approvals, and a quorum that is not known to be blocked. 3 otherwise.
+    """
+    with _client(context) as client:
+        view = client.plan(study)
+    _show(as_json, machine.plan_json(view), lambda: render.plan_page(view, time.time()))
+    if not view.can_start:
+        raise typer.Exit(REFUSED)
 
 
 # --- runs ---

@@ -14,13 +14,13 @@ import grpc
 
 from quorate.errors import FrameError, QuorateError, ServerIdentityError, ServerUnreachableError
 from quorate.identity import SiteName
-from quorate.messages import frame_from_proto, member_from_proto, run_from_proto
+from quorate.messages import frame_from_proto, member_from_proto, readiness_from_proto, run_from_proto
 from quorate.runs import RoundResult, RunView
 from quorate.study import Study
 from quorate.v1 import operator_pb2, operator_pb2_grpc
 from quorate.wire import error_from_call
 from quorate_operator.profile import Profile
-from quorate_operator.views import AnswerView, InvitationView, SiteView, StudyView
+from quorate_operator.views import AnswerView, InvitationView, PlanView, ReportView, SiteView, StudyView
 
 SERVER_NAME = "quorate-server"
 CALL_TIMEOUT_S = 30.0
@@ -91,6 +91,15 @@ class OperatorClient:
     def study(self, text: str) -> StudyView:
         """By its name, or the beginning of its digest."""
         return _study(self._call(self._stub.GetStudy, operator_pb2.GetStudyRequest(study=text)))
+
+    def plan(self, text: str) -> PlanView:
+        """The study, with what its sites said of whether they would work for it."""
+        reply = self._call(self._stub.PlanStudy, operator_pb2.GetStudyRequest(study=text))
+        reports = tuple(
+            ReportView(SiteName(each.site), readiness_from_proto(each.readiness), each.at_unix_s)
+            for each in reply.sites
+        )
+        return PlanView(_study(reply.study), reports)
 
     # --- runs ---
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from quorate.errors import QuorateError
 from quorate.runs import RoundResult, RunView
-from quorate_operator.views import SiteView, StudyView
+from quorate_operator.views import PlanView, ReportView, SiteView, StudyView
 
 Json = dict[str, Any]
 
@@ -50,6 +50,31 @@ def study_json(view: StudyView) -> Json:
         ],
         "study": study.model_dump(mode="json"),
         "warnings": warnings_about(study.protection.mode),
+    }
+
+
+def plan_json(view: PlanView) -> Json:
+    study = view.study.study
+    return {
+        "study": study.name,
+        "digest": view.study.digest.hex(),
+        "delta": study.privacy.delta if study.privacy else None,
+        "approvals": {"given": view.approvals, "needed": study.needed_approvals},
+        "quorum": {"ready": view.ready, "not_heard": view.not_heard, "needed": study.rounds.quorum},
+        "can_start": view.can_start,
+        "sites": [{"name": answer.site, "answer": answer.answer} | _report_json(said) for answer, said in view.rows()],
+    }
+
+
+def _report_json(said: ReportView | None) -> Json:
+    if said is None:
+        return {"would_take_part": None, "code": None, "cost": None, "told_unix_s": None}
+    cost = said.readiness.cost
+    return {
+        "would_take_part": said.readiness.is_ready,
+        "code": said.readiness.code or None,
+        "cost": asdict(cost) if cost else None,
+        "told_unix_s": said.at_unix_s,
     }
 
 

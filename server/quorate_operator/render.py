@@ -13,7 +13,7 @@ from quorate.privacy.events import Spending
 from quorate.runs import RoundResult, RunState, RunView
 from quorate_operator.machine import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
-from quorate_operator.views import SiteView, StudyView
+from quorate_operator.views import PlanView, ReportView, SiteView, StudyView
 
 _STYLES = {
     **dict.fromkeys(("online", "running", "completed", "approved", "replied", "working"), "green"),
@@ -87,6 +87,42 @@ def study_page(view: StudyView, now: float) -> RenderableType:
         answers.add_row(site.name, site.fingerprint, _state(answer.answer), when)
     page = Group(facts, Text(), answers, *([Text(f"WARNING: {OF_TWO}", style="yellow")] if study.is_of_two else []))
     return _warned(page, study.protection.mode == "none")
+
+
+def plan_page(view: PlanView, now: float) -> RenderableType:
+    """What each site says before a run is started, and whether that is enough for one."""
+    study = view.study.study
+    table = _table("site", "answer", "as things stand", "epsilon of it", "left after it", "told")
+    for answer, said in view.rows():
+        table.add_row(
+            answer.site,
+            _state(answer.answer),
+            _verdict(said),
+            *_cost(said),
+            ago(said.at_unix_s, now) if said else "",
+        )
+    verdict = Text("it can start", "green") if view.can_start else Text("it cannot start yet", "red")
+    unheard = f" ({view.not_heard} more not heard)" if view.not_heard else ""
+    line = Text(
+        f"{view.approvals} of {study.needed_approvals} needed approvals; {view.ready}{unheard} of a quorum of "
+        f"{study.rounds.quorum} approved it and would take part: "
+    )
+    return _warned(Group(table, Text(), line + verdict), study.protection.mode == "none")
+
+
+def _verdict(said: ReportView | None) -> Text:
+    if said is None:
+        return Text("not heard", "yellow")
+    if said.readiness.is_ready:
+        return Text("would take part", "green")
+    return Text(f"blocked by {said.readiness.code}", "red")
+
+
+def _cost(said: ReportView | None) -> tuple[str, str]:
+    cost = said.readiness.cost if said else None
+    if cost is None:
+        return "", ""
+    return f"{cost.epsilon:.3f}", "no limit" if cost.left is None else f"{cost.left:.3f}"
 
 
 def runs_table(runs: Sequence[RunView], now: float) -> RenderableType:

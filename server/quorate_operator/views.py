@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from quorate.identity import Member, SiteName
 
 if TYPE_CHECKING:
+    from quorate.readiness import Readiness
     from quorate.study import Site, Study
 
 
@@ -50,6 +51,53 @@ class StudyView:
         given = {answer.site: answer for answer in self.answers}
         for name, site in zip(self.study.site_names, self.study.sites, strict=True):
             yield site, given.get(name, AnswerView(name, "none", 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class ReportView:
+    """What a site said last of whether it would work for a study."""
+
+    site: SiteName
+    readiness: Readiness
+    at_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """A study before it is started. ``reports`` lacks the sites that were not heard."""
+
+    study: StudyView
+    reports: tuple[ReportView, ...]
+
+    def rows(self) -> Iterator[tuple[AnswerView, ReportView | None]]:
+        """Each site's answer and its report."""
+        said = {report.site: report for report in self.reports}
+        for _, answer in self.study.roster():
+            yield answer, said.get(answer.site)
+
+    @property
+    def approvals(self) -> int:
+        return sum(answer.answer == "approved" for answer, _ in self.rows())
+
+    @property
+    def ready(self) -> int:
+        """Sites that approved the study and would take part."""
+        return sum(
+            answer.answer == "approved" and report is not None and report.readiness.is_ready
+            for answer, report in self.rows()
+        )
+
+    @property
+    def not_heard(self) -> int:
+        """Sites that approved the study and did not say whether they would take part: older ones never do."""
+        return sum(answer.answer == "approved" and report is None for answer, report in self.rows())
+
+    @property
+    def can_start(self) -> bool:
+        """Enough sites have approved, and enough of them would take part or at least did not say that they would
+        not."""
+        study = self.study.study
+        return self.approvals >= study.needed_approvals and self.ready + self.not_heard >= study.rounds.quorum
 
 
 @dataclass(frozen=True, slots=True)

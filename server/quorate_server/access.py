@@ -34,12 +34,15 @@ _ROLES: dict[str, dict[Role, tuple[str, ...]]] = {
         Role.SITE: ("Renew",),
     },
     "/quorate.v1.Rounds/": {
-        Role.SITE: ("Connect", "OpenUpload", "Upload", "Download", "ListStudies", "AnswerStudy"),
+        Role.SITE: (
+            *("Connect", "OpenUpload", "Upload", "Download"),
+            *("ListStudies", "AnswerStudy", "ReportReadiness"),
+        ),
     },
     "/quorate.v1.Operator/": {
         Role.OPERATOR: (
             *("InviteSite", "ListSites", "RevokeSite"),
-            *("PublishStudy", "ListStudies", "GetStudy"),
+            *("PublishStudy", "ListStudies", "GetStudy", "PlanStudy"),
             *("StartRun", "ListRuns", "GetRun", "WatchRun", "PauseRun", "ResumeRun", "StopRun"),
             *("GetReport", "FetchModel"),
         ),

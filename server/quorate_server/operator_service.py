@@ -14,7 +14,7 @@ import structlog
 from quorate.blobs import FRAME_BYTES, cut
 from quorate.errors import CertificateRevokedError, InputError, NotFoundError, StudyError
 from quorate.identity import RunId, parse_name
-from quorate.messages import frame_to_proto, member_to_proto, run_to_proto
+from quorate.messages import frame_to_proto, member_to_proto, readiness_to_proto, run_to_proto
 from quorate.runs import RunView
 from quorate.study import Study
 from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc
@@ -140,6 +140,22 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         self, request: operator_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StudyStatus:
         return _study_status(self._registry.study(request.study))
+
+    async def PlanStudy(
+        self, request: operator_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
+    ) -> operator_pb2.StudyPlan:
+        record = self._registry.study(request.study)
+        present = _present(record.study, self._registry.sites())
+        return operator_pb2.StudyPlan(
+            study=_study_status(record),
+            sites=[
+                operator_pb2.SiteReadiness(
+                    site=said.site, readiness=readiness_to_proto(said.readiness), at_unix_s=said.at_unix_s
+                )
+                for said in self._registry.readiness(record.digest)
+                if said.site in present
+            ],
+        )
 
     def _check_guest(self, study: Study) -> None:
         """A guest app runs here, so the administrator of this machine has the last word."""
@@ -269,6 +285,16 @@ def check_roster(study: Study, sites: Sequence[SiteRecord]) -> None:
             got="; ".join(problems),
             action="Publish the study file again with `quorate study publish`, once all its sites have joined",
         )
+
+
+def _present(study: Study, sites: Sequence[SiteRecord]) -> set[str]:
+    """The sites of a study that still are who it names: what one said before it was revoked counts no more."""
+    keys = {
+        (record.name, record.member.signing_key.hex())
+        for record in sites
+        if record.state is Standing.ACTIVE and record.member is not None
+    }
+    return {site.name for site in study.sites if (site.name, site.signing_key) in keys}
 
 
 def _brief(view: RunView) -> operator_pb2.RunStatus:

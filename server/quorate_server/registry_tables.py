@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Float, ForeignKey, LargeBinary, Row, String, Table
 
 from quorate.identity import Member, SiteName
+from quorate.readiness import Readiness, StudyCost
 from quorate.study import Study
 from quorate_server.database import METADATA
 
@@ -61,6 +62,18 @@ ANSWERS = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("at_unix_s", Float, nullable=False),
 )
+# What a site said last about a study; the epsilons are null where it told none.
+READINESS = Table(
+    "readiness",
+    METADATA,
+    Column("study_digest", ForeignKey("studies.digest"), primary_key=True),
+    Column("site", String(63), primary_key=True),
+    Column("code", String(64), nullable=False),
+    Column("epsilon", Float),
+    Column("epsilon_after", Float),
+    Column("epsilon_left", Float),
+    Column("at_unix_s", Float, nullable=False),
+)
 
 
 class Standing(StrEnum):
@@ -89,6 +102,15 @@ class AnswerRecord:
     site: SiteName
     answer: str
     signature: bytes
+    at_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessRecord:
+    """What a site said last about whether it would work for a study."""
+
+    site: SiteName
+    readiness: Readiness
     at_unix_s: float
 
 
@@ -122,6 +144,12 @@ def member_of(row: Row[Any]) -> Member | None:
     if row.signing_key is None:
         return None
     return Member(SiteName(row.name), row.signing_key, row.sealing_key, row.sealing_proof)
+
+
+def readiness_of(row: Row[Any]) -> ReadinessRecord:
+    """A row of ``READINESS``."""
+    cost = None if row.epsilon is None else StudyCost(row.epsilon, row.epsilon_after, row.epsilon_left)
+    return ReadinessRecord(SiteName(row.site), Readiness(row.code, cost), row.at_unix_s)
 
 
 @lru_cache(maxsize=128)

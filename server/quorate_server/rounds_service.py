@@ -25,6 +25,7 @@ from quorate.messages import (
     head_to_proto,
     instruction_to_proto,
     member_to_proto,
+    readiness_from_proto,
     reply_from_proto,
 )
 from quorate.v1 import rounds_pb2, rounds_pb2_grpc
@@ -287,6 +288,16 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         self._registry.record_answer(request.digest, site, request.answer, request.signature)
         log.info("study answered", site=site, answer=request.answer, study=request.digest.hex()[:12])
         return rounds_pb2.AnswerStudyReply()
+
+    async def ReportReadiness(
+        self, request: rounds_pb2.ReportReadinessRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> rounds_pb2.ReportReadinessReply:
+        # Whose report it is the certificate says: no site can speak for another one.
+        site = SiteName(caller().subject.name)
+        readiness = readiness_from_proto(request.readiness)
+        self._registry.record_readiness(request.digest, site, readiness)
+        log.debug("readiness reported", site=site, code=readiness.code, study=request.digest.hex()[:12])
+        return rounds_pb2.ReportReadinessReply()
 
 
 def _acknowledge(session: Session, message: MessageId, written: asyncio.Future[None]) -> None:

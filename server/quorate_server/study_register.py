@@ -9,8 +9,17 @@ from sqlalchemy import Engine, delete, insert, select
 
 from quorate.errors import AlreadyExistsError, InputError, NotFoundError
 from quorate.identity import SiteName
+from quorate.readiness import Readiness
 from quorate.study import Study
-from quorate_server.registry_tables import ANSWERS, STUDIES, AnswerRecord, StudyRecord
+from quorate_server.registry_tables import (
+    ANSWERS,
+    READINESS,
+    STUDIES,
+    AnswerRecord,
+    ReadinessRecord,
+    StudyRecord,
+    readiness_of,
+)
 
 ANSWERS_ALLOWED = ("approved", "rejected")
 _LEAST_PREFIX = 6
@@ -91,8 +100,7 @@ class StudyRegister:
         """
         if answer not in ANSWERS_ALLOWED:
             raise InputError("The answer to a study is malformed", expected=" or ".join(ANSWERS_ALLOWED))
-        if not any(record.digest == digest and site in record.study.site_names for record in self.studies()):
-            raise NotFoundError(f"There is no study {digest.hex()[:12]} in which {site} has a part")
+        self._require_part(digest, site)
         with self._engine.begin() as db:
             db.execute(delete(ANSWERS).where(ANSWERS.c.study_digest == digest, ANSWERS.c.site == site))
             db.execute(
@@ -100,3 +108,37 @@ class StudyRegister:
                     study_digest=digest, site=site, answer=answer, signature=signature, at_unix_s=self._clock()
                 )
             )
+
+    def record_readiness(self, digest: bytes, site: SiteName, readiness: Readiness) -> None:
+        """Keep what a site says of itself and a study; a later report takes its place, so there is one of each.
+
+        Raises:
+            NotFoundError: the site has no part in such a study.
+        """
+        self._require_part(digest, site)
+        cost = readiness.cost
+        with self._engine.begin() as db:
+            db.execute(delete(READINESS).where(READINESS.c.study_digest == digest, READINESS.c.site == site))
+            db.execute(
+                insert(READINESS).values(
+                    study_digest=digest,
+                    site=site,
+                    code=readiness.code,
+                    epsilon=cost.epsilon if cost else None,
+                    epsilon_after=cost.epsilon_after if cost else None,
+                    epsilon_left=cost.left if cost else None,
+                    at_unix_s=self._clock(),
+                )
+            )
+
+    def readiness(self, digest: bytes) -> tuple[ReadinessRecord, ...]:
+        """What the sites of a study said last, by site."""
+        with self._engine.connect() as db:
+            rows = db.execute(
+                select(READINESS).where(READINESS.c.study_digest == digest).order_by(READINESS.c.site)
+            ).all()
+        return tuple(map(readiness_of, rows))
+
+    def _require_part(self, digest: bytes, site: SiteName) -> None:
+        if not any(record.digest == digest and site in record.study.site_names for record in self.studies()):
+            raise NotFoundError(f"There is no study {digest.hex()[:12]} in which {site} has a part")

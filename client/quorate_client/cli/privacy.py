@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from quorate.errors import InputError
-from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan
 from quorate.study import Study
 from quorate.tasks import task_reference
@@ -21,8 +20,8 @@ from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, ce
 from quorate_client.cli.studies import StudyArgument, desk
 from quorate_client.folder import SiteFolder
 from quorate_client.ledger_entries import Account
-from quorate_client.policy import PrivacyPolicy, policy_now
-from quorate_client.privacy_plan import plan_training
+from quorate_client.policy import policy_now
+from quorate_client.privacy_plan import Outlook, outlook_of, plan_training
 from quorate_client.state import site_state
 from quorate_client.studies import find_offer
 from quorate_client.tasks import load_task
@@ -115,52 +114,6 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
     if not found or not all(0 < epsilon < 100 for epsilon in found):
         raise InputError("The epsilons to try are malformed", expected="numbers like 0.5,1,2", got=text[:80])
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Outlook:
-    """What a study would bring an account to. Epsilons at the study's delta.
-
-    Args:
-        of_study: Of the study alone, all its rounds.
-        before, after: Of all that the data set has spent, without and with it.
-        limits: What the policy says, by its key, with what it is held against.
-        rounds_left: How many of these rounds the policy still lets the data set afford; None without a limit.
-    """
-
-    of_study: float
-    before: float
-    after: float
-    limits: dict[str, tuple[float, float]]
-    rounds_left: int | None
-
-    @property
-    def refused_by(self) -> list[str]:
-        return [name for name, (limit, epsilon) in self.limits.items() if epsilon > limit]
-
-
-def outlook_of(made: TrainingPlan, spent: list[Event], delta: float, policy: PrivacyPolicy) -> Outlook:
-    """Hold a plan against what was spent. The last year's limit is held against all that was ever spent, which is at
-    least as much."""
-    from quorate.privacy.accounting import adaptive_epsilon, affordable_count, epsilon
-
-    of_study = epsilon([made.study_event], delta)
-    before, after = adaptive_epsilon(spent, delta), adaptive_epsilon([*spent, made.study_event], delta)
-    limits = {
-        name: (limit, against)
-        for name, limit, against in (
-            ("epsilon_per_run", policy.epsilon_per_run, of_study),
-            ("epsilon_per_year", policy.epsilon_per_year, after),
-            ("epsilon_ever", policy.epsilon_ever, after),
-        )
-        if limit is not None
-    }
-    lasting = [limit for limit in (policy.epsilon_per_year, policy.epsilon_ever) if limit is not None]
-    rounds_left = None
-    if lasting:
-        steps = affordable_count(min(lasting), delta, made.noise_multiplier, made.sampling_rate, spent)
-        rounds_left = steps // made.steps
-    return Outlook(of_study, before, after, limits, rounds_left)
 
 
 def choose_dataset(state: Path, name: str | None) -> Dataset:

@@ -1,6 +1,7 @@
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -59,3 +60,21 @@ class Spending(_message.Message):
     delta: float
     left: float
     def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., left: _Optional[float] = ...) -> None: ...
+
+class Readiness(_message.Message):
+    __slots__ = ("code", "cost")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    cost: StudyCost
+    def __init__(self, code: _Optional[str] = ..., cost: _Optional[_Union[StudyCost, _Mapping]] = ...) -> None: ...
+
+class StudyCost(_message.Message):
+    __slots__ = ("epsilon", "epsilon_after", "left")
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_AFTER_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    epsilon: float
+    epsilon_after: float
+    left: float
+    def __init__(self, epsilon: _Optional[float] = ..., epsilon_after: _Optional[float] = ..., left: _Optional[float] = ...) -> None: ...

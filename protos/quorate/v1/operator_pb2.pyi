@@ -115,6 +115,24 @@ class StudyAnswer(_message.Message):
     at_unix_s: float
     def __init__(self, site: _Optional[str] = ..., answer: _Optional[str] = ..., signature: _Optional[bytes] = ..., at_unix_s: _Optional[float] = ...) -> None: ...
 
+class StudyPlan(_message.Message):
+    __slots__ = ("study", "sites")
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    study: StudyStatus
+    sites: _containers.RepeatedCompositeFieldContainer[SiteReadiness]
+    def __init__(self, study: _Optional[_Union[StudyStatus, _Mapping]] = ..., sites: _Optional[_Iterable[_Union[SiteReadiness, _Mapping]]] = ...) -> None: ...
+
+class SiteReadiness(_message.Message):
+    __slots__ = ("site", "readiness", "at_unix_s")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    readiness: _common_pb2.Readiness
+    at_unix_s: float
+    def __init__(self, site: _Optional[str] = ..., readiness: _Optional[_Union[_common_pb2.Readiness, _Mapping]] = ..., at_unix_s: _Optional[float] = ...) -> None: ...
+
 class StartRunRequest(_message.Message):
     __slots__ = ("study",)
     STUDY_FIELD_NUMBER: _ClassVar[int]

@@ -66,6 +66,11 @@ class OperatorStub:
                 request_serializer=quorate_dot_v1_dot_operator__pb2.GetStudyRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_operator__pb2.StudyStatus.FromString,
                 _registered_method=True)
+        self.PlanStudy = channel.unary_unary(
+                '/quorate.v1.Operator/PlanStudy',
+                request_serializer=quorate_dot_v1_dot_operator__pb2.GetStudyRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_operator__pb2.StudyPlan.FromString,
+                _registered_method=True)
         self.StartRun = channel.unary_unary(
                 '/quorate.v1.Operator/StartRun',
                 request_serializer=quorate_dot_v1_dot_operator__pb2.StartRunRequest.SerializeToString,
@@ -148,6 +153,12 @@ class OperatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStudy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanStudy(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,6 +250,11 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.GetStudy,
                     request_deserializer=quorate_dot_v1_dot_operator__pb2.GetStudyRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_operator__pb2.StudyStatus.SerializeToString,
+            ),
+            'PlanStudy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanStudy,
+                    request_deserializer=quorate_dot_v1_dot_operator__pb2.GetStudyRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_operator__pb2.StudyPlan.SerializeToString,
             ),
             'StartRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StartRun,
@@ -449,6 +465,33 @@ class Operator:
             '/quorate.v1.Operator/GetStudy',
             quorate_dot_v1_dot_operator__pb2.GetStudyRequest.SerializeToString,
             quorate_dot_v1_dot_operator__pb2.StudyStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanStudy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.Operator/PlanStudy',
+            quorate_dot_v1_dot_operator__pb2.GetStudyRequest.SerializeToString,
+            quorate_dot_v1_dot_operator__pb2.StudyPlan.FromString,
             options,
             channel_credentials,
             insecure,

@@ -274,3 +274,15 @@ class AnswerStudyRequest(_message.Message):
 class AnswerStudyReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ReportReadinessRequest(_message.Message):
+    __slots__ = ("digest", "readiness")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    readiness: _common_pb2.Readiness
+    def __init__(self, digest: _Optional[bytes] = ..., readiness: _Optional[_Union[_common_pb2.Readiness, _Mapping]] = ...) -> None: ...
+
+class ReportReadinessReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

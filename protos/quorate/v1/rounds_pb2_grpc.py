@@ -66,6 +66,11 @@ class RoundsStub:
                 request_serializer=quorate_dot_v1_dot_rounds__pb2.AnswerStudyRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_rounds__pb2.AnswerStudyReply.FromString,
                 _registered_method=True)
+        self.ReportReadiness = channel.unary_unary(
+                '/quorate.v1.Rounds/ReportReadiness',
+                request_serializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessReply.FromString,
+                _registered_method=True)
 
 
 class RoundsServicer:
@@ -110,6 +115,13 @@ class RoundsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportReadiness(self, request, context):
+        """Whether the site would work for a study that names it, approved or not. The newest report counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoundsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +154,11 @@ def add_RoundsServicer_to_server(servicer, server):
                     servicer.AnswerStudy,
                     request_deserializer=quorate_dot_v1_dot_rounds__pb2.AnswerStudyRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_rounds__pb2.AnswerStudyReply.SerializeToString,
+            ),
+            'ReportReadiness': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportReadiness,
+                    request_deserializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +324,33 @@ class Rounds:
             '/quorate.v1.Rounds/AnswerStudy',
             quorate_dot_v1_dot_rounds__pb2.AnswerStudyRequest.SerializeToString,
             quorate_dot_v1_dot_rounds__pb2.AnswerStudyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportReadiness(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.Rounds/ReportReadiness',
+            quorate_dot_v1_dot_rounds__pb2.ReportReadinessRequest.SerializeToString,
+            quorate_dot_v1_dot_rounds__pb2.ReportReadinessReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,217 @@
+"""Differential privacy with real processes: a consortium of hospitals whose ledgers are read after everything.
+
+One consortium goes through it all, in the order of this file: what was spent stays spent.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import demo
+from demo import hospitals
+from demo.consortium import DATASET, CommandFailedError, Consortium
+from quorate.privacy.accounting import adaptive_epsilon
+from quorate.privacy.events import Event
+from quorate_client.ledger_entries import Refused, Reserved, Spent
+from quorate_client.ledger_export import read_export
+
+pytestmark = pytest.mark.integration
+
+DEMO = Path(demo.__file__).parent
+SITES = ("east", "north", "south", "west")
+ROUNDS, STEPS, DELTA = 3, 5, 1e-3
+PATIENCE_S = 90.0
+
+STUDY = """
+name = "{name}"
+purpose = "To be tested"
+sites = ["north", "south", "east", "west"]
+[task]
+name = "tabular-classifier"
+[task.parameters]
+schema_file = "schema.toml"
+standardise = "range"
+learning_rate = 0.1
+[rounds]
+count = {rounds}
+quorum = 3
+deadline_s = 60
+absent_grace_s = 1.0
+weights = "equal"
+[privacy]
+delta = 0.001
+[privacy.training]
+clip = 1.0
+batch_size = 32
+steps = {steps}
+noise_multiplier = 2.0
+[privacy.update]
+clip = 5.0
+noise_multiplier = 0.01
+[privacy.average]
+clip = 5.0
+noise_multiplier = 0.01
+[release]
+model = "sites"
+"""
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]:
+    root = tmp_path_factory.mktemp("private")
+    tables = hospitals.write(root / "data")
+    shutil.copy(DEMO / "schema.toml", root)
+    with Consortium(root) as made:
+        made.found()
+        made.start_server()
+        made.set_up_sites(tables, DEMO / "schema.toml")
+        for name in SITES:
+            made.start_site(name)
+        yield made
+
+
+def agree(consortium: Consortium, name: str, rounds: int = ROUNDS, steps: int = STEPS) -> None:
+    file = consortium.root / f"{name}.toml"
+    file.write_text(STUDY.format(name=name, rounds=rounds, steps=steps))
+    consortium.operator("study", "publish", file)
+    consortium.approve(name)
+
+
+def view(consortium: Consortium, study: str) -> dict[str, Any]:
+    shown: dict[str, Any] = json.loads(consortium.operator("run", "show", study, "--json"))
+    return shown
+
+
+def ended(consortium: Consortium, study: str) -> dict[str, Any]:
+    """The run of a study, once it is over."""
+    end = time.monotonic() + PATIENCE_S
+    while (shown := view(consortium, study))["state"] in ("running",):
+        assert time.monotonic() < end, shown
+        time.sleep(0.2)
+    assert shown["state"] == "completed", shown
+    return shown
+
+
+def entries(consortium: Consortium, site: str) -> list[Any]:
+    """What a site's ledger holds, as an auditor gets it; the chain and its signatures are checked on the way."""
+    file = consortium.root / f"{site}-{time.monotonic_ns()}.jsonl"
+    consortium.site(site, "ledger", "verify")
+    consortium.site(site, "ledger", "export", file)
+    return [entry.content for entry in read_export(file)[1]]
+
+
+def spent(found: list[Any], unit: str, run: str | None = None) -> list[Event]:
+    """What counts: what was settled, and in full what was reserved and not settled."""
+    settled = {each.reservation: each.events for each in found if isinstance(each, Spent)}
+    return [
+        event
+        for each in found
+        if isinstance(each, Reserved) and each.account.unit == unit and run in (None, each.run)
+        for event in settled.get(each.number, each.events)
+    ]
+
+
+def test_each_round_is_on_every_ledger_and_the_model_is_one(consortium: Consortium) -> None:
+    agree(consortium, "first")
+    consortium.operator("run", "start", "first")
+    run = ended(consortium, "first")
+
+    assert [sorted(result["contributed"]) for result in run["results"]] == [list(SITES)] * ROUNDS
+    models = {path.read_bytes() for path in consortium.root.glob(f"site-*/work/runs/{run['run']}/model.npz")}
+    assert len(models) == 1  # the noise after averaging is the same at each site
+    told = run["results"][-1]["spending"]
+    for site in SITES:
+        found = entries(consortium, site)
+        rates = {event.sampling_rate for event in spent(found, "record")}
+        assert spent(found, "record") == [Event(2.0, rate, STEPS) for rate in rates] * ROUNDS
+        assert spent(found, "site") == [Event(0.01)] * ROUNDS
+        assert told[site]["epsilon"] == pytest.approx(adaptive_epsilon(spent(found, "record"), DELTA))
+        assert told[site]["left"] is None
+    report = consortium.operator("run", "report", "first", "--format", "json", "-o", consortium.root / "first.json")
+    assert report is not None
+    content = json.loads((consortium.root / "first.json").read_text())
+    assert set(content["privacy"]["spending"]) == set(SITES)
+    assert not any("train_loss" in result["metrics"] for result in run["results"])
+
+
+def test_a_site_whose_budget_is_spent_is_missed_and_the_others_go_on(consortium: Consortium) -> None:
+    agree(consortium, "second")
+    policy = consortium.site_state("east") / "policy.toml"
+    before = policy.read_text()
+    policy.write_text(
+        before
+        + f"[privacy]\nepsilon_ever = {adaptive_epsilon(spent(entries(consortium, 'east'), 'record'), DELTA):.6f}\n"
+    )
+    consortium.operator("run", "start", "second")
+    run = ended(consortium, "second")
+    policy.write_text(before)
+
+    assert [result["missing"] for result in run["results"]] == [{"east": "budget_exhausted"}] * ROUNDS
+    found = entries(consortium, "east")
+    assert spent(found, "record", run["run"]) == []
+    assert {each.code for each in found if isinstance(each, Refused)} == {"budget_exhausted"}
+
+
+def test_a_site_that_is_killed_while_it_trains_has_paid_in_full(consortium: Consortium) -> None:
+    agree(consortium, "third", rounds=2, steps=4000)
+    consortium.operator("run", "start", "third")
+    end = time.monotonic() + PATIENCE_S
+    while not any(isinstance(each, Reserved) and each.study == "third" for each in entries(consortium, "west")):
+        assert time.monotonic() < end
+    consortium.sites["west"].kill()
+    consortium.sites["west"].wait()
+    consortium.start_site("west")
+    run = ended(consortium, "third")
+
+    assert "west" not in run["results"][0]["contributed"]
+    (rate,) = {event.sampling_rate for event in spent(entries(consortium, "west"), "record")}
+    rounds_paid = 1 + sum("west" in result["contributed"] for result in run["results"])
+    assert spent(entries(consortium, "west"), "record", run["run"]) == [Event(2.0, rate, 4000)] * rounds_paid
+
+
+def test_an_older_ledger_put_back_is_found_out_by_what_the_server_has_seen(consortium: Consortium) -> None:
+    """Both databases of the site are put back, so that only the server knows."""
+    state = consortium.site_state("north")
+    agree(consortium, "fourth")
+    stop(consortium, "north")
+    kept = consortium.root / "kept"
+    kept.mkdir()
+    for name in ("ledger.sqlite", "state.sqlite"):
+        shutil.copy(state / name, kept)
+    consortium.start_site("north")
+    consortium.operator("run", "start", "fourth")
+    ended(consortium, "fourth")
+
+    agree(consortium, "fifth")
+    stop(consortium, "north")
+    older = {name: (kept / name).read_bytes() for name in ("ledger.sqlite", "state.sqlite")}
+    newer = {name: (state / name).read_bytes() for name in older}
+    for name, content in older.items():
+        (state / name).write_bytes(content)
+    consortium.start_site("north")
+    consortium.site("north", "approve", "fifth", "--dataset", DATASET)
+    consortium.operator("run", "start", "fifth")
+    run = ended(consortium, "fifth")
+    assert [result["missing"] for result in run["results"]] == [{"north": "ledger_rolled_back"}] * ROUNDS
+    with pytest.raises(CommandFailedError, match="not what it was seen to be"):
+        consortium.site("north", "ledger", "verify")
+
+    stop(consortium, "north")
+    for name, content in newer.items():
+        (state / name).write_bytes(content)
+    consortium.start_site("north")
+    agree(consortium, "sixth")
+    consortium.operator("run", "start", "sixth")
+    assert [result["missing"] for result in ended(consortium, "sixth")["results"]] == [{}] * ROUNDS
+
+
+def stop(consortium: Consortium, name: str) -> None:
+    consortium.sites[name].terminate()
+    consortium.sites[name].wait(20)
