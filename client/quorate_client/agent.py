@@ -38,6 +38,7 @@ from quorate_client.journal import Journal
 from quorate_client.ledger import Ledger
 from quorate_client.link import Connection, Link
 from quorate_client.metrics import ClientMetrics, ConnectionState
+from quorate_client.readiness import ReadinessReports
 from quorate_client.state import ConnectionReport, State
 from quorate_client.work import Work
 
@@ -81,6 +82,7 @@ class Agent:
         spool: Spool,
         link: Link,
         metrics: ClientMetrics,
+        readiness: ReadinessReports,
     ) -> None:
         self._around = surroundings
         self._state = state
@@ -88,6 +90,7 @@ class Agent:
         self._ledger = ledger
         self._link = link
         self._metrics = metrics
+        self._readiness = readiness
         self._deliveries = Deliveries(journal, ledger, spool, metrics, surroundings.random)
         self._waits = Backoff(surroundings.random)
         self._stopping = asyncio.Event()
@@ -165,6 +168,7 @@ class Agent:
                 self._link.use(connection)
                 self._report(ConnectionState.CONNECTED)
                 self._deliveries.start(partial(self._beat, connection, work, heartbeat_s))
+                self._deliveries.start(partial(self._readiness.run, connection))
                 for entry in self._journal.owed():
                     self._deliveries.begin(connection, entry.message_id)
                 await self._read(connection, work, MISSED_HEARTBEATS * heartbeat_s)
@@ -228,6 +232,7 @@ class Agent:
                     self._deliveries.start(partial(work.withdraw, MessageId(event.withdraw.message_id)))
                 case "studies_changed":
                     log.info("there are new studies", action="Read them with `quorate-client studies`")
+                    self._readiness.studies_changed()
                 case "heartbeat":
                     pass
                 case other:

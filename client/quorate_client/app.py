@@ -40,7 +40,7 @@ from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import RunId
 from quorate_client.agent import Agent, Surroundings
 from quorate_client.agreement import Agreement
-from quorate_client.approvals import Answers
+from quorate_client.approvals import Answers, Datasets
 from quorate_client.channel import open_channel
 from quorate_client.charter import Charter
 from quorate_client.config import Config
@@ -54,6 +54,7 @@ from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.link import Link
 from quorate_client.metrics import ClientMetrics, serve_metrics
 from quorate_client.policy import policy_now, read_policy, require_valid
+from quorate_client.readiness import Assessor, ReadinessReports
 from quorate_client.state import State, site_state
 from quorate_client.transfers import Downloads
 from quorate_client.upkeep import CertificateKeeper, forget_the_old, heed_pause
@@ -200,7 +201,8 @@ def assemble(
         except QuorateError as failure:
             log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
 
-    agent = Agent(Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics)
+    readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
+    agent = Agent(Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics, readiness)
     site = Site(
         journal=journal,
         engine=engine,

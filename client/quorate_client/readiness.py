@@ -10,7 +10,6 @@ What passes by itself (the policy's hours, a pause) is not said, nor what only t
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -64,7 +63,7 @@ class Question:
     """What only the privacy ledger and an accountant can answer.
 
     Args:
-        dataset: On which the study would train, if that is known.
+        dataset: On which the study would train.
     """
 
     study: Study
@@ -128,10 +127,10 @@ class Assessor:
         """
         study, policy = question.study, question.policy
         self._ledger.require_newest()
+        spent = tuple(self._ledger.events(Account(question.dataset.name, "record")))
         plan = plan_training(study, policy, about(training_records(question.dataset)))
         if plan is None or study.privacy is None:
             return None
-        spent = tuple(self._ledger.events(Account(question.dataset.name, "record")))
         outlook = _remembered(plan, spent, study.privacy.delta, policy)
         if outlook.refused_by:
             raise BudgetExhaustedError(
@@ -226,7 +225,7 @@ def training_records(dataset: Dataset) -> int:
 def about(records: int) -> int:
     """The number to two digits, rounded down: what leaves here must not count a site's records, and with fewer of them
     a study costs rather more than less."""
-    scale = 10 ** max(0, len(str(records)) - 2)
+    scale = int(10 ** max(0, len(str(records)) - 2))
     return records // scale * scale
 
 

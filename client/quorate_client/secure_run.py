@@ -37,6 +37,7 @@ from quorate.secagg.opening import Opener
 from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import WEIGHT_ONE, weight_of
 from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.release import ReleaseTerms, released, seal_release
 from quorate.secagg.ring import DEGREE
 from quorate.secagg.study_key import join_parts, make_parts, open_stream, seal_stream
 from quorate.secagg.terms import Hello, Terms, Vote
@@ -57,7 +58,7 @@ from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, StateFolder
 from quorate_client.offload import offload
-from quorate_client.protect import open_plain, protect_secretly, store, store_file
+from quorate_client.protect import open_plain, protect_secretly, store
 from quorate_client.secure_site import SecureSite, roster_of, rules_of
 from quorate_client.secure_sums import SecureSums
 from quorate_client.task_calls import TaskCalls
@@ -303,7 +304,8 @@ class SecureRun:
     async def _release(
         self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
     ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...]]:
-        """The model in the form in which it is used. It is sent only where the study that was approved says so."""
+        """The model in the form in which it is used. It is sent only where the study that was approved says so, sealed
+        to the operator's key in it and signed."""
         member = self._member(agreement, work)
         rounds = self._study.rounds.count
         task, state = await self._arrive(work, rounds, agreement, member, fetch)
@@ -314,13 +316,22 @@ class SecureRun:
         scratch = self._states.scratch()
         try:
             await task.export(state, scratch)
-            released = scratch.rename(self._states.folder / RELEASED_MODEL)
+            model = scratch.rename(self._states.folder / RELEASED_MODEL)
         finally:
             scratch.unlink(missing_ok=True)
         blobs: tuple[Blob, ...] = ()
-        if self._study.release.model == "operator":
-            blobs = (await asyncio.to_thread(store_file, released, self._spool),)
-        return task, SecureAnswer(model=member.study_key.model(state.digest), metrics=self._told()), blobs
+        vote: Vote | None = None
+        if self._study.is_release_sealed:
+            terms = ReleaseTerms.of(self._study, self._run)
+            sealed = await asyncio.to_thread(self._sealed, model, member, terms)
+            vote = Vote(member.site, member.signing_key.sign(released(terms, sealed.id)))
+            blobs = (sealed,)
+        answer = SecureAnswer(model=member.study_key.model(state.digest), vote=vote, metrics=self._told())
+        return task, answer, blobs
+
+    def _sealed(self, model: Path, member: Member, terms: ReleaseTerms) -> Blob:
+        with open_plain(model) as file:
+            return self._spool.put(seal_release(file, member.study_key, terms))
 
     # --- arriving at a model ---
 

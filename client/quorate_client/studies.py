@@ -106,7 +106,7 @@ class Door:
         """All studies that name this site."""
         with translated(self.address):
             reply = self.stub.ListStudies(rounds_pb2.SiteStudiesRequest(), timeout=CALL_TIMEOUT_S)
-        read = [_offer(each) for each in reply.studies]
+        read = read_offers(reply)
         return Offers(
             tuple(each for each in read if isinstance(each, Offer)),
             tuple(each for each in read if isinstance(each, Unsound)),
@@ -125,6 +125,11 @@ def open_door(folder: SiteFolder) -> Iterator[Door]:
     address = config.address or load_identity(folder.keys).address
     with open_blocking_channel(load_credentials(folder.keys), address, config.proxy) as channel:
         yield Door(rounds_stub(channel), address)
+
+
+def read_offers(reply: rounds_pb2.SiteStudiesReply) -> list[Offer | Unsound]:
+    """Each study of the server's list, oldest first; what contradicts itself too."""
+    return [_offer(each) for each in reply.studies]
 
 
 def _offer(proto: rounds_pb2.SiteStudy) -> Offer | Unsound:
@@ -311,8 +316,12 @@ def check_dataset(study: Study, dataset: Dataset) -> None:
 
 
 def differences(old: Study, new: Study) -> list[tuple[str, Any, Any]]:
-    """Each key, with dots, whose value is not the same, with both values; None where there is none."""
-    left, right = (dict(_flat(study.model_dump(mode="json"))) for study in (old, new))
+    """Each key, with dots, whose value is not the same, with both values; None where there is none.
+
+    The operator's mark, which follows from all the rest, is not among them.
+    """
+    told = (study.model_dump(mode="json", exclude={"release": {"operator_mark"}}) for study in (old, new))
+    left, right = (dict(_flat(each)) for each in told)
     return [(key, left.get(key), right.get(key)) for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
 
 

@@ -197,6 +197,10 @@ class Study(_Frozen):
                 )
         if self.protection.mode == "secagg" and self.guest is not None:
             raise ValueError('a guest app sees every update: its protection.mode can only be "none"')
+        if self.is_release_sealed != (self.release.operator_key is not None):
+            raise ValueError(
+                'release.operator_key goes with release.model = "operator" under secure aggregation, and only with that'
+            )
         if self.release.operator_mark is not None and self.release.operator_key is None:
             raise ValueError("release.operator_mark is made with the key of release.operator_key")
         if self.privacy is not None and self.guest is not None:

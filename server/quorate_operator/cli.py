@@ -23,6 +23,7 @@ from quorate_operator.files import invitation_text, private_file, write_download
 from quorate_operator.times import until
 
 if TYPE_CHECKING:
+    from quorate.secagg.release import ReleaseKey
     from quorate_operator.client import OperatorClient
     from quorate_operator.profile import Profile
 
@@ -143,9 +144,10 @@ def study_publish(
 
     wanted = StudyFile.read(file)
     profile = _profile(context)
+    release_key = _release_key(context) if wanted.is_release_sealed else None
     with _connect(profile) as client:
         keys = {site.name: site.member.signing_key for site in client.sites() if site.member and site.can_take_part}
-        view = client.publish(wanted.resolve(profile.consortium, keys, task_digest))
+        view = client.publish(wanted.resolve(profile.consortium, keys, task_digest, release_key))
     _show(as_json, machine.study_json(view), lambda: render.study_page(view, time.time()))
     if not as_json:
         study = view.study.name
@@ -262,20 +264,58 @@ def run_report(
 
 @model_app.command("fetch")
 def model_fetch(context: Context, run: RunArgument, output: Output = None, as_json: AsJson = False) -> None:
-    """Fetch the model that a completed run released."""
+    """Fetch the model that a completed run released, and open it if the sites sealed it."""
     path = output or Path("model.npz")
+    signers: tuple[SiteName, ...] = ()
     with _client(context) as client, _busy(f"Fetching the model of {run}"):
-        size = write_download(path, client.model(run))
-    _tell_download(path, size, as_json)
+        view = client.run(run)
+        study = client.study(view.study_digest.hex()).study
+        if study.is_release_sealed:
+            from quorate_operator.release import load_key, opened
+
+            model = opened(client.model(view.run), study, view.run, load_key(_folder(context)))
+            size = write_download(path, model)
+            signers = model.signers
+        else:
+            size = write_download(path, client.model(view.run))
+    if as_json:
+        _print_json({"path": str(path), "bytes": size, "study": study.digest().hex(), "signed_by": signers})
+        return
+    _tell_download(path, size, as_json=False)
+    if signers:
+        typer.echo(
+            f"Signed by {', '.join(signers)} as the model of {view.run} ({study.name} {study.digest().hex()[:12]})."
+        )
+    else:
+        typer.echo(
+            "WARNING: no site signed it. The server could read it, and could have put another in its place.", err=True
+        )
 
 
 # --- parts ---
 
 
-def _profile(context: Context) -> Profile:
-    from quorate_operator.profile import Profile, find_profile
+def _folder(context: Context) -> Path:
+    """The credential's."""
+    from quorate_operator.profile import find_profile
 
-    return Profile.load(find_profile(context.obj, Path(), Path.home()), time.time())
+    return find_profile(context.obj, Path(), Path.home())
+
+
+def _profile(context: Context) -> Profile:
+    from quorate_operator.profile import Profile
+
+    return Profile.load(_folder(context), time.time())
+
+
+def _release_key(context: Context) -> ReleaseKey:
+    """The key to which sites seal models, made now if there is none."""
+    from quorate_operator.release import KEY_NAME, load_key, make_key
+
+    folder = _folder(context)
+    if make_key(folder):
+        typer.echo(f"Made {folder / KEY_NAME}. Nothing else opens the models of such studies: keep a copy.", err=True)
+    return load_key(folder)
 
 
 def _connect(profile: Profile) -> OperatorClient:

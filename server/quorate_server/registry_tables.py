@@ -126,7 +126,7 @@ class StudyRecord:
 
     @property
     def study(self) -> Study:
-        return _parsed(self.canonical)
+        return parsed(self.canonical)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,5 +153,6 @@ def readiness_of(row: Row[Any]) -> ReadinessRecord:
 
 
 @lru_cache(maxsize=128)
-def _parsed(canonical: bytes) -> Study:
+def parsed(canonical: bytes) -> Study:
+    """The study in a row of ``STUDIES``."""
     return Study.from_canonical(canonical)

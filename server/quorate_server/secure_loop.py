@@ -18,11 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import structlog
 
-from quorate.blobs import INLINE_BYTES, Blob, BlobId
+from quorate.blobs import FRAME_BYTES, INLINE_BYTES, Blob, BlobId
 from quorate.errors import (
     BlobMissingError,
     ContributionError,
@@ -39,6 +40,7 @@ from quorate.runs import RoundResult
 from quorate.schemes import packing_of
 from quorate.secagg import ring, sealing, words
 from quorate.secagg.opening import Opening
+from quorate.secagg.release import ReleaseTerms, pack_release, released
 from quorate.secagg.study_key import SealedPart, is_from_sender
 from quorate.secagg.terms import (
     Hello,
@@ -458,19 +460,24 @@ class SecureLoop:
     # --- the end ---
 
     def _release(self) -> None:
-        """As in a study without protection: a quorum has to send the very same bytes."""
+        """As in a study without protection: a quorum has to send the very same bytes. They are sealed to the operator,
+        and each site's signature goes with them."""
         sent: dict[SiteName, Blob] = {}
         told: list[Mapping[int, Mapping[str, float]]] = []
         models: dict[SiteName, bytes] = {}
-        to_operator = self._study.release.model == "operator"
+        votes: dict[SiteName, Vote] = {}
+        terms = ReleaseTerms.of(self._study, self._run_id) if self._study.is_release_sealed else None
 
         def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
             if not answer.model:
                 raise ContributionError("A site does not say which model it released")
-            if to_operator:
+            if terms is not None:
                 if not reply.blobs:
                     raise ContributionError("A site sent no model though the study releases it")
-                sent[site] = reply.blobs[0]
+                vote, signed = answer.vote, released(terms, reply.blobs[0].id)
+                if vote is None or vote.site != site or not is_signed(self._roster[site], vote.signature, signed):
+                    raise ContributionError("A site did not sign the model that it sent")
+                sent[site], votes[site] = reply.blobs[0], vote
             models[site] = answer.model
             told.append(answer.metrics)
 
@@ -478,9 +485,11 @@ class SecureLoop:
         done = self._phases.open(Phase.RELEASE, number - 1, self._work(), _parsed(take))
         _, agreeing = self._phases.agreement(models, done)
         obsolete = done.reply_blobs
-        if to_operator:
+        if terms is not None:
             _, agreeing = self._phases.agreement({site: sent[site].id for site in agreeing}, done)
-            chosen = settled(self._exchange, sent[min(agreeing)])
+            with self._exchange.open(sent[min(agreeing)]) as file:
+                sealed = iter(partial(file.read, FRAME_BYTES), b"")
+                chosen = self._exchange.put(pack_release([votes[site] for site in sorted(agreeing)], sealed))
             self._exchange.keep_model(chosen)
             obsolete = obsolete | {chosen.id}
         self._note_metrics(told, before=number)

@@ -18,6 +18,7 @@ from quorate_server.registry_tables import (
     AnswerRecord,
     ReadinessRecord,
     StudyRecord,
+    parsed,
     readiness_of,
 )
 
@@ -140,5 +141,7 @@ class StudyRegister:
         return tuple(map(readiness_of, rows))
 
     def _require_part(self, digest: bytes, site: SiteName) -> None:
-        if not any(record.digest == digest and site in record.study.site_names for record in self.studies()):
+        with self._engine.connect() as db:
+            canonical = db.execute(select(STUDIES.c.canonical).where(STUDIES.c.digest == digest)).scalar()
+        if canonical is None or site not in parsed(canonical).site_names:
             raise NotFoundError(f"There is no study {digest.hex()[:12]} in which {site} has a part")

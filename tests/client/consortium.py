@@ -40,7 +40,9 @@ from quorate.messages import (
     instruction_to_proto,
     member_from_proto,
     member_to_proto,
+    readiness_from_proto,
 )
+from quorate.readiness import Readiness
 from quorate.study import Study
 from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from quorate.wire import DETAIL_KEY, detail_of, status_of
@@ -205,6 +207,9 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.approvals: list[Approval] = []
         """What is passed on with each study."""
         self.answers: list[tuple[bytes, str]] = []
+        self.is_of_today = True
+        """Otherwise it is of a version that does not know ``ReportReadiness``."""
+        self.reports: asyncio.Queue[tuple[bytes, Readiness]] = asyncio.Queue()
         self.visits: asyncio.Queue[Visit] = asyncio.Queue()
         self.expected: dict[bytes, Blob] = {}
         self.wanted: set[bytes] | None = None
@@ -284,6 +289,18 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
             self.answers.append((request.digest, request.answer))
             return rounds_pb2.AnswerStudyReply()
         return None
+
+    async def ReportReadiness(self, request: rounds_pb2.ReportReadinessRequest, context: Any) -> Any:  # noqa: N802
+        _caller(context, Role.SITE)
+        if not self.is_of_today:
+            await abort(context, WrongRoleError("This server does not offer this call to anybody"))
+        self.reports.put_nowait((request.digest, readiness_from_proto(request.readiness)))
+        return rounds_pb2.ReportReadinessReply()
+
+    async def report(self) -> tuple[bytes, Readiness]:
+        """The next one that comes."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reports.get()
 
     # --- control ---
 

@@ -22,7 +22,7 @@ from quorate.errors import (
     SupersededError,
     WrongStateError,
 )
-from quorate.study import Release, TaskRef
+from quorate.study import Protection, Release, TaskRef
 from quorate.tasks import task_digest
 from quorate_client.approvals import Answers
 from quorate_client.cli import exit_code, main
@@ -202,6 +202,31 @@ def test_everything_that_matters_is_shown_before_approval(run: Run, joined: Site
     ):
         assert text in result.out
     assert "can read every update" in result.err
+
+
+def test_the_fingerprint_of_the_key_to_which_the_model_is_sealed_is_shown_before_approval(
+    run: Run, joined: SiteFolder, services: Server
+) -> None:
+    """A server could have put a key of its own in the place of the operator's."""
+    release = Release(model="operator", operator_key="ab" * 32)
+    task = TaskRef(name="tabular-classifier", digest="ab" * 32)
+    secret = make_study(services, task=task, guest=None, protection=Protection(), release=release)
+    services.studies.append(secret)
+    assert secret.release.operator_fingerprint
+    assert f"sealed to    {secret.release.operator_fingerprint}" in run("show", "hearts").out
+    assert run("studies", "--json").json()[0]["release_key"] == secret.release.operator_fingerprint
+
+
+def test_the_operators_mark_is_no_difference_between_studies_and_its_key_is(
+    run: Run, joined: SiteFolder, services: Server
+) -> None:
+    task = TaskRef(name="tabular-classifier", digest="ab" * 32)
+    for name, key in (("hearts", "ab"), ("hearts-2", "cd")):
+        release = Release(model="operator", operator_key=key * 32, operator_mark=key * 32)
+        changes = {"task": task, "guest": None, "protection": Protection(), "release": release}
+        services.studies.append(make_study(services, name=name, **changes))
+    told = {change["key"] for change in run("diff", "hearts", "hearts-2", "--json").json()}
+    assert told == {"name", "release.operator_key"}
 
 
 def test_text_of_a_study_cannot_steer_the_terminal(run: Run, joined: SiteFolder, services: Server) -> None:

@@ -26,6 +26,7 @@ from tests.client.engine_kit import (
 )
 from tests.client.linear_task import SECRET
 from tests.client.secure_kit import NAMES, SEED_BYTES, EngineSite, an_agreement, engines
+from tests.server.secure_kit import OPERATOR, opened
 from tests.server.study_kit import RUN, MemoryExchange
 
 EAST, NORTH, SOUTH, WEST = NAMES
@@ -116,14 +117,21 @@ def test_three_sites_of_which_none_may_be_missed_and_two_sites_are_enough(tmp_pa
             assert all(result.contributed == names for result in exchange.results.values())
 
 
-def test_the_model_goes_to_the_operator_only_where_the_study_says_so(tmp_path: Path) -> None:
-    for release in ("sites", "operator"):
-        with engines(tmp_path / release, rounds=Rounds(count=1, quorum=3), release=Release(model=release)) as exchange:
+def test_the_model_goes_to_the_operator_only_where_the_study_says_so_and_sealed_to_its_key(tmp_path: Path) -> None:
+    to_operator = Release(model="operator", operator_key=OPERATOR.public_key.hex())
+    for release in (Release(), to_operator):
+        folder = tmp_path / release.model
+        with engines(folder, rounds=Rounds(count=1, quorum=3), release=release) as exchange:
             exchange.loop().run()
             kept = (exchange.sites[EAST].folder / "runs" / RUN / "model.npz").read_bytes()
-            assert exchange.model == (kept if release == "operator" else None)
             stored = [reply for _, i, reply in exchange.stored.values() if i.phase is Phase.RELEASE]
-            assert all(bool(reply.blobs) == (release == "operator") for reply in stored)
+            assert all(bool(reply.blobs) == (release.model == "operator") for reply in stored)
+            if release.model == "operator":
+                assert opened(exchange) == kept
+                assert exchange.model is not None
+                assert kept[:64] not in exchange.model
+            else:
+                assert exchange.model is None
 
 
 # --- sites that come and go ---

@@ -23,7 +23,9 @@ import numpy.typing as npt
 from quorate.errors import ServerIdentityError, ServerUnreachableError
 from quorate.runs import RunState, RunView
 from quorate_operator.client import OperatorClient
+from quorate_operator.files import write_download
 from quorate_operator.profile import Profile
+from quorate_operator.release import load_key, opened
 from tests.integration.processes import (
     BIN,
     PATIENCE_S,
@@ -422,7 +424,9 @@ class Consortium:
     def released(self, run: str) -> npt.NDArray[np.float32]:
         """The same of the model that the operator fetches."""
         model = self.root / "model.npz"
-        model.write_bytes(b"".join(self.operator.model(run)))
+        study, pieces = self.operator.study(self.view(run).study_digest.hex()).study, self.operator.model(run)
+        sealed = opened(pieces, study, run, load_key(self.profile)) if study.is_release_sealed else pieces
+        write_download(model, sealed)
         return shares_in(model)
 
 

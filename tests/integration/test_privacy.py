@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 
 import demo
 from demo import hospitals
-from demo.consortium import DATASET, CommandFailedError, Consortium
+from demo.consortium import CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
 from quorate_client.ledger_entries import Refused, Reserved, Spent
@@ -145,10 +147,9 @@ def test_a_site_whose_budget_is_spent_is_missed_and_the_others_go_on(consortium:
     agree(consortium, "second")
     policy = consortium.site_state("east") / "policy.toml"
     before = policy.read_text()
-    policy.write_text(
-        before
-        + f"[privacy]\nepsilon_ever = {adaptive_epsilon(spent(entries(consortium, 'east'), 'record'), DELTA):.6f}\n"
-    )
+    limit = adaptive_epsilon(spent(entries(consortium, "east"), "record"), DELTA)
+    policy.write_text(before.replace("# epsilon_ever = 16.0", f"epsilon_ever = {limit:.6f}"))
+    assert policy.read_text() != before
     consortium.operator("run", "start", "second")
     run = ended(consortium, "second")
     policy.write_text(before)
@@ -177,26 +178,22 @@ def test_a_site_that_is_killed_while_it_trains_has_paid_in_full(consortium: Cons
 
 
 def test_an_older_ledger_put_back_is_found_out_by_what_the_server_has_seen(consortium: Consortium) -> None:
-    """Both databases of the site are put back, so that only the server knows."""
-    state = consortium.site_state("north")
-    agree(consortium, "fourth")
+    """What the site's other database knows is wiped, so that only the server can tell."""
+    folder = consortium.site_state("north")
+    ledger = folder / "ledger.sqlite"
     stop(consortium, "north")
-    kept = consortium.root / "kept"
-    kept.mkdir()
-    for name in ("ledger.sqlite", "state.sqlite"):
-        shutil.copy(state / name, kept)
+    older = ledger.read_bytes()
     consortium.start_site("north")
+    agree(consortium, "fourth")
     consortium.operator("run", "start", "fourth")
     ended(consortium, "fourth")
 
     agree(consortium, "fifth")
     stop(consortium, "north")
-    older = {name: (kept / name).read_bytes() for name in ("ledger.sqlite", "state.sqlite")}
-    newer = {name: (state / name).read_bytes() for name in older}
-    for name, content in older.items():
-        (state / name).write_bytes(content)
+    newer = ledger.read_bytes()
+    assert newer != older
+    put_back(folder, older)
     consortium.start_site("north")
-    consortium.site("north", "approve", "fifth", "--dataset", DATASET)
     consortium.operator("run", "start", "fifth")
     run = ended(consortium, "fifth")
     assert [result["missing"] for result in run["results"]] == [{"north": "ledger_rolled_back"}] * ROUNDS
@@ -204,12 +201,17 @@ def test_an_older_ledger_put_back_is_found_out_by_what_the_server_has_seen(conso
         consortium.site("north", "ledger", "verify")
 
     stop(consortium, "north")
-    for name, content in newer.items():
-        (state / name).write_bytes(content)
+    put_back(folder, newer)
     consortium.start_site("north")
     agree(consortium, "sixth")
     consortium.operator("run", "start", "sixth")
     assert [result["missing"] for result in ended(consortium, "sixth")["results"]] == [{}] * ROUNDS
+
+
+def put_back(folder: Path, ledger: bytes) -> None:
+    (folder / "ledger.sqlite").write_bytes(ledger)
+    with closing(sqlite3.connect(folder / "state.sqlite")) as database, database:
+        database.execute("DELETE FROM settings WHERE name LIKE 'ledger%'")
 
 
 def stop(consortium: Consortium, name: str) -> None:

@@ -6,6 +6,7 @@ holds an exchange open: the server of these tests takes a minute to notice, but 
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sqlite3
@@ -18,13 +19,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quorate.errors import QuorateError
+from quorate.errors import KeyMismatchError, QuorateError
 from quorate.exchange import StudyContribution
+from quorate.identity import RunId
 from quorate.messages import contribution_to_bytes
 from quorate.runs import RunState, RunView
 from quorate.secagg import ring, words
 from quorate.secagg.packing import Packing
 from quorate.secagg.plain import PlainScheme, weight_of
+from quorate.secagg.release import ReleaseTerms, pack_release, seal_release
+from quorate.secagg.study_key import StudyKey
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.model_state import THETA_OFFSET
 from tests.integration.consortium_kit import (
@@ -240,6 +244,27 @@ def test_the_same_search_finds_it_all_where_nothing_is_protected(consortium: Con
     assert {f"records of {name}" for name in ALL} <= found
     consortium.sites["west"].release("train-2")
     consortium.require_whole(run)
+
+
+def test_a_model_that_goes_to_the_operator_is_nowhere_at_the_server_and_cannot_be_replaced_there(
+    consortium: Consortium,
+) -> None:
+    """What lies at the server opens with the operator's key only, to what every site has; and only that is believed."""
+    run = consortium.run("brisk")
+    consortium.require_whole(run)
+    models = [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in consortium.sites.values()]
+    fetched = (consortium.root / "model.npz").read_bytes()
+    assert {path.read_bytes() for path in models} == {fetched}
+    sought = {**canaries(consortium, run), "the model": samples(fetched)}
+    assert seen(told(consortium, run), sought) == set()
+    assert "the model" in seen([fetched], sought)
+    study = consortium.operator.study("brisk").study
+    key = StudyKey(b"of the server's own making......")
+    backdoor = seal_release(io.BytesIO(fetched[::-1]), key, ReleaseTerms.of(study, RunId(run)))
+    (consortium.server_dir / "runs" / run / "model.npz").write_bytes(b"".join(pack_release([], backdoor)))
+    with pytest.raises(KeyMismatchError):
+        consortium.released(run)
+    assert (consortium.root / "model.npz").read_bytes() == fetched
 
 
 # --- a site ---

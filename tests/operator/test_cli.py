@@ -19,12 +19,13 @@ from quorate.errors import (
     WrongRoleError,
 )
 from quorate.exits import INPUT, OTHER, REFUSED, RUN_NOT_COMPLETED, UNREACHABLE, exit_code
-from quorate.identity import SiteName
+from quorate.identity import RunId, SiteName
 from quorate.runs import RunState
 from quorate.tasks import task_digest
 from quorate_operator.cli import main
 from tests.operator.conftest import Inside
-from tests.server.door import Door, SiteKeys, a_study
+from tests.operator.test_release import MODEL, handed_out
+from tests.server.door import Door, a_study
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -79,8 +80,9 @@ mode = "none"
 
 
 def a_run(door: Door, inside: Inside) -> str:
-    view = inside(door.runs.start(a_study(SiteKeys.make("north"))))
-    return str(view.run)
+    study = a_study(door.enrol("north")[0])
+    door.registry.publish(study)
+    return str(inside(door.runs.start(study)).run)
 
 
 def test_an_invitation_is_written_for_its_reader_only_and_never_over_another(
@@ -246,8 +248,62 @@ def test_reports_and_models_are_fetched_into_files(
     assert not (tmp_path / "model.npz").exists()
     door.runs.model_path = tmp_path / "released"
     door.runs.model_path.write_bytes(b"weights")
-    assert quorate("model", "fetch", run)[0] == 0
+    code, out, err = quorate("model", "fetch", run)
+    assert (code, out) == (0, "Wrote model.npz, 7 bytes.\n")
+    assert "WARNING: no site signed it" in err
     assert (tmp_path / "model.npz").read_bytes() == b"weights"
+    assert json.loads(quorate("model", "fetch", run, "--json")[1])["signed_by"] == []
+
+
+SEALED = """
+name = "malignancy"
+purpose = "Tell malignant from benign"
+sites = ["east", "north", "south"]
+[task]
+name = "tabular-classifier"
+[rounds]
+count = 2
+quorum = 3
+[release]
+model = "operator"
+"""
+
+
+def test_a_model_that_is_sealed_to_this_operator_is_opened_and_to_no_other(
+    quorate: Command, door: Door, inside: Inside, tmp_path: Path
+) -> None:
+    """The key is made with the first study that needs one, and stays."""
+    sites = tuple(door.enrol(name)[0] for name in ("east", "north", "south"))
+    profile, file = door.state_dir / "operator", tmp_path / "study.toml"
+    file.write_text(SEALED)
+    assert not (profile / "release.key").exists()
+    code, out, err = quorate("study", "publish", file)
+    assert code == 0
+    assert "keep a copy" in err
+    file.write_text(SEALED.replace("malignancy", "another"))
+    assert quorate("study", "publish", file)[2] == ""
+    study, other = (door.registry.study(name).study for name in ("malignancy", "another"))
+    assert study.release.operator_key == other.release.operator_key
+    assert study.release.operator_fingerprint in out
+    run = str(inside(door.runs.start(study)).run)
+    door.runs.model_path = tmp_path / "released"
+    door.runs.model_path.write_bytes(handed_out(study, sites, RunId(run)))
+    code, out, err = quorate("model", "fetch", run[:12])
+    assert (code, err) == (0, "")
+    assert f"Signed by east, north, south as the model of {run}" in out
+    assert (tmp_path / "model.npz").read_bytes() == MODEL
+    told = json.loads(quorate("model", "fetch", run, "--json")[1])
+    assert (told["signed_by"], told["study"]) == (["east", "north", "south"], study.digest().hex())
+
+    door.runs.model_path.write_bytes(handed_out(study, sites[:2], RunId(run)))
+    code, _, err = quorate("model", "fetch", run, "-o", tmp_path / "forged.npz")
+    assert code == REFUSED
+    assert "Distrust the server" in err
+    (profile / "release.key").rename(tmp_path / "release.key")
+    code, _, err = quorate("model", "fetch", run, "-o", tmp_path / "forged.npz")
+    assert code == INPUT
+    assert "release.key is not there" in err
+    assert list(tmp_path.glob("forged*")) == []
 
 
 def test_a_refusal_is_one_message_on_standard_error_and_an_exit_code(quorate: Command, door: Door) -> None:

@@ -294,7 +294,29 @@ def test_a_guest_app_is_approved_only_by_saying_that_nothing_is_protected(protec
 # --- a model for the operator ---
 
 OPERATOR = ReleaseKey(X25519PrivateKey.from_private_bytes(bytes(range(32))))
+TO_OPERATOR = {"model": "operator", "operator_key": OPERATOR.public_key.hex()}
 RELEASED = GOOD.replace('mode = "none"', '[release]\nmodel = "operator"').replace("quorum = 2", "quorum = 3")
+
+
+@pytest.mark.parametrize(
+    ("mode", "release"),
+    [
+        ("secagg", {"model": "operator"}),
+        ("secagg", {"model": "operator", "operator_mark": "ab" * 32}),
+        ("secagg", {"model": "sites", "operator_key": OPERATOR.public_key.hex()}),
+        ("none", TO_OPERATOR),
+        ("none", {"model": "sites", "operator_mark": "ab" * 32}),
+        ("secagg", TO_OPERATOR | {"operator_key": "ab" * 31}),
+    ],
+)
+def test_the_operators_key_is_named_where_the_model_is_sealed_to_it_and_nowhere_else(
+    mode: str, release: dict[str, str]
+) -> None:
+    with pytest.raises(ValueError, match=r"release\.operator"):
+        secure(4, 4, protection={"mode": mode}, release=release)
+    assert secure(4, 4, release=TO_OPERATOR).is_release_sealed
+    assert not secure(4, 4, protection={"mode": "none"}, release={"model": "operator"}).is_release_sealed
+    assert not secure(4, 4).is_release_sealed
 
 
 def test_a_published_study_holds_the_operators_key_and_its_mark_of_all_the_rest(tmp_path: Path) -> None:
@@ -305,6 +327,11 @@ def test_a_published_study_holds_the_operators_key_and_its_mark_of_all_the_rest(
     assert Study.from_canonical(made.canonical()) == made
     other = made.model_copy(update={"sites": made.sites[:2]})
     assert made.release.operator_mark != OPERATOR.mark(other.unmarked()).hex()
+
+
+def test_without_the_operators_key_such_a_study_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"release\.operator_key"):
+        StudyFile.read(written(tmp_path, RELEASED)).resolve("north-sea", KEYS, digest_of)
 
 
 def test_a_study_that_seals_nothing_does_not_name_the_key(tmp_path: Path) -> None:

@@ -194,6 +194,9 @@ class EchoRounds(rounds_pb2_grpc.RoundsServicer):
     async def AnswerStudy(self, request: Any, context: Any) -> rounds_pb2.AnswerStudyReply:
         return rounds_pb2.AnswerStudyReply()
 
+    async def ReportReadiness(self, request: Any, context: Any) -> rounds_pb2.ReportReadinessReply:
+        return rounds_pb2.ReportReadinessReply()
+
 
 @dataclass
 class SiteKeys:

@@ -23,8 +23,9 @@ from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import weight_of
 from quorate.secagg.randomness import SystemRandomness
+from quorate.secagg.release import OpenedRelease, ReleaseKey, ReleaseTerms, released, seal_release
 from quorate.secagg.study_key import StudyKey, join_parts, make_parts, open_stream, seal_stream
-from quorate.secagg.terms import Hello, Rules, Terms
+from quorate.secagg.terms import Hello, Rules, Terms, Vote
 from quorate.secure_messages import (
     SecureAnswer,
     SecureSumRef,
@@ -42,6 +43,8 @@ from quorate_client.ballots import check
 from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Tamper, Time, a_study, a_tally
 
 OWN_COUNTS = 4
+OPERATOR = ReleaseKey(X25519PrivateKey.from_private_bytes(bytes(range(32))))
+"""To whom models are sealed."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,17 @@ class SecureSimulatedSite:
                 member = self._member(work)
                 self._advance(work, self.study.rounds.count, member)
                 answer = SecureAnswer(model=member.study_key.model(self.digest), metrics=self.tells(number + 1))
-                if self.study.release.model == "operator":
-                    blobs = (self.blobs.put(self.state()),)
+                if self.study.is_release_sealed:
+                    answer, blobs = self._release(answer, member)
             case _:
                 raise AssertionError(instruction.phase)
         return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs, working_s=0.1)
+
+    def _release(self, answer: SecureAnswer, member: Member) -> tuple[SecureAnswer, tuple[Blob, ...]]:
+        terms = ReleaseTerms.of(self.study, RUN)
+        sealed = self.blobs.put(b"".join(seal_release(io.BytesIO(self.state()), member.study_key, terms)))
+        vote = Vote(self.name, self.keys.signing.sign(released(terms, sealed.id)))
+        return replace(answer, vote=vote), (sealed,)
 
     def _hello(self, number: int, attempt: int, work: SecureWork) -> Hello:
         trains = 1 <= number <= self.study.rounds.count
@@ -252,7 +261,8 @@ def a_secure_consortium(
     keys = {name: Keys() for name in sorted(names)}
     roster = [{"name": name, "signing_key": key.public.hex()} for name, key in keys.items()]
     rounds = {"count": 2, "checkpoint_every": 10} | changes.pop("rounds", {})
-    unsigned = a_study(keys, rounds=rounds, **{"protection": {"mode": "secagg"}} | changes)
+    release = {"model": "operator", "operator_key": OPERATOR.public_key.hex()}
+    unsigned = a_study(keys, rounds=rounds, **{"protection": {"mode": "secagg"}, "release": release} | changes)
     study = Study.model_validate(unsigned.model_dump(mode="json") | {"sites": roster})
     blobs, sealing = MemoryBlobs(), {name: key.sealing.public_key().public_bytes_raw() for name, key in keys.items()}
     sites = {
@@ -260,6 +270,15 @@ def a_secure_consortium(
         for (name, key), count in zip(keys.items(), records, strict=False)
     }
     return MemoryExchange(study, Time(), sites, blobs)
+
+
+def opened(exchange: MemoryExchange) -> bytes:
+    """The released model, as the operator has it."""
+    assert exchange.model is not None
+    roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in exchange.study.sites}
+    rules = Rules(len(roster), exchange.study.protection.colluders)
+    terms = ReleaseTerms.of(exchange.study, RUN)
+    return b"".join(OpenedRelease([exchange.model], OPERATOR, terms, roster, rules))
 
 
 # --- what a test changes ---

@@ -15,6 +15,7 @@ from quorate.errors import DiskFullError, ModelDisagreementError, QuorumMissingE
 from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import SiteName
 from quorate.secagg import ring, sealing, words
+from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.study_key import SealedPart, StudyKey
 from quorate.secagg.terms import Hello, Rules, Terms, Vote, say_hello
 from quorate.secure_messages import (
@@ -34,6 +35,7 @@ from tests.server.secure_kit import (
     each_of,
     exact_sum,
     lost,
+    opened,
     opening_of,
     silent,
     when,
@@ -161,8 +163,8 @@ def test_an_attempt_that_was_given_up_leaves_nothing_in_the_spool() -> None:
 
 
 def test_the_released_model_leaves_the_spool_for_the_run() -> None:
-    exchange = run_to_its_end(a_secure_consortium(release={"model": "operator"}))
-    assert exchange.model == exchange.sites[EAST].state()
+    exchange = run_to_its_end(a_secure_consortium())
+    assert opened(exchange) == exchange.sites[EAST].state()
     assert set(exchange.blobs.content) == exchange.progress.blobs()
 
 
@@ -1027,32 +1029,62 @@ def test_a_model_for_the_sites_is_sent_by_nobody_and_all_are_asked_to_keep_it() 
     assert all(not exchange.stored[i.message_id][2].blobs for _, i in released)
 
 
-def test_what_is_released_to_the_operator_is_what_a_quorum_sent() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1}, release={"model": "operator"})
+def vote_of(reply: Reply) -> Vote:
+    vote = secure_answer_from_bytes(reply.body).vote
+    assert vote is not None
+    return vote
+
+
+def backdoored(exchange: MemoryExchange) -> Callable[[Reply], Reply]:
+    """A site's reply with another model, properly signed by it."""
     forged = Blob.of(b"a model with a back door")
-    exchange.tamper = when([EAST], Phase.RELEASE, lambda reply: replace(reply, blobs=(forged,)), round_number=2)
+    signed = released(ReleaseTerms.of(exchange.study, RUN), forged.id)
+
+    def change(reply: Reply) -> Reply:
+        site = vote_of(reply).site
+        vote = Vote(site, exchange.sites[site].keys.signing.sign(signed))
+        return with_answer(replace(reply, blobs=(forged,)), vote=vote)
+
+    return change
+
+
+def test_what_is_released_to_the_operator_is_what_a_quorum_sent() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when([EAST], Phase.RELEASE, backdoored(exchange), round_number=2)
     run_to_its_end(exchange)
-    assert exchange.model == exchange.sites[NORTH].state()
+    assert opened(exchange) == exchange.sites[NORTH].state()
 
 
-@pytest.mark.parametrize("what", ["no blob", "no digest", "nonsense"])
-def test_a_release_without_a_model_or_without_its_name_is_refused(what: str) -> None:
-    exchange = a_secure_consortium(rounds={"count": 1}, release={"model": "operator"})
+def test_the_server_holds_a_model_that_it_cannot_read_and_every_sites_signature_with_it() -> None:
+    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}))
+    assert exchange.model is not None
+    state = exchange.sites[NORTH].state()
+    assert state in opened(exchange)
+    held = [exchange.model, *exchange.blobs.content.values()]
+    assert not any(state[at : at + 16] in content for at in range(0, len(state), 8) for content in held)
+    assert all(name.encode() in exchange.model for name in NAMES)
+
+
+@pytest.mark.parametrize("what", ["no blob", "no digest", "nonsense", "no signature", "another's", "of another model"])
+def test_a_release_without_a_model_its_name_or_a_signature_is_refused(what: str) -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
     changes: dict[str, Callable[[Reply], Reply]] = {
         "no blob": lambda reply: replace(reply, blobs=()),
         "no digest": lambda reply: with_answer(reply, model=b""),
         "nonsense": lambda reply: replace(reply, body=b"\xff"),
+        "no signature": lambda reply: with_answer(reply, vote=None),
+        "another's": lambda reply: with_answer(reply, vote=replace(vote_of(reply), site=NORTH)),
+        "of another model": lambda reply: replace(reply, blobs=(Blob.of(b"a model with a back door"),)),
     }
     exchange.tamper = when([EAST], Phase.RELEASE, changes[what], round_number=2)
     run_to_its_end(exchange)
-    assert exchange.model == exchange.sites[NORTH].state()
+    assert opened(exchange) == exchange.sites[NORTH].state()
     assert len(exchange.refused) == 1
 
 
 def test_different_models_are_not_released_and_all_sites_are_asked_again_after_a_resumption() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1}, release={"model": "operator"})
-    backdoor = Blob.of(b"a model with a back door")
-    exchange.tamper = when([EAST, WEST], Phase.RELEASE, lambda r: replace(r, blobs=(backdoor,)), round_number=2)
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when([EAST, WEST], Phase.RELEASE, backdoored(exchange), round_number=2)
     with pytest.raises(ModelDisagreementError):
         exchange.loop().run()
     assert exchange.model is None
@@ -1060,7 +1092,7 @@ def test_different_models_are_not_released_and_all_sites_are_asked_again_after_a
     exchange.sent.clear()
     exchange.resume().run()
     assert asked(exchange, Phase.RELEASE, 2) == [(name, 1) for name in NAMES]
-    assert exchange.model == exchange.sites[NORTH].state()
+    assert opened(exchange) == exchange.sites[NORTH].state()
 
 
 # --- replies that come twice, late, or from elsewhere ---

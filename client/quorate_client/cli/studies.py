@@ -193,6 +193,8 @@ def _show_study(assessment: Assessment) -> None:
     rows.add_row("expires", study.expires.isoformat() if study.expires else "never")
     who = "the sites and the operator" if study.released_to == "operator" else "the sites only"
     rows.add_row("final model", f"for {who}")
+    if study.release.operator_key is not None:
+        rows.add_row("sealed to", f"{study.release.operator_fingerprint}, the operator's key: compare it")
     rows.add_row("answer", cell(assessment.answer or "unanswered"))
     out().print(rows)
 
@@ -220,6 +222,7 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "approvals": study.needed_approvals,
         "warnings": [UNPROTECTED] if study.protection.mode == "none" else [],
         "release": study.release.model,
+        "release_key": study.release.operator_fingerprint or None,
         "answer": assessment.answer,
         "may_be_approved": assessment.may_be_approved,
         "refusals": [{"code": refusal.code, "text": str(refusal)} for refusal in _refusals(assessment)],

@@ -13,6 +13,7 @@ import hmac
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO, Final, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -22,8 +23,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from quorate.errors import StudyKeyRefusedError, SumRefusedError
+from quorate.errors import FrameError, StudyKeyRefusedError, SumRefusedError
 from quorate.identity import RunId, SiteName
+from quorate.secagg.chunks import CHUNK_BYTES, open_chunks, seal_chunks
 from quorate.secagg.randomness import Randomness
 from quorate.secagg.terms import Roster, Rules, Sign, bound, is_signed
 
@@ -130,27 +132,14 @@ class StudyKey:
             raise SumRefusedError("A sealed message of the other sites does not open") from error
 
 
-CHUNK_BYTES: Final = 1024 * 1024
 _SALT_BYTES = 32
-_TAG_BYTES = 16
 
 
 def seal_stream(content: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[bytes]:
-    """Seal bytes of any length, in pieces: a random salt, then chunks of ``CHUNK_BYTES`` with a tag each.
-
-    The nonce counts chunks and marks the last one, so that pieces cannot be swapped, left out or cut off (as in STREAM,
-    Hoang et al. 2015).
-    """
+    """Seal bytes of any length, in pieces: a random salt, then what ``seal_chunks`` makes under a key of its own."""
     salt = os.urandom(_SALT_BYTES)
-    cipher = ChaCha20Poly1305(key.derive(b"stream", purpose, salt))
     yield salt
-    number, chunk = 0, content.read(CHUNK_BYTES)
-    while True:
-        following = content.read(CHUNK_BYTES)
-        yield cipher.encrypt(_chunk_nonce(number, is_last=not following), chunk, None)
-        if not following:
-            return
-        number, chunk = number + 1, following
+    yield from seal_chunks(_blocks(content), key.derive(b"stream", purpose, salt))
 
 
 def open_stream(sealed: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[bytes]:
@@ -159,21 +148,15 @@ def open_stream(sealed: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[byt
     Raises:
         SumRefusedError: it was not sealed so, or is not whole.
     """
-    cipher = ChaCha20Poly1305(key.derive(b"stream", purpose, sealed.read(_SALT_BYTES)))
-    number, chunk = 0, sealed.read(CHUNK_BYTES + _TAG_BYTES)
-    while True:
-        following = sealed.read(CHUNK_BYTES + _TAG_BYTES)
-        try:
-            yield cipher.decrypt(_chunk_nonce(number, is_last=not following), chunk, None)
-        except (InvalidTag, ValueError) as error:
-            raise SumRefusedError("A checkpoint is not what a site of this study sealed") from error
-        if not following:
-            return
-        number, chunk = number + 1, following
+    content_key = key.derive(b"stream", purpose, sealed.read(_SALT_BYTES))
+    try:
+        yield from open_chunks(_blocks(sealed), content_key)
+    except FrameError as error:
+        raise SumRefusedError("A checkpoint is not what a site of this study sealed") from error
 
 
-def _chunk_nonce(number: int, *, is_last: bool) -> bytes:
-    return number.to_bytes(11, "big") + bytes([is_last])
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, CHUNK_BYTES), b"")
 
 
 def _context(study: bytes, run: RunId, sender: SiteName, recipient: SiteName) -> bytes:

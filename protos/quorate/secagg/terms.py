@@ -127,7 +127,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A site's word that it helps to open this sum over these survivors, and no other."""
+    """A site's word that it helps to open this sum over these survivors, and no other; in the release, that this is the
+    model."""
 
     site: SiteName
     signature: bytes
