@@ -142,4 +142,5 @@ def _exact_limits(privacy: Privacy) -> Iterator[str]:
     )
     if privacy.training is None:
         yield "No statement is made about single records."
-    yield "The statements per record and per site are about different neighbours and are not added."
+    elif privacy.update_clip is not None:
+        yield "The statements per record and per site are about different neighbours and are not added."
