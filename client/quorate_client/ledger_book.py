@@ -58,6 +58,7 @@ class RunSums:
 class _AccountSums:
     ever: Tally = field(default_factory=Counter)
     runs: dict[str, RunSums] = field(default_factory=dict)
+    studies: dict[bytes, Tally] = field(default_factory=dict)
     postings: list[Posting] = field(default_factory=list)
     delta: float = 0.0
 
@@ -138,6 +139,11 @@ class Book:
         sums = self._accounts.get(account)
         return events_of(sums.runs[run].counts) if sums is not None and run in sums.runs else ()
 
+    def of_study(self, account: Account, study_digest: bytes) -> tuple[Event, ...]:
+        """Of all its runs, on whatever servers."""
+        sums = self._accounts.get(account)
+        return events_of(sums.studies[study_digest]) if sums is not None and study_digest in sums.studies else ()
+
     def of_last_year(self, account: Account, unix_s: float) -> tuple[Event, ...]:
         """What was reserved in the 365 days before: all but what is older, which the first entries are."""
         sums = self._accounts.get(account, _AccountSums())
@@ -162,6 +168,7 @@ class Book:
         sums.delta = reserved.delta
         sums.ever.update(posting.counts)
         run.counts.update(posting.counts)
+        sums.studies.setdefault(reserved.study_digest, Counter()).update(posting.counts)
         run.rounds.add(reserved.round_number)
         run.open += 1
         run.last_unix_s = reserved.unix_s
@@ -175,7 +182,7 @@ class Book:
             raise _impossible(spent.number, "no more than was reserved")
         sums = self._accounts[spent.account]
         run = sums.runs[spent.run]
-        for total in (sums.ever, run.counts):
+        for total in (sums.ever, run.counts, sums.studies[spent.study_digest]):
             total.subtract(posting.counts)
             total.update(released)
         run.open -= 1

@@ -68,7 +68,7 @@ class Limits:
     """What the site's policy lets an account come to, at ``delta``; None is no limit.
 
     Args:
-        plan: What the study's plan lets one run release in all.
+        plan: What the study lets all of its runs release together.
     """
 
     delta: float

@@ -81,21 +81,22 @@ def paid_before(book: Book, reserved: Reserved) -> SiteInterruptedError | None:
 def over_limit(book: Book, reserved: Reserved, limits: Limits, accountants: Accountants) -> BudgetExhaustedError | None:
     """The refusal of a reservation that would pass the study's plan or a limit, naming the first one passed.
 
-    A run is a plan: its cost is what its accountant says of the whole plan, before its first round, and stays that
-    for all of them. What runs, when, and how long, depends on earlier results, so that a year's and the whole sum are
-    held by a filter (Feldman and Zrnic 2021): each computation's worst case is added before it begins, and the sum
-    must stay below the limit.
+    A study is a plan: its cost is what its accountant says of the whole plan, before its first round, and all of its
+    runs together stay within it. Which studies come, and when, depends on earlier results, so that a year's and the
+    whole sum are held by a filter (Feldman and Zrnic 2021): each computation's worst case is added before it begins,
+    and the sum must stay below the limit.
     """
     account, run = reserved.account, reserved.run
     of_run = (*book.of_run(account, run), *reserved.events)
     if limits.plan is not None:
-        in_all = tally(of_run)
+        in_all = tally((*book.of_study(account, reserved.study_digest), *reserved.events))
         if not costs_at_most(in_all, tally(limits.plan)):
             return BudgetExhaustedError(
-                f"Round {reserved.round_number} of run {run} would release more than the study plans for its rounds",
+                f"Round {reserved.round_number} of run {run} would release more than the study {reserved.study} plans",
                 expected=f"at most {described(limits.plan)}",
                 got=described(events_of(in_all)),
-                action="Have the operator start a new run, which spends anew, or plan more spare rounds",
+                action="Have the operator publish another study, with more spare rounds: sites approve it anew, and it "
+                "spends anew",
             )
     year, ever = book.of_last_year(account, reserved.unix_s), book.ever(account)
     for name, limit, epsilon, events in (

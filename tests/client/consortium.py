@@ -209,6 +209,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.answers: list[tuple[bytes, str]] = []
         self.is_of_today = True
         """Otherwise it is of a version that does not know ``ReportReadiness``."""
+        self.unknown_calls = 0
         self.reports: asyncio.Queue[tuple[bytes, Readiness]] = asyncio.Queue()
         self.visits: asyncio.Queue[Visit] = asyncio.Queue()
         self.expected: dict[bytes, Blob] = {}
@@ -293,6 +294,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
     async def ReportReadiness(self, request: rounds_pb2.ReportReadinessRequest, context: Any) -> Any:  # noqa: N802
         _caller(context, Role.SITE)
         if not self.is_of_today:
+            self.unknown_calls += 1
             await abort(context, WrongRoleError("This server does not offer this call to anybody"))
         self.reports.put_nowait((request.digest, readiness_from_proto(request.readiness)))
         return rounds_pb2.ReportReadinessReply()

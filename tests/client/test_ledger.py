@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,16 @@ def test_a_run_s_limit_looks_at_that_run_only(ledger: Ledger) -> None:
     ledger.reserve(a_charge(count=10), limits, NOW)
     ledger.reserve(a_charge(count=10, run="run-2"), limits, NOW)
     assert ledger.spent(VISITS, DELTA) == 20
+
+
+def test_all_runs_of_a_study_together_stay_within_its_plan(ledger: Ledger) -> None:
+    limits = Limits(DELTA, plan=steps(10))
+    ledger.spend(ledger.reserve(a_charge(count=6), limits, NOW), steps(5))
+    ledger.reserve(a_charge(count=5, run="run-2"), limits, NOW)
+    with pytest.raises(BudgetExhaustedError, match="more than the study hearts plans"):
+        ledger.reserve(a_charge(count=1, run="run-3"), limits, NOW)
+    other = replace(a_charge(count=10, run="run-4"), study_digest=b"t" * 32)
+    ledger.reserve(other, limits, NOW)
 
 
 def test_a_year_is_365_days_and_for_ever_is_longer(ledger: Ledger) -> None:

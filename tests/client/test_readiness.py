@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from quorate.errors import (
     BudgetExhaustedError,
     DatasetMissingError,
+    IdentityError,
     KeyMismatchError,
     LedgerRolledBackError,
     PolicyError,
@@ -78,7 +80,7 @@ def register(folder: SiteFolder, *datasets: Dataset) -> None:
     state.close()
 
 
-def approve(folder: SiteFolder, study: Study, name: str) -> None:
+def approve(folder: SiteFolder, study: Study, name: str | None) -> None:
     state = open_state(folder.database)
     signature = load_keys(folder.keys).sign_answer("approved", study.digest())
     Answers(state, lambda: 0.0).record(Answer(study, study.digest(), "approved", signature, name))
@@ -117,8 +119,9 @@ async def test_a_study_that_nothing_is_against_is_told_without_a_figure(
         ({"task": TaskRef(name="flower:email:message", digest="ab" * 32)}, PolicyError.code),
         ({"task": TaskRef(name=APP, digest="ab" * 32)}, TaskMismatchError.code),
         ({"expires": "2001-01-01"}, StudyExpiredError.code),
+        ({"consortium": "others"}, IdentityError.code),
     ],
-    ids=["policy", "task", "expired"],
+    ids=["policy", "task", "expired", "consortium"],
 )
 async def test_what_is_against_a_study_is_told_by_its_code(
     joined: SiteFolder, server: RunningServer, changes: dict[str, Any], code: str
@@ -194,7 +197,7 @@ async def test_a_ledger_that_was_put_back_blocks_studies_with_privacy(
     register(joined, dataset())
     spend(joined, Event(2.0, 0.1, 50))
     joined.ledger.unlink()
-    studies = private(server.services), make_study(server.services)
+    studies = private(server.services), private(server.services, "plain", privacy=None)
     assert await told(joined, server, *studies) == [Readiness(LedgerRolledBackError.code), Readiness()]
 
 
@@ -244,15 +247,14 @@ async def test_what_was_told_is_told_again_only_when_it_differs(
     services.studies = [make_study(services)]
     async with live(joined, engine):
         visit = await services.visit()
-        assert await services.report() == (services.studies[0].digest(), Readiness())
-        joined.policy.write_text(POLICY.replace('"none"', '"secagg"'))
+        first = await services.report()
+        assert first == (services.studies[0].digest(), Readiness())
         services.studies.append(private(services))
         visit.send(studies_changed={})
-        said = [await services.report() for _ in services.studies]
-    assert [code.code for _, code in said] == ["protection_refused", "protection_refused"]
-    async with live(joined, engine):
-        assert [await services.report() for _ in services.studies] == said  # to a new connection, all of it
-    assert services.reports.empty()
+        second = await services.report()
+        assert second == (services.studies[1].digest(), Readiness(DatasetMissingError.code))
+    async with live(joined, engine):  # a new connection may lead to a server that lost it: it is told all
+        assert [await services.report() for _ in services.studies] == [first, second]
 
 
 async def test_a_change_that_the_server_does_not_know_of_is_told_at_the_next_look(
@@ -272,17 +274,25 @@ async def test_a_change_that_the_server_does_not_know_of_is_told_at_the_next_loo
         assert (await services.report())[1] == Readiness()
 
 
-async def test_a_server_of_an_older_version_is_no_trouble(
-    server: RunningServer, site: RunningSite, engine: ScriptedEngine
+async def test_a_server_of_an_older_version_is_asked_once_and_no_trouble(
+    joined: SiteFolder, server: RunningServer, engine: ScriptedEngine
 ) -> None:
-    server.services.is_of_today = False
-    server.services.studies = [make_study(server.services)]
-    visit = await server.services.visit()
-    visit.send(studies_changed={})
-    visit.instruct(instruct(server.services))
-    assert not (await visit.next("reply")).code
-    assert server.services.visits.empty()
-    assert server.services.reports.empty()
+    services = server.services
+    services.is_of_today = False
+    services.studies = [make_study(services), private(services)]
+    approve(joined, services.studies[0], None)
+    with capture_logs() as logs:
+        async with live(joined, engine) as site:
+            site.daemon.agent._readiness.look_every_s = 0.01
+            visit = await services.visit()
+            for number in (1, 2, 3):
+                visit.send(studies_changed={})
+                visit.instruct(instruct(services, number))
+                assert not (await visit.next("reply")).code
+                await visit.next("heartbeat")
+    assert services.unknown_calls == 1
+    assert services.visits.empty()
+    assert {entry["log_level"] for entry in logs} <= {"debug", "info"}
 
 
 class SlowAssessor(Assessor):

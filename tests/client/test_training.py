@@ -155,7 +155,7 @@ def test_all_planned_rounds_together_cost_what_the_study_says_and_not_more(site:
     site.train(of, 3, attempt=1, trainer=trainer)  # the spare round
     assert 2.9 < epsilon(site.ledger.events(PER_RECORD), 1e-3) <= 3.0
     refusal = site.refused(of, BudgetExhaustedError, number=3, attempt=2)
-    assert "more than the study plans" in refusal.what
+    assert "more than the study hearts plans" in refusal.what
 
 
 def test_steps_that_were_not_taken_are_not_paid_for(site: Site) -> None:
