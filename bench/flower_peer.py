@@ -59,6 +59,7 @@ class StockFlower:
         environment: Variables for all processes, beside this process's own.
         node_configs: What else each SuperNode has in its node configuration.
         simulated: The SuperLink plays all SuperNodes (Flower's simulation, which needs ray).
+        database: Where the SuperLink keeps what it stores, messages included; in its memory where it is not said.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class StockFlower:
         environment: Mapping[str, str] | None = None,
         node_configs: Sequence[Mapping[str, str]] = (),
         simulated: bool = False,
+        database: Path | None = None,
     ) -> None:
         self._sites = sites
+        self._database = database
         self._simulated = simulated
         self._node_configs = [*node_configs, *[{}] * (sites - len(node_configs))]
         self._extra = dict(environment or {})
@@ -134,6 +137,7 @@ class StockFlower:
             port,
             "--disable-runtime-dependency-installation",
             *(["--simulation"] if self._simulated else []),
+            *(["--database", str(self._database)] if self._database else []),
         )
         self._wait_until(lambda: _is_healthy(int(port)), "the SuperLink did not start")
 

@@ -111,7 +111,7 @@ def _federated(sessions: list[TabularSession], epsilon: float | None) -> float:
             if epsilon is None:
                 updates.append(session.train(theta, number, number, 0.0)[0])
                 continue
-            plan = training_plan(training, study.privacy.delta, session.records, rounds)
+            plan = training_plan(study.privacy, training, session.records, rounds)
             batch = plan.sampling_rate * session.records
             settings = PrivateSettings(training.clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
             updates.append(session.train_privately(theta, number, settings, 0.0)[0])

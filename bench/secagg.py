@@ -116,7 +116,8 @@ def _demo_rounds() -> list[Row]:
             (root / "schema.toml").write_bytes((demo / "schema.toml").read_bytes())
             for mode in ("none", "secagg"):
                 text = (demo / "study-without-noise.toml").read_text(encoding="utf-8")
-                text = text.replace('mode = "secagg"', f'mode = "{mode}"').replace('"malignancy-without-noise"', f'"{mode}"')
+                text = text.replace('mode = "secagg"', f'mode = "{mode}"')
+                text = text.replace('"malignancy-without-noise"', f'"{mode}"')
                 (root / f"{mode}.toml").write_text(text.replace("count = 20", f"count = {DEMO_ROUNDS}"))
                 consortium.operator("study", "publish", root / f"{mode}.toml")
                 consortium.approve(mode)

@@ -107,7 +107,7 @@ def sources() -> Iterator[tuple[Path, set[str]]]:
     ("library", "importers"),
     [
         ("flwr", {"server/quorate_server/flower.py", "client/quorate_client/flower.py"}),
-        ("matplotlib", {"server/quorate_server/plots.py"}),
+        ("matplotlib", {"server/quorate_server/plots.py", "client/quorate_client/exploration.py"}),
         ("jinja2", {"server/quorate_server/report.py"}),
     ],
 )

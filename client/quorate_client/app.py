@@ -62,7 +62,7 @@ from quorate_client.work import Engine, Fetch, Site, Work
 
 log = structlog.get_logger()
 
-BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
+BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
 """Phases that are refused outside the policy's hours. What is begun is finished: others wait for it."""
 AUDITED = (
     PolicyError,

@@ -45,8 +45,15 @@ class Datasets:
         self._clock = clock
 
     def add(self, dataset: Dataset) -> None:
-        """Raises AlreadyExistsError when the name is taken."""
+        """Raises AlreadyExistsError when the name is taken, or the same records are there under another one: a second
+        name would be a second privacy budget."""
         with transaction(self._database):
+            same = next((each.name for each in self.all() if each.path.resolve() == dataset.path.resolve()), None)
+            if same is not None and same != dataset.name:
+                raise AlreadyExistsError(
+                    f"These records are registered already, as {same}",
+                    action="Approve studies with that name: a data set has one privacy budget",
+                )
             if self.find(dataset.name) is not None:
                 raise AlreadyExistsError(
                     f"There is a data set {dataset.name} already",

@@ -44,11 +44,11 @@ def explore_study(study: Study, dataset: Dataset, epsilons: Sequence[float], rep
     if not isinstance(session, PrivateSession) or session.statistics():
         raise PrivacyUnsupportedError("The task cannot train with differential privacy as the study sets it")
     session.begin(())
-    training, delta = study.privacy.training, study.privacy.delta
+    training = study.privacy.training
     points = [_point(None, None, [_train_openly(study, session)])]
     for epsilon in epsilons:
         wanted = training.model_copy(update={"epsilon": epsilon, "noise_multiplier": None})
-        plan = training_plan(wanted, delta, session.records, study.rounds.count)
+        plan = training_plan(study.privacy, wanted, session.records, study.rounds.count)
         found = [_train_privately(study, session, session, training.clip, plan) for _ in range(repeat)]
         points.append(_point(epsilon, plan.noise_multiplier, found))
     return points

@@ -3,20 +3,18 @@
 ``handle`` runs a stock ClientApp on one message, bytes in and bytes out. ``app`` is the reverse: a ClientApp that runs
 this site's engine behind Flower's own transport (``flower-supernode``) or in its simulation. There each message carries
 a record ``quorate`` with an instruction, and a record ``blobs`` with all bulk data that the instruction names, by the
-hex of their ids; the reply has the same form. A message that asks ``who`` is answered with the site's name.
-Confinement, journal and policy are then the host's, not ours.
+hex of their ids; the reply has the same form. A message that asks ``who`` is answered with the site's name. The engine
+itself runs in a process of its own, which outlives the ClientApp (``site_engine.py``).
 
 Flower's conversion between messages and bytes is not public; it is used here only.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +27,12 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from quorate.blobs import Blob, Spool
-from quorate.errors import (
-    BlobMismatchError,
-    BlobMissingError,
-    ConfigError,
-    FrameError,
-    QuorateError,
-    TaskFailedError,
-)
-from quorate.exchange import Instruction, Reply
-from quorate.identity import SiteName
+from quorate.errors import ConfigError, FrameError, QuorateError, TaskFailedError
+from quorate.exchange import Reply
 from quorate.messages import instruction_from_bytes, reply_to_bytes
-from quorate.study import Study
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.engine import Engine
-from quorate_client.workers import InProcessWorkers
+from quorate_client.door import ask
+from quorate_client.folder import SiteFolder
+from quorate_client.site_file import Site
 
 SITE_KEY = "quorate-site"
 """In a SuperNode's node configuration: the path of the site file."""
@@ -133,98 +121,54 @@ def query(message: Message, context: Context) -> Message:
     return _serve(message, context)
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What a site file says: the agreement, and the folder in which the site keeps what it needs."""
-
-    agreement: Agreement
-    folder: Path
-
-    def write(self, path: Path) -> None:
-        agreement = self.agreement
-        dataset = agreement.dataset and asdict(agreement.dataset) | {"path": str(agreement.dataset.path)}
-        content = {
-            "site": agreement.site,
-            "folder": str(self.folder),
-            "study": agreement.study.canonical().decode(),
-            "dataset": dataset,
-        }
-        path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> Site:
-        """Raises ConfigError when it is not a site file, StudyError when the study in it is not valid."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            dataset = content["dataset"] and Dataset(**content["dataset"] | {"path": Path(content["dataset"]["path"])})
-            study = Study.from_canonical(content["study"].encode())
-            agreement = Agreement(study, study.digest(), SiteName(content["site"]), dataset, node_config={})
-            return cls(agreement, Path(content["folder"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"Cannot read the site file {path}", got=type(error).__name__) from error
-
-
-# One process serves many messages in a simulation: a task that is open stays open.
-_workers: dict[Path, InProcessWorkers] = {}
-
-
 def _serve(message: Message, context: Context) -> Message:
     """An instruction in, a reply out. Flower would send the text of an exception to the server: none passes."""
     if "who" in message.content.config_records.get("quorate", ConfigRecord()):
         return Message(RecordDict({"quorate": ConfigRecord({"site": _name_of(context)})}), reply_to=message)
-    instruction = instruction_from_bytes(_field(message.content, "quorate", "instruction"))
-    blobs = message.content.config_records.get("blobs", ConfigRecord())
+    serialized = _field(message.content, "quorate", "instruction")
+    name = instruction_from_bytes(serialized).message_id
     try:
-        reply, sent = asyncio.run(_perform(instruction, blobs, _site_of(context)))
+        reply, sent = _ask(serialized, message.content.config_records.get("blobs", ConfigRecord()), context)
     except QuorateError as error:
         traceback.print_exc()
-        reply, sent = Reply(instruction.message_id, error.code), {}
+        reply, sent = reply_to_bytes(Reply(name, error.code)), {}
     except Exception:  # noqa: BLE001  # the door: whatever happens here becomes a code
         traceback.print_exc()
-        reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}
-    quorate = ConfigRecord({"reply": reply_to_bytes(reply)})
+        reply, sent = reply_to_bytes(Reply(name, TaskFailedError.code)), {}
+    quorate = ConfigRecord({"reply": reply})
     return Message(RecordDict({"quorate": quorate, "blobs": ConfigRecord({**sent})}), reply_to=message)
 
 
-async def _perform(instruction: Instruction, blobs: ConfigRecord, site: Site) -> tuple[Reply, Mapping[str, bytes]]:
-    spool = Spool(site.folder / "spool")
-    engine = Engine(_workers.setdefault(site.folder, InProcessWorkers()), spool, site.folder, time.monotonic)
-
-    async def fetch(blob: Blob) -> None:
-        content = blobs.get(blob.id.hex())
-        if not isinstance(content, bytes):
-            raise BlobMissingError("The message lacks bulk data that it names")
-        arrived = spool.put([content])
-        if arrived.id != blob.id:
-            spool.remove(arrived.id)
-            raise BlobMismatchError("Bulk data in the message does not match its name")
-
-    try:
-        reply = await engine.perform(instruction, site.agreement, fetch)
-        return reply, {blob.id.hex(): spool.content(blob) for blob in reply.blobs if blob.inline is None}
-    finally:
-        spool.keep_only(set())
+def _ask(instruction: bytes, blobs: ConfigRecord, context: Context) -> tuple[bytes, dict[str, bytes]]:
+    """Have the site's engine do it. The reply, and its bulk data by the hex of their names."""
+    file = _file_of(context)
+    question = [str(file.absolute()).encode(), instruction]
+    for name, content in blobs.items():
+        if isinstance(content, bytes):
+            question += [bytes.fromhex(name), content]
+    reply, *sent = ask(SiteFolder(Site.read(file).folder), question)
+    return reply, {name.hex(): content for name, content in zip(sent[::2], sent[1::2], strict=True)}
 
 
 def _name_of(context: Context) -> str:
     """The site's name; empty where the node does not know it: why is for its own log."""
     try:
-        return _site_of(context).agreement.site
+        return Site.read(_file_of(context)).agreement.site
     except QuorateError:
         traceback.print_exc()
         return ""
 
 
-def _site_of(context: Context) -> Site:
+def _file_of(context: Context) -> Path:
     path = context.node_config.get(SITE_KEY)
     folder = context.run_config.get(SITES_KEY)
     if isinstance(path, str):
-        return Site.read(Path(path))
+        return Path(path)
     if isinstance(folder, str):
         files = sorted(Path(folder).glob("*.json"))
         partition = context.node_config.get("partition-id")
         if isinstance(partition, int) and 0 <= partition < len(files):
-            return Site.read(files[partition])
+            return files[partition]
     raise ConfigError(
         "This Flower node does not know which site it is",
         expected=f"{SITE_KEY} in its node configuration, or {SITES_KEY} in the run's and as many files as partitions",

@@ -195,6 +195,11 @@ class Ledger:
         with self._reading() as book:
             return list(book.ever(account) if run is None else book.of_run(account, run))
 
+    def events_of_study(self, account: Account, study_digest: bytes) -> list[Event]:
+        """The part of ``events`` that a study spent, in all of its runs."""
+        with self._reading() as book:
+            return list(book.of_study(account, study_digest))
+
     def spent(self, account: Account, delta: float) -> float:
         """The account's epsilon over all its entries, by the adaptive accountant."""
         return self._accountants.adaptive(self.events(account), delta)

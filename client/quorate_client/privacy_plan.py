@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quorate.errors import PrivacyRefusedError
 from quorate.privacy.events import Event
-from quorate.privacy.plan import TrainingPlan, training_plan
+from quorate.privacy.plan import TrainingPlan, site_event, training_plan
+from quorate.privacy.terms import Privacy
 from quorate.study import Study
 from quorate_client.ledger_entries import Account, Limits
 from quorate_client.policy import PrivacyPolicy
@@ -35,7 +36,7 @@ def plan_training(study: Study, policy: PrivacyPolicy, records: int) -> Training
             got=f"privacy.delta = {privacy.delta:g}",
             action="Have the operator publish the study with a smaller delta, or set privacy.largest_delta",
         )
-    plan = training_plan(privacy.training, privacy.delta, records, study.rounds.count)
+    plan = training_plan(privacy, privacy.training, records, study.rounds.count)
     if plan.noise_multiplier < policy.least_noise:
         raise PrivacyRefusedError(
             "The study adds less noise at this site than its policy demands",
@@ -46,13 +47,16 @@ def plan_training(study: Study, policy: PrivacyPolicy, records: int) -> Training
     return plan
 
 
-def limits_of(account: Account, policy: PrivacyPolicy, delta: float, plan: TrainingPlan | None) -> Limits:
-    """What an account may come to. The policy's epsilons are per record; a site's own statement has no limit."""
-    if account.unit != "record" or plan is None:
-        return Limits(delta)
+def limits_of(
+    account: Account, policy: PrivacyPolicy, privacy: Privacy, rounds: int, plan: TrainingPlan | None
+) -> Limits:
+    """What an account may come to: what the study plans for all its rounds, and per record the policy's epsilons."""
+    of_site = site_event(privacy)
+    if account.unit == "site" and of_site is not None:
+        return Limits(privacy.delta, plan=(replace(of_site, count=rounds + privacy.spare_rounds),))
     return Limits(
-        delta,
-        plan=(plan.study_event,),
+        privacy.delta,
+        plan=(plan.study_event,) if plan is not None else None,
         epsilon_per_run=policy.epsilon_per_run,
         epsilon_per_year=policy.epsilon_per_year,
         epsilon_ever=policy.epsilon_ever,

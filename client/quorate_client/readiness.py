@@ -42,6 +42,7 @@ from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.keys import load_identity, load_keys
 from quorate_client.ledger import Ledger
+from quorate_client.ledger_book import events_of, tally
 from quorate_client.ledger_entries import Account
 from quorate_client.link import Connection
 from quorate_client.policy import PrivacyPolicy, policy_now, require_valid
@@ -67,6 +68,7 @@ class Question:
     """
 
     study: Study
+    digest: bytes
     dataset: Dataset
     policy: PrivacyPolicy
 
@@ -117,21 +119,27 @@ class Assessor:
             # Codes alone would tell it: with one study after another, each a little dearer, whoever may publish them
             # would find what is left. Of an approved study a run tells the same code.
             return None
-        return Question(study, dataset, policy.privacy)
+        return Question(study, digest, dataset, policy.privacy)
 
     def answer(self, question: Question) -> StudyCost | None:
-        """What the study would cost, if that may be told. Takes seconds, and imports numpy, for ``[privacy.training]``.
+        """What a run would cost, if that may be told. Takes seconds, and imports numpy, for ``[privacy.training]``.
 
         Raises:
             QuorateError: the policy, the budget or the ledger is against it.
         """
         study, policy = question.study, question.policy
         self._ledger.require_newest()
-        spent = tuple(self._ledger.events(Account(question.dataset.name, "record")))
+        account = Account(question.dataset.name, "record")
+        of_study = self._ledger.events_of_study(account, question.digest)
+        others = tally(self._ledger.events(account))
+        others.subtract(tally(of_study))
         plan = plan_training(study, policy, about(training_records(question.dataset)))
         if plan is None or study.privacy is None:
             return None
-        outlook = _remembered(plan, spent, study.privacy.delta, policy)
+        # All runs of a study stay within its plan together; what the earlier ones spent is part of its cost.
+        if sum(event.count for event in of_study) + plan.steps * study.rounds.count > plan.study_event.count:
+            raise BudgetExhaustedError(f"Earlier runs spent what another run of the study {study.name} would need")
+        outlook = _remembered(plan, events_of(others), study.privacy.delta, policy)
         if outlook.refused_by:
             raise BudgetExhaustedError(
                 f"The study {study.name} would spend more of the privacy budget of {question.dataset.name} than this "

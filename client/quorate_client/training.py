@@ -16,6 +16,7 @@ from quorate.errors import PrivacyUnsupportedError
 from quorate.exchange import Instruction
 from quorate.privacy.events import Event, Spending
 from quorate.privacy.plan import TrainingPlan, site_event
+from quorate.privacy.terms import Privacy
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.ledger import Ledger, Reservation
@@ -98,9 +99,7 @@ class Trainer:
             )
         plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), records)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
-        paid = [
-            await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy.delta) for charge in charges
-        ]
+        paid = [await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy) for charge in charges]
         if plan is None or privacy.training is None:
             seed = int.from_bytes(self._randomness(8), "big") >> 1
             trained = (await task.train(state, update, number, seed, pull)).records
@@ -120,8 +119,10 @@ class Trainer:
         told = await asyncio.to_thread(_spending, self._accounting, agreement.dataset, privacy.delta)
         return Trained(trained, 0), told
 
-    def _reserve(self, accounting: Accounting, charge: Charge, plan: TrainingPlan | None, delta: float) -> Reservation:
-        limits = limits_of(charge.account, accounting.policy(), delta, plan)
+    def _reserve(
+        self, accounting: Accounting, charge: Charge, plan: TrainingPlan | None, privacy: Privacy
+    ) -> Reservation:
+        limits = limits_of(charge.account, accounting.policy(), privacy, self._study.rounds.count, plan)
         return accounting.ledger.reserve(charge, limits, accounting.wall())
 
 

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from quorate.blobs import Blob
 from quorate.errors import FrameError
 from quorate.identity import SiteName
 from quorate.messages import blob_from_proto, blob_to_proto
-from quorate.secagg import ring
 from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Reveal, Vote
+from quorate.secagg.words import Words, pack_words, unpack_words
 from quorate.v1 import secagg_pb2
-
-Words = npt.NDArray[np.uint64]
-
-WORD_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +184,57 @@ def shares_from_bytes(data: bytes) -> dict[SiteName, bytes]:
         raise FrameError("Sealed shares could not be read") from error
 
 
+def box_places(data: bytes) -> dict[SiteName, range]:
+    """Where each box lies in sealed shares, so that one of them can be read later without the others.
+
+    Walks the bytes by itself: protobuf says what is in a map and not where, and in which order it writes the entries
+    is each version's own affair. An entry is a field that holds a name and a box; nothing else is let through.
+
+    Raises:
+        FrameError: they are not one box for each site and nothing else.
+    """
+    places: dict[SiteName, range] = {}
+    rest = range(len(data))
+    while rest:
+        entry = _field(data, rest, 1)
+        name = _field(data, entry, 1)
+        box = _field(data, range(name.stop, entry.stop), 2)
+        try:
+            site = SiteName(data[name.start : name.stop].decode())
+        except UnicodeDecodeError as error:
+            raise FrameError("Sealed shares could not be read") from error
+        if box.stop != entry.stop or site in places:
+            raise FrameError("Sealed shares are malformed", expected="one box for each site and nothing else")
+        places[site] = box
+        rest = range(entry.stop, len(data))
+    return places
+
+
+def _field(data: bytes, within: range, number: int) -> range:
+    """Where the content of the field of bytes lies that begins here, which has to have this number."""
+    at, size = within.start + 1, 0
+    if not within or data[within.start] != number << 3 | 2:
+        raise FrameError("Sealed shares could not be read")
+    for shift in range(0, 35, 7):  # the length: 7 bits in a byte, and in the 8th whether another one follows
+        if at >= within.stop:
+            break
+        size |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            if at + size <= within.stop:
+                return range(at, at + size)
+            break
+    raise FrameError("Sealed shares could not be read")
+
+
 def words_to_bytes(words: Words) -> bytes:
-    return words.astype("<u8").tobytes()
+    """Masked counts, or their sum, as they travel: 52 bits a word."""
+    return pack_words(words)
 
 
 def words_from_bytes(data: bytes) -> Words:
     """Raises FrameError: not whole words, or one that is not below q."""
-    if len(data) % WORD_BYTES:
-        raise FrameError("Masked counts are malformed", expected="whole words")
-    words = np.frombuffer(data, "<u8").astype(np.uint64)
-    if bool((words >= ring.MODULUS).any()):
-        raise FrameError("Masked counts are malformed", expected="words below the modulus")
-    return words
+    return unpack_words(data)
 
 
 def _part_to(part: SealedPart) -> secagg_pb2.KeyPart:

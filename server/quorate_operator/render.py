@@ -79,6 +79,9 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "model goes to": "the sites and the operator" if study.released_to == "operator" else "the sites",
             "sealed to": study.release.operator_fingerprint,
             "protection": study.protection.summary,
+            "privacy": study.privacy.summary if study.privacy else "none",
+            "approvals": f"{study.needed_approvals} of {len(study.sites)} sites before any works",
+            "expires": study.expires.isoformat() if study.expires else "never",
         }
     )
     answers = _table("site", "signing key", "answer", "")

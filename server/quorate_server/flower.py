@@ -81,6 +81,9 @@ _FLOWER_CODES = {
 }
 """What Flower calls the codes for which it has a word; the others are UNKNOWN there. Our code is the error's reason."""
 
+_FLOWER_KINDS = {Phase.TRAIN: "train", Phase.UPLOAD: "train", Phase.EVALUATE: "evaluate"}
+"""What Flower calls the phases for which it has a word; the others are queries there."""
+
 
 def node_id(study: Study, site: SiteName) -> int:
     """A site's number in Flower's world: 63 bits of the hash of its signing key."""
@@ -350,7 +353,7 @@ class FlowerExchange:
     def send(self, site: SiteName, instruction: Instruction) -> None:
         if site not in self._nodes:
             return
-        kind = {Phase.TRAIN: "train", Phase.EVALUATE: "evaluate"}.get(instruction.phase, "query")
+        kind = _FLOWER_KINDS.get(instruction.phase, "query")
         content = RecordDict(
             {
                 "quorate": ConfigRecord({"instruction": instruction_to_bytes(instruction)}),
@@ -449,19 +452,16 @@ def study_app(
     return server_app
 
 
-def _start_on_any_grid(grid: Grid, context: Context) -> StudyLoop:
+def _start_on_any_grid(grid: Grid, context: Context) -> StudyLoop | SecureLoop:
     """For stock deployments: the study's canonical file and the result folder come from the run's configuration."""
     config = context.run_config
     study = Study.from_canonical(Path(str(config["study"])).read_bytes())
-    if study.protection.mode != "none":
-        raise StudyError(
-            "A study under secure aggregation does not run over Flower's own transport",
-            expected='protection.mode = "none"',
-            action="Flower may start a new process for each message, and the secrets of a sum live in one; "
-            "run it with quorate-server",
-        )
     exchange = FlowerExchange(grid, study, Path(str(config["output"])))
-    return StudyLoop(RunId(f"flower-{context.run_id}"), study, exchange, StudyProgress(), {})
+    return _loop_of(study)(RunId(f"flower-{context.run_id}"), study, exchange, StudyProgress(), {})
+
+
+def _loop_of(study: Study) -> type[StudyLoop] | type[SecureLoop]:
+    return StudyLoop if study.protection.mode == "none" else SecureLoop
 
 
 app = study_app(_start_on_any_grid)
@@ -478,8 +478,7 @@ def run_app(
     """Run a study's or a guest's ServerApp on our Grid, in this process, to its end."""
     grid = QuorateGrid(run, study, exchange, forgiven)
     if study.guest is None:
-        loop = StudyLoop if study.protection.mode == "none" else SecureLoop
-        server_app = study_app(lambda _grid, _context: loop(run, study, exchange, progress, attempts))
+        server_app = study_app(lambda _grid, _context: _loop_of(study)(run, study, exchange, progress, attempts))
         run_config: dict[str, str | int | float | bool] = {}
     else:
         server_app = _load(study.guest.server_app)

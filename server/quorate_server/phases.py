@@ -330,13 +330,16 @@ def settled(exchange: Exchange, blob: Blob) -> Blob:
     return blob if blob.inline is None else exchange.put([blob.inline])
 
 
-def require_room(exchange: Exchange, update_bytes: int, sites: int) -> None:
+def require_room(exchange: Exchange, update_bytes: int, sites: int, beside_bytes: int = 0) -> None:
     """Room for an update of every site and the sum, before anybody is asked to train for it.
+
+    Args:
+        beside_bytes: What else the round puts on the disk.
 
     Raises:
         DiskFullError: there is not so much.
     """
-    needed, free = update_bytes * (sites + 1), exchange.free_bytes()
+    needed, free = update_bytes * (sites + 1) + beside_bytes, exchange.free_bytes()
     if free < needed:
         raise DiskFullError(
             "The server's disk has no room for this round's updates",

@@ -17,7 +17,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -55,10 +55,10 @@ from quorate.secagg.terms import (
     sum_digest,
 )
 from quorate.secure_messages import (
-    WORD_BYTES,
     SecureAnswer,
     SecureSumRef,
     SecureWork,
+    box_places,
     opening_from_bytes,
     opening_to_bytes,
     secure_answer_from_bytes,
@@ -80,6 +80,20 @@ MOST_ATTEMPTS = 2
 """At a sum, before the run pauses."""
 BOX_FRAMING_BYTES = 128
 """Most that a box's place in a message takes beside the box: the recipient's name, tags and lengths."""
+USUAL_COUNTS = 1024
+"""Words beside an update for which room is kept until a sum has shown how many they are: an evaluation of two classes
+has half as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealt:
+    """The sealed shares of one dealer. They stay in the spool; ``places`` says where in the blob each recipient's is.
+
+    All shares of a sum are sites² of them: 170 MB for 100 sites.
+    """
+
+    blob: Blob
+    places: Mapping[SiteName, range]
 
 
 class _Collected:
@@ -91,14 +105,14 @@ class _Collected:
         model: bytes,
         ciphertext: Blob | None,
         counts: bytes,
-        shares: dict[SiteName, dict[SiteName, bytes]],
+        dealt: dict[SiteName, _Dealt],
     ) -> None:
         self.identity = identity
         self.model = model
-        self.survivors = tuple(shares)
+        self.survivors = tuple(dealt)
         self.ciphertext = ciphertext
         self.counts = counts
-        self.shares = shares
+        self.dealt = dealt
 
     @property
     def digest(self) -> bytes:
@@ -131,6 +145,7 @@ class SecureLoop:
         self._holders: set[SiteName] = set()
         self._reached = -1
         self._tries = 0
+        self._counts = USUAL_COUNTS
         self._passing: set[BlobId] = set()
         """What an open sum left in the spool; nobody needs it once the sum is closed or given up."""
 
@@ -209,7 +224,12 @@ class SecureLoop:
 
     def _sum(self, number: int) -> None:
         terms = Terms(self._digest, self._run_id, number, self._progress.attempt, self._polynomials(number))
-        require_room(self._exchange, terms.polynomials * words.POLYNOMIAL_BYTES, len(self._study.sites))
+        require_room(
+            self._exchange,
+            terms.polynomials * words.POLYNOMIAL_BYTES,
+            len(self._roster),
+            self._share_room(terms),
+        )
         hellos, greeted = self._greet(terms)
         collected, uploaded = self._collect(terms, hellos)
         if number > self._reached:  # the sites could open what was before
@@ -322,12 +342,13 @@ class SecureLoop:
             return
         kept = tuple(s for s in self._progress.secure_sums if s.round_number in (0, model_round))
         progress = self._progress.after(checkpoint=sealed[0], checkpoint_round=model_round, secure_sums=kept)
-        self._commit(progress, obsolete=self._progress.blobs() - progress.blobs())
+        # What the open sum still reads stays, whatever its content has in common with what is dropped.
+        self._commit(progress, obsolete=self._progress.blobs() - progress.blobs() - self._passing)
 
     def _collect(self, terms: Terms, hellos: tuple[Hello, ...]) -> tuple[_Collected, PhaseTally]:
         """The uploads of those who said hello, added up: of the largest group that holds the same model."""
         greeted = frozenset(hello.site for hello in hellos)
-        came: dict[SiteName, tuple[SecureAnswer, Blob | None, dict[SiteName, bytes]]] = {}
+        came: dict[SiteName, tuple[SecureAnswer, Blob | None, _Dealt]] = {}
         size = terms.polynomials * words.POLYNOMIAL_BYTES
 
         def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
@@ -341,16 +362,14 @@ class SecureLoop:
                 raise ContributionError(
                     "A site's ciphertext has the wrong length", expected=f"{size} bytes", got=f"{ciphertext.size}"
                 )
-            secret = len(masked) + (ring.DEGREE if size else 0)
-            if shares.size > len(greeted) * (sealing.message_bytes(secret) + BOX_FRAMING_BYTES):
+            box_bytes = sealing.message_bytes(len(masked) + (ring.DEGREE if size else 0))
+            if shares.size > len(greeted) * (box_bytes + BOX_FRAMING_BYTES):
                 raise ContributionError("A site's shares are too long")
             with self._exchange.open(shares) as file:
-                boxes = shares_from_bytes(file.read())
-            if set(boxes) != greeted - {site} or {len(box) for box in boxes.values()} != {
-                sealing.message_bytes(secret)
-            }:
+                places = box_places(file.read())
+            if set(places) != greeted - {site} or {len(place) for place in places.values()} != {box_bytes}:
                 raise ContributionError("A site did not deal a share to each of the others")
-            came[site] = answer, ciphertext, boxes
+            came[site] = answer, ciphertext, _Dealt(shares, places)
 
         done = self._phases.open(
             Phase.UPLOAD,
@@ -364,7 +383,7 @@ class SecureLoop:
         )
         self._require_quorum(len(came), done)
         forms = {site: (answer.model, len(answer.counts), answer.dimension) for site, (answer, *_) in came.items()}
-        (model, length, dimension), agreeing = self._phases.agreement(forms, done)
+        (model, _, dimension), agreeing = self._phases.agreement(forms, done)
         self._holders = agreeing
         told = [came[site][0].metrics for site in sorted(agreeing)]
         self._note_metrics(told, before=terms.round_number - 1)
@@ -373,10 +392,11 @@ class SecureLoop:
                 raise ContributionError("The sites have no model to train")
             self._progress = self._progress.after(dimension=dimension)
         adder = SecureAdder(terms.polynomials)
-        total = np.zeros(length // WORD_BYTES, np.uint64)
-        shares: dict[SiteName, dict[SiteName, bytes]] = {}
+        total = np.zeros_like(words_from_bytes(came[min(agreeing)][0].counts))
+        self._counts = max(self._counts, len(total))
+        dealt: dict[SiteName, _Dealt] = {}
         for site in sorted(agreeing):
-            answer, ciphertext, boxes = came[site]
+            answer, ciphertext, shares = came[site]
             try:
                 if ciphertext is not None:
                     with self._exchange.open(ciphertext) as file:
@@ -385,13 +405,13 @@ class SecureLoop:
                 self._leave_out(site, error, done)
                 continue
             ring.add(total, words_from_bytes(answer.counts))
-            shares[site] = boxes
-        self._require_quorum(len(shares), done)
+            dealt[site] = shares
+        self._require_quorum(len(dealt), done)
         blob = self._exchange.put(adder.blocks()) if terms.polynomials else None
         if blob is not None:
             self._passing.add(blob.id)
         identity = round_id(hellos, terms, self._rules, model)
-        return _Collected(identity, model, blob, words_to_bytes(total), shares), done
+        return _Collected(identity, model, blob, words_to_bytes(total), dealt), done
 
     def _votes(self, terms: Terms, collected: _Collected) -> tuple[tuple[Vote, ...], PhaseTally]:
         votes: dict[SiteName, Vote] = {}
@@ -404,7 +424,8 @@ class SecureLoop:
             votes[site] = vote
 
         def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
-            content = shares_to_bytes({s: boxes[site] for s, boxes in collected.shares.items() if s != site})
+            dealt = ((dealer, shares) for dealer, shares in collected.dealt.items() if dealer != site)
+            content = shares_to_bytes({dealer: self._box(shares, site) for dealer, shares in dealt})
             if len(content) <= INLINE_BYTES:
                 blob = Blob.of(content)
             else:
@@ -423,6 +444,12 @@ class SecureLoop:
             attempt=terms.attempt,
         )
         return tuple(votes[site] for site in sorted(votes)), done
+
+    def _box(self, dealt: _Dealt, recipient: SiteName) -> bytes:
+        place = dealt.places[recipient]
+        with self._exchange.open(dealt.blob) as file:
+            file.seek(place.start)
+            return file.read(len(place))
 
     def _reveals(
         self, terms: Terms, collected: _Collected, votes: tuple[Vote, ...]
@@ -496,6 +523,11 @@ class SecureLoop:
         self._commit(self._progress.after(released=True), obsolete=obsolete)
 
     # --- what the steps share ---
+
+    def _share_room(self, terms: Terms) -> int:
+        """Bytes of a sum's sealed shares in the spool: as they were dealt, and again as each site gets them."""
+        box_bytes = sealing.message_bytes(self._counts + (ring.DEGREE if terms.polynomials else 0))
+        return 2 * len(self._roster) * (len(self._roster) - 1) * (box_bytes + BOX_FRAMING_BYTES)
 
     @property
     def _quorum(self) -> int:

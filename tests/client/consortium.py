@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from cryptography import x509
@@ -207,8 +207,8 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.approvals: list[Approval] = []
         """What is passed on with each study."""
         self.answers: list[tuple[bytes, str]] = []
-        self.is_of_today = True
-        """Otherwise it is of a version that does not know ``ReportReadiness``."""
+        self.older_than_reports: Literal["", "with a guard", "without a guard"] = ""
+        """Whether it is of a version that does not know ``ReportReadiness``, and who says so."""
         self.unknown_calls = 0
         self.reports: asyncio.Queue[tuple[bytes, Readiness]] = asyncio.Queue()
         self.visits: asyncio.Queue[Visit] = asyncio.Queue()
@@ -293,9 +293,12 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
 
     async def ReportReadiness(self, request: rounds_pb2.ReportReadinessRequest, context: Any) -> Any:  # noqa: N802
         _caller(context, Role.SITE)
-        if not self.is_of_today:
+        if self.older_than_reports:
             self.unknown_calls += 1
+        if self.older_than_reports == "with a guard":
             await abort(context, WrongRoleError("This server does not offer this call to anybody"))
+        elif self.older_than_reports == "without a guard":
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         self.reports.put_nowait((request.digest, readiness_from_proto(request.readiness)))
         return rounds_pb2.ReportReadinessReply()
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
@@ -20,6 +21,7 @@ from quorate.errors import ConfigError, FrameError, TaskFailedError
 from quorate.exchange import Instruction, Phase, Reply, StudyWork
 from quorate.messages import contribution_from_bytes, instruction_to_bytes, reply_from_bytes
 from quorate_client import flower
+from quorate_client.site_file import Site
 from tests.client.engine_kit import (
     RUN,
     ServerPart,
@@ -29,19 +31,19 @@ from tests.client.engine_kit import (
     make_study,
     site,
 )
+from tests.client.engine_processes import end_engines, engines
 from tests.client.linear_task import SECRET
 
 NODE = 42
 
 
 @pytest.fixture(autouse=True)
-def server_app() -> Iterator[None]:
-    """This process plays the ServerApp, which makes messages."""
+def server_app(tmp_path: Path) -> Iterator[None]:
+    """This process plays the ServerApp, which makes messages. Engines that it had started end with the test."""
     TaskIdentity.task_id = TaskIdentity.run_id = 7
     TaskIdentity.node_id = 1
-    flower._workers.clear()
     yield
-    flower._workers.clear()
+    end_engines(tmp_path)
 
 
 # --- stock ClientApps over our transport ---
@@ -165,7 +167,7 @@ class Node:
 def node(installed: Path, tmp_path: Path) -> tuple[Node, ServerPart]:
     """As behind a SuperNode, with a model that does not travel inline."""
     study = make_study(parameters={"padding": 30_000})
-    flower.Site(make_agreement(study, tmp_path), tmp_path / "site").write(tmp_path / "site.json")
+    Site(make_agreement(study, tmp_path), tmp_path / "site").write(tmp_path / "site.json")
     context = Context(7, NODE, {flower.SITE_KEY: str(tmp_path / "site.json")}, RecordDict(), {})
     return Node(context), ServerPart(study, tmp_path / "server")
 
@@ -187,15 +189,17 @@ def run_a_round(node: Node, server: ServerPart) -> bytes:
 
 def test_a_round_runs_behind_flowers_transport(node: tuple[Node, ServerPart], tmp_path: Path) -> None:
     digest = run_a_round(*node)
-    assert (tmp_path / "site" / "runs" / RUN / f"model-1-{digest.hex()}.state").exists()
+    assert (tmp_path / "site" / "work" / "runs" / RUN / f"model-1-{digest.hex()}.state").exists()
     assert list((tmp_path / "site" / "spool").iterdir()) == []
 
 
-def test_a_round_goes_on_in_another_process(node: tuple[Node, ServerPart]) -> None:
-    """A SuperNode starts a process for each message: nothing but the disk is left between two."""
+def test_a_round_goes_on_in_another_engine(node: tuple[Node, ServerPart], tmp_path: Path) -> None:
+    """After one that died nothing but the disk is left; the next message starts another."""
     client, server = node
     run_a_round(client, server)
-    flower._workers.clear()
+    (engine,) = engines(tmp_path)
+    engine.kill()
+    psutil.wait_procs([engine])
     needed = {ref.blob.id: server.spool.content(ref.blob) for ref in server.work.sums}
     reply, _ = client.ask(server.instruction(Phase.TRAIN, 2), needed)
     assert reply.code == ""
@@ -204,7 +208,7 @@ def test_a_round_goes_on_in_another_process(node: tuple[Node, ServerPart]) -> No
 def test_partitions_of_a_simulation_are_the_sites_by_name(installed: Path, tmp_path: Path) -> None:
     study = make_study()
     for name in ("north", "east"):
-        flower.Site(make_agreement(study, tmp_path, name), tmp_path / name).write(tmp_path / f"{name}.json")
+        Site(make_agreement(study, tmp_path, name), tmp_path / name).write(tmp_path / f"{name}.json")
     counts = []
     for partition in (0, 1):
         context = Context(7, NODE, {"partition-id": partition}, RecordDict(), {flower.SITES_KEY: str(tmp_path)})
@@ -224,11 +228,9 @@ def test_bulk_data_that_was_not_sent_along_is_a_code(node: tuple[Node, ServerPar
         assert reply.code == ("blob_mismatch" if sent else "blob_missing")
 
 
-def test_flower_is_not_given_the_text_of_an_exception(
-    installed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_flower_is_not_given_the_text_of_an_exception(installed: Path, tmp_path: Path) -> None:
     study = make_study(parameters={"trouble": "raise"})
-    flower.Site(make_agreement(study, tmp_path), tmp_path / "site").write(tmp_path / "site.json")
+    Site(make_agreement(study, tmp_path), tmp_path / "site").write(tmp_path / "site.json")
     client = Node(Context(7, NODE, {flower.SITE_KEY: str(tmp_path / "site.json")}, RecordDict(), {}))
     server = ServerPart(study, tmp_path / "server")
     reply, _ = client.ask(server.instruction(Phase.PREPARE), {}, "query")
@@ -236,7 +238,7 @@ def test_flower_is_not_given_the_text_of_an_exception(
     reply, wire = client.ask(server.instruction(Phase.TRAIN, 1), {})
     assert reply.code == TaskFailedError.code
     assert SECRET.encode() not in wire
-    assert SECRET in "".join(capfd.readouterr())
+    assert SECRET in (tmp_path / "site" / "log" / "tasks.log").read_text()
 
 
 def test_a_node_that_does_not_know_its_site_says_so(installed: Path, tmp_path: Path) -> None:

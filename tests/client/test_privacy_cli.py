@@ -26,7 +26,7 @@ __all__ = ["run"]
 
 RECORDS = 500
 DELTA = 5e-4
-TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "epsilon": 3.0, "spare_rounds": 1}
+TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "epsilon": 3.0}
 
 
 @pytest.fixture

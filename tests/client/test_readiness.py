@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from structlog.testing import capture_logs
@@ -43,7 +44,7 @@ from .test_app import daemon
 
 TABULAR = "tabular-classifier"
 DELTA = 5e-4
-TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "noise_multiplier": 1.1, "spare_rounds": 1}
+TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "noise_multiplier": 1.1}
 RATE = 40 / 400
 OF_STUDY = Event(1.1, RATE, 5 * 5)
 """Of ``private`` on ``PATIENTS``: 4 rounds and a spare one."""
@@ -87,9 +88,9 @@ def approve(folder: SiteFolder, study: Study, name: str | None) -> None:
     state.close()
 
 
-def spend(folder: SiteFolder, *events: Event) -> None:
+def spend(folder: SiteFolder, *events: Event, digest: bytes = b"e" * 32, run: str = "run-0") -> None:
     ledger = open_ledger(folder.ledger, folder.database, load_keys(folder.keys).signing, shipped_accountants())
-    charge = Charge(Account("patients", "record"), "earlier", b"e" * 32, "run-0", 1, 0, events)
+    charge = Charge(Account("patients", "record"), "earlier", digest, run, 1, 0, events)
     ledger.spend(ledger.reserve(charge, Limits(DELTA), 1.7e9), events)
     ledger.close()
 
@@ -148,6 +149,18 @@ async def test_what_a_study_would_cost_and_leave_is_told(joined: SiteFolder, ser
     (said,) = await told(joined, server, private(server.services))
     after = adaptive_epsilon([earlier, OF_STUDY], DELTA)
     assert said == Readiness(cost=StudyCost(epsilon([OF_STUDY], DELTA), after, 9.0 - after))
+
+
+async def test_earlier_runs_of_a_study_are_part_of_its_cost_and_leave_room_for_its_spare_rounds_only(
+    joined: SiteFolder, server: RunningServer
+) -> None:
+    study = private(server.services)
+    register(joined, dataset())
+    (before,) = await told(joined, server, study)
+    spend(joined, replace(OF_STUDY, count=5), digest=study.digest(), run="run-1")
+    assert await told(joined, server, study) == [before]
+    spend(joined, replace(OF_STUDY, count=1), digest=study.digest(), run="run-2")
+    assert await told(joined, server, study) == [Readiness(BudgetExhaustedError.code)]
 
 
 async def test_without_a_limit_nothing_is_told_to_be_left(joined: SiteFolder, server: RunningServer) -> None:
@@ -274,11 +287,15 @@ async def test_a_change_that_the_server_does_not_know_of_is_told_at_the_next_loo
         assert (await services.report())[1] == Readiness()
 
 
+@pytest.mark.parametrize("older", ["with a guard", "without a guard"])
 async def test_a_server_of_an_older_version_is_asked_once_and_no_trouble(
-    joined: SiteFolder, server: RunningServer, engine: ScriptedEngine
+    joined: SiteFolder,
+    server: RunningServer,
+    engine: ScriptedEngine,
+    older: Literal["with a guard", "without a guard"],
 ) -> None:
     services = server.services
-    services.is_of_today = False
+    services.older_than_reports = older
     services.studies = [make_study(services), private(services)]
     approve(joined, services.studies[0], None)
     with capture_logs() as logs:

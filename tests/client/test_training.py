@@ -40,7 +40,7 @@ from .ledger_kit import KEY
 
 RUN, SITE = RunId("run-1"), SiteName("east")
 RECORDS = 400
-TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "epsilon": 3.0, "spare_rounds": 1}
+TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "epsilon": 3.0}
 PER_RECORD, PER_SITE = Account("visits", "record"), Account("visits", "site")
 STATE = cast(ModelState, None)  # the task is a double that does not look at it
 
@@ -194,6 +194,13 @@ def test_the_operator_is_told_what_the_policy_lets_it_know(site: Site) -> None:
     site.policy = PrivacyPolicy(epsilon_ever=8.0, tell_epsilon=False)
     assert site.train(study(training=TRAINING), number=2)[1] is None
     assert [each.epsilon for each in site.noted] == [spent, site.ledger.spent(PER_RECORD, 1e-3)]
+
+
+def test_a_site_as_a_whole_releases_no_more_than_the_planned_rounds_and_the_spare_ones(site: Site) -> None:
+    of = study(rounds=2, update={"clip": 1.0, "noise_multiplier": 2.0})
+    for number, attempt in ((1, 0), (2, 0), (2, 1)):
+        site.train(of, number, attempt)
+    site.refused(of, BudgetExhaustedError, number=2, attempt=2)
 
 
 def test_both_accounts_are_charged_where_both_are_promised(site: Site) -> None:

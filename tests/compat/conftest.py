@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from demo.hospitals import write as write_tables
+from quorate_client.folder import RELEASED_MODEL
+from tests.client.engine_processes import end_engines
 from tests.compat import malignancy
 from tests.compat.consortium_kit import APPS, SITES, Consortium
+from tests.compat.malignancy import STUDIES
 
 LINES_SHOWN = 40
+PREPARE = runpy.run_path(str(malignancy.APP / "prepare.py"))["prepare"]
 
 
 @pytest.fixture(scope="session")
@@ -42,27 +46,43 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return malignancy.write_study(tmp_path_factory.mktemp("study"))
+def study_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The study's file, by its protection."""
+    return {mode: malignancy.write_study(tmp_path_factory.mktemp(f"study-{mode}"), mode) for mode in STUDIES}
 
 
 @pytest.fixture(scope="session")
-def own_transport(consortium: Consortium, study_file: Path, tables: dict[str, Path]) -> malignancy.Outcome:
-    """What comes out on Quorate's own transport."""
+def own_transport(
+    consortium: Consortium, study_files: dict[str, Path], tables: dict[str, Path]
+) -> dict[str, malignancy.Outcome]:
+    """What comes out on Quorate's own transport, by the study's protection. A secret model is read at a site."""
     for name, table in tables.items():
         consortium.register(name, malignancy.DATASET, table, malignancy.SCHEMA)
-    consortium.approved(study_file, lambda _: [])
-    run = consortium.start(malignancy.STUDY)
-    consortium.await_end(run)
-    return malignancy.outcome(consortium.folder(run) / "model.npz", tables)
+    outcomes = {}
+    for mode, file in study_files.items():
+        consortium.approved(file, lambda _: [])
+        run = consortium.start(STUDIES[mode])
+        consortium.await_end(run)
+        at_a_site = consortium.sites[SITES[0]].state / "work" / "runs" / run
+        folder = consortium.folder(run) if mode == "none" else at_a_site
+        outcomes[mode] = malignancy.outcome(folder / RELEASED_MODEL, tables)
+    return outcomes
 
 
 @pytest.fixture
-def prepared(study_file: Path, tables: dict[str, Path], tmp_path: Path) -> Path:
-    """A folder with what the example's own program writes for a stock deployment."""
-    prepare = runpy.run_path(str(malignancy.APP / "prepare.py"))["prepare"]
-    prepare(study_file, tmp_path, tables)
-    return tmp_path
+def prepared(study_files: dict[str, Path], tables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
+    """A folder with what the example's own program writes for a stock deployment, without protection."""
+    PREPARE(study_files["none"], tmp_path, tables)
+    yield tmp_path
+    end_engines(tmp_path)
+
+
+@pytest.fixture
+def prepared_in_secret(study_files: dict[str, Path], tables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
+    """The same under secure aggregation."""
+    PREPARE(study_files["secagg"], tmp_path, tables)
+    yield tmp_path
+    end_engines(tmp_path)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,9 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Self, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from quorate.errors import ServerUnreachableError
 from quorate.identity import SiteName
 from quorate.runs import RunState, RunView
+from quorate.secagg.release import ReleaseKey
 from quorate.study import Study, StudyFile
 from quorate.tasks import task_digest
 from quorate_client.cli import app as client_command
@@ -113,6 +116,7 @@ class Consortium:
         self.root = root
         self.server_dir = root / "server"
         self.sites = {name: Site(name, root) for name in SITES}
+        self.release_key = ReleaseKey(X25519PrivateKey.generate())
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._numbers: dict[str, int] = {name: number for number, name in enumerate(SITES)}
 
@@ -177,7 +181,7 @@ class Consortium:
         invitation.write_text(invitation_text(self.operator.invite(SiteName(name), valid_s=0, keep_keys=False)))
         _site_command("join", invitation, "--state", site.state)
         site.control.mkdir(parents=True)
-        policy = f'protection = ["none"]\nrelease = ["sites", "operator"]\ntasks = {_toml(TASKS)}\n'
+        policy = f'protection = ["none", "secagg"]\nrelease = ["sites", "operator"]\ntasks = {_toml(TASKS)}\n'
         (site.state / "policy.toml").write_text(policy)
         (site.state / "config.toml").write_text('metrics_listen = ""\n')
         self._start(f"site-{name}", "quorate-client", "run", "--state", site.state)
@@ -204,7 +208,7 @@ class Consortium:
     def approved(self, file: Path, node_config: Callable[[str], Sequence[str]]) -> Study:
         """Publish a study file and have all sites approve it."""
         keys = {site.name: site.member.signing_key for site in self.operator.sites() if site.member}
-        study = StudyFile.read(file).resolve("compat", keys, task_digest)
+        study = StudyFile.read(file).resolve("compat", keys, task_digest, self.release_key)
         self.operator.publish(study)
         for name, site in self.sites.items():
             settings = [part for pair in node_config(name) for part in ("--node-config", pair)]

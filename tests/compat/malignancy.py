@@ -24,7 +24,8 @@ from tests.compat.consortium_kit import REPOSITORY, SITES
 
 APP = REPOSITORY / "examples" / "stock_deployment"
 SCHEMA = REPOSITORY / "demo" / "schema.toml"
-STUDY = "malignancy"
+STUDIES = {"none": "malignancy", "secagg": "malignancy-in-secret"}
+"""The study without protection, and the same under secure aggregation."""
 DATASET = "records"
 ROUNDS = 2
 ATOL = 2e-6
@@ -39,16 +40,16 @@ class Outcome:
     auc: float
 
 
-def write_study(folder: Path) -> Path:
+def write_study(folder: Path, mode: str) -> Path:
     """Three hospitals, two rounds, batches of all records, and time for a slow transport."""
     text = (REPOSITORY / "demo" / "study-without-noise.toml").read_text()
     for old, new in {
         'sites = ["north", "south", "east", "west"]': f"sites = {json.dumps(SITES)}",
-        'name = "malignancy-without-noise"': 'name = "malignancy"',
+        'name = "malignancy-without-noise"': f'name = "{STUDIES[mode]}"',
         "batch_size = 32": "batch_size = 4096",
         "count = 20": f"count = {ROUNDS}",
         "deadline_s = 120": "deadline_s = 300",
-        'mode = "secagg"': 'mode = "none"',  # Flower's own transport knows no other
+        'mode = "secagg"': f'mode = "{mode}"',
     }.items():
         assert old in text
         text = text.replace(old, new)

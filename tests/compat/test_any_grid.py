@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +12,25 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from quorate.blobs import Blob, blob_id
-from quorate.errors import BlobMissingError, QuorumMissingError, StudyError
+from quorate.errors import BlobMissingError, QuorumMissingError
 from quorate.exchange import Instruction, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
 from quorate.study import Study
 from quorate_client import flower as client
+from quorate_client.folder import RELEASED_MODEL
+from quorate_client.site_file import Site
 from quorate_server import flower as server
 from quorate_server.flower import FlowerExchange
 from quorate_server.phases import Arrived, Presence
 from quorate_server.progress import StudyProgress
 from tests.compat.consortium_kit import SITES, Consortium
-from tests.compat.malignancy import STUDY, Outcome, assert_same, outcome
+from tests.compat.malignancy import APP, STUDIES, Outcome, assert_same, outcome
 from tests.compat.reference import RUN_ID, InProcessGrid
 
 NODES = dict(zip((30, 10, 20), SITES, strict=True))
 """Node numbers, in an order that is not the sites'."""
+OPEN_MODEL = runpy.run_path(str(APP / "open_model.py"))["open_model"]
 
 
 class SiteGrid(InProcessGrid):
@@ -47,6 +51,10 @@ def study(prepared: Path) -> Study:
     return study.model_copy(update={"rounds": study.rounds.model_copy(update={"quorum": 2, "absent_grace_s": 0.0})})
 
 
+def released(prepared: Path, site: str) -> Path:
+    return prepared / f"state-{site}" / "work" / "runs" / f"flower-{RUN_ID}" / RELEASED_MODEL
+
+
 def run(grid: InProcessGrid, prepared: Path) -> None:
     config = {"study": str(prepared / "study.json"), "output": str(prepared)}
     server.app(grid, Context(RUN_ID, 1, {}, RecordDict(), config))
@@ -57,30 +65,34 @@ def run(grid: InProcessGrid, prepared: Path) -> None:
 
 @pytest.mark.integration
 def test_two_runs_on_our_own_transport_give_the_same_model(
-    consortium: Consortium, own_transport: Outcome, tables: dict[str, Path]
+    consortium: Consortium, own_transport: dict[str, Outcome], tables: dict[str, Path]
 ) -> None:
     """Without this, the comparisons with it say nothing."""
-    run = consortium.start(STUDY)
+    run = consortium.start(STUDIES["none"])
     view = consortium.await_end(run)
     assert all(result.contributed == SITES for result in view.results)
-    assert_same(own_transport, outcome(consortium.folder(run) / "model.npz", tables))
+    assert_same(own_transport["none"], outcome(consortium.folder(run) / "model.npz", tables))
 
 
 @pytest.mark.integration
 def test_a_study_on_any_grid_gives_the_model_of_our_own_transport(
-    own_transport: Outcome, prepared: Path, tables: dict[str, Path]
+    own_transport: dict[str, Outcome], prepared: Path, tables: dict[str, Path]
 ) -> None:
     run(SiteGrid(prepared, NODES), prepared)
-    assert_same(own_transport, outcome(prepared / "model.npz", tables))
+    assert_same(own_transport["none"], outcome(prepared / "model.npz", tables))
 
 
-def test_a_study_under_secure_aggregation_is_refused_and_not_run_without(prepared: Path) -> None:
-    study = Study.from_canonical((prepared / "study.json").read_bytes())
-    secret = study.model_copy(update={"protection": study.protection.model_copy(update={"mode": "secagg"})})
-    (prepared / "study.json").write_bytes(secret.canonical())
-    with pytest.raises(StudyError, match="secure aggregation"):
-        run(SiteGrid(prepared, NODES), prepared)
-    assert not (prepared / "model.npz").exists()
+@pytest.mark.integration
+def test_a_secret_study_on_any_grid_gives_the_model_of_our_own_transport(
+    own_transport: dict[str, Outcome], prepared_in_secret: Path, tables: dict[str, Path]
+) -> None:
+    """The model is at each site, and sealed where the ServerApp ran: the operator's key opens it."""
+    run(SiteGrid(prepared_in_secret, NODES), prepared_in_secret)
+    OPEN_MODEL(prepared_in_secret, RUN_ID, prepared_in_secret / "opened.npz")
+    assert_same(own_transport["secagg"], outcome(prepared_in_secret / "opened.npz", tables))
+    opened = (prepared_in_secret / "opened.npz").read_bytes()
+    models = [released(prepared_in_secret, site).read_bytes() for site in SITES]
+    assert models == [opened] * len(SITES)
 
 
 def test_a_run_without_a_quorum_ends_with_the_codes_and_no_text(prepared: Path) -> None:
@@ -100,9 +112,9 @@ def test_a_run_without_a_quorum_ends_with_the_codes_and_no_text(prepared: Path) 
 def test_a_site_whose_node_is_not_there_is_done_without(study: Study, prepared: Path) -> None:
     (prepared / "study.json").write_bytes(study.canonical())
     for name in SITES:
-        site = client.Site.read(prepared / "sites" / f"{name}.json")
+        site = Site.read(prepared / "sites" / f"{name}.json")
         agreement = replace(site.agreement, study=study, digest=study.digest())
-        client.Site(agreement, site.folder).write(prepared / "sites" / f"{name}.json")
+        Site(agreement, site.folder).write(prepared / "sites" / f"{name}.json")
     run(SiteGrid(prepared, {30: "east", 20: "south"}), prepared)
     assert (prepared / "model.npz").exists()
 

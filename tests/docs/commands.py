@@ -38,7 +38,7 @@ _VARIES = (
     (re.compile(r"\d{4}-\d\d-\d\d"), "DATE"),
     (re.compile(r"\d\d:\d\d(:\d\d)?"), "TIME"),
     (re.compile(r"\d+ seconds? ago"), "AGO"),
-    (re.compile(r"[-+]?\d+ s\b"), "SECONDS"),
+    (re.compile(r"[-+]?\d+(?:\.\d+)? s\b"), "SECONDS"),
     (re.compile(r"\d+\.\d+"), "DECIMAL"),
     (re.compile(r"[\d,]+ bytes"), "BYTES"),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from quorate.identity import SiteName
 from quorate.secagg import ring, sealing, words
 from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.study_key import SealedPart, StudyKey
+from quorate.secagg.tag import TAGS
 from quorate.secagg.terms import Hello, Rules, Terms, Vote, say_hello
 from quorate.secure_messages import (
     SecureAnswer,
@@ -29,7 +31,9 @@ from quorate.secure_messages import (
     words_to_bytes,
 )
 from quorate_server.progress import StudyProgress
+from quorate_server.secure_loop import BOX_FRAMING_BYTES, USUAL_COUNTS
 from tests.server.secure_kit import (
+    OWN_COUNTS,
     a_secure_consortium,
     asked_for_a_hello,
     each_of,
@@ -41,11 +45,12 @@ from tests.server.secure_kit import (
     when,
     with_answer,
 )
-from tests.server.study_kit import DIMENSION, NAMES, RUN, Killed, MemoryExchange, Tamper, honest
+from tests.server.study_kit import DIMENSION, NAMES, RUN, Killed, MemoryExchange, Tamper, a_tally, honest
 
 EAST, NORTH, SOUTH, WEST = NAMES
 EXCHANGES = (Phase.HELLO, Phase.UPLOAD, Phase.VOTE, Phase.REVEAL)
 OTHERS = (EAST, NORTH, SOUTH)
+TALLY = len(a_tally(10))
 
 
 def run_to_its_end(exchange: MemoryExchange) -> MemoryExchange:
@@ -655,6 +660,13 @@ def shares_too_long(exchange: MemoryExchange, reply: Reply) -> Reply:
     return reblobbed(exchange, reply, ciphertext, {site: box * 8 for site, box in boxes.items()})
 
 
+def a_share_twice(exchange: MemoryExchange, reply: Reply) -> Reply:
+    """protobuf would take the last one."""
+    shares = exchange.blobs.content[reply.blobs[1].id]
+    again = shares_to_bytes({NORTH: upload_parts(exchange, reply)[1][NORTH]})
+    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, shares + again)))
+
+
 def shares_that_are_none(exchange: MemoryExchange, reply: Reply) -> Reply:
     return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, b"\xff" * 100)))
 
@@ -674,7 +686,7 @@ def counts_cut(exchange: MemoryExchange, reply: Reply) -> Reply:
 
 def counts_out_of_range(exchange: MemoryExchange, reply: Reply) -> Reply:
     counts = secure_answer_from_bytes(reply.body).counts
-    return with_answer(reply, counts=ring.MODULUS.to_bytes(8, "little") + counts[8:])
+    return with_answer(reply, counts=words.pack_words(np.full(2, ring.MODULUS, np.uint64)) + counts[13:])
 
 
 def no_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
@@ -710,6 +722,7 @@ UPLOADS: list[tuple[Change, str]] = [
     (a_share_for_a_stranger, "bad_contribution"),
     (a_share_too_short, "bad_contribution"),
     (shares_too_long, "bad_contribution"),
+    (a_share_twice, "bad_frame"),
     (shares_that_are_none, "bad_frame"),
     (fewer_counts, "base_model_mismatch"),
     (counts_cut, "bad_frame"),
@@ -1118,12 +1131,72 @@ def test_an_answer_that_is_empty_in_every_exchange_is_a_refusal_and_no_more() ->
     assert exchange.results[1].contributed == OTHERS
 
 
-# --- the server's disk ---
+# --- the server's memory and disk ---
+
+
+class Watched(io.BytesIO):
+    """Notes each piece that is read of it."""
+
+    def __init__(self, content: bytes, pieces: list[int]) -> None:
+        super().__init__(content)
+        self._pieces = pieces
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece = super().read(size)
+        self._pieces.append(len(piece))
+        return piece
+
+
+def test_of_all_shares_only_those_for_the_site_that_is_asked_are_read_when_it_is_asked() -> None:
+    """All of them are sites² times 17 KB: they stay in the spool, and nobody's are there before his turn."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    opening, sending = exchange.open, exchange.send
+    pieces: list[int] = []
+    read: dict[SiteName, list[int]] = {}
+
+    def watched(blob: Blob) -> BinaryIO:
+        return Watched(opening(blob).read(), pieces)
+
+    def send(site: SiteName, instruction: Instruction) -> None:
+        if (instruction.phase, instruction.round_number) == (Phase.VOTE, 1):
+            read[site] = pieces[:]
+        pieces.clear()
+        sending(site, instruction)
+
+    exchange.open, exchange.send = watched, send  # type: ignore[method-assign]
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, NAMES)
+    (boxes,) = {
+        tuple(len(box) for box in shares_from_bytes(work.shares.inline or b"").values())
+        for _, instruction in exchange.sent
+        if (instruction.phase, instruction.round_number) == (Phase.VOTE, 1)
+        and (work := secure_work_from_bytes(instruction.body)).shares is not None
+    }
+    assert len(boxes) == 3
+    for site in NAMES[1:]:  # before the first one the ciphertexts were read
+        assert read[site] == list(boxes)
+    assert read[NAMES[0]][-3:] == list(boxes)
+
+
+def test_shares_that_repeat_what_a_checkpoint_drops_cost_an_attempt_and_do_not_stop_the_run() -> None:
+    """Nobody can say what is in a sealed checkpoint: a site puts shares there, and sends the same in a later upload."""
+    exchange = a_secure_consortium(rounds={"count": 3, "checkpoint_every": 1})
+    nonsense = bytes(sealing.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS))
+    shares = exchange.blobs.put(shares_to_bytes(dict.fromkeys((NORTH, SOUTH, WEST), nonsense)))
+    exchange.tamper = each_of(
+        when([EAST], Phase.CHECKPOINT, lambda reply: replace(reply, blobs=(shares,)), 2),
+        when([EAST], Phase.UPLOAD, lambda reply: replace(reply, blobs=(reply.blobs[0], shares)), 3, (0,)),
+    )
+    run_to_its_end(exchange)
+    assert shares.id in [progress.checkpoint.id for progress in exchange.commits if progress.checkpoint]
+    assert_exact(exchange, 3, NAMES, attempt=1)
+    assert shares.id not in exchange.blobs.content
 
 
 def test_a_disk_without_room_is_noticed_before_anybody_trains() -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.free = 5 * words.POLYNOMIAL_BYTES - 1
+    share = sealing.message_bytes(ring.DEGREE + USUAL_COUNTS) + BOX_FRAMING_BYTES
+    exchange.free = 5 * words.POLYNOMIAL_BYTES + 2 * 4 * 3 * share - 1
     with pytest.raises(DiskFullError):
         exchange.loop().run()
     assert asked(exchange, Phase.HELLO) == []
@@ -1131,6 +1204,25 @@ def test_a_disk_without_room_is_noticed_before_anybody_trains() -> None:
     exchange.free += 1
     exchange.loop().run()
     assert_exact(exchange, 1, NAMES)
+
+
+def test_the_room_that_is_asked_for_is_enough_for_what_a_sum_puts_into_the_spool() -> None:
+    names = [SiteName(f"site-{number}") for number in range(7)]
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    most, committing = [0], exchange.commit
+
+    def commit(*what: Any) -> None:
+        most[0] = max(most[0], sum(len(content) for content in exchange.blobs.content.values()))
+        committing(*what)
+
+    exchange.commit = commit  # type: ignore[method-assign]
+    run_to_its_end(exchange)
+    exact = 8 * words.POLYNOMIAL_BYTES + 2 * 7 * 6 * sealing.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS)
+    assert exact < most[0], "the shares are there twice"
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    exchange.free = most[0]
+    with pytest.raises(DiskFullError):
+        exchange.loop().run()
 
 
 # --- what is asked ---

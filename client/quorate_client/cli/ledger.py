@@ -162,15 +162,16 @@ def _limits(policy: PrivacyPolicy, book: Book, account: Account) -> Limits:
 
 def _print(statement: dict[str, Any]) -> None:
     title = f"{statement['dataset']}, per {statement['unit']}, at delta {statement['delta']:g}"
-    rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
+    rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", "accountant", title=title)
     for run in statement["runs"]:
         numbers = (str(run["rounds"]), str(run["unsettled"]), _number(run["epsilon"]), _number(run["left"], "no limit"))
-        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers)
+        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers, "PLD, a fixed plan")
     for name, spent, left in (
         ("in the last 365 days", "epsilon_last_year", "left_this_year"),
         ("in all", "epsilon_ever", "left_ever"),
     ):
-        rows.add_row(name, "", "", "", _number(statement[spent]), _number(statement[left], "no limit"))
+        total, rest = _number(statement[spent]), _number(statement[left], "no limit")
+        rows.add_row(name, "", "", "", total, rest, "RDP, study after study")
     out().print(rows)
 
 

@@ -39,8 +39,11 @@ class TrainingPlan:
         return Event(self.noise_multiplier, self.sampling_rate, self.steps * self.rounds)
 
 
-def training_plan(training: TrainingPrivacy, delta: float, records: int, rounds: int) -> TrainingPlan:
+def training_plan(privacy: Privacy, training: TrainingPrivacy, records: int, rounds: int) -> TrainingPlan:
     """What ``[privacy.training]`` means for a site with so many records.
+
+    Args:
+        rounds: Those of the study; the spare ones come on top.
 
     Raises:
         PrivacyUnsupportedError: too few records. PrivacyRefusedError: no noise reaches the study's epsilon.
@@ -54,12 +57,12 @@ def training_plan(training: TrainingPrivacy, delta: float, records: int, rounds:
             got=f"{records}",
             action="Have the operator publish the study with a smaller batch_size, or leave this site out",
         )
-    covered = rounds + training.spare_rounds
+    covered = rounds + privacy.spare_rounds
     noise = training.noise_multiplier
     if noise is None:
         from quorate.privacy.accounting import noise_multiplier_for  # imports numpy
 
-        noise = noise_multiplier_for(training.epsilon or 0.0, delta, rate, training.steps * covered)
+        noise = noise_multiplier_for(training.epsilon or 0.0, privacy.delta, rate, training.steps * covered)
     return TrainingPlan(rate, noise, training.steps, covered)
 
 

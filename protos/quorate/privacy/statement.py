@@ -41,14 +41,14 @@ def privacy_statement(study: Study) -> Statement:
     exact: list[str] = []
     if privacy.training is not None:
         plain += _plainly_per_record(privacy.training, privacy.delta)
-        exact.append(_exactly_per_record(privacy.training, privacy.delta, study.rounds.count))
+        exact.append(_exactly_per_record(privacy, privacy.training, study.rounds.count))
     if privacy.update is not None:
         plain.append(_plainly_per_site("before its result was sent", "everybody"))
-        exact.append(_exactly_before_sending(privacy.update, privacy.delta, study))
+        exact.append(_exactly_before_sending(privacy, privacy.update, study))
     if privacy.average is not None:
         outside = "those who are not among the sites"
         plain.append(_plainly_per_site("after the results were averaged", outside))
-        exact.append(_exactly_after_averaging(privacy.average, privacy.delta, study))
+        exact.append(_exactly_after_averaging(privacy, privacy.average, study))
     return Statement((*plain, *_plain_limits(privacy)), (*exact, *_exact_limits(privacy)))
 
 
@@ -66,13 +66,13 @@ def _plainly_per_record(training: TrainingPrivacy, delta: float) -> Iterator[str
     yield "If several records are about you, this holds for each of them, and for all of them together less."
 
 
-def _exactly_per_record(training: TrainingPrivacy, delta: float, rounds: int) -> str:
-    covered = rounds + training.spare_rounds
+def _exactly_per_record(privacy: Privacy, training: TrainingPrivacy, rounds: int) -> str:
+    covered, delta = rounds + privacy.spare_rounds, privacy.delta
     if training.epsilon is not None:
         strength = (
             f"each site chooses the least noise multiplier at which the PLD accountant gives epsilon <= "
             f"{training.epsilon:g} at delta = {delta:g} for its number of records, over {covered} rounds "
-            f"({training.spare_rounds} of them spare); a round beyond them is refused by the site"
+            f"({privacy.spare_rounds} of them spare); a round beyond them is refused by the site"
         )
     else:
         strength = (
@@ -94,7 +94,7 @@ def _plainly_per_site(when: str, whom: str) -> str:
     )
 
 
-def _exactly_before_sending(update: UpdatePrivacy, delta: float, study: Study) -> str:
+def _exactly_before_sending(privacy: Privacy, update: UpdatePrivacy, study: Study) -> str:
     against = "everybody who sees an update, the model or the sums"
     if study.protection.mode == "secagg":
         against = (
@@ -104,26 +104,27 @@ def _exactly_before_sending(update: UpdatePrivacy, delta: float, study: Study) -
     return (
         f"Noise before sending: each site's update is clipped to an L2 norm of {update.clip:g} and gets its share of "
         f"discrete Gaussian noise (Kairouz, Liu, Steinke 2021), noise multiplier {update.noise_multiplier:g} a round; "
-        f"{_over_rounds(update.noise_multiplier, delta, study)}. Unit: one site, its whole update of a round, added or "
-        f"removed. Holds against {against}."
+        f"{_over_rounds(privacy, update.noise_multiplier, study)}. Unit: one site, its whole update of a round, added "
+        f"or removed. Holds against {against}."
     )
 
 
-def _exactly_after_averaging(average: AveragePrivacy, delta: float, study: Study) -> str:
+def _exactly_after_averaging(privacy: Privacy, average: AveragePrivacy, study: Study) -> str:
     drawn = "by all sites from a key that only they have" if study.protection.mode == "secagg" else "by the server"
     return (
         f"Noise after averaging: discrete Gaussian noise on the sum of updates clipped to an L2 norm of "
         f"{average.clip:g}, noise multiplier {average.noise_multiplier:g} a round, drawn {drawn}; "
-        f"{_over_rounds(average.noise_multiplier, delta, study)}. Unit: one site, added or removed. Holds against "
+        f"{_over_rounds(privacy, average.noise_multiplier, study)}. Unit: one site, added or removed. Holds against "
         "those who see the model and did not draw the noise."
     )
 
 
-def _over_rounds(noise: float, delta: float, study: Study) -> str:
+def _over_rounds(privacy: Privacy, noise: float, study: Study) -> str:
     from quorate.privacy.accounting import epsilon  # imports numpy
 
-    rounds = study.rounds.count
-    return f"epsilon {epsilon([Event(noise, 1.0, rounds)], delta):.3g} at delta = {delta:g} over {rounds} rounds"
+    covered = study.rounds.count + privacy.spare_rounds
+    found = epsilon([Event(noise, 1.0, covered)], privacy.delta)
+    return f"epsilon {found:.3g} at delta = {privacy.delta:g} over {covered} rounds, spare ones included"
 
 
 def _plain_limits(privacy: Privacy) -> Iterator[str]:

@@ -29,9 +29,6 @@ class TrainingPrivacy(_Frozen):
     noise_multiplier: Positive | None = Field(
         default=None, description="in place of epsilon: standard deviation of a step's noise over clip"
     )
-    spare_rounds: int = Field(
-        default=1, ge=0, description="with epsilon: how many rounds more than planned it pays for (failed attempts)"
-    )
 
     @model_validator(mode="after")
     def _noise_is_given_once(self) -> Self:
@@ -67,6 +64,9 @@ class Privacy(_Frozen):
 
     delta: Annotated[float, Field(gt=0, lt=0.1)] = Field(
         description="chance that the promise of epsilon may fail; at most 1 / units^1.1 where policies do not differ"
+    )
+    spare_rounds: int = Field(
+        default=1, ge=0, description="how many rounds more than planned the promises cover (failed attempts)"
     )
     training: TrainingPrivacy | None = None
     update: UpdatePrivacy | None = None

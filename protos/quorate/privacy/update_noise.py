@@ -2,9 +2,9 @@
 
 Sites count the same here, so a site's influence on the weighted sum is ``clip / n``. Noise before sending must reach
 its size whoever is missing: a site votes for no fewer than ``floor`` survivors, of whom k may collude and know their
-own noise, so each site adds sigma / sqrt(floor - k) (Kairouz, Liu, Steinke 2021, https://arxiv.org/abs/2102.06387,
-with the survivors that are sure in the place of all). Without secure aggregation each update is seen alone and each
-site adds it all.
+own noise (at least one: whoever looks), so each site adds sigma / sqrt(floor - k) (Kairouz, Liu, Steinke 2021,
+https://arxiv.org/abs/2102.06387, with the survivors that are sure in the place of all). Without secure aggregation each
+update is seen alone and each site adds it all.
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ def update_noise(study: Study) -> UpdateNoise:
         share = privacy.update.noise_multiplier * influence
         if study.protection.mode == "secagg":
             rules = Rules(sites, study.protection.colluders)
-            share /= math.sqrt(rules.floor - rules.colluders)
+            share /= math.sqrt(rules.floor - max(1, rules.colluders))
     average = privacy.average.noise_multiplier * influence if privacy.average is not None else 0.0
     return UpdateNoise(privacy.update_clip, share, average, math.hypot(share * math.sqrt(sites), average))

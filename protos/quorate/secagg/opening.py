@@ -34,8 +34,7 @@ from quorate.secagg.terms import (
     sum_digest,
     valid_votes,
 )
-
-Words = npt.NDArray[np.uint64]
+from quorate.secagg.words import Words, unpack_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Opening:
         hellos: Of all who took part, by name.
         model: The keyed digest of the model that the survivors held.
         survivors: U, by name.
-        counts: The sum of the masked counts and tags, 8 bytes a word, little-endian.
+        counts: The sum of the masked counts and tags, 52 bits a word.
         ciphertext: The name of the summed ciphertext; empty where only counts were summed.
         following: The hellos for the next sum that came with the reveals. They open nothing.
     """
@@ -74,6 +73,7 @@ class Opener:
     def __init__(self, opening: Opening, terms: Terms, roster: Roster, rules: Rules, study_key: StudyKey) -> None:
         try:
             self.identity, key_sum = _checked(opening, terms, roster, rules, study_key)
+            self._masked = unpack_words(opening.counts)
         except SumRefusedError:
             raise
         except QuorateError as error:
@@ -84,7 +84,6 @@ class Opener:
         """Whose uploads are in the sum."""
         split = ring.DEGREE if terms.polynomials else 0
         self._key, self._padding = key_sum[:split], key_sum[split:]
-        self._masked = np.frombuffer(opening.counts, "<u8").astype(np.uint64)
         if len(self._masked) != len(self._padding):
             raise _refusal()
         self._tagger = Tagger(TagKey.derive(study_key.secret, self.identity))
@@ -159,9 +158,7 @@ def _revealed(
         ):
             raise _refusal()
         content = study_key.open_once(reveal.sealed, b"reveal", identity, reveal.site.encode())
-        if len(content) % 8:
-            raise _refusal()
-        found[greeted.index(reveal.site) + 1] = np.frombuffer(content, "<u8").astype(np.uint64)
+        found[greeted.index(reveal.site) + 1] = unpack_words(content)
     return found
 
 

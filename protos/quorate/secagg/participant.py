@@ -34,8 +34,8 @@ from quorate.secagg.terms import (
     say_hello,
     valid_votes,
 )
+from quorate.secagg.words import Words, pack_words
 
-Words = npt.NDArray[np.uint64]
 Lanes = npt.NDArray[np.int64]
 
 
@@ -174,7 +174,8 @@ class Participant:
         boxes = {}
         for place, hello in enumerate(self._hellos):
             if hello.site == me:
-                self._own_share = dealt[place]
+                # A view would keep all the shares with it, and with them the key.
+                self._own_share = dealt[place].copy()
             else:
                 boxes[hello.site] = sealing.deal(
                     dealt[place], self.identity, me, hello.site, self.member.signing_key, hello.round_key
@@ -240,7 +241,7 @@ class Participant:
                 got=f"{len(agreeing)}",
             )
         self._advance(_Step.VOTED, _Step.OVER)
-        content = self._share_sum.astype("<u8").tobytes()
+        content = pack_words(self._share_sum)
         self._share_sum = None
         sealed = member.study_key.seal_once(content, b"reveal", self.identity, member.site.encode())
         return Reveal(member.site, sealed, member.signing_key.sign(revealed(self.identity, member.site, sealed)))

@@ -18,6 +18,7 @@ from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import KEY_BYTES, StudyKey
 from quorate.secagg.terms import Rules, Terms, sum_digest
+from quorate.secagg.words import pack_words
 
 SITES = 3
 CANARY = 0.7071
@@ -56,7 +57,7 @@ def _rehearse() -> None:
         ring.add(counts, masked)
         if COUNT in masked:
             raise seal.SelfTestError("A count left a site as it is")
-    survivors, digest = tuple(sites), sum_digest(b"", counts.tobytes())
+    survivors, digest = tuple(sites), sum_digest(b"", pack_words(counts))
     votes = tuple(
         site.vote(
             survivors, digest, {dealer: dealt[name] for dealer, dealt in boxes.items() if dealer != name}, _accept
@@ -64,7 +65,7 @@ def _rehearse() -> None:
         for name, site in sites.items()
     )
     reveals = tuple(site.reveal(votes) for site in sites.values())
-    opening = Opening(hellos, study_key.model(b""), survivors, counts.tobytes(), b"", votes, reveals)
+    opening = Opening(hellos, study_key.model(b""), survivors, pack_words(counts), b"", votes, reveals)
     opener = Opener(opening, terms, roster, rules, study_key)
     opened = opener.piece(total, packing)
     if not np.array_equal(opened, SITES * lanes << packing.delta_bits) or opener.counts() != (SITES * COUNT,):

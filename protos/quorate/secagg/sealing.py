@@ -2,7 +2,7 @@
 
 A dealt share on the wire has a fixed length; nothing in it is parsed::
 
-    HPKE encapsulated key (32) | sealed: share (8 bytes a word, little-endian), inner signature (64), tag (16)
+    HPKE encapsulated key (32) | sealed: share (52 bits a word, as in ``words``), inner signature (64), tag (16)
     | outer signature (64)
 
 - **HPKE** (RFC 9180, base mode; X25519, HKDF-SHA256, ChaCha20-Poly1305) to the key that the recipient made for this one
@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -36,16 +35,14 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from quorate.errors import ContributionError, FrameError, KeyMismatchError
 from quorate.identity import SiteName
 from quorate.secagg import ring
+from quorate.secagg.words import Words, pack_words, packed_bytes, unpack_words
 
-Words = npt.NDArray[np.uint64]
-
-WORD_BYTES = 8
 ROUND_ID_BYTES = 32
 SIGNATURE_BYTES = 64
 BOX_OVERHEAD_BYTES = 32 + 16  # HPKE's encapsulated key and the tag
 MESSAGE_OVERHEAD_BYTES = BOX_OVERHEAD_BYTES + 2 * SIGNATURE_BYTES
 
-_CONTEXT = b"quorate/secagg/sealing/v1\x00"
+_CONTEXT = b"quorate/secagg/sealing/v2\x00"
 _SHARE = b"share"
 _DEALT = b"dealt"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
@@ -108,12 +105,12 @@ class SignedShare:
     def __post_init__(self) -> None:
         if self.words.dtype != np.uint64 or self.words.ndim != 1 or bool((self.words >= ring.MODULUS).any()):
             _refuse()
-        signed = _dealt(_to_bytes(self.words), self.round_id, self.dealer, self.recipient)
+        signed = _dealt(pack_words(self.words), self.round_id, self.dealer, self.recipient)
         _check_signature(self.dealer_key, self.signature, signed)
 
 
 def seal(share: Words, to: bytes, info: bytes) -> bytes:
-    """A box of 8m + 48 bytes that only the holder of a key opens, and only under the same info.
+    """A box of ``packed_bytes(m)`` + 48 bytes that only the holder of a key opens, and only under the same info.
 
     Args:
         share: uint64[m], below q.
@@ -132,14 +129,14 @@ def open_sealed(box: bytes, key: X25519PrivateKey, info: bytes, words: int) -> W
     Raises:
         FrameError: wrong length, another key or info, a bit that was changed, a word that is not below q; one text.
     """
-    if len(box) != BOX_OVERHEAD_BYTES + WORD_BYTES * words:
+    if len(box) != BOX_OVERHEAD_BYTES + packed_bytes(words):
         _refuse()
-    return _from_bytes(_open(box, key, info))
+    return _unpacked(_open(box, key, info))
 
 
 def message_bytes(words: int) -> int:
     """The length of a dealt share of so many words."""
-    return MESSAGE_OVERHEAD_BYTES + WORD_BYTES * words
+    return MESSAGE_OVERHEAD_BYTES + packed_bytes(words)
 
 
 def deal(
@@ -199,7 +196,7 @@ def receive(
     box, signature = message[:-SIGNATURE_BYTES], message[-SIGNATURE_BYTES:]
     _check_signature(verify_key, signature, context + box)
     plain = private_round_key.open(box, context)
-    share = _from_bytes(plain[:-SIGNATURE_BYTES])
+    share = _unpacked(plain[:-SIGNATURE_BYTES])
     return SignedShare(share, round_id, sender, recipient, verify_key, plain[-SIGNATURE_BYTES:])
 
 
@@ -240,18 +237,14 @@ def _open(box: bytes, key: X25519PrivateKey, info: bytes) -> bytes:
 def _checked_bytes(share: Words) -> bytes:
     if share.dtype != np.uint64 or share.ndim != 1 or bool((share >= ring.MODULUS).any()):
         raise ContributionError("A share to be sealed has the wrong form", expected="a row of words below q")
-    return _to_bytes(share)
+    return pack_words(share)
 
 
-def _to_bytes(words: Words) -> bytes:
-    return words.astype("<u8").tobytes()
-
-
-def _from_bytes(plain: bytes) -> Words:
-    words = np.frombuffer(plain, dtype="<u8").astype(np.uint64)
-    if bool((words >= ring.MODULUS).any()):
+def _unpacked(plain: bytes) -> Words:
+    try:
+        return unpack_words(plain)
+    except FrameError:
         _refuse()
-    return words
 
 
 def _refuse() -> NoReturn:

@@ -19,6 +19,7 @@ from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Hello, Rules, Terms, sum_digest
+from quorate.secagg.words import pack_words
 
 STUDY = b"s" * 32
 RUN = RunId("run-1")
@@ -111,7 +112,7 @@ class Sum:
 
     @property
     def digest(self) -> bytes:
-        return sum_digest(self.ciphertext, self.counts.astype("<u8").tobytes())
+        return sum_digest(self.ciphertext, pack_words(self.counts))
 
     def boxes_for(self, name: SiteName) -> dict[SiteName, bytes]:
         return {sender: boxes[name] for sender, boxes in self.boxes.items() if name in boxes}
@@ -124,7 +125,7 @@ class Sum:
             for name in self.survivors
         )
         reveals = tuple(self.sites[name].reveal(votes) for name in self.survivors)
-        counts = self.counts.astype("<u8").tobytes()
+        counts = pack_words(self.counts)
         model = self.consortium.study_key.model(self.model)
         return Opening(self.hellos, model, self.survivors, counts, self.ciphertext, votes, reveals)
 

@@ -221,6 +221,15 @@ def test_a_vote_that_cannot_be_written_down_is_not_given(consortium: Consortium)
         run.sites[voter.name].reveal([])
 
 
+def test_after_the_upload_a_site_keeps_its_own_share_and_not_the_key(consortium: Consortium) -> None:
+    """As many shares as a threshold are the key: not even the memory that the others lay in may stay."""
+    run = uploaded(consortium)
+    for site in run.sites.values():
+        share = site._own_share
+        assert share is not None
+        assert share.base is None
+
+
 def test_a_withheld_or_swapped_share_is_noticed_before_the_vote(consortium: Consortium) -> None:
     run = uploaded(consortium)
     voter, other = run.here[0], run.here[1].name

@@ -18,6 +18,7 @@ from quorate.errors import ContributionError, FrameError, KeyMismatchError
 from quorate.identity import SiteName
 from quorate.secagg import ring
 from quorate.secagg.sealing import RoundKey, SignedShare, Words, deal, message_bytes, open_sealed, receive, seal
+from quorate.secagg.words import pack_words, packed_bytes
 from tests.protos.secagg.kit import SeededRandomness
 
 Q = ring.MODULUS
@@ -67,7 +68,7 @@ def check_refusal(error: FrameError) -> None:
 def context(kind: bytes, round_id: bytes = ROUND, sender: bytes = b"north", recipient: bytes = b"south") -> bytes:
     """What boxes and signatures are bound to, written down a second time."""
     fields = b"".join(bytes([len(part)]) + part for part in (kind, round_id, sender, recipient))
-    return b"quorate/secagg/sealing/v1\x00" + fields
+    return b"quorate/secagg/sealing/v2\x00" + fields
 
 
 def crafted(
@@ -88,7 +89,7 @@ def crafted(
     return box + outer.sign((context(b"share") if outer_context is None else outer_context) + box)
 
 
-PLAIN = SHARE.astype("<u8").tobytes()
+PLAIN = pack_words(SHARE)
 
 
 # --- what works ------------------------------------------------------------------------------------------------------
@@ -98,17 +99,17 @@ PLAIN = SHARE.astype("<u8").tobytes()
 def test_a_dealt_share_arrives_as_it_was(numbers: list[int]) -> None:
     share = np.array(numbers, dtype=np.uint64)
     message = dealt(share)
-    assert len(message) == message_bytes(len(numbers)) == 8 * len(numbers) + 176
+    assert len(message) == message_bytes(len(numbers)) == packed_bytes(len(numbers)) + 176
     signed = receive(message, ROUND, NORTH, SOUTH, VERIFY[NORTH], ROUND_KEY, len(numbers))
     assert np.array_equal(signed.words, share)
     assert signed.words.dtype == np.uint64
     assert (signed.round_id, signed.dealer, signed.recipient) == (ROUND, NORTH, SOUTH)
 
 
-def test_a_share_of_a_whole_key_is_about_sixteen_kibibytes() -> None:
+def test_a_share_of_a_whole_key_is_about_thirteen_kibibytes() -> None:
     share = ring.uniform(SeededRandomness(1), ring.DEGREE + 30)
     message = dealt(share)
-    assert len(message) < 17_000
+    assert len(message) < 13_800
     assert np.array_equal(receive(message, ROUND, NORTH, SOUTH, VERIFY[NORTH], ROUND_KEY, share.size).words, share)
 
 
@@ -136,7 +137,7 @@ def test_the_same_share_is_never_sealed_to_the_same_bytes() -> None:
 def test_neither_share_nor_inner_signature_shows_in_a_message() -> None:
     message = dealt(np.full(WORDS, 0x000ABBCCDDEEFF11, dtype=np.uint64))
     inner = receive(message, ROUND, NORTH, SOUTH, VERIFY[NORTH], ROUND_KEY, WORDS).signature
-    assert bytes.fromhex("11ffeeddccbb0a00") not in message
+    assert pack_words(np.full(2, 0x000ABBCCDDEEFF11, dtype=np.uint64)) not in message
     assert inner not in message
     assert inner[:32] not in message
 
@@ -246,12 +247,16 @@ def test_an_encapsulated_key_of_small_order_is_refused(point: bytes) -> None:
 # --- a bad dealer ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [Q, Q + 1, 2**52, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("value", [Q, Q + 1, 2**52 - 1])
 @pytest.mark.parametrize("position", range(WORDS))
 def test_a_word_that_is_not_below_q_is_refused(value: int, position: int) -> None:
     share = SHARE.copy()
     share[position] = value
-    refused(crafted(share.astype("<u8").tobytes()))
+    refused(crafted(pack_words(share)))
+
+
+def test_a_share_with_bits_behind_its_last_word_is_refused() -> None:
+    refused(crafted(PLAIN[:-1] + bytes([PLAIN[-1] | 0x80])))
 
 
 def test_a_bad_inner_signature_is_refused() -> None:
@@ -304,7 +309,7 @@ def test_a_received_share_is_evidence_that_others_can_check() -> None:
 
 def test_a_share_that_a_dealer_signed_with_a_word_beyond_q_is_no_evidence() -> None:
     share = np.array([Q], dtype=np.uint64)
-    signature = SIGNING[NORTH].sign(context(b"dealt") + hashlib.sha256(share.tobytes()).digest())
+    signature = SIGNING[NORTH].sign(context(b"dealt") + hashlib.sha256(pack_words(share)).digest())
     with pytest.raises(FrameError):
         SignedShare(share, ROUND, NORTH, SOUTH, VERIFY[NORTH], signature)
 
@@ -327,7 +332,7 @@ def test_arbitrary_bytes_of_the_right_length_are_refused_in_the_one_way(message:
     check_refusal(caught.value)
 
 
-@given(st.binary(min_size=8 * WORDS + 64, max_size=8 * WORDS + 64))
+@given(st.binary(min_size=len(PLAIN) + 64, max_size=len(PLAIN) + 64))
 def test_arbitrary_contents_of_a_box_are_refused_in_the_one_way(plain: bytes) -> None:
     refused(crafted(plain[:-64], inner=plain[-64:]))
 
@@ -350,7 +355,7 @@ def test_a_box_opens_with_the_key_and_the_info_it_was_sealed_under(numbers: list
     key = X25519PrivateKey.generate()
     share = np.array(numbers, dtype=np.uint64)
     box = seal(share, key.public_key().public_bytes_raw(), info)
-    assert len(box) == 8 * len(numbers) + 48
+    assert len(box) == packed_bytes(len(numbers)) + 48
     assert open_sealed(box, key, info, len(numbers)).tolist() == numbers
 
 
@@ -359,7 +364,7 @@ def test_a_box_that_does_not_open_or_holds_no_share_is_refused_in_the_one_way() 
     to = key.public_key()
     box = seal(SHARE, to.public_bytes_raw(), b"info")
     suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
-    beyond = suite.encrypt((Q).to_bytes(8, "little") * WORDS, to, info=b"info")
+    beyond = suite.encrypt(pack_words(np.full(WORDS, Q, np.uint64)), to, info=b"info")
     other_suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM).encrypt(PLAIN, to, info=b"info")
     for attempt in (
         lambda: open_sealed(box, X25519PrivateKey.generate(), b"info", WORDS),
@@ -370,7 +375,7 @@ def test_a_box_that_does_not_open_or_holds_no_share_is_refused_in_the_one_way() 
         lambda: open_sealed(bytes(32) + box[32:], key, b"info", WORDS),
         lambda: open_sealed(beyond, key, b"info", WORDS),
         lambda: open_sealed(other_suite, key, b"info", WORDS),
-        lambda: open_sealed(b"", key, b"info", -6),
+        lambda: open_sealed(b"", key, b"info", WORDS),
     ):
         with pytest.raises(FrameError) as caught:
             attempt()
@@ -446,6 +451,6 @@ def test_a_received_share_can_be_added_to_others_in_place() -> None:
 
 
 GOLDEN_BOX = (
-    "dadf0943b33d3c5f9473d43e7c2f2178f45874a7946db01e5b26993ab2eaf26987618aa2"
-    "3e3d72af36149088b24ab8f166b0a111b8a8b231eea924cca8d9ce7716b8ce86f0605da3"
+    "ed31e85672ddbb0dadc57ce51d47168f33704badf7f13cd38dbf281a341b0e30c5b717e8"
+    "9913de7bdbe696d5c66b05623b00606825b56cfc7ff0ae669165be9f28608e67"
 )

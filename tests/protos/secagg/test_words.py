@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorate.errors import FrameError
-from quorate.secagg import words
+from quorate.secagg import ring, words
 from quorate.secagg.ring import DEGREE, MODULUS, Polynomials
-from quorate.secagg.words import POLYNOMIAL_BYTES
+from quorate.secagg.words import POLYNOMIAL_BYTES, Words, pack_words, packed_bytes, unpack_words
 from tests.protos.secagg.kit import random_words
 
 
@@ -20,6 +20,10 @@ def packed_by_definition(polynomials: Polynomials) -> bytes:
     """Word i is the bits 52 i .. 52 i + 51, in the plainest way to say so."""
     rows = (sum(word << (52 * i) for i, word in enumerate(row)) for row in polynomials.tolist())
     return b"".join(row.to_bytes(POLYNOMIAL_BYTES, "little") for row in rows)
+
+
+def row_by_definition(row: Words) -> bytes:
+    return sum(word << (52 * i) for i, word in enumerate(row.tolist())).to_bytes(-(-52 * len(row) // 8), "little")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 65])
@@ -83,6 +87,81 @@ def test_whatever_bytes_come_they_are_words_or_a_bad_frame(data: bytes) -> None:
 def test_only_polynomials_are_packed(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shape"):
         words.pack(np.zeros(shape, dtype=np.uint64))
+
+
+# --- any number of words ---
+
+
+@pytest.mark.parametrize("count", [*range(8), 523, 2047, 2571, 2572])
+def test_any_number_of_words_survives_in_as_many_bytes_as_their_bits_fill(count: int) -> None:
+    row = random_words(count, count)
+    row[-1:] = MODULUS - 1
+    data = pack_words(row)
+    assert data == row_by_definition(row)
+    assert len(data) == packed_bytes(count) == -(-52 * count // 8)
+    for received in (data, memoryview(data), memoryview(bytearray(data))):
+        arrived = unpack_words(received)
+        assert np.array_equal(arrived, row)
+        assert arrived.dtype == np.uint64
+
+
+@given(st.lists(st.integers(0, MODULUS - 1), max_size=60))
+def test_whatever_words_are_packed_come_back(values: list[int]) -> None:
+    row = np.array(values, np.uint64)
+    assert unpack_words(pack_words(row)).tolist() == values
+    assert pack_words(np.repeat(row, 2)[::2]) == pack_words(row), "what is not contiguous is packed all the same"
+
+
+def test_a_row_is_packed_as_a_polynomial_is() -> None:
+    polynomials = random_words(8, 2, DEGREE)
+    assert pack_words(polynomials.reshape(-1)) == words.pack(polynomials)
+
+
+def test_what_was_unpacked_can_be_added_to() -> None:
+    row = unpack_words(pack_words(np.array([1, 2, 3], np.uint64)))
+    ring.add(row, row.copy())
+    assert row.tolist() == [2, 4, 6]
+
+
+def test_no_two_numbers_of_words_have_one_length_and_other_lengths_are_refused() -> None:
+    lengths = {packed_bytes(count): count for count in range(41)}
+    assert len(lengths) == 41
+    for size in range(packed_bytes(40) + 1):
+        if size in lengths:
+            assert len(unpack_words(bytes(size))) == lengths[size]
+        else:
+            with pytest.raises(FrameError, match="whole words"):
+                unpack_words(bytes(size))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("word", [MODULUS, MODULUS + 1, (1 << 52) - 1])
+def test_a_word_that_is_not_below_the_modulus_is_refused_wherever_it_is(count: int, word: int) -> None:
+    for place in range(count):
+        row = random_words(9, count)
+        row[place] = word
+        with pytest.raises(FrameError, match="below the modulus"):
+            unpack_words(row_by_definition(row))
+
+
+@pytest.mark.parametrize("count", [1, 3, 523])
+@pytest.mark.parametrize("bit", [4, 5, 6, 7])
+def test_bits_behind_the_last_word_are_refused(count: int, bit: int) -> None:
+    """They would be a second form of the same words: what is signed and hashed has one."""
+    data = bytearray(pack_words(random_words(10, count)))
+    data[-1] |= 1 << bit
+    with pytest.raises(FrameError, match="zeros behind"):
+        unpack_words(bytes(data))
+
+
+@given(st.binary(max_size=80))
+def test_whatever_bytes_come_they_are_a_row_of_words_or_a_bad_frame(data: bytes) -> None:
+    try:
+        row = unpack_words(data)
+    except FrameError:
+        return
+    assert np.all(row < MODULUS)
+    assert pack_words(row) == data
 
 
 GOLDEN = "da41ce6328f1472d3a587990592d2cd82970aad534cbbbe2e2d74c99e1923159"

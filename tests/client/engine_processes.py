@@ -1,0 +1,27 @@
+"""The engines' processes (``site_engine.py``) of the sites below a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+STOP_S = 15.0
+
+
+def engines(root: Path) -> list[psutil.Process]:
+    """Those that run now."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = process.info["cmdline"] or [""]
+        if "quorate_client.site_engine" in command and Path(command[-1]).is_relative_to(root):
+            found.append(process)
+    return found
+
+
+def end_engines(root: Path) -> None:
+    """As the system does when it shuts down; each has to end by itself."""
+    running = engines(root)
+    for process in running:
+        process.terminate()
+    assert psutil.wait_procs(running, STOP_S)[1] == []
