@@ -28,14 +28,17 @@ HELD = 75
 """The exit status of an engine that found the folder held by another process."""
 
 
-def ask(folder: SiteFolder, question: Sequence[bytes]) -> list[bytes]:
+def ask(folder: SiteFolder, question: Sequence[bytes], start_s: float = START_S) -> list[bytes]:
     """What the site's engine answers; it is started if it does not run.
+
+    Args:
+        start_s: Most time until it listens. How long it may work, the instruction says.
 
     Raises:
         IdentityError: others may reach the keys folder. TaskCrashedError: the engine did not start, or ended meanwhile.
         WrongStateError: a daemon holds the folder.
     """
-    with _connected(folder) as connection, connection.makefile("rwb") as stream:
+    with _connected(folder, start_s) as connection, connection.makefile("rwb") as stream:
         try:
             for piece in packed(question):
                 stream.write(piece)
@@ -77,9 +80,9 @@ def address(folder: SiteFolder) -> Iterator[str]:
 
 
 @contextmanager
-def _connected(folder: SiteFolder) -> Iterator[socket.socket]:
+def _connected(folder: SiteFolder, start_s: float) -> Iterator[socket.socket]:
     folder.create()
-    end_s = time.monotonic() + START_S
+    end_s = time.monotonic() + start_s
     with socket.socket(socket.AF_UNIX) as connection, address(folder) as name:
         while True:
             with suppress(FileNotFoundError, ConnectionRefusedError):  # nobody listens, or nobody does any more

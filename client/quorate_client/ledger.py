@@ -200,6 +200,13 @@ class Ledger:
         with self._reading() as book:
             return list(book.of_study(account, study_digest))
 
+    def events_of_others(self, account: Account, study_digest: bytes) -> list[Event]:
+        """The rest of them."""
+        with self._reading() as book:
+            others = tally(book.ever(account))
+            others.subtract(tally(book.of_study(account, study_digest)))
+            return list(events_of(others))
+
     def spent(self, account: Account, delta: float) -> float:
         """The account's epsilon over all its entries, by the adaptive accountant."""
         return self._accountants.adaptive(self.events(account), delta)

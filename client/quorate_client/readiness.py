@@ -42,7 +42,6 @@ from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.keys import load_identity, load_keys
 from quorate_client.ledger import Ledger
-from quorate_client.ledger_book import events_of, tally
 from quorate_client.ledger_entries import Account
 from quorate_client.link import Connection
 from quorate_client.policy import PrivacyPolicy, policy_now, require_valid
@@ -131,15 +130,14 @@ class Assessor:
         self._ledger.require_newest()
         account = Account(question.dataset.name, "record")
         of_study = self._ledger.events_of_study(account, question.digest)
-        others = tally(self._ledger.events(account))
-        others.subtract(tally(of_study))
+        others = self._ledger.events_of_others(account, question.digest)
         plan = plan_training(study, policy, about(training_records(question.dataset)))
         if plan is None or study.privacy is None:
             return None
         # All runs of a study stay within its plan together; what the earlier ones spent is part of its cost.
         if sum(event.count for event in of_study) + plan.steps * study.rounds.count > plan.study_event.count:
             raise BudgetExhaustedError(f"Earlier runs spent what another run of the study {study.name} would need")
-        outlook = _remembered(plan, events_of(others), study.privacy.delta, policy)
+        outlook = _remembered(plan, tuple(others), study.privacy.delta, policy)
         if outlook.refused_by:
             raise BudgetExhaustedError(
                 f"The study {study.name} would spend more of the privacy budget of {question.dataset.name} than this "

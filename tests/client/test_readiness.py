@@ -51,7 +51,7 @@ OF_STUDY = Event(1.1, RATE, 5 * 5)
 
 
 def dataset(name: str = "patients", records: int = 500) -> Dataset:
-    return Dataset(name, "tabular", Path("/nowhere/patients.csv"), {}, 0.2, records)
+    return Dataset(name, "tabular", Path(f"/nowhere/{name}.csv"), {}, 0.2, records)
 
 
 def private(services: Server, name: str = "private", **changes: Any) -> Study:

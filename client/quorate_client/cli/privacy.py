@@ -57,7 +57,7 @@ def plan(
         raise InputError(f"The study {offered.name} plans no private training")
     account = Account(chosen.name, "record")
     with site_ledger(state) as ledger:
-        spent = ledger.events(account)
+        spent = ledger.events_of_others(account, offered.digest())
     outlook = outlook_of(made, spent, offered.privacy.delta, policy)
     if as_json:
         show_json(_as_json(offered, chosen, records, made, outlook))
