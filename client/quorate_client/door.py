@@ -38,11 +38,10 @@ def ask(folder: SiteFolder, question: Sequence[bytes], start_s: float = START_S)
         IdentityError: others may reach the keys folder. TaskCrashedError: the engine did not start, or ended meanwhile.
         WrongStateError: a daemon holds the folder.
     """
-    with _connected(folder, start_s) as connection, connection.makefile("rwb") as stream:
+    with _connected(folder, start_s) as connection, connection.makefile("rb") as stream:
         try:
             for piece in packed(question):
-                stream.write(piece)
-            stream.flush()
+                connection.sendall(piece)
             (count,) = COUNT.unpack(_exactly(stream.read, COUNT.size))
             return [_part(stream.read) for _ in range(count)]
         except (ConnectionError, FrameError) as error:

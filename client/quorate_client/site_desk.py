@@ -123,8 +123,8 @@ class Desk:
             gone.cancel()
             writer.writelines(packed(work.result()))
             await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            log.warning("a question was not asked to its end, or its answer not taken")
+        except (asyncio.IncompleteReadError, ConnectionError, FrameError):
+            log.warning("a question was none, or its answer was not taken")
         finally:
             self._open -= 1
             writer.close()

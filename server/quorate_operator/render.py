@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -72,7 +73,7 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "digest": view.digest.hex(),
             "published": ago(view.published_unix_s, now),
             "task": f"{study.task.name}  {study.task.digest[:12]}",
-            "parameters": ", ".join(f"{key} = {value}" for key, value in sorted(study.task.parameters.items())),
+            "parameters": ", ".join(f"{key} = {_brief(value)}" for key, value in sorted(study.task.parameters.items())),
             "rounds": f"{rounds.count}, each with at least {rounds.quorum} of {len(study.sites)} sites "
             f"within {rounds.deadline_s:g} s",
             "optimizer": study.optimizer.name if study.kind == "study" else f"of {_guest_app(view)}",
@@ -90,6 +91,11 @@ def study_page(view: StudyView, now: float) -> RenderableType:
         answers.add_row(site.name, site.fingerprint, _state(answer.answer), when)
     page = Group(facts, Text(), answers, *([Text(f"WARNING: {OF_TWO}", style="yellow")] if study.is_of_two else []))
     return _warned(page, study.protection.mode == "none")
+
+
+def _brief(value: Any) -> str:
+    """A parameter in a line; a table among them (a schema, say) by its keys."""
+    return f"[{', '.join(value)}]" if isinstance(value, dict) else str(value)
 
 
 def plan_page(view: PlanView, now: float) -> RenderableType:

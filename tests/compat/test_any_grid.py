@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
-from collections.abc import Callable, Mapping
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +21,15 @@ from quorate.identity import RunId, SiteName
 from quorate.messages import instruction_from_bytes, reply_to_bytes
 from quorate.study import Study
 from quorate_client import flower as client
-from quorate_client.folder import RELEASED_MODEL
+from quorate_client.folder import RELEASED_MODEL, SiteFolder
 from quorate_client.site_file import Site
 from quorate_server import flower as server
 from quorate_server.flower import FlowerExchange
 from quorate_server.phases import Arrived, Presence
 from quorate_server.progress import StudyProgress
-from tests.compat.consortium_kit import SITES, Consortium
-from tests.compat.malignancy import APP, STUDIES, Outcome, assert_same, outcome
+from tests.client.engine_processes import end_engines
+from tests.compat.consortium_kit import REPOSITORY, SITES, Consortium
+from tests.compat.malignancy import APP, SCHEMA, STUDIES, Outcome, assert_same, outcome
 from tests.compat.reference import RUN_ID, InProcessGrid
 
 NODES = dict(zip((30, 10, 20), SITES, strict=True))
@@ -93,6 +97,41 @@ def test_a_secret_study_on_any_grid_gives_the_model_of_our_own_transport(
     opened = (prepared_in_secret / "opened.npz").read_bytes()
     models = [released(prepared_in_secret, site).read_bytes() for site in SITES]
     assert models == [opened] * len(SITES)
+
+
+@pytest.mark.integration
+def test_a_private_study_on_any_grid_is_paid_for_on_each_sites_ledger(prepared_in_private: Path) -> None:
+    run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
+    assert [spent_rounds(prepared_in_private, site) for site in SITES] == [1, 1, 1]
+
+
+@pytest.mark.integration
+def test_a_private_study_on_any_grid_is_held_to_the_policy_in_a_sites_folder(prepared_in_private: Path) -> None:
+    north = SiteFolder(prepared_in_private / "state-north")
+    north.policy.write_text('release = ["operator"]\n[privacy]\nleast_records = 100000\n')
+    with pytest.raises(QuorumMissingError, match=r"phase upload.* north \(privacy_refused\)"):
+        run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
+    assert spent_rounds(prepared_in_private, "north") == 0
+
+
+@pytest.fixture
+def prepared_in_private(tables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
+    """The demo's study for its three sites, one round, with differential privacy."""
+    (tmp_path / "schema.toml").write_text(SCHEMA.read_text())
+    text = (REPOSITORY / "demo" / "study.toml").read_text()
+    (tmp_path / "study.toml").write_text(
+        text.replace('["north", "south", "east", "west"]', json.dumps(SITES)).replace("count = 20", "count = 1")
+    )
+    runpy.run_path(str(APP / "prepare.py"))["prepare"](tmp_path / "study.toml", tmp_path, tables)
+    yield tmp_path
+    end_engines(tmp_path)
+
+
+def spent_rounds(prepared: Path, site: str) -> int:
+    """How many trainings were paid for and settled at a site."""
+    with closing(sqlite3.connect(SiteFolder(prepared / f"state-{site}").ledger)) as ledger:
+        entries = [json.loads(content) for (content,) in ledger.execute("SELECT content FROM entries")]
+    return sum(entry["kind"] == "spend" for entry in entries)
 
 
 def test_a_run_without_a_quorum_ends_with_the_codes_and_no_text(prepared: Path) -> None:

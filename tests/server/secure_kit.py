@@ -85,6 +85,8 @@ class SecureSimulatedSite:
     opened: dict[int, tuple[npt.NDArray[np.int64], tuple[int, ...]]] = field(default_factory=dict)
     journal: dict[MessageId, Reply] = field(default_factory=dict)
     tells: Callable[[int], Mapping[int, Mapping[str, float]]] = lambda number: {}
+    more_counts: int = 0
+    """Beside those of an evaluation of two classes."""
 
     @property
     def packing(self) -> Packing:
@@ -204,6 +206,7 @@ class SecureSimulatedSite:
             lanes = packing.encode(update, weight)[0] >> packing.delta_bits
             ciphertext = self.blobs.put(words.pack(participant.encrypt(0, lanes, packing.delta_bits)))
             counts = (weight, self.records, self.records * LOSS_ONE // 2, 0, *a_tally(self.records))
+            counts = (*counts, *(0,) * self.more_counts)
         masked, boxes = participant.finish_upload(counts)
         shares = self.blobs.put(shares_to_bytes(boxes))
         dimension = DIMENSION if number == 0 else 0

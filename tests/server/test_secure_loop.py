@@ -1225,6 +1225,31 @@ def test_the_room_that_is_asked_for_is_enough_for_what_a_sum_puts_into_the_spool
         exchange.loop().run()
 
 
+def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
+    """Of many classes there are more than are thought of at the beginning."""
+    share = sealing.message_bytes(ring.DEGREE + USUAL_COUNTS) + BOX_FRAMING_BYTES
+    for more in (0, USUAL_COUNTS):
+        exchange = a_secure_consortium(rounds={"count": 2})
+        for site in exchange.sites.values():
+            site.more_counts = more
+        committing = exchange.commit
+
+        def commit(
+            progress: StudyProgress, *others: Any, ex: MemoryExchange = exchange, done: Any = committing
+        ) -> None:
+            if progress.summed == 2:
+                ex.free = 5 * words.POLYNOMIAL_BYTES + 2 * 4 * 3 * share
+            done(progress, *others)
+
+        exchange.commit = commit  # type: ignore[method-assign]  # the disk fills up when round 1 is summed
+        if not more:
+            run_to_its_end(exchange)
+            continue
+        with pytest.raises(DiskFullError):
+            exchange.loop().run()
+        assert exchange.progress.summed == 2
+
+
 # --- what is asked ---
 
 

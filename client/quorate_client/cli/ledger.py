@@ -165,13 +165,13 @@ def _print(statement: dict[str, Any]) -> None:
     rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", "accountant", title=title)
     for run in statement["runs"]:
         numbers = (str(run["rounds"]), str(run["unsettled"]), _number(run["epsilon"]), _number(run["left"], "no limit"))
-        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers, "PLD, a fixed plan")
+        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers, "PLD")
     for name, spent, left in (
         ("in the last 365 days", "epsilon_last_year", "left_this_year"),
         ("in all", "epsilon_ever", "left_ever"),
     ):
         total, rest = _number(statement[spent]), _number(statement[left], "no limit")
-        rows.add_row(name, "", "", "", total, rest, "RDP, study after study")
+        rows.add_row(name, "", "", "", total, rest, "RDP")
     out().print(rows)
 
 

@@ -353,6 +353,20 @@ def test_what_the_server_changes_does_not_open_and_says_no_more_than_that(
     np.testing.assert_array_equal(run.open(opening)[0], honest[0])
 
 
+@pytest.mark.parametrize("form", ["a word of q", "a word fewer", "a word more", "none"])
+def test_counts_of_another_form_do_not_open_though_all_voted_for_them(consortium: Consortium, form: str) -> None:
+    """A vote is about a digest: what it is of shows only when the sum is opened."""
+    run = uploaded(consortium)
+    if form == "a word of q":
+        run.counts[1] = ring.MODULUS
+    else:
+        run.counts = np.resize(
+            run.counts, {"a word fewer": len(run.counts) - 1, "none": 0}.get(form, len(run.counts) + 1)
+        )
+    with pytest.raises(SumRefusedError, match="A secure sum does not open"):
+        run.open(run.opening())
+
+
 def test_an_opening_of_one_sum_does_not_open_another(consortium: Consortium) -> None:
     run = uploaded(consortium)
     opening = run.opening()
