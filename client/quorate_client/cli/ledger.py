@@ -161,17 +161,16 @@ def _limits(policy: PrivacyPolicy, book: Book, account: Account) -> Limits:
 
 
 def _print(statement: dict[str, Any]) -> None:
-    title = f"{statement['dataset']}, per {statement['unit']}, at delta {statement['delta']:g}"
-    rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", "accountant", title=title)
+    title = f"{statement['dataset']}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
+    rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
     for run in statement["runs"]:
         numbers = (str(run["rounds"]), str(run["unsettled"]), _number(run["epsilon"]), _number(run["left"], "no limit"))
-        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers, "PLD")
+        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers)
     for name, spent, left in (
-        ("in the last 365 days", "epsilon_last_year", "left_this_year"),
-        ("in all", "epsilon_ever", "left_ever"),
+        ("365 days (RDP)", "epsilon_last_year", "left_this_year"),
+        ("in all (RDP)", "epsilon_ever", "left_ever"),
     ):
-        total, rest = _number(statement[spent]), _number(statement[left], "no limit")
-        rows.add_row(name, "", "", "", total, rest, "RDP")
+        rows.add_row(name, "", "", "", _number(statement[spent]), _number(statement[left], "no limit"))
     out().print(rows)
 
 
