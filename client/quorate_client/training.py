@@ -95,7 +95,7 @@ class Trainer:
         if self._accounting is None or agreement.dataset is None:
             raise PrivacyUnsupportedError(
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
-                action="Run the study with quorate-server and quorate-client; a stock SuperNode keeps no ledger",
+                action="Open the site's ledger where its engine is made, as the daemon does",
             )
         plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), records)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))

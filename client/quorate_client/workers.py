@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quorate.errors import PolicyError
-from quorate_client.host import TaskHost
-from quorate_client.worker_process import ProcessWorker, WorkerSettings, result_of
+from quorate_client.worker_process import ProcessWorker, WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +46,6 @@ class TaskWorkers(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-class InProcessWorkers:
-    """Tasks in this very process, for where somebody else starts and confines it: behind a Flower SuperNode, in a
-    simulation. Nothing ends a task here that does not end by itself.
-    """
-
-    def __init__(self) -> None:
-        self._workers: dict[WorkerKey, _InProcessWorker] = {}
-
-    @asynccontextmanager
-    async def lease(self, key: WorkerKey) -> AsyncIterator[TaskWorker]:
-        yield self._workers.setdefault(key, _InProcessWorker())
-
-    async def close(self) -> None:
-        self._workers.clear()
-
-
-class _InProcessWorker:
-    def __init__(self) -> None:
-        self.ready_for = b""
-        self._host = TaskHost()
-
-    async def call(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return result_of(self._host.answer({"verb": verb, **arguments}))
 
 
 class ProcessWorkers:

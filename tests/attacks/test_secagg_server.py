@@ -49,8 +49,8 @@ from quorate_client.engine import Engine
 from quorate_client.keys import SiteKeys, make_or_load_keys
 from quorate_client.secure_site import SecureSite
 from quorate_client.state import open_state
-from quorate_client.workers import InProcessWorkers
 from tests.client import engine_kit
+from tests.client.in_process import InProcessWorkers
 
 RUN = RunId("run-1")
 NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))

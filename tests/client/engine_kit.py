@@ -29,7 +29,8 @@ from quorate_client.agreement import Agreement, Dataset
 from quorate_client.engine import Engine
 from quorate_client.isolation import Confinement
 from quorate_client.worker_process import WorkerSettings
-from quorate_client.workers import InProcessWorkers, ProcessWorkers, TaskWorkers
+from quorate_client.workers import ProcessWorkers, TaskWorkers
+from tests.client.in_process import InProcessWorkers
 
 RUN = RunId("run-1")
 SITES = ("east", "north", "south")

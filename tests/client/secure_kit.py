@@ -24,8 +24,8 @@ from quorate_client.engine import Engine
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.secure_site import SecureSite
 from quorate_client.state import State, open_state
-from quorate_client.workers import InProcessWorkers
 from tests.client.engine_kit import make_study, records_of
+from tests.client.in_process import InProcessWorkers
 from tests.server.secure_kit import Keys
 from tests.server.study_kit import RUN, MemoryBlobs, MemoryExchange, Time
 

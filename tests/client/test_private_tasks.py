@@ -29,12 +29,13 @@ from quorate_client.tasks import PrivateReport, PrivateSession, PrivateSettings
 from quorate_client.tasks.image import TASK as IMAGE
 from quorate_client.tasks.tabular import TASK as TABULAR
 from quorate_client.tasks.tabular_model import SUM_ONE, features, predict, range_standardisation
-from quorate_client.workers import InProcessWorkers, TaskWorker, TaskWorkers, WorkerKey
+from quorate_client.workers import TaskWorker, TaskWorkers, WorkerKey
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     make_agreement,
     make_study,
 )
+from tests.client.in_process import InProcessWorkers
 
 SCHEMA: dict[str, Any] = {
     "kind": "tabular",
