@@ -14,6 +14,7 @@ from pathlib import Path
 from quorate.errors import DiskFullError, FrameError, LedgerError
 from quorate.privacy.ledger_head import SignedHead
 from quorate_client.ledger_entries import Entry, read_entry
+from quorate_client.state import alone
 
 BUSY_TIMEOUT_S = 60.0
 """Whoever writes holds the file while an accountant computes, which takes a second or so."""
@@ -38,7 +39,7 @@ class LedgerFile:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """All or nothing, on disk when it ends, and no other process writes in between."""
-        with unusable(), _transaction(self.database):
+        with unusable(), alone(self.database):
             yield
 
     def entries_from(self, number: int, previous: bytes) -> Iterator[Entry]:
@@ -94,7 +95,7 @@ def open_file(path: Path) -> LedgerFile:
 
 
 def _create_table(database: sqlite3.Connection, path: Path) -> None:
-    with _transaction(database):
+    with alone(database):
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version == 0:
             database.execute(_SCHEMA)
@@ -106,18 +107,6 @@ def _create_table(database: sqlite3.Connection, path: Path) -> None:
                 got=f"layout {version}",
                 action="Install the version that wrote it, or a newer one",
             )
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if database.in_transaction:  # SQLite may have rolled back by itself, as it does when the disk is full
-            database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
 
 
 @contextmanager

@@ -137,16 +137,22 @@ def site_state(path: Path) -> Iterator[State]:
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, and alone: no other process writes in between."""
-    with disk_errors():
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if database.in_transaction:  # SQLite may have rolled back by itself, as it does when the disk is full
-                database.execute("ROLLBACK")
-            raise
-        database.execute("COMMIT")
+    """All or nothing, and alone; raises what ``disk_errors`` does."""
+    with disk_errors(), alone(database):
+        yield
+
+
+@contextmanager
+def alone(database: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, and no other process writes in between. Raises sqlite3's own errors."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if database.in_transaction:  # SQLite may have rolled back by itself, as it does when the disk is full
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
 
 
 @contextmanager

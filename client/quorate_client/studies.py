@@ -8,7 +8,7 @@ study's, and the answer is signed by the site.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -189,9 +189,9 @@ class StudyDesk:
         return Assessment(
             offer,
             answer.answer if answer else None,
-            _refusal(lambda: check_roster(offer.study, self._identity, self._keys)),
-            _refusal(lambda: self._tasks.check(offer.study.task)),
-            _refusal(lambda: self._check_policy(offer.study)),
+            refusal_of(lambda: check_roster(offer.study, self._identity, self._keys)),
+            refusal_of(lambda: self._tasks.check(offer.study.task)),
+            refusal_of(lambda: self._check_policy(offer.study)),
         )
 
     def _check_policy(self, study: Study) -> None:
@@ -333,7 +333,8 @@ def _flat(value: Any, within: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(each, f"{within}.{key}" if within else key)
 
 
-def _refusal(check: Any) -> QuorateError | None:
+def refusal_of(check: Callable[[], None]) -> QuorateError | None:
+    """What a check raises, if it refuses."""
     try:
         check()
     except QuorateError as error:

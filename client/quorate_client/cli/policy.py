@@ -6,12 +6,11 @@ from typing import Any
 
 import typer
 
-from quorate.errors import QuorateError
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
 from quorate_client.cli.studies import StudyArgument, desk
 from quorate_client.folder import SiteFolder
 from quorate_client.policy import Rule, policy_now
-from quorate_client.studies import find_offer
+from quorate_client.studies import find_offer, refusal_of
 
 app = typer.Typer(help="What this site lets happen, whatever the consortium publishes.", no_args_is_help=True)
 
@@ -23,7 +22,7 @@ def check(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Jso
         offered = find_offer(open_desk.door.offers(), study).study
     policy = policy_now(SiteFolder(state).policy)
     rules = list(policy.rules(offered))
-    refusal = _refusal(lambda: policy.check(offered))
+    refusal = refusal_of(lambda: policy.check(offered))
     if as_json:
         show_json({"study": offered.name, "allowed": refusal is None, "rules": [_as_json(rule) for rule in rules]})
     else:
@@ -41,11 +40,3 @@ def check(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Jso
 def _as_json(rule: Rule) -> dict[str, Any]:
     code = "" if rule.is_met else rule.refusal.code
     return {"policy": rule.demand, "study": rule.found, "allowed": rule.is_met, "code": code}
-
-
-def _refusal(check: Any) -> QuorateError | None:
-    try:
-        check()
-    except QuorateError as error:
-        return error
-    return None
