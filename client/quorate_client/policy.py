@@ -78,7 +78,7 @@ least_records = 50
 # epsilon_per_year = 8.0
 # epsilon_ever = 16.0
 
-# May the operator see what a data set has spent and has left? Only as far as a report shows it.
+# May the operator see what a data set has spent and has left, in tenths of epsilon?
 tell_epsilon = true
 """
 

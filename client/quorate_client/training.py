@@ -127,14 +127,18 @@ class Trainer:
 
 
 def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spending | None:
-    """What the site's policy lets the operator know of what was spent per record."""
+    """What the site's policy lets the operator know of what was spent per record, in tenths and never too low.
+
+    More digits would tell the number of records: it decides how often a record is in a step, and that the epsilon.
+    """
     policy = accounting.policy()
     spent = accounting.ledger.spent(Account(dataset.name, "record"), delta)
     if not 0 < spent < math.inf:
         return None
-    spending = Spending(spent, delta, None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - spent))
-    accounting.noted(spending)
-    return spending if policy.tell_epsilon else None
+    left = None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - spent)
+    accounting.noted(Spending(spent, delta, left))
+    told = Spending(math.ceil(10 * spent) / 10, delta, None if left is None else math.floor(10 * left) / 10)
+    return told if policy.tell_epsilon else None
 
 
 def _charges(
