@@ -36,7 +36,7 @@ from quorate.errors import (
     TaskMismatchError,
     VoteRefusedError,
 )
-from quorate.exchange import Instruction, MessageId, Phase, Reply
+from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import RunId
 from quorate_client.agent import Agent, Surroundings
 from quorate_client.agreement import Agreement
@@ -53,7 +53,7 @@ from quorate_client.ledger import Ledger, open_ledger
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.link import Link
 from quorate_client.metrics import ClientMetrics, serve_metrics
-from quorate_client.policy import policy_now, read_policy, require_valid
+from quorate_client.policy import check_policy_now, policy_now, read_policy
 from quorate_client.readiness import Assessor, ReadinessReports
 from quorate_client.state import State, site_state
 from quorate_client.transfers import Downloads
@@ -62,8 +62,6 @@ from quorate_client.work import Engine, Fetch, Site, Work
 
 log = structlog.get_logger()
 
-BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
-"""Phases that are refused outside the policy's hours. What is begun is finished: others wait for it."""
 AUDITED = (
     PolicyError,
     PrivacyUnsupportedError,
@@ -183,11 +181,8 @@ def assemble(
 
     async def agree(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
-        policy, now = policy_now(folder.policy), datetime.fromtimestamp(wall()).astimezone()
-        policy.check(agreement.study)
-        require_valid(agreement.study, now)
-        if instruction.phase in BEGINS_WORK:
-            policy.check_hour(now)
+        now = datetime.fromtimestamp(wall()).astimezone()
+        check_policy_now(folder.policy, agreement.study, now).check_phase(instruction.phase, now)
         tasks.check(agreement.study.task)
         await charter.require(agreement)
         return agreement

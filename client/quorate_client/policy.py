@@ -26,6 +26,7 @@ from quorate.errors import (
     RosterTooSmallError,
     StudyExpiredError,
 )
+from quorate.exchange import Phase
 from quorate.privacy.terms import Privacy
 from quorate.study import Study
 from quorate_client.config import read_toml
@@ -82,6 +83,7 @@ least_records = 50
 tell_epsilon = true
 """
 
+_BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 
@@ -114,6 +116,10 @@ class PrivacyPolicy(BaseModel):
         """The first limit on what a data set may spend, as it stands in the file."""
         limits = {name: getattr(self, name) for name in ("epsilon_ever", "epsilon_per_year", "epsilon_per_run")}
         return next((f"privacy.{name} = {limit:g}" for name, limit in limits.items() if limit is not None), None)
+
+    def left_after(self, epsilon: float) -> float | None:
+        """What a data set that has spent so much may still spend; None without a limit for ever."""
+        return None if self.epsilon_ever is None else max(0.0, self.epsilon_ever - epsilon)
 
     def delta_for(self, records: int) -> float:
         """The largest delta for so many records."""
@@ -176,6 +182,15 @@ class Policy(BaseModel):
             raise OutsideHoursError(
                 "This site does not train at this hour", expected=f'hours = "{self.hours}"', got=f"{clock:%H:%M}"
             )
+
+    def check_phase(self, phase: Phase, now: datetime) -> None:
+        """Refuse to begin work at this hour (local time). What is begun is finished: others wait for it.
+
+        Raises:
+            OutsideHoursError: it is outside ``hours``.
+        """
+        if phase in _BEGINS_WORK:
+            self.check_hour(now)
 
     def rules(self, study: Study) -> Iterator[Rule]:
         """Each rule of the policy, with what the study has."""
@@ -323,6 +338,21 @@ def policy_now(path: Path) -> Policy:
         return read_policy(path)
     except ConfigError as error:
         raise PolicyError("The site's policy cannot be read, so nothing is allowed", got=str(error)) from error
+
+
+def check_policy_now(path: Path, study: Study, now: datetime) -> Policy:
+    """Hold a study against its own last day and against the policy as it is on disk at this moment.
+
+    Args:
+        now: This machine's time, with its zone.
+
+    Raises:
+        PolicyError: the policy does not allow it, or cannot be read. StudyExpiredError.
+    """
+    policy = policy_now(path)
+    policy.check(study)
+    require_valid(study, now)
+    return policy
 
 
 def require_valid(study: Study, now: datetime) -> None:

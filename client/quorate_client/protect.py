@@ -109,7 +109,7 @@ def protect_secretly(
     def ciphertext(file: BinaryIO) -> Iterator[bytes]:
         nonlocal first
         for piece in integers.of(file, dimension):
-            lanes = packing.combine(piece) >> packing.delta_bits
+            lanes = packing.join(piece)
             yield words.pack(participant.encrypt(first, lanes, packing.delta_bits))
             first += len(lanes)
 

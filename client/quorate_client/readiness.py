@@ -44,7 +44,7 @@ from quorate_client.keys import load_identity, load_keys
 from quorate_client.ledger import Ledger
 from quorate_client.ledger_entries import Account
 from quorate_client.link import Connection
-from quorate_client.policy import PrivacyPolicy, policy_now, require_valid
+from quorate_client.policy import PrivacyPolicy, check_policy_now
 from quorate_client.privacy_plan import Outlook, outlook_of, plan_training
 from quorate_client.studies import CALL_TIMEOUT_S, Offer, Unsound, check_roster, read_offers
 
@@ -101,9 +101,8 @@ class Assessor:
         """
         check_roster(study, self._identity, self._keys)
         # The policy before the task: only a task that it names is looked for on this machine.
-        policy = policy_now(self._folder.policy)
-        policy.check(study)
-        require_valid(study, datetime.fromtimestamp(self._wall()).astimezone())
+        now = datetime.fromtimestamp(self._wall()).astimezone()
+        policy = check_policy_now(self._folder.policy, study, now)
         self._tasks.check(study.task)
         if study.guest is not None:
             return None
@@ -245,5 +244,4 @@ def _told(outlook: Outlook, policy: PrivacyPolicy) -> StudyCost | None:
     """What the policy lets the operator know."""
     if not policy.tell_epsilon or not max(outlook.of_study, outlook.after) <= MOST_EPSILON:
         return None
-    left = None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - outlook.after)
-    return StudyCost(outlook.of_study, outlook.after, left)
+    return StudyCost(outlook.of_study, outlook.after, policy.left_after(outlook.after))

@@ -26,7 +26,7 @@ from quorate.errors import (
 )
 from quorate.exchange import Instruction, Reply
 from quorate.messages import instruction_from_bytes, reply_to_bytes
-from quorate_client.app import BEGINS_WORK, make_engine
+from quorate_client.app import make_engine
 from quorate_client.approvals import Answer, Answers
 from quorate_client.config import Config, read_config
 from quorate_client.door import COUNT, LENGTH, SOCKET_NAME, packed
@@ -36,7 +36,7 @@ from quorate_client.ledger import open_ledger
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.logs import configure_logging
 from quorate_client.metrics import ClientMetrics
-from quorate_client.policy import policy_now, require_valid
+from quorate_client.policy import check_policy_now, require_valid
 from quorate_client.site_file import Site
 from quorate_client.state import State, open_state
 from quorate_client.upkeep import DAY_S
@@ -184,12 +184,10 @@ class Desk:
         if site.folder.resolve() != self._folder.root.resolve():
             raise StudyError("The site file is of another site's folder than the engine that it was brought to")
         study, now = site.agreement.study, datetime.now().astimezone()
-        require_valid(study, now)
-        if self._folder.policy.exists():  # without one, whoever wrote the site file agreed to the study in it
-            policy = policy_now(self._folder.policy)
-            policy.check(study)
-            if instruction.phase in BEGINS_WORK:
-                policy.check_hour(now)
+        if self._folder.policy.exists():
+            check_policy_now(self._folder.policy, study, now).check_phase(instruction.phase, now)
+        else:  # whoever wrote the site file agreed to the study in it
+            require_valid(study, now)
         if study.protection.mode == "secagg":
             _require_keys(site, self._keys)
 

@@ -35,7 +35,7 @@ from quorate_client.config import read_config
 from quorate_client.folder import SiteFolder
 from quorate_client.installed import InstalledTasks
 from quorate_client.keys import Identity, SiteKeys, load_credentials, load_identity, load_keys
-from quorate_client.policy import policy_now, require_valid
+from quorate_client.policy import check_policy_now
 
 CALL_TIMEOUT_S = 20.0
 LEAST_PREFIX = 6
@@ -191,12 +191,8 @@ class StudyDesk:
             answer.answer if answer else None,
             refusal_of(lambda: check_roster(offer.study, self._identity, self._keys)),
             refusal_of(lambda: self._tasks.check(offer.study.task)),
-            refusal_of(lambda: self._check_policy(offer.study)),
+            refusal_of(lambda: check_policy_now(self._folder.policy, offer.study, datetime.now(UTC))),
         )
-
-    def _check_policy(self, study: Study) -> None:
-        policy_now(self._folder.policy).check(study)
-        require_valid(study, datetime.now(UTC))
 
     def is_new_key(self, member: Member) -> bool:
         """Whether this site knew the member under another key in a study that it approved before."""
@@ -333,7 +329,7 @@ def _flat(value: Any, within: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(each, f"{within}.{key}" if within else key)
 
 
-def refusal_of(check: Callable[[], None]) -> QuorateError | None:
+def refusal_of(check: Callable[[], object]) -> QuorateError | None:
     """What a check raises, if it refuses."""
     try:
         check()

@@ -86,9 +86,7 @@ class Trainer:
         """
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
-            # Whoever could choose the seed would know which records made the update.
-            seed = int.from_bytes(self._randomness(8), "big") >> 1
-            return await task.train(state, update, number, seed, pull), None
+            return await task.train(state, update, number, self._seed(), pull), None
         if self._records is None:
             self.admit(await task.measure())
         records = self._records or 0
@@ -101,8 +99,7 @@ class Trainer:
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy) for charge in charges]
         if plan is None or privacy.training is None:
-            seed = int.from_bytes(self._randomness(8), "big") >> 1
-            trained = (await task.train(state, update, number, seed, pull)).records
+            trained = (await task.train(state, update, number, self._seed(), pull)).records
         else:
             settings = PrivateSettings(
                 privacy.training.clip,
@@ -118,6 +115,10 @@ class Trainer:
             await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
         told = await asyncio.to_thread(_spending, self._accounting, agreement.dataset, privacy.delta)
         return Trained(trained, 0), told
+
+    def _seed(self) -> int:
+        """Told to nobody: whoever could choose it would know which records made the update."""
+        return int.from_bytes(self._randomness(8), "big") >> 1
 
     def _reserve(
         self, accounting: Accounting, charge: Charge, plan: TrainingPlan | None, privacy: Privacy
@@ -135,7 +136,7 @@ def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spendin
     spent = accounting.ledger.spent(Account(dataset.name, "record"), delta)
     if not 0 < spent < math.inf:
         return None
-    left = None if policy.epsilon_ever is None else max(0.0, policy.epsilon_ever - spent)
+    left = policy.left_after(spent)
     accounting.noted(Spending(spent, delta, left))
     told = Spending(math.ceil(10 * spent) / 10, delta, None if left is None else math.floor(10 * left) / 10)
     return told if policy.tell_epsilon else None

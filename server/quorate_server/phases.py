@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, TypeVar, assert_never
 
 import structlog
 
-from quorate.blobs import Blob, BlobId
+from quorate.blobs import INLINE_BYTES, Blob, BlobId
 from quorate.errors import BaseModelMismatchError, DiskFullError, ModelDisagreementError, QuorateError
 from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
@@ -328,6 +328,14 @@ class Phases:
 def settled(exchange: Exchange, blob: Blob) -> Blob:
     """A blob that came inline is put into the spool, where checkpoints and models are kept."""
     return blob if blob.inline is None else exchange.put([blob.inline])
+
+
+def inlined(exchange: Exchange, blob: Blob) -> Blob:
+    """A stored blob with its content, where that is little enough to travel inside a message."""
+    if blob.size > INLINE_BYTES:
+        return blob
+    with exchange.open(blob) as file:
+        return Blob(blob.id, blob.size, file.read())
 
 
 def require_room(exchange: Exchange, update_bytes: int, sites: int, beside_bytes: int = 0) -> None:

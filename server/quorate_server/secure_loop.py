@@ -71,7 +71,7 @@ from quorate.secure_messages import (
 )
 from quorate.study import Study
 from quorate_server.aggregate import SecureAdder
-from quorate_server.phases import Exchange, Phases, PhaseTally, Status, Work, require_room, settled
+from quorate_server.phases import Exchange, Phases, PhaseTally, Status, Work, inlined, require_room, settled
 from quorate_server.progress import StoredSecureSum, StudyProgress, result_from_json, result_to_json
 
 log = structlog.get_logger()
@@ -243,7 +243,7 @@ class SecureLoop:
         content = opening_to_bytes(opening)
         stored = self._exchange.put([content])
         self._newest = (
-            self._inlined(collected.ciphertext),
+            inlined(self._exchange, collected.ciphertext) if collected.ciphertext else None,
             Blob(stored.id, stored.size, content if stored.size <= INLINE_BYTES else None),
         )
         closed = StoredSecureSum(
@@ -569,12 +569,6 @@ class SecureLoop:
             return secure_work_to_bytes(asked), whole
 
         return work
-
-    def _inlined(self, blob: Blob | None) -> Blob | None:
-        if blob is None or blob.size > INLINE_BYTES:
-            return blob
-        with self._exchange.open(blob) as file:
-            return Blob(blob.id, blob.size, file.read())
 
     def _leave_out(self, site: SiteName, error: QuorateError, done: PhaseTally) -> None:
         """A reply that was taken turned out to be of no use."""

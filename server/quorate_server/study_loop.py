@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
-from quorate.blobs import INLINE_BYTES, Blob, BlobId
+from quorate.blobs import Blob, BlobId
 from quorate.errors import (
     BaseModelMismatchError,
     ContributionError,
@@ -30,7 +30,7 @@ from quorate.secagg import plain
 from quorate.study import Study
 from quorate_server.aggregate import Adder
 from quorate_server.average_noise import noised
-from quorate_server.phases import Exchange, Phases, Status, Take, Work, require_room, settled
+from quorate_server.phases import Exchange, Phases, Status, Take, Work, inlined, require_room, settled
 from quorate_server.progress import StoredSum, StudyProgress, result_from_json, result_to_json
 
 log = structlog.get_logger()
@@ -145,7 +145,7 @@ class StudyLoop:
             for site in sorted(agreeing):
                 fold(*held[site])
         blob = self._exchange.put(noised(adder.blocks(), self._study))
-        self._newest_sum = self._read(blob) if blob.size <= INLINE_BYTES else None
+        self._newest_sum = inlined(self._exchange, blob).inline
         records, loss, clipped = adder.extras or (0, 0, 0)
         # What was computed from training records beside the update is not told where privacy is promised.
         metrics = {"train_loss": loss / LOSS_ONE / records} if records and self._study.privacy is None else {}
@@ -249,10 +249,6 @@ class StudyLoop:
         self._commit(self._progress.after(released=True), obsolete=obsolete)
 
     # --- what the steps share ---
-
-    def _read(self, blob: Blob) -> bytes:
-        with self._exchange.open(blob) as file:
-            return file.read()
 
     def _adder(self, dimension: int) -> Adder:
         return Adder(dimension, len(self._study.sites))

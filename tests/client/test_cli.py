@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,12 @@ from quorate.errors import (
 from quorate.study import Protection, Release, TaskRef
 from quorate.tasks import task_digest
 from quorate_client.approvals import Answers
-from quorate_client.cli import exit_code, main
+from quorate_client.cli import exit_code
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import load_identity, load_keys, make_or_load_keys
 from quorate_client.state import site_state
 
+from .command_kit import Run, runner
 from .conftest import APP, POLICY, SITE, make_study, write_invitation
 from .consortium import Authority, Server
 
@@ -46,33 +45,10 @@ classes = ["no", "yes"]
 TABULAR = "tabular-classifier"
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], folder: SiteFolder, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command on the test's folder."""
-    monkeypatch.setenv("QUORATE_STATE", str(folder.root))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        assert "Traceback" not in output.err
-        return Result(int(caught.value.code or 0), output.out, output.err)
-
-    return call
+    return runner(capsys, monkeypatch, folder)
 
 
 @pytest.fixture

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from quorate.identity import SiteName, fingerprint
 from quorate.privacy.events import Event
-from quorate_client.cli import main
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import Identity, make_or_load_keys, save_identity
 from quorate_client.ledger import open_ledger
 from quorate_client.ledger_entries import Account, Limits
 
+from .command_kit import Run, runner
 from .ledger_kit import ACCOUNTANTS, DELTA, NOW, Clock, a_charge
 
 EVENT = Event(1.1, 0.05, 20)
@@ -25,33 +22,10 @@ HALF = Event(1.1, 0.05, 10)
 LIMITS = Limits(DELTA)
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, site: SiteFolder) -> Run:
     """Run a command on the test's folder."""
-    monkeypatch.setenv("QUORATE_STATE", str(site.root))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        assert "Traceback" not in output.err
-        return Result(int(caught.value.code or 0), output.out, output.err)
-
-    return call
+    return runner(capsys, monkeypatch, site)
 
 
 @pytest.fixture

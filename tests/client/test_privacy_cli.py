@@ -17,10 +17,11 @@ from quorate_client.folder import SiteFolder
 from quorate_client.keys import load_keys
 from quorate_client.ledger_entries import Account, Charge, Limits
 
+from .command_kit import Run
 from .conftest import POLICY, make_study
 from .consortium import Server
 from .ledger_kit import opened
-from .test_cli import SCHEMA, TABULAR, Run, run
+from .test_cli import SCHEMA, TABULAR, run
 
 __all__ = ["run"]
 

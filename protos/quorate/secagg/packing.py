@@ -140,25 +140,28 @@ class Packing:
 
     def combine(self, integers: Integers) -> Integers:
         """Lanes to coefficients: (k,) integers to (polynomials(k), DEGREE)."""
+        return self.join(integers) << self.delta_bits
+
+    def join(self, integers: Integers) -> Integers:
+        """The same without room for the noise below: what a tag covers, and what ``Participant.encrypt`` takes."""
         whole = integers.size // (self.lanes * DEGREE)
-        coefficients = np.empty((self.polynomials(integers.size), DEGREE), dtype=np.int64)
-        self._combine(integers[: whole * self.lanes * DEGREE], coefficients[:whole])
-        if whole < len(coefficients):
+        joined = np.empty((self.polynomials(integers.size), DEGREE), dtype=np.int64)
+        self._join(integers[: whole * self.lanes * DEGREE], joined[:whole])
+        if whole < len(joined):
             rest = np.zeros(self.lanes * DEGREE, dtype=np.int64)
             rest[: integers.size - whole * rest.size] = integers[whole * rest.size :]
-            self._combine(rest, coefficients[whole:])
-        return coefficients
+            self._join(rest, joined[whole:])
+        return joined
 
-    def _combine(self, integers: Integers, out: Integers) -> None:
+    def _join(self, integers: Integers, out: Integers) -> None:
         lanes = integers.reshape(-1, self.lanes, DEGREE)
         for start in range(0, len(out), _BLOCK):
-            coefficients, block = out[start : start + _BLOCK], lanes[start : start + _BLOCK]
+            joined, block = out[start : start + _BLOCK], lanes[start : start + _BLOCK]
             # From the highest lane down, as in Horner's rule; shifts of negative numbers multiply.
-            np.copyto(coefficients, block[:, -1])
+            np.copyto(joined, block[:, -1])
             for lane in range(self.lanes - 2, -1, -1):
-                np.left_shift(coefficients, self.lane_bits, out=coefficients)
-                np.add(coefficients, block[:, lane], out=coefficients)
-            np.left_shift(coefficients, self.delta_bits, out=coefficients)
+                np.left_shift(joined, self.lane_bits, out=joined)
+                np.add(joined, block[:, lane], out=joined)
 
     def round_noise(self, opened: Integers) -> Integers:
         """An opened sum without Delta and without its noise: exact.
