@@ -200,6 +200,19 @@ class Packing:
             np.copyto(lanes[:, -1], rest)
         return sums.reshape(-1)[:dimension]
 
+    def require_bounded(self, sums: Integers, weight: int) -> None:
+        """That sums of integers are no larger than those of clipped updates with their noise can be.
+
+        Args:
+            weight: The sum of the survivors' weights, in units of 1/WEIGHT_ONE.
+
+        Raises:
+            ContributionError: one is.
+        """
+        limit = (self.bound * weight / WEIGHT_ONE + 9 * self.noise_std) / self.step + self.sites / 2
+        if sums.size and max(int(sums.max()), -int(sums.min())) > limit:
+            raise ContributionError("A sum is larger than the sites' updates can be together")
+
     def average(self, sums: Integers, weight: int) -> npt.NDArray[np.float64]:
         """The weighted average from sums of integers.
 
