@@ -4,9 +4,12 @@ get its vote.
 A server that gets sums over almost the same sites on the same input, and works with one of the sites that may read
 them, combines them into what a single site sent. So a site votes, whatever run and study it is asked in, for at most
 two sets of survivors of one query, and the two differ in at least k + 2 sites and have at least k + 2 in common (k
-sites collude). Of three voted sets of one query two would share an honest voter too many, so no more than three exist,
-and each sum and difference of three such sets covers no site or at least k + 2 (``tests/attacks`` has all families up
-to eight sites). Differences in pairs alone are not enough: {1,2,5,6} + {3,4,5,6} - {1,2,3,4} is twice {5,6}.
+sites collude). More than half of the honest sites are behind each set that is opened, so at most three are, and each
+sum and difference of three such sets covers no site or at least k + 2 (``tests/attacks`` has all families up to eight
+sites). Differences in pairs alone are not enough: {1,2,5,6} + {3,4,5,6} - {1,2,3,4} is twice {5,6}.
+
+It holds for one query. Sums on neighbouring models, as of two rounds after each other, are other queries, and who is in
+one of them and not in the other is told about nearly as if they were the same: only noise hides that.
 
 With its vote on a sum a site also commits to the state that the sum starts from: for each sum of a run there is one
 such state, or none.

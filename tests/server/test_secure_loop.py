@@ -451,7 +451,9 @@ def test_survivors_that_sites_voted_for_before_are_chosen_again_where_they_are_t
     exchange.sites[WEST].locked[0] = [tuple((site, "") for site in (EAST, NORTH, WEST))]  # one alone may lie
     exchange.tamper = silent([WEST], Phase.UPLOAD)
     run_to_its_end(exchange)
-    assert {reply.code for site, instruction, reply in exchange.stored.values() if instruction.round_number == 0} == {""}
+    assert {reply.code for site, instruction, reply in exchange.stored.values() if instruction.round_number == 0} == {
+        ""
+    }
     assert opening_of(exchange, 0).survivors == OTHERS
 
 

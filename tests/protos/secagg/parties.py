@@ -77,9 +77,7 @@ class Consortium:
 class Sum:
     """One sum, from hello to opening; a test may leave out or change any of it."""
 
-    def __init__(
-        self, consortium: Consortium, terms: Terms, layout: Layout, here: list[Party], model: bytes
-    ) -> None:
+    def __init__(self, consortium: Consortium, terms: Terms, layout: Layout, here: list[Party], model: bytes) -> None:
         self.consortium = consortium
         self.terms = terms
         self.layout = layout
