@@ -165,7 +165,8 @@ class SecureRun:
         participant.check(work.hellos)
         self._state, theta = None, b""
         if number > 0:
-            self._state = await self._arrive(work, number - 1, agreement, participant.member, fetch)
+            member = self._member(agreement, work)
+            self._state = await self._arrive(work, number - 1, agreement, member, fetch)
             theta = await offload(self._state.size, theta_digest, self._state)
         self._query = query_of(self._study.task, theta)
         async with self._on_records(instruction):
