@@ -118,13 +118,13 @@ class Ballots:
                 raise VoteRefusedError("The server asks for a vote in a round that is over")
             if self.believed(run, before) not in (None, question.belief):
                 raise VoteRefusedError("The server asks for a vote on a sum from another state than the last vote's")
-            row = (ballot.identity, question.query, digest, ballot.digest)
+            row = (ballot.identity, run, question.round_number, question.query, digest, ballot.digest)
             same = database.execute("SELECT * FROM ballots WHERE identity = ?", (ballot.identity,)).fetchone()
             if same not in (None, row):
                 raise VoteRefusedError("The server asks for another vote in the same sum")
             check(members, self.survivors(question.query), question.colluders)
             database.execute("INSERT OR IGNORE INTO survivors VALUES (?, ?)", (digest, content))
-            database.execute("INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?)", row)
+            database.execute("INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?, ?, ?)", row)
             database.execute("INSERT OR IGNORE INTO beliefs VALUES (?, ?, ?)", (run, before, question.belief))
 
     def survivors(self, query: bytes) -> list[Members]:

@@ -42,7 +42,8 @@ CREATE TABLE approvals (digest BLOB NOT NULL, site TEXT NOT NULL, signature BLOB
     STRICT;
 CREATE TABLE survivors (id BLOB PRIMARY KEY, members TEXT NOT NULL) STRICT;
 CREATE TABLE ballots (
-    identity BLOB PRIMARY KEY, query BLOB NOT NULL, survivors BLOB NOT NULL REFERENCES survivors, digest BLOB NOT NULL
+    identity BLOB PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, query BLOB NOT NULL,
+    survivors BLOB NOT NULL REFERENCES survivors, digest BLOB NOT NULL
 ) STRICT;
 CREATE INDEX ballots_query ON ballots (query);
 CREATE TABLE beliefs (run TEXT NOT NULL, round INTEGER NOT NULL, belief BLOB NOT NULL, PRIMARY KEY (run, round)) STRICT;

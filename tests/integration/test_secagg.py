@@ -104,8 +104,10 @@ def state_names(site: Site, run: str) -> set[str]:
 def ballots(site: Site, run: str) -> list[tuple[int, tuple[str, ...], bytes]]:
     """What a site voted for: round, survivors, digest."""
     with closing(sqlite3.connect(f"file:{site.folder / 'state.sqlite'}?mode=ro", uri=True)) as database:
-        rows = database.execute("SELECT round, survivors, digest FROM ballots WHERE run = ?", (run,)).fetchall()
-    return [(number, tuple(json.loads(survivors)), digest) for number, survivors, digest in rows]
+        rows = database.execute(
+            "SELECT round, members, digest FROM ballots JOIN survivors ON id = survivors WHERE run = ?", (run,)
+        ).fetchall()
+    return [(number, tuple(name for name, _ in json.loads(members)), digest) for number, members, digest in rows]
 
 
 # --- what the server holds ---
