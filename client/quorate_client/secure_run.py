@@ -26,9 +26,10 @@ from quorate.errors import (
     SumRefusedError,
     VoteRefusedError,
 )
-from quorate.evaluation import LOSS_ONE, ClassificationTally
+from quorate.evaluation import LEAST_RECORDS, LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply, StudyWork, SumRef
 from quorate.identity import RunId, SiteName
+from quorate.privacy.evaluation import tally_form
 from quorate.privacy.events import Spending
 from quorate.privacy.update_noise import update_noise
 from quorate.schemes import packing_of
@@ -54,6 +55,7 @@ from quorate.secure_messages import (
 )
 from quorate.study import Study
 from quorate_client.agreement import Agreement
+from quorate_client.evaluating import Evaluator
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, StateFolder
@@ -69,8 +71,6 @@ log = structlog.get_logger()
 
 OWN_COUNTS = 4
 """Weight, records, loss and clipped coordinates of a training; the counts of an evaluation follow."""
-LEAST_RECORDS = 10
-"""Rates over fewer test records than this are told to nobody."""
 DIGITS = 3
 
 
@@ -103,6 +103,7 @@ class SecureRun:
         self._spool = spool
         self._clock = clock
         self._trainer = trainer
+        self._evaluator = Evaluator(study, trainer.accounting)
         self._participant: Participant | None = None
         self._state: ModelState | None = None
         self._statistics: tuple[int, ...] = ()
@@ -189,7 +190,8 @@ class SecureRun:
             self._measured.write_text(str(measure.records), encoding="ascii")
         else:
             own: tuple[int, ...] = (0,) * OWN_COUNTS
-            tally = await task.evaluate(self._state)
+            after = instruction.round_number - 1
+            tally = await self._evaluator.evaluate(task, self._state, after, instruction, agreement)
             if participant.terms.polynomials:
                 own, ciphertext, spending = await self._train(task, self._state, participant, instruction, agreement)
             counts = (*own, *tally)
@@ -456,11 +458,11 @@ class SecureRun:
             _, records, loss, _ = counts[:OWN_COUNTS]
             if records >= LEAST_RECORDS and self._study.privacy is None:
                 told.setdefault(number, {})["train_loss"] = round(loss / LOSS_ONE / records, DIGITS)
-            if number > 1:
+            if self._study.evaluates(number - 1):
                 with suppress(ContributionError):  # one site counted nonsense: the model is there all the same
-                    tally = ClassificationTally.decode(counts[OWN_COUNTS:])
-                    if tally.records >= LEAST_RECORDS:
-                        rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
+                    tally = ClassificationTally.decode(counts[OWN_COUNTS:], tally_form(self._study))
+                    rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
+                    if rates:
                         told.setdefault(number - 1, {}).update(rates)
         return told
 

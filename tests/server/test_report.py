@@ -87,7 +87,7 @@ def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[R
     report = report_json(*completed, NOW)
     assert report["format"] == "quorate.report/1"
     assert sorted(report) == [
-        *("format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
+        *("evaluation", "format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
         *("server_could_see", "sites", "study", "versions"),
     ]
     assert sorted(report["run"]) == [
