@@ -7,6 +7,7 @@ noise hides is paid for on the account of the data set's test part before a held
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from quorate.errors import PrivacyRefusedError, PrivacyUnsupportedError
@@ -14,6 +15,7 @@ from quorate.evaluation import EXACT, ClassificationTally
 from quorate.exchange import Instruction
 from quorate.privacy.evaluation import evaluation_plan, evaluation_sigma, tally_form
 from quorate.privacy.plan import TrainingPlan
+from quorate.secagg.randomness import Randomness, SystemRandomness
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.ledger import Reservation
@@ -38,11 +40,15 @@ class Evaluator:
 
     Args:
         accounting: Absent where a site keeps no ledger; studies with noise on the evaluation are refused then.
+        randomness: Made anew for each evaluation; another one for tests only.
     """
 
-    def __init__(self, study: Study, accounting: Accounting | None) -> None:
+    def __init__(
+        self, study: Study, accounting: Accounting | None, randomness: Callable[[], Randomness] = SystemRandomness
+    ) -> None:
         self._study = study
         self._accounting = accounting
+        self._randomness = randomness
 
     async def evaluate(
         self, task: TaskCalls, state: ModelState, round_number: int, instruction: Instruction, agreement: Agreement
@@ -67,7 +73,8 @@ class Evaluator:
             )
         paid = await asyncio.to_thread(self._reserve, self._accounting, plan, instruction, agreement, agreement.dataset)
         tally = ClassificationTally.decode(await task.evaluate(state)).written(form)
-        noisy = await asyncio.to_thread(_noisy, tally, evaluation_sigma(self._study, tally.classes))
+        sigma = evaluation_sigma(self._study, tally.classes)
+        noisy = await asyncio.to_thread(_noisy, tally, sigma, self._randomness())
         await asyncio.to_thread(self._accounting.ledger.spend, paid, (plan.round_event,))
         return noisy
 
@@ -91,7 +98,7 @@ class Evaluator:
         return accounting.ledger.reserve(charge, limits, accounting.wall())
 
 
-def _noisy(tally: ClassificationTally, sigma: float) -> tuple[int, ...]:
+def _noisy(tally: ClassificationTally, sigma: float, randomness: Randomness) -> tuple[int, ...]:
     """The words of a tally with discrete Gaussian noise on all of its counts; the loss beside them is none.
 
     Raises:
@@ -99,7 +106,6 @@ def _noisy(tally: ClassificationTally, sigma: float) -> tuple[int, ...]:
     """
     from quorate.privacy.noise import discrete_gaussian  # imports numpy
     from quorate.schemes import LEAST_STEPS
-    from quorate.secagg.randomness import SystemRandomness
 
     if sigma < LEAST_STEPS:
         raise PrivacyRefusedError(
@@ -109,5 +115,5 @@ def _noisy(tally: ClassificationTally, sigma: float) -> tuple[int, ...]:
             action="Have the operator raise privacy.evaluation.noise_multiplier",
         )
     loss, *counts = tally.encode()
-    noise = discrete_gaussian(SystemRandomness(), sigma, len(counts)).tolist()
+    noise = discrete_gaussian(randomness, sigma, len(counts)).tolist()
     return (loss, *(count + drawn for count, drawn in zip(counts, noise, strict=True)))
