@@ -304,7 +304,7 @@ def test_a_study_that_evaluates_at_its_end_has_metrics_of_the_last_round_only() 
 def test_counts_that_the_study_does_not_ask_for_are_refused() -> None:
     """Whoever tells them tells of held-out records what nobody agreed to."""
     exchange = a_consortium(rounds={"count": 2, "evaluate": "last"})
-    exchange.tamper = only([WEST], Phase.EVALUATE, lambda reply: with_contribution(reply, extras=a_tally(10)), 1)
+    exchange.tamper = only([WEST], Phase.EVALUATE, lambda reply: with_contribution(reply, extras=a_tally(10)))
     run_to_its_end(exchange)
     assert list(exchange.refused.values()) == ["bad_contribution"]
 
