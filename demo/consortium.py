@@ -142,9 +142,10 @@ class Consortium:
         invitation, state = self.root / f"{name}.invitation.json", self.site_state(name)
         self.operator("site", "invite", name, "-o", invitation)
         command("quorate-client", "join", invitation, "--state", state)
-        write_settings(
-            state / "policy.toml", {"protection": json.dumps(protection), "release": '["operator", "sites"]'}
-        )
+        policy = {"protection": json.dumps(protection), "release": '["operator", "sites"]'}
+        if "none" in protection:
+            policy["evaluation_without_protection"] = "true"
+        write_settings(state / "policy.toml", policy)
         write_settings(state / "config.toml", {"metrics_listen": '""'})
         fraction = ("--test-fraction", str(TEST_FRACTION))
         command("quorate-client", "data", "add", DATASET, table, "--schema", schema, *fraction, "--state", state)

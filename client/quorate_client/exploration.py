@@ -89,7 +89,7 @@ def _train_privately(
     for number in range(1, study.rounds.count + 1):
         update, _ = private.train_privately(theta, number, settings, 0.0)
         theta = theta + update
-    return session.evaluate(theta).metrics()["auc"]
+    return session.evaluate(theta).metrics(least=1)["auc"]
 
 
 def _train_openly(study: Study, session: TaskSession) -> float:
@@ -97,7 +97,7 @@ def _train_openly(study: Study, session: TaskSession) -> float:
     for number in range(1, study.rounds.count + 1):
         update, _ = session.train(theta, number, number, 0.0)
         theta = theta + update
-    return session.evaluate(theta).metrics()["auc"]
+    return session.evaluate(theta).metrics(least=1)["auc"]
 
 
 def _point(epsilon: float | None, noise: float | None, found: Sequence[float]) -> Point:

@@ -27,7 +27,7 @@ from quorate.errors import (
     StudyExpiredError,
 )
 from quorate.exchange import Phase
-from quorate.privacy.terms import Privacy
+from quorate.privacy.terms import EvaluationPrivacy, Privacy
 from quorate.study import Study
 from quorate_client.config import read_toml
 
@@ -38,6 +38,10 @@ DEFAULT_POLICY_TOML = """\
 
 # How updates may be protected. "none" lets the server read them; it must be added here for such a study to run.
 protection = ["secagg"]
+
+# May a study without protection count exactly how its model does on held-out records here? The server has the counts of
+# this site, and can make up the models that are tried: one question after the other reads values of held-out records.
+evaluation_without_protection = false
 
 # Least number of sites in a study, and least number whose updates make a round count.
 minimum_sites = 3
@@ -60,7 +64,8 @@ hours = "00:00-24:00"
 
 [privacy]
 # Mechanisms that a study must have on: "training" (DP-SGD, per record), "update" (noise before sending, per site),
-# "average" (noise after averaging, per site). docs/concepts/differential-privacy.md says what each promises.
+# "average" (noise after averaging, per site), "evaluation" (noise on what is counted on held-out records).
+# docs/concepts/differential-privacy.md says what each promises.
 require = []
 
 # Least noise multiplier of each mechanism that a study has on, and largest norm to which it may clip.
@@ -93,7 +98,7 @@ class PrivacyPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    require: frozenset[Literal["training", "update", "average"]] = Field(
+    require: frozenset[Literal["training", "update", "average", "evaluation"]] = Field(
         default=frozenset(), description="mechanisms that a study must have on"
     )
     least_noise: float = Field(
@@ -133,6 +138,11 @@ class Policy(BaseModel):
 
     protection: frozenset[Literal["none", "secagg"]] = Field(
         default=frozenset({"secagg"}), description="modes of protection; none lets the server read every update"
+    )
+    evaluation_without_protection: bool = Field(
+        default=False,
+        description="whether exact counts over held-out records may be told of models that the server could have made "
+        "up; matters for protection none only",
     )
     minimum_sites: int = Field(default=3, ge=1, description="least sites of a study, and least quorum of its rounds")
     colluders: int = Field(
@@ -202,6 +212,15 @@ class Policy(BaseModel):
             f"protects its updates by {mode!r}, which this site's policy does not allow",
             ProtectionRefusedError,
         )
+        if mode == "none" and study.tells_exact_counts:
+            yield Rule(
+                f"evaluation_without_protection = {str(self.evaluation_without_protection).lower()}",
+                f"exact counts after {study.evaluations} of {study.rounds.count} rounds",
+                self.evaluation_without_protection,
+                "tells exact counts over held-out records of models that the server can make up, which this site's "
+                "policy does not allow",
+                ProtectionRefusedError,
+            )
         yield Rule(
             f"minimum_sites = {self.minimum_sites}",
             f"{len(study.sites)} sites",
@@ -280,7 +299,7 @@ def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[R
                 "adds less noise than this site's policy demands",
                 PrivacyRefusedError,
             )
-        if policy.largest_clip is not None:
+        if policy.largest_clip is not None and not isinstance(mechanism, EvaluationPrivacy):
             yield Rule(
                 f"privacy.largest_clip = {policy.largest_clip:g}",
                 f"privacy.{name}.clip = {mechanism.clip:g}",

@@ -30,9 +30,10 @@ from quorate.errors import (
     StudyKeyRefusedError,
     VoteRefusedError,
 )
-from quorate.evaluation import LOSS_ONE, ClassificationTally
+from quorate.evaluation import LEAST_RECORDS, LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply
 from quorate.identity import RunId, SiteName
+from quorate.privacy.evaluation import tally_form
 from quorate.privacy.events import Spending
 from quorate.secagg import sealing
 from quorate.secagg.participant import Ballot, Member, Participant
@@ -56,6 +57,7 @@ from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.ballots import Question
 from quorate_client.chain import Chain, checkpoint_purpose
+from quorate_client.evaluating import Evaluator
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch
 from quorate_client.model_state import ModelState, StateFolder, theta_digest
@@ -71,8 +73,6 @@ log = structlog.get_logger()
 
 OWN_COUNTS = 4
 """Weight, records, loss and clipped coordinates of a training; the counts of an evaluation follow."""
-LEAST_RECORDS = 10
-"""Rates over fewer test records than this are told to nobody."""
 DIGITS = 3
 SLOT_RATIO = 1.5
 """What was computed on records leaves after a power of this many seconds: the time itself tells their number."""
@@ -106,6 +106,7 @@ class SecureRun:
         self._spool = spool
         self._clock = clock
         self._trainer = trainer
+        self._evaluator = Evaluator(study, trainer.accounting)
         self._participant: Participant | None = None
         self._state: ModelState | None = None
         self._query = b""
@@ -196,7 +197,8 @@ class SecureRun:
         agreement: Agreement,
     ) -> tuple[SecureAnswer, tuple[Blob, ...], Spending | None]:
         task = self._task(agreement, state)
-        tally = await task.evaluate(state)
+        after = instruction.round_number - 1
+        tally = await self._evaluator.evaluate(task, state, after, instruction, agreement)
         trains = instruction.round_number <= self._study.rounds.count
         polynomials = self._chain.packing.polynomials(state.dimension) if trains else 0
         participant.begin_upload(work.hellos, state.digest, Layout(polynomials, OWN_COUNTS + len(tally)))
@@ -425,11 +427,11 @@ class SecureRun:
             _, records, loss, _ = counts[:OWN_COUNTS]
             if records >= LEAST_RECORDS and self._study.privacy is None:
                 told.setdefault(number, {})["train_loss"] = round(loss / LOSS_ONE / records, DIGITS)
-            if number > 1:
+            if self._study.evaluates(number - 1):
                 with suppress(ContributionError):  # one site counted nonsense: the model is there all the same
-                    tally = ClassificationTally.decode(counts[OWN_COUNTS:])
-                    if tally.records >= LEAST_RECORDS:
-                        rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
+                    tally = ClassificationTally.decode(counts[OWN_COUNTS:], tally_form(self._study))
+                    rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
+                    if rates:
                         told.setdefault(number - 1, {}).update(rates)
         return told
 

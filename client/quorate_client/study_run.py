@@ -17,6 +17,7 @@ from quorate.messages import contribution_to_bytes, work_from_bytes
 from quorate.privacy.events import Spending
 from quorate.study import Study
 from quorate_client.agreement import Agreement
+from quorate_client.evaluating import Evaluator
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, StateFolder
@@ -58,6 +59,7 @@ class StudyRun:
         self._spool = spool
         self._clock = clock
         self._trainer = trainer
+        self._evaluator = Evaluator(study, trainer.accounting)
 
     async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         """Do one phase.
@@ -82,7 +84,8 @@ class StudyRun:
                 contribution, blob, spending = await self._train(task, state, work, instruction, agreement)
             case Phase.EVALUATE:
                 state = await self._head.advance(work, number, task.initial, fetch)
-                contribution, blob = _about(state, await task.evaluate(state)), None
+                told = await self._evaluator.evaluate(task, state, number, instruction, agreement)
+                contribution, blob = _about(state, told), None
             case Phase.CHECKPOINT:
                 state = await self._head.advance(work, number, task.initial, fetch)
                 contribution, blob = _about(state), await self._checkpoint(state)

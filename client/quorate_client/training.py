@@ -58,6 +58,10 @@ class Trainer:
         self._accounting = accounting
         self._records: int | None = None
 
+    @property
+    def accounting(self) -> Accounting | None:
+        return self._accounting
+
     def admit(self, measure: Measure) -> None:
         """Look at what a site is about to tell of its training records.
 

@@ -58,6 +58,11 @@ class Rounds(_Frozen):
     weights: Literal["records", "equal"] = Field(
         default="records", description="how sites count in the average: by their records, or each the same"
     )
+    evaluate: Literal["each", "last", "never"] | None = Field(
+        default=None,
+        description="after which rounds the model is tried on held-out records; absent: each, and the last only in a "
+        "study with a [privacy] section",
+    )
 
 
 class Optimizer(_Frozen):
@@ -209,6 +214,8 @@ class Study(_Frozen):
             raise ValueError(
                 'noise on updates hides a site only if its weight tells nothing: set rounds.weights = "equal"'
             )
+        if self.privacy is not None and self.privacy.evaluation is not None and not self.evaluations:
+            raise ValueError('privacy.evaluation is noise on an evaluation, and rounds.evaluate is "never"')
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
         return self
@@ -221,6 +228,23 @@ class Study(_Frozen):
     def needed_approvals(self) -> int:
         """How many sites must have approved before any works."""
         return self.approvals or self.rounds.quorum
+
+    @property
+    def evaluations(self) -> int:
+        """After how many rounds the model is tried on held-out records. A guest app's own are its own affair."""
+        if self.guest is not None:
+            return 0
+        when = self.rounds.evaluate or ("each" if self.privacy is None else "last")
+        return {"each": self.rounds.count, "last": 1, "never": 0}[when]
+
+    def evaluates(self, round_number: int) -> bool:
+        """Whether the model after this round is tried on held-out records. It is the last rounds' that are."""
+        return self.rounds.count - self.evaluations < round_number <= self.rounds.count
+
+    @property
+    def tells_exact_counts(self) -> bool:
+        """Whether counts over held-out records leave a site without noise."""
+        return self.evaluations > 0 and (self.privacy is None or self.privacy.evaluation is None)
 
     @property
     def released_to(self) -> Literal["operator", "sites"]:

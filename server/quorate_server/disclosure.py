@@ -21,7 +21,8 @@ _SERVER_SAW_STUDY = {
         "Every site's update of every round that it contributed to, in the clear.",
         "Every site's weight: its number of training records.",
         "Every site's sums over its features for the standardisation, before they were added up.",
-        "Every site's evaluation counts: records, summed loss, confusion matrix and histogram of scores.",
+        "Every site's evaluation counts, where the study has an evaluation: records, summed loss, confusion matrix and "
+        "histogram of scores. It could make up the sums, and so the models that they are of.",
         "The global model: it follows from the study and the updates, and checkpoints of it were kept at the server.",
     ),
     "secagg": (
@@ -29,7 +30,8 @@ _SERVER_SAW_STUDY = {
         "opens their sum passed through the server sealed for the sites.",
         "Never the global model: if the study releases it to the operator, the sites sealed it to the operator's key.",
         "Which sites hold the same model as the others, and the size of the model.",
-        "The rates of all sites together that the sites told it (loss, accuracy and the like), rounded to 3 digits.",
+        "The rates of all sites together that the sites told it (loss, accuracy and the like), rounded to 3 digits, "
+        "each over at least 10 records.",
     ),
 }
 _SERVER_SAW_GUEST = {

@@ -77,7 +77,7 @@ def lines(rounds: Sequence[int], series: Sequence[Series], unit: str, *, from_ze
             color=colour,
             linestyle=dash,
             linewidth=1.8,
-            marker=marker if len(rounds) <= 40 else "",
+            marker=marker if np.isfinite(one.values).sum() <= 40 else "",  # a lonely value is a marker or nothing
             markersize=4,
             label=_plain(one.label),
             clip_on=False,

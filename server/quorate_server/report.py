@@ -20,7 +20,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from quorate.errors import QuorateError
-from quorate.privacy.statement import privacy_statement
+from quorate.privacy.statement import evaluation_statement, privacy_statement
 from quorate.runs import RoundResult, RunView
 from quorate.study import Study
 from quorate_server.disclosure import limits, protection_warning, server_could_see
@@ -43,6 +43,7 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
         "run": _run(view, now),
         "protection": {"mode": view.protection, "warning": protection_warning(view.protection)},
         "privacy": _privacy(view, study),
+        "evaluation": list(evaluation_statement(study)),
         "sites": _sites(view, study),
         "rounds": [_round(result) for result in view.results],
         "metrics": {name: _summary(view.results, name) for name in metric_names(view.results)},

@@ -21,10 +21,11 @@ from quorate.errors import (
     BaseModelMismatchError,
     ContributionError,
 )
-from quorate.evaluation import LOSS_ONE, ClassificationTally
+from quorate.evaluation import LEAST_RECORDS, LOSS_ONE, ClassificationTally, TallyForm
 from quorate.exchange import Phase, Reply, StudyContribution, StudyWork
 from quorate.identity import RunId, SiteName
 from quorate.messages import contribution_from_bytes, work_to_bytes
+from quorate.privacy.evaluation import tally_form
 from quorate.runs import RoundResult
 from quorate.secagg import plain
 from quorate.study import Study
@@ -148,7 +149,8 @@ class StudyLoop:
         self._newest_sum = inlined(self._exchange, blob).inline
         records, loss, clipped = adder.extras or (0, 0, 0)
         # What was computed from training records beside the update is not told where privacy is promised.
-        metrics = {"train_loss": loss / LOSS_ONE / records} if records and self._study.privacy is None else {}
+        is_told = records >= LEAST_RECORDS and self._study.privacy is None
+        metrics = {"train_loss": loss / LOSS_ONE / records} if is_told else {}
         if clipped:
             metrics["clipped_coordinates"] = float(clipped)
         result = RoundResult(
@@ -168,13 +170,15 @@ class StudyLoop:
         )
 
     def _evaluate(self, round_number: int) -> None:
-        """Every site arrives at the new model and evaluates it; the round is done."""
+        """Every site arrives at the new model and, if the study says so after this round, evaluates it; the round is
+        done."""
         answers: dict[SiteName, StudyContribution] = {}
+        form = tally_form(self._study) if self._study.evaluates(round_number) else None
 
         def take(site: SiteName, contribution: StudyContribution, _: Blob | None) -> None:
             if not contribution.model_digest:
                 raise ContributionError("A site does not say which model it evaluated")
-            ClassificationTally.decode(contribution.extras)
+            _tally([contribution], form)
             answers[site] = contribution
 
         done = self._phases.open(Phase.EVALUATE, round_number, self._work(), _parsed(take))
@@ -186,7 +190,7 @@ class StudyLoop:
         result = RoundResult(
             round_number=round_number,
             contributed=result.contributed,
-            metrics={**result.metrics, **_pooled_metrics([answers[site] for site in sorted(agreeing)])},
+            metrics={**result.metrics, **_pooled_metrics([answers[site] for site in sorted(agreeing)], form)},
             phase_seconds={**result.phase_seconds, Phase.EVALUATE.value: done.seconds},
             bytes_up=result.bytes_up + done.bytes_up,
             bytes_down=result.bytes_down + done.bytes_down,
@@ -289,7 +293,17 @@ def _check_train(contribution: StudyContribution) -> None:
         raise ContributionError("What a site tells of its training is malformed")
 
 
-def _pooled_metrics(answers: list[StudyContribution]) -> dict[str, float]:
-    """Metrics of the whole consortium, from sums of exact counts."""
+def _pooled_metrics(answers: list[StudyContribution], form: TallyForm | None) -> dict[str, float]:
+    """Metrics of the whole consortium, from sums of counts; none without an evaluation."""
+    tally = _tally(answers, form)
+    return tally.metrics() if tally else {}
+
+
+def _tally(answers: list[StudyContribution], form: TallyForm | None) -> ClassificationTally | None:
+    """What sites counted, all together. Raises ContributionError: it is no tally, or not to be told."""
     summed = [sum(column) for column in zip(*(answer.extras for answer in answers), strict=True)]
-    return ClassificationTally.decode(summed).metrics()
+    if form is not None:
+        return ClassificationTally.decode(summed, form)
+    if summed:
+        raise ContributionError("A site told counts after a round that the study does not evaluate")
+    return None

@@ -40,6 +40,7 @@ APP = "flower:json:JSONDecoder"
 
 POLICY = f"""
 protection = ["none"]
+evaluation_without_protection = true
 release = ["operator", "sites"]
 minimum_sites = 3
 tasks = ["{APP}", "tabular-classifier"]

@@ -180,6 +180,19 @@ def test_everything_that_matters_is_shown_before_approval(run: Run, joined: Site
     assert "can read every update" in result.err
 
 
+def test_what_an_evaluation_without_protection_tells_is_shown_before_approval(
+    run: Run, joined: SiteFolder, services: Server
+) -> None:
+    task = TaskRef(name="tabular-classifier", digest=task_digest("tabular-classifier"))
+    services.studies.append(make_study(services, task=task, guest=None))
+    result = run("show", "hearts")
+
+    assert "What the evaluation tells:" in result.out
+    assert "After each round every site tries the model" in result.out
+    assert "can make up the models that are tried" in result.err
+    assert any("choose the models" in sentence for sentence in run("show", "hearts", "--json").json()["evaluation"])
+
+
 def test_the_fingerprint_of_the_key_to_which_the_model_is_sealed_is_shown_before_approval(
     run: Run, joined: SiteFolder, services: Server
 ) -> None:
@@ -236,7 +249,9 @@ def test_a_study_is_approved_on_a_data_set_that_fits(
     study = tabular_study(services)
     services.studies.append(study)
 
-    assert run("approve", study.digest().hex()[:8], "--dataset", dataset).code == 0
+    result = run("approve", study.digest().hex()[:8], "--dataset", dataset)
+    assert result.code == 0
+    assert "can make up the models that are tried" in result.err
     with site_state(joined.database) as state:
         agreement = Answers(state, lambda: 0.0).agreement(study.digest(), SITE)
     assert agreement.dataset is not None

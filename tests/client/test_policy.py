@@ -21,7 +21,7 @@ from quorate.errors import (
 from quorate.study import Protection, Release, Rounds, Site, Study, TaskRef
 from quorate_client.policy import DEFAULT_POLICY_TOML, Policy, PrivacyPolicy, policy_now, read_policy, require_valid
 
-OPEN = Policy(protection=frozenset({"none"}))
+OPEN = Policy(protection=frozenset({"none"}), evaluation_without_protection=True)
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
 
 
@@ -47,6 +47,20 @@ def test_without_a_file_no_unprotected_study_passes() -> None:
         Policy().check(study())
 
     assert caught.value.expected == 'protection = ["secagg"]'
+
+
+def test_without_protection_exact_counts_over_held_out_records_need_a_word_of_the_policy() -> None:
+    closed = Policy(protection=frozenset({"none"}))
+    rounds = {"count": 3, "quorum": 3}
+    with pytest.raises(ProtectionRefusedError) as caught:
+        closed.check(study())
+    assert caught.value.expected == "evaluation_without_protection = false"
+    with pytest.raises(ProtectionRefusedError):
+        closed.check(study(rounds=rounds | {"evaluate": "last"}))
+    closed.check(study(rounds=rounds | {"evaluate": "never"}))
+    noisy = {"delta": 1e-5, "training": TRAINING, "evaluation": {"noise_multiplier": 1.0}}
+    closed.check(study(privacy=noisy))
+    Policy().check(study(protection=Protection(mode="secagg")))
 
 
 def test_a_study_of_too_few_sites_is_refused() -> None:
@@ -155,8 +169,12 @@ def private(delta: float = 1e-5, **training: object) -> Study:
     return study(privacy={"delta": delta, "training": TRAINING | training})
 
 
+def counting_noisily(noise: float) -> Study:
+    return study(privacy={"delta": 1e-5, "training": TRAINING, "evaluation": {"noise_multiplier": noise}})
+
+
 def strict(**keys: object) -> Policy:
-    return Policy.model_validate({"protection": ["none"], "privacy": keys})
+    return OPEN.model_copy(update={"privacy": PrivacyPolicy.model_validate(keys)})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +189,9 @@ def strict(**keys: object) -> Policy:
                 privacy={"delta": 1e-5, "training": TRAINING, "average": {"clip": 1.0, "noise_multiplier": 1.0}},
             ),
         ),
+        ({"require": ["evaluation"]}, private(), counting_noisily(1.0)),
         ({"least_noise": 1.0}, private(noise_multiplier=0.99), private()),
+        ({"least_noise": 1.0}, counting_noisily(0.99), counting_noisily(1.0)),
         ({"largest_clip": 1.0}, private(clip=1.01), private()),
         ({"largest_delta": 1e-5}, private(delta=1.01e-5), private()),
         (
@@ -180,7 +200,7 @@ def strict(**keys: object) -> Policy:
             private(noise_multiplier=None, epsilon=3.0),
         ),
     ],
-    ids=["none", "one of two", "noise", "clip", "delta", "epsilon"],
+    ids=["none", "one of two", "exact counts", "noise", "noise on counts", "clip", "delta", "epsilon"],
 )
 def test_a_study_that_promises_less_privacy_than_demanded_is_refused(
     policy: dict[str, object], refused: Study, allowed: Study

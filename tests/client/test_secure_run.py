@@ -430,6 +430,19 @@ def test_what_is_told_are_rates_of_three_digits_and_no_counts(tmp_path: Path) ->
         assert not sizes & {value for values in told for value in values.values()}
 
 
+@pytest.mark.parametrize("mode", ["secagg", "none"])
+@pytest.mark.parametrize(("evaluate", "evaluated"), [("each", {1, 2, 3}), ("last", {3}), ("never", set())])
+def test_the_model_is_tried_on_held_out_records_only_after_the_agreed_rounds(
+    tmp_path: Path, mode: str, evaluate: Any, evaluated: set[int]
+) -> None:
+    with engines(tmp_path, mode=mode, rounds=Rounds(count=3, quorum=3, evaluate=evaluate)) as exchange:
+        exchange.loop().run()
+        assert {number for number, result in exchange.results.items() if "accuracy" in result.metrics} == evaluated
+        assert all("train_loss" in result.metrics for result in exchange.results.values())
+        assert all(not site.errors for site in exchange.sites.values())
+        same_everywhere(exchange)
+
+
 def test_rates_over_fewer_than_ten_records_are_told_to_nobody(tmp_path: Path) -> None:
     for records, is_told in ((2, False), (3, True)):  # of 2 + 3 + 4 and of 3 + 4 + 5 records
         rounds = Rounds(count=2, quorum=3)

@@ -171,7 +171,8 @@ def test_the_keys_that_were_pinned_first_stay(secret: Place) -> None:
     ("policy", "code"),
     [
         ('protection = ["secagg"]\n', "protection_refused"),
-        ('protection = ["none"]\nrelease = ["sites"]\nminimum_sites = 3\ntasks = ["linear"]\n', ""),
+        ('protection = ["none"]\nrelease = ["sites"]\nminimum_sites = 3\ntasks = ["linear"]\n', "protection_refused"),
+        ('protection = ["none"]\nevaluation_without_protection = true\ntasks = ["linear"]\n', ""),
         ("not = 'a policy'\n", "policy_refused"),
     ],
 )

@@ -182,6 +182,7 @@ class Consortium:
         _site_command("join", invitation, "--state", site.state)
         site.control.mkdir(parents=True)
         policy = f'protection = ["none", "secagg"]\nrelease = ["sites", "operator"]\ntasks = {_toml(TASKS)}\n'
+        policy += "evaluation_without_protection = true\n"
         (site.state / "policy.toml").write_text(policy)
         (site.state / "config.toml").write_text('metrics_listen = ""\n')
         self._start(f"site-{name}", "quorate-client", "run", "--state", site.state)

@@ -214,6 +214,7 @@ class Template:
         )
         policy = {
             "protection": json.dumps(["none", "secagg"] if self.plan.secret else ["none"]),
+            "evaluation_without_protection": "true",
             "release": json.dumps(["operator", "sites"] if self.plan.kept else ["operator"]),
             "minimum_sites": "2",
             "tasks": '["crash-test"]',

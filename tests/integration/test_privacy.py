@@ -20,10 +20,11 @@ import pytest
 
 import demo
 from demo import hospitals
-from demo.consortium import CommandFailedError, Consortium
+from demo.consortium import DATASET, CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
-from quorate_client.ledger_entries import Refused, Reserved, Spent
+from quorate_client.evaluating import EVALUATE
+from quorate_client.ledger_entries import TRAIN, Refused, Reserved, Spent
 from quorate_client.ledger_export import read_export
 
 pytestmark = pytest.mark.integration
@@ -62,6 +63,8 @@ noise_multiplier = 0.01
 [privacy.average]
 clip = 5.0
 noise_multiplier = 0.01
+[privacy.evaluation]
+noise_multiplier = 1.0
 [release]
 model = "sites"
 """
@@ -111,13 +114,14 @@ def entries(consortium: Consortium, site: str) -> list[Any]:
     return [entry.content for entry in read_export(file)[1]]
 
 
-def spent(found: list[Any], unit: str, run: str | None = None) -> list[Event]:
+def spent(found: list[Any], unit: str, run: str | None = None, purpose: str = TRAIN) -> list[Event]:
     """What counts: what was settled, and in full what was reserved and not settled."""
     settled = {each.reservation: each.events for each in found if isinstance(each, Spent)}
     return [
         event
         for each in found
-        if isinstance(each, Reserved) and each.account.unit == unit and run in (None, each.run)
+        if isinstance(each, Reserved) and (each.account.unit, each.purpose) == (unit, purpose)
+        if run in (None, each.run)
         for event in settled.get(each.number, each.events)
     ]
 
@@ -143,6 +147,17 @@ def test_each_round_is_on_every_ledger_and_the_model_is_one(consortium: Consorti
     content = json.loads((consortium.root / "first.json").read_text())
     assert set(content["privacy"]["spending"]) == set(SITES)
     assert not any("train_loss" in result["metrics"] for result in run["results"])
+
+
+def test_held_out_records_are_counted_once_with_noise_that_is_paid_for(consortium: Consortium) -> None:
+    run = view(consortium, "first")
+    rates = [set(result["metrics"]) for result in run["results"]]
+    assert rates == [set(), set(), {"accuracy", "auc", "recall", "specificity"}]
+    assert run["results"][-1]["metrics"]["auc"] > 0.8
+    for site in SITES:
+        found = entries(consortium, site)
+        assert spent(found, "record", purpose=EVALUATE) == [Event(1.0)]
+        assert {each.account.dataset for each in found if each.purpose == EVALUATE} == {f"{DATASET}, test part"}
 
 
 def test_no_value_of_a_record_is_in_what_anybody_keeps_or_logs(consortium: Consortium) -> None:

@@ -426,12 +426,12 @@ GOLDEN_CANONICAL = (
     'ame":"malignancy","optimizer":{"beta1":0.9,"beta2":0.99,"learning_rate":1,"momentum":0.9,"name":"fed'
     'avg","proximal_mu":0,"tau":0.001},"privacy":null,"protection":{"colluders":1,"mode":"none","value_bo'
     'und":4},"purpose":"Tell malignant from benign","release":{"model":"sites","operator_key":null,"opera'
-    'tor_mark":null},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"quor'
-    'um":2,"weights":"records"},"seed":0,"sites":[{"name":"east","signing_key":"0101010101010101010101010'
+    'tor_mark":null},"rounds":{"absent_grace_s":10,"checkpoint_every":10,"count":3,"deadline_s":600,"eval'
+    'uate":null,"quorum":2,"weights":"records"},"seed":0,"sites":[{"name":"east","signing_key":"0101010101010101010101010'
     '101010101010101010101010101010101010101"},{"name":"north","signing_key":"020202020202020202020202020'
     '2020202020202020202020202020202020202"},{"name":"south","signing_key":"03030303030303030303030303030'
     '30303030303030303030303030303030303"},{"name":"west","signing_key":"04040404040404040404040404040404'
     '04040404040404040404040404040404"}],"task":{"digest":"ababababababababababababababababababababababab'
     'ababababababababab","name":"tabular-classifier","parameters":{"model":"logistic"}}}'
 )
-GOLDEN_DIGEST = "90205e39fbe1efd7903f8f770bcfa1a0913e64f11748cbcf9be37116553e3ae7"
+GOLDEN_DIGEST = "d920dd1882a0919a996d9ea475e377013a4e0d51a53e663295e7225fab66b8a6"

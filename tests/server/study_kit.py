@@ -124,7 +124,8 @@ class SimulatedSite:
                 contribution = StudyContribution(self.digest, DIMENSION, weight, extras)
             case Phase.EVALUATE:
                 self._advance(instruction)
-                contribution = StudyContribution(self.digest, DIMENSION, 0, a_tally(self.records))
+                told = a_tally(self.records) if self.study.evaluates(instruction.round_number) else ()
+                contribution = StudyContribution(self.digest, DIMENSION, 0, told)
             case Phase.CHECKPOINT | Phase.RELEASE:
                 self._advance(instruction)
                 blob = self._sent(self.state())

@@ -83,11 +83,21 @@ def completed() -> tuple[RunView, Study]:
 # --- for programs -----------------------------------------------------------------------------------------------------
 
 
+def test_a_run_that_was_evaluated_at_its_end_has_a_report_with_the_last_rounds_metrics() -> None:
+    of = study(rounds={"count": 50, "quorum": 3, "evaluate": "last"})
+    results = [replace(result(number), metrics={"auc": 0.875} if number == 50 else {}) for number in range(1, 51)]
+    page = report_html(run(of, *results), of, NOW)
+    assert "0.8750" in page
+    assert "After the last round every site tries the model" in page
+    assert "can make up the sums of updates" in page
+    assert re.search(r"<use[^>]*fill: var\(--series-1\)", page), "a lonely value of many rounds is a marker"
+
+
 def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[RunView, Study]) -> None:
     report = report_json(*completed, NOW)
     assert report["format"] == "quorate.report/1"
     assert sorted(report) == [
-        *("format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
+        *("evaluation", "format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
         *("server_could_see", "sites", "study", "versions"),
     ]
     assert sorted(report["run"]) == [

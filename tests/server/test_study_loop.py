@@ -294,6 +294,21 @@ def test_whoever_answers_first_does_not_decide_which_model_the_first_round_is_ab
     assert exchange.results[1].missing == {EAST: "base_model_mismatch"}
 
 
+def test_a_study_that_evaluates_at_its_end_has_metrics_of_the_last_round_only() -> None:
+    exchange = run_to_its_end(a_consortium(rounds={"evaluate": "last"}))
+    assert [set(exchange.results[number].metrics) for number in (1, 2)] == [{"train_loss"}] * 2
+    assert exchange.results[3].metrics["accuracy"] == 1.0
+    assert exchange.refused == {}
+
+
+def test_counts_that_the_study_does_not_ask_for_are_refused() -> None:
+    """Whoever tells them tells of held-out records what nobody agreed to."""
+    exchange = a_consortium(rounds={"count": 2, "evaluate": "last"})
+    exchange.tamper = only([WEST], Phase.EVALUATE, lambda reply: with_contribution(reply, extras=a_tally(10)))
+    run_to_its_end(exchange)
+    assert list(exchange.refused.values()) == ["bad_contribution"]
+
+
 @pytest.mark.parametrize("extras", [(), (1, 2, 3), a_tally(10)[:-1], (-1, *a_tally(10)[1:])])
 def test_counts_that_are_no_evaluation_are_refused(extras: tuple[int, ...]) -> None:
     exchange = a_consortium(rounds={"count": 1})

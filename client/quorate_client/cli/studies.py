@@ -14,7 +14,8 @@ import typer
 
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
-from quorate.privacy.statement import privacy_statement
+from quorate.privacy.statement import evaluation_statement, privacy_statement
+from quorate.study import Study
 from quorate_client.approvals import Answers, Datasets, NodeConfig
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -35,6 +36,10 @@ from quorate_client.studies import Assessment, Door, StudyDesk, Unsound, differe
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")]
 
 UNPROTECTED = "Protection is none: the server can read every update of this site."
+MODELS_OF_THE_SERVER = (
+    "The server can make up the models that are tried on this site's held-out records, and gets exact counts: it can "
+    "read values of those records."
+)
 NOT_PRIVATE = "none: the released model may tell of single records"
 OF_TWO = "Of two sites each learns the other's updates from the sum, whatever the protection."
 
@@ -84,8 +89,11 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     say("What the study promises about the people in the data:", "bold")
     for sentence in privacy_statement(assessment.offer.study).exact:
         say(f"- {sentence}")
-    if assessment.offer.study.protection.mode == "none":
-        warn(UNPROTECTED)
+    say("What the evaluation tells:", "bold")
+    for sentence in evaluation_statement(assessment.offer.study):
+        say(f"- {sentence}")
+    for warning in _warnings(assessment.offer.study):
+        warn(warning)
     if assessment.offer.study.is_of_two:
         warn(OF_TWO)
     for refusal in _refusals(assessment):
@@ -116,8 +124,8 @@ def approve(
         return
     on = f" on {answer.dataset}" if answer.dataset else ""
     say(f"Approved {offer.study.name} ({offer.digest.hex()[:12]}){on}.", "green")
-    if offer.study.protection.mode == "none":
-        warn(UNPROTECTED)
+    for warning in _warnings(offer.study):
+        warn(warning)
 
 
 def reject(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
@@ -207,6 +215,13 @@ def _show_roster(assessment: Assessment, new_keys: list[SiteName]) -> None:
     out().print(rows)
 
 
+def _warnings(study: Study) -> list[str]:
+    """What the server can do where a study does not protect from it."""
+    if study.protection.mode != "none":
+        return []
+    return [UNPROTECTED, MODELS_OF_THE_SERVER] if study.tells_exact_counts else [UNPROTECTED]
+
+
 def _summary(assessment: Assessment) -> dict[str, Any]:
     study = assessment.offer.study
     return {
@@ -220,7 +235,8 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "privacy": study.privacy.summary if study.privacy else None,
         "expires": study.expires.isoformat() if study.expires else None,
         "approvals": study.needed_approvals,
-        "warnings": [UNPROTECTED] if study.protection.mode == "none" else [],
+        "warnings": _warnings(study),
+        "evaluation": list(evaluation_statement(study)),
         "release": study.release.model,
         "release_key": study.release.operator_fingerprint or None,
         "answer": assessment.answer,

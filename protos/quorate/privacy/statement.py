@@ -10,8 +10,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from quorate.evaluation import LEAST_RECORDS
+from quorate.privacy.evaluation import tally_form
 from quorate.privacy.events import Event
-from quorate.privacy.terms import AveragePrivacy, Privacy, TrainingPrivacy, UpdatePrivacy
+from quorate.privacy.terms import AveragePrivacy, EvaluationPrivacy, Privacy, TrainingPrivacy, UpdatePrivacy
 from quorate.study import Study
 
 
@@ -49,7 +51,28 @@ def privacy_statement(study: Study) -> Statement:
         outside = "those who are not among the sites"
         plain.append(_plainly_per_site("after the results were averaged", outside))
         exact.append(_exactly_after_averaging(privacy, privacy.average, study))
-    return Statement((*plain, *_plain_limits(privacy)), (*exact, *_exact_limits(privacy)))
+    if privacy.evaluation is not None:
+        plain.append(_PLAINLY_ON_COUNTS)
+        exact.append(_exactly_on_counts(privacy, privacy.evaluation, study))
+    return Statement((*plain, *_plain_limits(privacy, study)), (*exact, *_exact_limits(privacy, study)))
+
+
+def evaluation_statement(study: Study) -> tuple[str, ...]:
+    """What trying the model on held-out records tells, and whom; one sentence or more in each entry."""
+    if study.guest is not None:
+        return ("What the app evaluates, on which records, and whom it tells is its own affair.",)
+    if not study.evaluations:
+        return ("The model is not tried on held-out records: nothing is told of them.",)
+    counts = f"how many of each class were taken for which, and histograms of scores in {tally_form(study).bins} bins"
+    if study.tells_exact_counts:
+        counts += ", with the summed loss"
+    when = "the last round" if study.evaluations == 1 else "each round"
+    return (
+        f"After {when} every site tries the model on the records that it keeps aside for testing. It counts {counts}.",
+        *(_whom_counts_are_told_secretly(study) if study.protection.mode == "secagg" else _whom_counts_are_told(study)),
+        f"The operator is told rates of all sites together, each over at least {LEAST_RECORDS} records.",
+        _how_exact(study),
+    )
 
 
 def _plainly_per_record(training: TrainingPrivacy, delta: float) -> Iterator[str]:
@@ -97,10 +120,7 @@ def _plainly_per_site(when: str, whom: str) -> str:
 def _exactly_before_sending(privacy: Privacy, update: UpdatePrivacy, study: Study) -> str:
     against = "everybody who sees an update, the model or the sums"
     if study.protection.mode == "secagg":
-        against = (
-            f"the server, outsiders and up to {study.protection.colluders} colluding sites, as long as the secure "
-            "aggregation holds"
-        )
+        against = _against_few(study)
     return (
         f"Noise before sending: each site's update is clipped to an L2 norm of {update.clip:g} and gets its share of "
         f"discrete Gaussian noise (Kairouz, Liu, Steinke 2021), noise multiplier {update.noise_multiplier:g} a round; "
@@ -119,29 +139,87 @@ def _exactly_after_averaging(privacy: Privacy, average: AveragePrivacy, study: S
     )
 
 
+_PLAINLY_ON_COUNTS = (
+    "Some records were kept aside to measure how good the model is. They were not trained on. Random noise was mixed "
+    "into what was counted on them before it left the site."
+)
+
+
+def _exactly_on_counts(privacy: Privacy, evaluation: EvaluationPrivacy, study: Study) -> str:
+    against = "everybody"
+    if study.protection.mode == "secagg":
+        against = _against_few(study)
+    return (
+        f"Noise on the evaluation: discrete Gaussian noise on all counts over held-out records, noise multiplier "
+        f"{evaluation.noise_multiplier:g} (over the L2 norm of what one record changes) an evaluation; "
+        f"{_over(study.evaluations + privacy.spare_rounds, 'evaluations', privacy, evaluation.noise_multiplier)}. "
+        f"Unit: one held-out record, added or removed. Holds against {against}."
+    )
+
+
+def _against_few(study: Study) -> str:
+    return (
+        f"the server, outsiders and up to {study.protection.colluders} colluding sites, as long as the secure "
+        "aggregation holds"
+    )
+
+
 def _over_rounds(privacy: Privacy, noise: float, study: Study) -> str:
+    return _over(study.rounds.count + privacy.spare_rounds, "rounds", privacy, noise)
+
+
+def _over(count: int, releases: str, privacy: Privacy, noise: float) -> str:
     from quorate.privacy.accounting import epsilon  # imports numpy
 
-    covered = study.rounds.count + privacy.spare_rounds
-    found = epsilon([Event(noise, 1.0, covered)], privacy.delta)
-    return f"epsilon {found:.3g} at delta = {privacy.delta:g} over {covered} rounds, spare ones included"
+    found = epsilon([Event(noise, 1.0, count)], privacy.delta)
+    return f"epsilon {found:.3g} at delta = {privacy.delta:g} over {count} {releases}, spare ones included"
 
 
-def _plain_limits(privacy: Privacy) -> Iterator[str]:
-    yield (
-        "Some records were kept aside to measure how good the model is. They were not trained on; what was counted on "
-        "them was told as rates of all sites together, without noise."
-    )
+def _whom_counts_are_told_secretly(study: Study) -> Iterator[str]:
+    yield "All sites of the study open the sums of these counts; the server does not see them."
+    if study.tells_exact_counts:
+        yield (
+            "A site that knows a person's features can look up the person's bin in every sum. If it is empty once, the "
+            "person is not among the held-out records; the more rounds and bins there are, the surer it gets of who is."
+        )
+
+
+def _whom_counts_are_told(study: Study) -> Iterator[str]:
+    yield "The server has these counts of each site by itself."
+    if study.tells_exact_counts:
+        yield (
+            "The server can make up the sums of updates, and so choose the models that are tried, as often as it "
+            "likes: with one question after another it reads values of held-out records. A site's policy refuses that "
+            "unless it says evaluation_without_protection = true."
+        )
+
+
+def _how_exact(study: Study) -> str:
+    if study.tells_exact_counts:
+        return (
+            "These counts and rates carry no noise, and no epsilon covers them: whoever knows all held-out records but "
+            "one can tell that one from them."
+        )
+    return "All of these counts carry noise; what they say of a held-out record has an epsilon of its own."
+
+
+def _plain_limits(privacy: Privacy, study: Study) -> Iterator[str]:
+    if study.tells_exact_counts:
+        yield (
+            "Some records were kept aside to measure how good the model is. They were not trained on; what was counted "
+            "on them was told without noise, and no promise covers it."
+        )
     if privacy.training is None:
         yield "Nothing was done to hide single records."
 
 
-def _exact_limits(privacy: Privacy) -> Iterator[str]:
+def _exact_limits(privacy: Privacy, study: Study) -> Iterator[str]:
+    held_out = "the evaluation on held-out records (exact counts and rates), " if study.tells_exact_counts else ""
     yield (
-        "Outside of every epsilon: the held-out records (pooled rates, rounded, without noise), the number of records "
-        "of all sites together, which the sites learn, and whatever was decided by looking at data before the study."
+        f"Outside of every epsilon: {held_out}the number of records of all sites together, which the sites learn, and "
+        "whatever was decided by looking at data before the study."
     )
     if privacy.training is None:
-        yield "No statement is made about single records."
+        yield "No statement is made about single training records."
     elif privacy.update_clip is not None:
         yield "The statements per record and per site are about different neighbours and are not added."

@@ -59,6 +59,19 @@ class AveragePrivacy(_Frozen):
     noise_multiplier: Positive = Field(description="standard deviation of the noise over a site's influence on the sum")
 
 
+class EvaluationPrivacy(_Frozen):
+    """Noise on what is counted on held-out records, before it leaves a site. The unit is a held-out record.
+
+    Under secure aggregation each site adds its share, so that the sum carries ``noise_multiplier`` even if the
+    tolerated sites are missing or collude; without it each site adds the whole. The loss is not told then.
+    """
+
+    noise_multiplier: Positive = Field(description="standard deviation of the sum's noise over a record's influence")
+
+
+Mechanism = TrainingPrivacy | UpdatePrivacy | AveragePrivacy | EvaluationPrivacy
+
+
 class Privacy(_Frozen):
     """Differential privacy of a study; each mechanism is on if its section is there."""
 
@@ -71,19 +84,25 @@ class Privacy(_Frozen):
     training: TrainingPrivacy | None = None
     update: UpdatePrivacy | None = None
     average: AveragePrivacy | None = None
+    evaluation: EvaluationPrivacy | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if not self.mechanisms:
+        if not set(self.mechanisms) - {"evaluation"}:
             raise ValueError("name at least one of privacy.training, privacy.update, privacy.average")
         if self.update is not None and self.average is not None and self.update.clip != self.average.clip:
             raise ValueError("privacy.update.clip and privacy.average.clip bound the same update: give the same value")
         return self
 
     @property
-    def mechanisms(self) -> dict[str, TrainingPrivacy | UpdatePrivacy | AveragePrivacy]:
+    def mechanisms(self) -> dict[str, Mechanism]:
         """What is on, by its name."""
-        each = {"training": self.training, "update": self.update, "average": self.average}
+        each = {
+            "training": self.training,
+            "update": self.update,
+            "average": self.average,
+            "evaluation": self.evaluation,
+        }
         return {name: mechanism for name, mechanism in each.items() if mechanism is not None}
 
     @property
@@ -107,4 +126,6 @@ class Privacy(_Frozen):
             parts.append(f"noise before sending ({self.update.noise_multiplier:g}, per site)")
         if self.average is not None:
             parts.append(f"noise after averaging ({self.average.noise_multiplier:g}, per site)")
+        if self.evaluation is not None:
+            parts.append(f"noise on the evaluation ({self.evaluation.noise_multiplier:g}, per held-out record)")
         return ", ".join(parts)

@@ -43,11 +43,14 @@ def update_noise(study: Study) -> UpdateNoise:
         return UpdateNoise()
     sites = len(study.sites)
     influence = privacy.update_clip / sites
-    share = 0.0
-    if privacy.update is not None:
-        share = privacy.update.noise_multiplier * influence
-        if study.protection.mode == "secagg":
-            rules = Rules(sites, study.protection.colluders)
-            share /= math.sqrt(rules.floor - max(1, rules.colluders))
+    share = noise_share(study) * privacy.update.noise_multiplier * influence if privacy.update is not None else 0.0
     average = privacy.average.noise_multiplier * influence if privacy.average is not None else 0.0
     return UpdateNoise(privacy.update_clip, share, average, math.hypot(share * math.sqrt(sites), average))
+
+
+def noise_share(study: Study) -> float:
+    """What part of the noise that a sum needs each site adds to what it sends."""
+    if study.protection.mode != "secagg":
+        return 1.0
+    rules = Rules(len(study.sites), study.protection.colluders)
+    return 1 / math.sqrt(rules.floor - max(1, rules.colluders))
