@@ -369,6 +369,13 @@ class ServerUnreachableError(TransportError):
     code = "server_unreachable"
 
 
+class TooManyCallsError(TransportError):
+    """One identity has as many calls open as it may have; a daemon tries again by itself."""
+
+    code = "too_many_calls"
+    status = "RESOURCE_EXHAUSTED"
+
+
 class FrameError(TransportError):
     """A frame was truncated, corrupted, out of order or foreign."""
 
