@@ -39,6 +39,7 @@ from quorate.secagg.plain import WEIGHT_ONE, weight_of
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.release import ReleaseTerms, released, seal_release
 from quorate.secagg.ring import DEGREE
+from quorate.secagg.sizes import most_opening_bytes, require_at_most, require_bytes
 from quorate.secagg.study_key import join_parts, make_parts, open_stream, seal_stream
 from quorate.secagg.terms import Hello, Terms, Vote
 from quorate.secure_messages import (
@@ -254,6 +255,7 @@ class SecureRun:
         participant = self._of(instruction)
         if work.shares is None:
             raise FrameError("The server asks for a vote and does not pass on the shares")
+        require_bytes("What the server passes on of shares", work.shares.size, participant.shares_bytes(work.survivors))
         boxes = shares_from_bytes(await self._content(work.shares, fetch))
         colluders = self._study.protection.colluders
 
@@ -412,6 +414,7 @@ class SecureRun:
 
     async def _opener(self, ref: SecureSumRef, polynomials: int, member: Member, fetch: Fetch) -> Opener:
         """Everything about a sum but its ciphertext, checked."""
+        require_at_most("What opens a secure sum", ref.opening.size, most_opening_bytes(member.rules.sites))
         content = await self._content(ref.opening, fetch)
         try:
             opening = opening_from_bytes(content)

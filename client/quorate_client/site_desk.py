@@ -142,7 +142,7 @@ class Desk:
                 reply, sent = await self._perform(instruction, Path(path.decode()), _in_pairs(given))
             except QuorateError as error:
                 log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(error))
-                reply, sent = Reply(instruction.message_id, error.code), {}
+                reply, sent = Reply.refusing(instruction.message_id, error), {}
             except Exception:  # the door: whatever happens here becomes a code
                 log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
                 reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}

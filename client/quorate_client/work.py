@@ -222,4 +222,4 @@ class Work:
         )
         self._site.metrics.instruction_refused(error.code)
         self._site.audit(instruction, error)
-        return Reply(instruction.message_id, error.code)
+        return Reply.refusing(instruction.message_id, error)

@@ -39,6 +39,8 @@ class QuorateError(Exception):
 
     code: ClassVar[str] = "internal"
     status: ClassVar[GrpcStatus] = "INTERNAL"
+    alleged: str = ""
+    """The name of the site whose fault it is, as the one says that raises it. It may lie."""
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", action: str = "") -> None:
         self.what = what
@@ -296,6 +298,12 @@ class StudyKeyRefusedError(SiteRefusalError):
     """The parts of the key that only sites have are not what the sites made for each other."""
 
     code = "study_key_refused"
+
+
+class KeyPartRefusedError(StudyKeyRefusedError):
+    """A site's part of the study key is signed by it and does not open at this one. Which site's, this one alleges."""
+
+    code = "key_part_refused"
 
 
 class VoteRefusedError(SiteRefusalError):
