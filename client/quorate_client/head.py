@@ -11,16 +11,16 @@ import io
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 import structlog
 
 from quorate.blobs import Blob, Spool
 from quorate.errors import BaseModelMismatchError, BlobMissingError
 from quorate.exchange import StudyWork, SumRef
-from quorate_client.model_state import ModelState, OpenedSum, StateFolder
+from quorate_client.model_state import ModelState, Origin, StateFolder
 from quorate_client.offload import offload
-from quorate_client.protect import FLOAT_BYTES, open_plain
+from quorate_client.protect import FLOAT_BYTES, open_plain, read_blocks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,11 +80,15 @@ def plan(local: Sequence[ModelState], work: StudyWork, target: int, sum_bytes: i
 
 def _is_meant(state: ModelState, work: StudyWork, ref: SumRef | None) -> bool:
     """Whether a state that is here is the one of that round that the server speaks of."""
-    if state.dimension != work.dimension or (ref is not None and not state.came_from(ref)):
+    if state.dimension != work.dimension or (ref is not None and not _came_from(state, ref)):
         return False
     if work.checkpoint is not None and state.round_number == work.checkpoint_round:
         return state.digest == work.checkpoint.id
     return _is_agreed(state, work)
+
+
+def _came_from(state: ModelState, ref: SumRef) -> bool:
+    return (state.origin.sum_id, state.origin.weight) == (ref.blob.id, ref.weight)
 
 
 def _is_agreed(state: ModelState, work: StudyWork) -> bool:
@@ -96,51 +100,34 @@ def _is_agreed(state: ModelState, work: StudyWork) -> bool:
     return True
 
 
-class Sums(Protocol):
-    """How a study's sums are opened: ``PlainSums``, or those of secure aggregation."""
-
-    def size_bytes(self, dimension: int) -> int: ...
-
-    async def open(self, state: ModelState, ref: SumRef, content: BinaryIO, fetch: Fetch) -> OpenedSum:
-        """The sum of the round after ``state``; ``content`` is its blob."""
-        ...
-
-
-class PlainSums:
-    """Sums of words that anybody can read."""
-
-    def __init__(self, scheme: PlainScheme) -> None:
-        self._scheme = scheme
-
-    def size_bytes(self, dimension: int) -> int:
-        return dimension * FLOAT_BYTES
-
-    async def open(self, state: ModelState, ref: SumRef, content: BinaryIO, fetch: Fetch) -> OpenedSum:
-        return _PlainSum(self._scheme, ref.weight, content)
-
-
 @dataclass(frozen=True, slots=True)
 class _PlainSum:
+    """A sum of words that anybody can read."""
+
     scheme: PlainScheme
-    weight: int
+    ref: SumRef
     content: BinaryIO
 
     def average(self, count: int) -> npt.NDArray[np.float64]:
         import numpy as np  # the idle daemon does without it
 
-        return self.scheme.decode(np.frombuffer(self.content.read(count * FLOAT_BYTES), "<u4"), self.weight)
+        return self.scheme.decode(np.frombuffer(self.content.read(count * FLOAT_BYTES), "<u4"), self.ref.weight)
 
-    def finish(self) -> None:
+    def finish(self) -> Origin:
         """Whatever the server sends is the sum: nobody can tell."""
+        return Origin(self.ref.blob.id, self.ref.weight)
 
 
 class Head:
-    """Where one run stands at this site. One task at a time may call it; tidying the spool is its caller's part."""
+    """Where one run without protection stands at this site; ``chain.py`` is for those under secure aggregation.
 
-    def __init__(self, states: StateFolder, spool: Spool, sums: Sums) -> None:
+    One task at a time may call it; tidying the spool is its caller's part.
+    """
+
+    def __init__(self, states: StateFolder, spool: Spool, scheme: PlainScheme) -> None:
         self._states = states
         self._spool = spool
-        self._sums = sums
+        self._scheme = scheme
 
     async def advance(self, work: StudyWork, target: int, make_initial: MakeInitial, fetch: Fetch) -> ModelState:
         """Bring the site to model ``target``.
@@ -156,7 +143,7 @@ class Head:
         local = self._states.known
         if local is None:
             local = await asyncio.to_thread(self._states.states)
-        sum_bytes = self._sums.size_bytes(work.dimension)
+        sum_bytes = work.dimension * FLOAT_BYTES
         route = plan(local, work, target, sum_bytes)
         state = await self._travel(route, work, make_initial, fetch)
         if state is None and isinstance(route.base, ModelState):
@@ -178,9 +165,9 @@ class Head:
         for ref in route.sums:
             if not _is_agreed(state, work):
                 return None
-            with await self._content(ref.blob, fetch) as content:
-                opened = await self._sums.open(state, ref, content, fetch)
-                state = await offload(ref.blob.size, self._states.apply, state, ref, opened)
+            with await fetched(ref.blob, self._spool, fetch) as content:
+                opened = _PlainSum(self._scheme, ref, content)
+                state = await offload(ref.blob.size, self._states.apply, state, opened)
         return state if _is_agreed(state, work) else None
 
     async def _start(
@@ -198,14 +185,26 @@ class Head:
             await asyncio.to_thread(self._states.check_size, base, initial, work.dimension)
         finally:
             initial.unlink(missing_ok=True)
-        with await self._content(base, fetch) as content:
-            return await asyncio.to_thread(self._states.adopt, content, base, work.checkpoint_round, work.dimension)
 
-    async def _content(self, blob: Blob, fetch: Fetch) -> BinaryIO:
-        if blob.inline is not None:
-            return io.BytesIO(blob.inline)
-        if not self._spool.has(blob):
-            await fetch(blob)
-        if not self._spool.has(blob):
-            raise BlobMissingError("Bulk data that the round needs did not arrive")
-        return open_plain(self._spool.path(blob.id))
+        announced = (base.id, work.checkpoint_round, work.dimension)
+
+        def is_announced(state: ModelState) -> bool:
+            return (state.digest, state.round_number, state.dimension) == announced
+
+        with await fetched(base, self._spool, fetch) as content:
+            return await asyncio.to_thread(self._states.adopt, read_blocks(content, base.size), is_announced)
+
+
+async def fetched(blob: Blob, spool: Spool, fetch: Fetch) -> BinaryIO:
+    """The content of a blob, brought into the spool if it is not there.
+
+    Raises:
+        BlobMissingError: it did not arrive.
+    """
+    if blob.inline is not None:
+        return io.BytesIO(blob.inline)
+    if not spool.has(blob):
+        await fetch(blob)
+    if not spool.has(blob):
+        raise BlobMissingError("Bulk data that the round needs did not arrive")
+    return open_plain(spool.path(blob.id))

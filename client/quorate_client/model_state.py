@@ -1,8 +1,10 @@
 """Model states on disk: the file's form, and how one state is made from the one before.
 
-"Model r" is the model after round r; model 0 comes from the study's seed. A state file holds the model and the
-optimiser's moments; all sites hold the same bytes, so the file's blob name is what they agree on, and a checkpoint is
-the file itself. The header binds a state to its run, to the state before it and to the sum that led to it.
+"Model r" is the model after round r; model 0 comes from the study's seed. A state file holds all that later code
+reads: the model, the optimiser's moments, and what the sums told beside the model (``pooled.py``). All sites hold the
+same bytes, so the file's blob name is what they agree on, and a checkpoint is the file itself. The header binds a state
+to its run, to the state before it, to the sum that led to it and to what was opened in that sum: who holds a state
+under another name was told something else on the way.
 
 A state appears under its name only when it is whole; being killed anywhere leaves the states before it. Nothing is
 flushed to disk: what a power cut damages is seen when it is read, against its name, and the site gets there again from
@@ -26,7 +28,6 @@ import structlog
 
 from quorate.blobs import FRAME_BYTES, Blob, BlobId, name_of
 from quorate.errors import BaseModelMismatchError, DiskFullError, TaskFailedError
-from quorate.exchange import SumRef
 from quorate.identity import RunId
 from quorate.study import Study
 from quorate_client.protect import BLOCK_BYTES, FLOAT_BYTES, open_plain, read_blocks
@@ -37,33 +38,54 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# magic, round, number of moments, dimension, weight of the last sum, lineage, digest of the state before, last sum
-_HEADER = struct.Struct("<8sIIQQ32s32s32s")
-_MAGIC = b"QuorMdl\x01"
+# magic, round, number of moments, dimension, bytes beside the model, weight of the last sum, lineage, digest of the
+# state before, last sum, what was opened in it
+_HEADER = struct.Struct("<8sIIQQQ32s32s32s32s")
+_MAGIC = b"QuorMdl\x02"
 _NOTHING = bytes(32)
 THETA_OFFSET = _HEADER.size
+MOST_BESIDE_BYTES = 1024 * 1024
+LARGEST = 1e9
+"""Largest size of a coordinate of a state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What led to a state, beside the state before it.
+
+    Args:
+        sum_id: The name of the sum: of its words, or of what opens it.
+        weight: By which it was divided, where anybody can read that.
+        opened: The digest of the counts that were opened with it.
+        beside: What later code reads beside the model.
+    """
+
+    sum_id: bytes = _NOTHING
+    weight: int = 0
+    opened: bytes = _NOTHING
+    beside: bytes = b""
+
+
+_NO_SUM = Origin()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A state file: a header of ``THETA_OFFSET`` bytes, theta float32[dimension], then each moment like theta."""
+    """A state file: a header of ``THETA_OFFSET`` bytes, theta float32[dimension], each moment like theta, and what is
+    beside the model."""
 
     path: Path
     digest: BlobId
     round_number: int
     moments: int
     dimension: int
-    weight: int
     lineage: bytes
     parent: bytes
-    sum_id: bytes
+    origin: Origin
 
     @property
     def size(self) -> int:
-        return _size(self.dimension, self.moments)
-
-    def came_from(self, ref: SumRef) -> bool:
-        return self.sum_id == ref.blob.id and self.weight == ref.weight
+        return _size(self.dimension, self.moments, len(self.origin.beside))
 
 
 class OpenedSum(Protocol):
@@ -73,7 +95,7 @@ class OpenedSum(Protocol):
         """The weighted average of the next ``count`` coordinates."""
         ...
 
-    def finish(self) -> None:
+    def finish(self) -> Origin:
         """All was read. Raises SumRefusedError if it was not what the sites sent: nothing of it may count then."""
         ...
 
@@ -114,8 +136,15 @@ class StateFolder:
     def drop_all(self) -> None:
         self._retain(lambda _: False)
 
-    def found(self, initial: Path, dimension: int) -> ModelState:
+    def before(self, state: ModelState) -> ModelState | None:
+        """The state that led to this one, if it is here."""
+        return next((other for other in self.states() if other.digest == state.parent), None)
+
+    def found(self, initial: Path, dimension: int | None, origin: Origin = _NO_SUM) -> ModelState:
         """Model 0, from the parameters float32[dimension] that the task made of the study's seed.
+
+        Args:
+            dimension: None takes the task's word for it.
 
         Raises:
             BaseModelMismatchError: the task's model does not have the study's size.
@@ -123,12 +152,14 @@ class StateFolder:
         moments = self._moments_at_start()
         with open_plain(initial) as file:
             size = _checked_size(file, dimension)
+            count = size // FLOAT_BYTES
 
             def write(out: BinaryIO) -> None:
-                out.write(_HEADER.pack(_MAGIC, 0, len(moments), dimension, 0, self._lineage, _NOTHING, _NOTHING))
+                out.write(self._header(0, len(moments), count, _NOTHING, origin))
                 out.writelines(read_blocks(file, size))
                 for start in moments:
-                    out.writelines(struct.pack("<f", start) * count for count in _pieces(dimension))
+                    out.writelines(struct.pack("<f", start) * length for length in _pieces(count))
+                out.write(origin.beside)
 
             return self._keep(write, lambda _: True)
 
@@ -137,42 +168,49 @@ class StateFolder:
         initial model the task has made."""
         with open_plain(initial) as file:
             _checked_size(file, dimension)
-        if checkpoint.size != _size(dimension, len(self._moments_at_start())):
+        if checkpoint.size != self.size_bytes(dimension):
             raise BaseModelMismatchError("The checkpoint that the server sent does not have the study's size")
 
-    def adopt(self, content: BinaryIO, checkpoint: Blob, round_number: int, dimension: int) -> ModelState:
-        """Take a checkpoint for this site's own, if it is what it was announced to be.
+    def size_bytes(self, dimension: int) -> int:
+        """Of a state of this study with nothing beside the model."""
+        return _size(dimension, len(self._moments_at_start()), 0)
+
+    def adopt(self, content: Iterable[bytes], is_meant: Callable[[ModelState], bool]) -> ModelState:
+        """Take a checkpoint for this site's own, if it is this run's and the one that is meant.
 
         Raises:
-            BaseModelMismatchError: other content, or not this run's model of that round.
+            BaseModelMismatchError: it is not.
         """
         moments = len(self._moments_at_start())
 
-        def announced(state: ModelState) -> bool:
-            return (
-                state.digest == checkpoint.id
-                and state.lineage == self._lineage
-                and (state.round_number, state.dimension, state.moments) == (round_number, dimension, moments)
-            )
+        def accepted(state: ModelState) -> bool:
+            return state.lineage == self._lineage and state.moments == moments and is_meant(state)
 
-        return self._keep(lambda out: out.writelines(read_blocks(content, checkpoint.size)), announced)
+        return self._keep(lambda out: out.writelines(content), accepted)
 
-    def apply(self, state: ModelState, ref: SumRef, opened: OpenedSum) -> ModelState:
+    def apply(self, state: ModelState, opened: OpenedSum) -> ModelState:
         """The next model: let the optimiser do its step with the average of the round that follows.
 
         Raises:
-            BaseModelMismatchError: the step leads out of the numbers. ContributionError: the weight is impossible.
+            BaseModelMismatchError: the step leads out of range. ContributionError: the weight is impossible.
             SumRefusedError: the sum is not what the sites sent. The states that were here are still here.
         """
-        identity = (state.moments, state.dimension, ref.weight, self._lineage, state.digest, ref.blob.id)
         with open_plain(state.path) as old:
 
             def write(out: BinaryIO) -> None:
-                out.write(_HEADER.pack(_MAGIC, ref.round_number, *identity))
+                out.seek(THETA_OFFSET)
                 self._step(state, old, opened, out)
-                opened.finish()
+                origin = opened.finish()
+                out.seek(_size(state.dimension, state.moments, 0))
+                out.write(origin.beside)
+                out.seek(0)
+                out.write(self._header(state.round_number + 1, state.moments, state.dimension, state.digest, origin))
 
             return self._keep(write, lambda _: True)
+
+    def _header(self, round_number: int, moments: int, dimension: int, parent: bytes, origin: Origin) -> bytes:
+        sizes = (round_number, moments, dimension, len(origin.beside), origin.weight)
+        return _HEADER.pack(_MAGIC, *sizes, self._lineage, parent, origin.sum_id, origin.opened)
 
     def _step(self, state: ModelState, old: BinaryIO, opened: OpenedSum, out: BinaryIO) -> None:
         import numpy as np  # the idle daemon does without it
@@ -189,9 +227,11 @@ class StateFolder:
             for place, vector in zip(places, (theta, *moments), strict=True):
                 with np.errstate(over="ignore"):
                     stored = vector.astype("<f4")
-                if not np.isfinite(stored).all():
+                # At all sites alike. What is computed on records afterwards may not fail for their sake.
+                if not (np.abs(stored) <= LARGEST).all():
                     raise BaseModelMismatchError(
-                        "The federated optimiser's step led to values that are not finite",
+                        "The federated optimiser's step led to values that are out of range",
+                        expected=f"at most {LARGEST:g}",
                         action="Have the operator lower optimizer.learning_rate",
                     )
                 out.seek(place)
@@ -255,22 +295,34 @@ def read_state(path: Path) -> ModelState | None:
         while frame := file.read(FRAME_BYTES):
             digests += hashlib.sha256(frame).digest()
             size += len(frame)
-    if len(head) != _HEADER.size:
-        return None
-    magic, round_number, moments, dimension, weight, lineage, parent, sum_id = _HEADER.unpack(head)
-    if magic != _MAGIC or size != _size(dimension, moments):
-        return None
-    digest = name_of(size, bytes(digests))
-    return ModelState(path, digest, round_number, moments, dimension, weight, lineage, parent, sum_id)
+        if len(head) != _HEADER.size:
+            return None
+        magic, number, moments, dimension, beside_bytes, weight, lineage, parent, sum_id, opened = _HEADER.unpack(head)
+        if magic != _MAGIC or beside_bytes > MOST_BESIDE_BYTES or size != _size(dimension, moments, beside_bytes):
+            return None
+        file.seek(size - beside_bytes)
+        origin = Origin(sum_id, weight, opened, file.read(beside_bytes))
+    return ModelState(path, name_of(size, bytes(digests)), number, moments, dimension, lineage, parent, origin)
 
 
-def _checked_size(initial: BinaryIO, dimension: int) -> int:
+def theta_digest(state: ModelState) -> bytes:
+    """SHA-256 of the parameters alone: equal for equal parameters, in whichever round, run or study."""
+    digest = hashlib.sha256()
+    with open_plain(state.path) as file:
+        file.seek(THETA_OFFSET)
+        for block in read_blocks(file, state.dimension * FLOAT_BYTES):
+            digest.update(block)
+    return digest.digest()
+
+
+def _checked_size(initial: BinaryIO, dimension: int | None) -> int:
     size = os.fstat(initial.fileno()).st_size
-    if size != dimension * FLOAT_BYTES:
+    expected = size - size % FLOAT_BYTES if dimension is None else dimension * FLOAT_BYTES
+    if size != expected or not size:
         raise BaseModelMismatchError(
             "The task's model does not have the study's size",
-            expected=f"{dimension} parameters",
-            got=f"{size // FLOAT_BYTES}",
+            expected=f"{max(1, expected // FLOAT_BYTES)} parameters of {FLOAT_BYTES} bytes",
+            got=f"{size} bytes",
         )
     return size
 
@@ -279,8 +331,8 @@ def _name(state: ModelState) -> str:
     return f"model-{state.round_number}-{state.digest.hex()}.state"
 
 
-def _size(dimension: int, moments: int) -> int:
-    return _HEADER.size + FLOAT_BYTES * dimension * (1 + moments)
+def _size(dimension: int, moments: int, beside_bytes: int) -> int:
+    return _HEADER.size + FLOAT_BYTES * dimension * (1 + moments) + beside_bytes
 
 
 def _pieces(dimension: int) -> Iterable[int]:

@@ -1,52 +1,52 @@
-"""A run under secure aggregation at a site: what it answers in each exchange, and how it opens what comes back.
+"""A run under secure aggregation at a site: what it answers in each exchange.
 
 Sum 0 adds up record counts and statistics. Sum r adds the updates of round r, and beside them the counts of an
-evaluation of the model that they start from. The last sum evaluates the final model only. What a site uploads is bound
-to the model that it arrived at, so whoever arrived elsewhere is not in the sum.
+evaluation of the model that they start from. The last sum evaluates the final model only. Each sum starts from the
+state that a site arrived at by itself (``chain.py``); what an instruction says beside the way to it reaches nothing.
 
 With its reveal a site says hello for the next sum, whose upload can then begin at once. Who missed the reveal, or has
 to begin a sum anew, is asked for a hello.
+
+What the server sees of a site may not depend on its records. Only states that a quorum agreed on reach them, and from
+the first one that is read, whatever goes wrong has one code and whatever is done leaves at one of few moments.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
 
-from quorate.blobs import Blob, BlobId, Spool
+from quorate.blobs import Blob, Spool
 from quorate.errors import (
     BaseModelMismatchError,
     ContributionError,
     FrameError,
+    SiteInterruptedError,
     StudyKeyRefusedError,
-    SumRefusedError,
     VoteRefusedError,
 )
 from quorate.evaluation import LOSS_ONE, ClassificationTally
-from quorate.exchange import Instruction, Phase, Reply, StudyWork, SumRef
+from quorate.exchange import Instruction, Phase, Reply
 from quorate.identity import RunId, SiteName
 from quorate.privacy.events import Spending
-from quorate.privacy.update_noise import update_noise
-from quorate.schemes import packing_of
 from quorate.secagg import sealing
-from quorate.secagg.opening import Opener
 from quorate.secagg.participant import Ballot, Member, Participant
-from quorate.secagg.plain import WEIGHT_ONE, weight_of
+from quorate.secagg.plain import weight_of
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.release import ReleaseTerms, released, seal_release
 from quorate.secagg.ring import DEGREE
-from quorate.secagg.sizes import most_opening_bytes, require_at_most, require_bytes
-from quorate.secagg.study_key import join_parts, make_parts, open_stream, seal_stream
-from quorate.secagg.terms import Hello, Terms, Vote
+from quorate.secagg.sizes import require_bytes
+from quorate.secagg.study_key import join_parts, make_parts, seal_stream
+from quorate.secagg.terms import Hello, Layout, Terms, Vote, checkpointed
+from quorate.secagg.weights import record_weight
 from quorate.secure_messages import (
     SecureAnswer,
-    SecureSumRef,
     SecureWork,
-    opening_from_bytes,
     secure_answer_to_bytes,
     secure_work_from_bytes,
     shares_from_bytes,
@@ -55,13 +55,15 @@ from quorate.secure_messages import (
 )
 from quorate.study import Study
 from quorate_client.agreement import Agreement
+from quorate_client.ballots import Question
+from quorate_client.chain import Chain, checkpoint_purpose
 from quorate_client.folder import RELEASED_MODEL
-from quorate_client.head import Fetch, Head
-from quorate_client.model_state import ModelState, StateFolder
+from quorate_client.head import Fetch
+from quorate_client.model_state import ModelState, StateFolder, theta_digest
 from quorate_client.offload import offload
 from quorate_client.protect import open_plain, protect_secretly, store
+from quorate_client.query import query_of
 from quorate_client.secure_site import SecureSite, roster_of, rules_of
-from quorate_client.secure_sums import SecureSums
 from quorate_client.task_calls import TaskCalls
 from quorate_client.training import Trainer
 from quorate_client.workers import TaskWorkers
@@ -73,6 +75,8 @@ OWN_COUNTS = 4
 LEAST_RECORDS = 10
 """Rates over fewer test records than this are told to nobody."""
 DIGITS = 3
+SLOT_RATIO = 1.5
+"""What was computed on records leaves after a power of this many seconds: the time itself tells their number."""
 
 
 class SecureRun:
@@ -98,19 +102,15 @@ class SecureRun:
         self._study = study
         self._site = site
         self._states = StateFolder(folder, run, study)
-        self._packing = packing_of(study)
-        self._noise_steps = update_noise(study).average / self._packing.step
+        self._chain = Chain(run, study, self._states, spool, site.ballots, self._learn)
         self._workers = workers
         self._spool = spool
         self._clock = clock
         self._trainer = trainer
         self._participant: Participant | None = None
         self._state: ModelState | None = None
-        self._statistics: tuple[int, ...] = ()
-        self._counted: frozenset[SiteName] = frozenset()
-        self._counted_in = BlobId(b"")
+        self._query = b""
         self._learned: dict[int, tuple[int, ...]] = {}
-        self._told_over: set[frozenset[SiteName]] = set()
         self._digest = study.digest()
 
     async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
@@ -123,28 +123,27 @@ class SecureRun:
             raise FrameError("The server asks for a round beyond those of the study that was approved")
         work = secure_work_from_bytes(instruction.body)
         blobs: tuple[Blob, ...] = ()
-        task: TaskCalls | None = None
         spending: Spending | None = None
         match instruction.phase:
             case Phase.KEYS:
                 answer = self._make_parts(agreement)
             case Phase.HELLO:
-                answer = self._greet(instruction, work, agreement)
+                member = self._member(agreement, work)
+                answer = SecureAnswer(hello=self._begin(instruction.round_number, instruction.attempt, member))
             case Phase.UPLOAD:
-                task, answer, blobs, spending = await self._upload(instruction, work, agreement, fetch)
+                answer, blobs, spending = await self._upload(instruction, work, agreement, fetch)
             case Phase.VOTE:
                 answer = SecureAnswer(vote=await self._vote(instruction, work, fetch))
             case Phase.REVEAL:
                 answer = self._reveal(instruction, work)
             case Phase.CHECKPOINT:
-                answer, blobs = SecureAnswer(), (await self._checkpoint(instruction),)
+                answer, blobs = await self._checkpoint(instruction)
             case Phase.RELEASE:
-                task, answer, blobs = await self._release(instruction, work, agreement, fetch)
+                answer, blobs = await self._release(work, agreement, fetch)
             case _:
                 raise FrameError("The server asks for work that is not part of a study under secure aggregation")
-        body = secure_answer_to_bytes(answer)
-        working_s = task.working_s if task else 0.0
-        return Reply(instruction.message_id, body=body, blobs=blobs, working_s=working_s, spending=spending)
+        # Without the time for which the site worked: it grows with the number of records.
+        return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs, spending=spending)
 
     # --- the exchanges ---
 
@@ -154,57 +153,106 @@ class SecureRun:
         parts = make_parts(agreement.digest, self._run, agreement.site, sealing_keys, signing.sign, SystemRandomness())
         return SecureAnswer(parts=parts)
 
-    def _greet(self, instruction: Instruction, work: SecureWork, agreement: Agreement) -> SecureAnswer:
-        member = self._member(agreement, work)
-        return SecureAnswer(hello=self._begin(instruction.round_number, instruction.attempt, work.dimension, member))
-
-    def _begin(self, number: int, attempt: int, dimension: int, member: Member) -> Hello:
+    def _begin(self, number: int, attempt: int, member: Member) -> Hello:
         """Leave whatever sum this site was in, with all its secrets, for this one."""
-        trains = 1 <= number <= self._study.rounds.count
-        polynomials = self._packing.polynomials(dimension) if trains else 0
-        terms = Terms(self._digest, self._run, number, attempt, polynomials)
-        self._participant = Participant(terms, member, SystemRandomness())
+        self._participant = Participant(Terms(self._digest, self._run, number, attempt), member, SystemRandomness())
         return self._participant.hello()
 
     async def _upload(
         self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
-    ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...], Spending | None]:
-        """Arrive at the model that the sum starts from; then what this site adds to it."""
-        participant = self._of(instruction)
+    ) -> tuple[SecureAnswer, tuple[Blob, ...], Spending | None]:
+        """Arrive at the state that the sum starts from; then what this site adds to it."""
+        participant, number = self._of(instruction), instruction.round_number
         participant.check(work.hellos)
-        self._state = None
-        if instruction.round_number > 0:
+        self._state, theta = None, b""
+        if number > 0:
             member = self._member(agreement, work)
-            task, self._state = await self._arrive(work, instruction.round_number - 1, agreement, member, fetch)
-        else:
-            task = TaskCalls(self._workers, agreement, (), self._clock)
-        participant.begin_upload(work.hellos, self._state.digest if self._state else b"")
-        dimension = 0
-        ciphertext: Blob | None = None
+            self._state = await self._arrive(work, number - 1, agreement, member, fetch)
+            theta = await offload(self._state.size, theta_digest, self._state)
+        self._query = query_of(self._study.task, theta)
+        async with self._on_records(instruction):
+            if self._state is None:
+                task = TaskCalls(self._workers, agreement, (), self._clock)
+                return await self._upload_statistics(task, participant, work)
+            return await self._upload_update(self._state, participant, work, instruction, agreement)
+
+    async def _upload_statistics(
+        self, task: TaskCalls, participant: Participant, work: SecureWork
+    ) -> tuple[SecureAnswer, tuple[Blob, ...], None]:
+        measure = await task.measure()
+        self._trainer.admit(measure)
+        self._states.states()  # makes the folder
+        self._measured.write_text(str(measure.records), encoding="ascii")
+        counts = (measure.records, *measure.statistics)
+        participant.begin_upload(work.hellos, b"", Layout(0, len(counts)))
+        answer, shares = await self._finish(participant, counts, measure.dimension)
+        return answer, (shares,), None
+
+    async def _upload_update(
+        self,
+        state: ModelState,
+        participant: Participant,
+        work: SecureWork,
+        instruction: Instruction,
+        agreement: Agreement,
+    ) -> tuple[SecureAnswer, tuple[Blob, ...], Spending | None]:
+        task = self._task(agreement, state)
+        tally = await task.evaluate(state)
+        trains = instruction.round_number <= self._study.rounds.count
+        polynomials = self._chain.packing.polynomials(state.dimension) if trains else 0
+        participant.begin_upload(work.hellos, state.digest, Layout(polynomials, OWN_COUNTS + len(tally)))
+        own: tuple[int, ...] = (0,) * OWN_COUNTS
         spending: Spending | None = None
-        if self._state is None:
-            measure = await task.measure()
-            self._trainer.admit(measure)
-            dimension, counts = measure.dimension, (measure.records, *measure.statistics)
-            self._states.states()  # makes the folder
-            self._measured.write_text(str(measure.records), encoding="ascii")
-        else:
-            own: tuple[int, ...] = (0,) * OWN_COUNTS
-            tally = await task.evaluate(self._state)
-            if participant.terms.polynomials:
-                own, ciphertext, spending = await self._train(task, self._state, participant, instruction, agreement)
-            counts = (*own, *tally)
-        dealt_bytes = len(work.hellos) * sealing.message_bytes(len(counts) + DEGREE)
+        updates: tuple[Blob, ...] = ()
+        if trains:
+            own, ciphertext, spending = await self._train(task, state, participant, instruction, agreement)
+            updates = (ciphertext,)
+        answer, shares = await self._finish(participant, (*own, *tally), has_ciphertext=trains)
+        return answer, (*updates, shares), spending
+
+    async def _finish(
+        self, participant: Participant, counts: tuple[int, ...], dimension: int = 0, *, has_ciphertext: bool = False
+    ) -> tuple[SecureAnswer, Blob]:
+        """The counts, masked, and a share of what masks them for each of the others."""
+        dealt_bytes = len(participant.member.roster) * sealing.message_bytes(len(counts) + DEGREE)
         masked, boxes = await offload(dealt_bytes, participant.finish_upload, counts)
         shares = await offload(dealt_bytes, store, shares_to_bytes(boxes), self._spool)
         answer = SecureAnswer(
             counts=words_to_bytes(masked),
             dimension=dimension,
-            has_ciphertext=ciphertext is not None,
+            has_ciphertext=has_ciphertext,
             model=participant.model,
             metrics=self._told(),
+            opened=self._opened(),
         )
-        return task, answer, (shares,) if ciphertext is None else (ciphertext, shares), spending
+        return answer, shares
+
+    def _opened(self) -> tuple[tuple[SiteName, ...], ...]:
+        """The survivors for which this site voted on the same input, where all of them are in this study."""
+        sets = (tuple(name for name, _ in members) for members in self._site.ballots.survivors(self._query))
+        return tuple(names for names in sets if set(names) <= set(self._study.site_names))
+
+    @asynccontextmanager
+    async def _on_records(self, instruction: Instruction) -> AsyncIterator[None]:
+        """Whatever happens in here may depend on records: it has one code, and leaves at one of few moments.
+
+        Raises:
+            SiteInterruptedError: for whatever went wrong. VoteRefusedError: it was asked before in this attempt;
+                nothing was read then.
+        """
+        ballots, sum_name = self._site.ballots, (self._run, instruction.round_number, instruction.attempt)
+        ballots.begin_upload(*sum_name)
+        started = self._clock()
+        try:
+            yield
+        except Exception as error:
+            ballots.upload_failed(*sum_name)
+            await self._until_slot(started)
+            raise _interrupted() from error
+        await self._until_slot(started)
+
+    async def _until_slot(self, started: float) -> None:
+        await asyncio.sleep(slot_s(self._clock() - started) - (self._clock() - started))
 
     async def _train(
         self,
@@ -218,7 +266,7 @@ class SecureRun:
         update = self._states.scratch()
         try:
             report, spending = await self._trainer.train(task, state, update, instruction, agreement)
-            weight = self._weight(participant.site, report.records)
+            weight = self._weight(participant.site, report.records, state)
             sent = await asyncio.to_thread(
                 protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
             )
@@ -230,21 +278,15 @@ class SecureRun:
         clipped = sent.clipped if self._study.privacy is None else 0
         return (sent.weight, report.records, report.loss, clipped), sent.blob, spending
 
-    def _weight(self, site: SiteName, records: int) -> int:
-        """This site's share of all records. The weights of all sites may not be more than 1 together: no lane holds it.
-
-        Who was not there when records were counted is in no total. Then those who were share one half, and the others
-        share the other. Records that a site got since it was counted do not raise its weight.
-        """
+    def _weight(self, site: SiteName, records: int, state: ModelState) -> int:
+        """This site's share in the average. Records that it got since it was counted do not raise it."""
+        sites, pooled = len(self._study.sites), self._chain.pooled(state)
         if self._study.rounds.weights == "equal":
-            return weight_of(1, len(self._study.sites))
+            return weight_of(1, sites)
         if self._measured.exists():
             records = min(records, int(self._measured.read_text(encoding="ascii")))
-        missing = len(self._study.sites) - len(self._counted)
-        if not missing:
-            return weight_of(records, self._statistics[0])
-        weight = weight_of(records, 2 * self._statistics[0])
-        return weight if site in self._counted else min(weight, WEIGHT_ONE // (2 * missing))
+        missing = sites - len(pooled.counted)
+        return record_weight(records, pooled.statistics[0], sites, missing, is_counted=site in pooled.counted)
 
     @property
     def _measured(self) -> Path:
@@ -257,10 +299,17 @@ class SecureRun:
             raise FrameError("The server asks for a vote and does not pass on the shares")
         require_bytes("What the server passes on of shares", work.shares.size, participant.shares_bytes(work.survivors))
         boxes = shares_from_bytes(await self._content(work.shares, fetch))
-        colluders = self._study.protection.colluders
+        question = Question(
+            self._run,
+            instruction.round_number,
+            self._query,
+            self._state.digest if self._state is not None else b"",
+            participant.member.roster,
+            participant.member.rules.colluders,
+        )
 
         def lock(ballot: Ballot) -> None:
-            self._site.ballots.lock(self._digest, self._run, instruction.round_number, ballot, colluders)
+            self._site.ballots.lock(ballot, question)
 
         return participant.vote(work.survivors, work.digest, boxes, lock)
 
@@ -271,53 +320,43 @@ class SecureRun:
         following = instruction.round_number + 1
         if following > self._study.rounds.count + 1:
             return SecureAnswer(reveal=reveal)
-        hello = self._begin(following, instruction.attempt, work.dimension, participant.member)
-        return SecureAnswer(reveal=reveal, hello=hello)
+        return SecureAnswer(reveal=reveal, hello=self._begin(following, instruction.attempt, participant.member))
 
-    async def _checkpoint(self, instruction: Instruction) -> Blob:
-        """The model that this site uploaded for, sealed for the study's sites."""
-        self._of(instruction)  # refuses what is not that sum
-        state, key = self._state, self._site.study_key(self._run)
+    async def _checkpoint(self, instruction: Instruction) -> tuple[SecureAnswer, tuple[Blob, ...]]:
+        """The state before the one that this site uploaded from, sealed for the study's sites: those who join can see
+        in the sum between the two that a quorum arrived there."""
+        participant = self._of(instruction)
+        state, key = self._state and self._states.before(self._state), self._site.study_key(self._run)
         if state is None or key is None:
-            raise BaseModelMismatchError("This site does not hold the model of which a checkpoint is asked")
-        purpose = _checkpoint_purpose(state.round_number)
+            raise BaseModelMismatchError("This site does not hold the state of which a checkpoint is asked")
+        number, purpose = state.round_number, checkpoint_purpose(state.round_number)
 
         def seal() -> Blob:
             with open_plain(state.path) as file:
                 return self._spool.put(seal_stream(file, key, purpose))
 
-        return await asyncio.to_thread(seal)
-
-    async def _unsealed(self, work: SecureWork, member: Member, fetch: Fetch) -> Blob | None:
-        """The checkpoint as ``Head`` takes it, in the spool; None where there is none."""
-        if work.checkpoint is None:
-            return None
-        if not self._spool.has(work.checkpoint):
-            await fetch(work.checkpoint)
-        purpose = _checkpoint_purpose(work.checkpoint_round)
-        sealed = self._spool.path(work.checkpoint.id)
-
-        def unseal() -> Blob:
-            with open_plain(sealed) as file:
-                return self._spool.put(open_stream(file, member.study_key, purpose))
-
-        return await asyncio.to_thread(unseal)
+        sealed = await asyncio.to_thread(seal)
+        signature = participant.member.signing_key.sign(checkpointed(self._digest, self._run, number, sealed.id))
+        return SecureAnswer(vote=Vote(participant.site, signature)), (sealed,)
 
     async def _release(
-        self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
-    ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...]]:
+        self, work: SecureWork, agreement: Agreement, fetch: Fetch
+    ) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         """The model in the form in which it is used. It is sent only where the study that was approved says so, sealed
-        to the operator's key in it and signed."""
+        to the operator's key in it and signed. The last sum, which evaluated it, shows that it is the sites' model."""
         member = self._member(agreement, work)
         rounds = self._study.rounds.count
-        task, state = await self._arrive(work, rounds, agreement, member, fetch)
         evaluated = next((ref for ref in work.sums if ref.round_number == rounds + 1), None)
-        if evaluated is not None:
-            opener = await self._opener(evaluated, 0, member, fetch)
-            self._learn(rounds + 1, opener.survivors, opener.counts())
+        if evaluated is None:
+            raise FrameError("The server did not pass on the sum that starts from the final model")
+        state = await self._arrive(work, rounds, agreement, member, fetch)
+        opener = await self._chain.confirm(state, evaluated, member, fetch)
+        if self._chain.pooled(state).may_tell(opener.survivors):
+            self._learn(rounds + 1, opener.counts())
         scratch = self._states.scratch()
         try:
-            await task.export(state, scratch)
+            async with _one_code():
+                await self._task(agreement, state).export(state, scratch)
             model = scratch.rename(self._states.folder / RELEASED_MODEL)
         finally:
             scratch.unlink(missing_ok=True)
@@ -328,14 +367,13 @@ class SecureRun:
             sealed = await asyncio.to_thread(self._sealed, model, member, terms)
             vote = Vote(member.site, member.signing_key.sign(released(terms, sealed.id)))
             blobs = (sealed,)
-        answer = SecureAnswer(model=member.study_key.model(state.digest), vote=vote, metrics=self._told())
-        return task, answer, blobs
+        return SecureAnswer(model=member.study_key.model(state.digest), vote=vote, metrics=self._told()), blobs
 
     def _sealed(self, model: Path, member: Member, terms: ReleaseTerms) -> Blob:
         with open_plain(model) as file:
             return self._spool.put(seal_release(file, member.study_key, terms))
 
-    # --- arriving at a model ---
+    # --- what the exchanges share ---
 
     def _member(self, agreement: Agreement, work: SecureWork) -> Member:
         """This site in this study. The study key is joined once and pinned: another one is not accepted later."""
@@ -351,80 +389,15 @@ class SecureRun:
 
     async def _arrive(
         self, work: SecureWork, target: int, agreement: Agreement, member: Member, fetch: Fetch
-    ) -> tuple[TaskCalls, ModelState]:
-        refs = {ref.round_number: ref for ref in work.sums}
-        if 0 not in refs:
-            raise FrameError("The server did not pass on the sum of the statistics")
-        if refs[0].opening.id != self._counted_in:  # it was not read yet, or was begun anew
-            opener = await self._opener(refs[0], 0, member, fetch)
-            statistics = opener.counts()
-            if not statistics or statistics[0] < 1:
-                raise ContributionError("All sites together have no records")
-            self._statistics, self._counted = statistics, frozenset(opener.survivors)
-            self._counted_in = refs[0].opening.id
-        task = TaskCalls(self._workers, agreement, self._statistics[1:], self._clock)
-        sums = tuple(
-            SumRef(ref.round_number, ref.ciphertext, 0, 0)
-            for ref in work.sums
-            if ref.ciphertext is not None and ref.round_number <= target
-        )
-
-        async def opener_of(number: int, polynomials: int) -> Opener:
-            return await self._opener(refs[number], polynomials, member, fetch)
-
-        opened = SecureSums(self._packing, self._noise_steps, member.study_key, opener_of, self._learn)
-        head = Head(self._states, self._spool, opened)
-        known = self._states.known
-        if known is None:
-            known = await asyncio.to_thread(self._states.states)
-        numbers = {ref.round_number for ref in sums}
-        is_near = any(numbers >= set(range(state.round_number + 1, target + 1)) for state in known)
-        try:
-            return task, await self._travel(work, sums, target, head, task, None if is_near else member, fetch)
-        except BaseModelMismatchError:
-            if not is_near:
-                raise
-        log.warning("the model is not the one of the other sites and is built anew", run=self._run, round=target)
-        await asyncio.to_thread(self._states.drop_all)
-        return task, await self._travel(work, sums, target, head, task, member, fetch)
-
-    async def _travel(
-        self,
-        work: SecureWork,
-        sums: tuple[SumRef, ...],
-        target: int,
-        head: Head,
-        task: TaskCalls,
-        member: Member | None,
-        fetch: Fetch,
     ) -> ModelState:
-        """To the model of a round; from the checkpoint, if there is one, where ``member`` is given."""
-        checkpoint = None if member is None else await self._unsealed(work, member, fetch)
-        travel = StudyWork(
-            checkpoint=checkpoint,
-            checkpoint_round=work.checkpoint_round if checkpoint else 0,
-            sums=sums,
-            dimension=work.dimension,
-        )
-        try:
-            return await head.advance(travel, target, task.initial, fetch)
-        finally:
-            if checkpoint is not None:
-                self._spool.remove(checkpoint.id)
+        async def make_initial(path: Path, statistics: tuple[int, ...]) -> None:
+            async with _one_code():
+                await TaskCalls(self._workers, agreement, statistics[1:], self._clock).initial(path)
 
-    async def _opener(self, ref: SecureSumRef, polynomials: int, member: Member, fetch: Fetch) -> Opener:
-        """Everything about a sum but its ciphertext, checked."""
-        require_at_most("What opens a secure sum", ref.opening.size, most_opening_bytes(member.rules.sites))
-        content = await self._content(ref.opening, fetch)
-        try:
-            opening = opening_from_bytes(content)
-        except FrameError as error:
-            raise SumRefusedError("What opens a secure sum could not be read") from error
-        ciphertext = ref.ciphertext.id if ref.ciphertext is not None else b""
-        if opening.ciphertext != ciphertext:
-            raise SumRefusedError("The sum that the server sent is not the one that the sites voted for")
-        terms = Terms(self._digest, self._run, ref.round_number, ref.attempt, polynomials)
-        return await offload(len(content), Opener, opening, terms, member.roster, member.rules, member.study_key)
+        return await self._chain.arrive(work, target, member, make_initial, fetch)
+
+    def _task(self, agreement: Agreement, state: ModelState) -> TaskCalls:
+        return TaskCalls(self._workers, agreement, self._chain.pooled(state).statistics[1:], self._clock)
 
     async def _content(self, blob: Blob, fetch: Fetch) -> bytes:
         if blob.inline is None and not self._spool.has(blob):
@@ -441,13 +414,8 @@ class SecureRun:
             raise VoteRefusedError("This site has no part in this sum (any more): it was started again")
         return participant
 
-    def _learn(self, round_number: int, survivors: tuple[SiteName, ...], counts: tuple[int, ...]) -> None:
-        """What a sum said beside the model. Its rates are told only if they are over the same sites as earlier ones, or
-        over at least two others: the difference would be one site's rates."""
-        told = frozenset(survivors)
-        if any(len(told ^ earlier) == 1 for earlier in self._told_over):
-            return
-        self._told_over.add(told)
+    def _learn(self, round_number: int, counts: tuple[int, ...]) -> None:
+        """What a sum said beside the model, where its rates may be told."""
         self._learned[round_number] = counts
         for old in [number for number in self._learned if number < round_number - 2]:
             del self._learned[old]
@@ -468,5 +436,21 @@ class SecureRun:
         return told
 
 
-def _checkpoint_purpose(round_number: int) -> bytes:
-    return b"checkpoint" + round_number.to_bytes(8, "big")
+def slot_s(elapsed_s: float) -> float:
+    """The next moment at which something leaves, in seconds from its beginning: a power of ``SLOT_RATIO``."""
+    return SLOT_RATIO ** math.ceil(math.log(max(elapsed_s, 1e-6), SLOT_RATIO))
+
+
+@asynccontextmanager
+async def _one_code() -> AsyncIterator[None]:
+    """A task that has opened its data: why it fails is for this site's log alone."""
+    try:
+        yield
+    except Exception as error:
+        raise _interrupted() from error
+
+
+def _interrupted() -> SiteInterruptedError:
+    return SiteInterruptedError(
+        "This site could not compute on its records", action="See the site's log for the reason"
+    )

@@ -141,7 +141,8 @@ class Desk:
             try:
                 reply, sent = await self._perform(instruction, Path(path.decode()), _in_pairs(given))
             except QuorateError as error:
-                log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(error))
+                reason = error.__cause__ if isinstance(error.__cause__, QuorateError) else error
+                log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(reason))
                 reply, sent = Reply.refusing(instruction.message_id, error), {}
             except Exception:  # the door: whatever happens here becomes a code
                 log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
@@ -168,6 +169,8 @@ class Desk:
 
         try:
             reply = await engine.perform(instruction, site.agreement, fetch)
+            if self._state is not None:
+                self._state.flush()  # there is no journal here that takes a vote to disk before it leaves
             log.info("work done", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
             return reply, {blob.id: self._spool.content(blob) for blob in reply.blobs if blob.inline is None}
         finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
@@ -40,9 +40,15 @@ CREATE TABLE roster (
 ) STRICT;
 CREATE TABLE approvals (digest BLOB NOT NULL, site TEXT NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (digest, site))
     STRICT;
+CREATE TABLE survivors (id BLOB PRIMARY KEY, members TEXT NOT NULL) STRICT;
 CREATE TABLE ballots (
-    identity BLOB PRIMARY KEY, study BLOB NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, survivors TEXT NOT NULL,
-    digest BLOB NOT NULL
+    identity BLOB PRIMARY KEY, query BLOB NOT NULL, survivors BLOB NOT NULL REFERENCES survivors, digest BLOB NOT NULL
+) STRICT;
+CREATE INDEX ballots_query ON ballots (query);
+CREATE TABLE beliefs (run TEXT NOT NULL, round INTEGER NOT NULL, belief BLOB NOT NULL, PRIMARY KEY (run, round)) STRICT;
+CREATE TABLE uploads (
+    run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, failed INTEGER NOT NULL,
+    PRIMARY KEY (run, round, attempt)
 ) STRICT;
 """
 
@@ -74,6 +80,10 @@ class State:
             number = int(self._get("session") or 0) + 1
             self._set("session", str(number))
         return number
+
+    def flush(self) -> None:
+        """Take to disk what was written before and did not wait for it (``ballots.py``)."""
+        self._set("flushed", "1")
 
     @property
     def paused(self) -> bool:

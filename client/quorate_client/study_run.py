@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,13 +18,16 @@ from quorate.privacy.events import Spending
 from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
-from quorate_client.head import Fetch, Head, PlainSums
+from quorate_client.head import Fetch, Head
 from quorate_client.model_state import ModelState, StateFolder
 from quorate_client.offload import offload
 from quorate_client.protect import FLOAT_BYTES, protect, store_file
 from quorate_client.task_calls import TaskCalls
 from quorate_client.training import Trainer
 from quorate_client.workers import TaskWorkers
+
+if TYPE_CHECKING:
+    from quorate.secagg.plain import PlainScheme
 
 log = structlog.get_logger()
 
@@ -49,7 +53,7 @@ class StudyRun:
         self._run = run
         self._study = study
         self._states = StateFolder(folder, run, study)
-        self._head = Head(self._states, spool, _plain_sums(study))
+        self._head = Head(self._states, spool, _scheme_of(study))
         self._workers = workers
         self._spool = spool
         self._clock = clock
@@ -145,10 +149,10 @@ def _weight_of(study: Study, records: int, total_records: int) -> int:
     return weight_of(1, len(study.sites)) if study.rounds.weights == "equal" else weight_of(records, total_records)
 
 
-def _plain_sums(study: Study) -> PlainSums:
+def _scheme_of(study: Study) -> PlainScheme:
     from quorate.schemes import plain_scheme_of  # imports numpy
 
-    return PlainSums(plain_scheme_of(study))
+    return plain_scheme_of(study)
 
 
 def _about(state: ModelState, extras: tuple[int, ...] = ()) -> StudyContribution:

@@ -212,14 +212,18 @@ class Work:
         return reply
 
     def _refuse(self, instruction: Instruction, error: QuorateError) -> Reply:
+        """The server gets the code. The site's own log, metrics and ledger get the reason that may be behind it."""
+        reason = error.__cause__ if isinstance(error, SiteInterruptedError) else None
+        told = reason if isinstance(reason, QuorateError) else error
         log.warning(
             "instruction refused",
             run=instruction.run,
             round=instruction.round_number,
             phase=instruction.phase,
-            code=error.code,
-            reason=str(error),
+            code=told.code,
+            told=error.code,
+            reason=str(told),
         )
-        self._site.metrics.instruction_refused(error.code)
-        self._site.audit(instruction, error)
+        self._site.metrics.instruction_refused(told.code)
+        self._site.audit(instruction, told)
         return Reply.refusing(instruction.message_id, error)

@@ -247,7 +247,8 @@ class SitePausedError(SiteRefusalError):
 
 
 class SiteInterruptedError(SiteRefusalError):
-    """The site crashed while it worked on this instruction; it does not train twice in one round."""
+    """The site could not finish this instruction: it crashed, its disk is full, or its records did not let it. Under
+    secure aggregation the code says no more, for the reason may depend on them; the site's log has it."""
 
     code = "site_interrupted"
 

@@ -46,7 +46,6 @@ class SecureWork:
 
     parts: tuple[SealedPart, ...] = ()
     sums: tuple[SecureSumRef, ...] = ()
-    dimension: int = 0
     hellos: tuple[Hello, ...] = ()
     survivors: tuple[SiteName, ...] = ()
     digest: bytes = b""
@@ -54,11 +53,13 @@ class SecureWork:
     votes: tuple[Vote, ...] = ()
     checkpoint: Blob | None = None
     checkpoint_round: int = 0
+    checkpoint_sealer: Vote | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SecureAnswer:
-    """What a site answers in one exchange. ``metrics`` holds rates of all sites together, by round."""
+    """What a site answers in one exchange. ``metrics`` holds rates of all sites together, by round; ``opened`` the sets
+    of survivors for which the site voted before, where this sum is of the same input."""
 
     parts: Mapping[SiteName, SealedPart] = field(default_factory=dict)
     hello: Hello | None = None
@@ -69,6 +70,7 @@ class SecureAnswer:
     reveal: Reveal | None = None
     model: bytes = b""
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    opened: tuple[tuple[SiteName, ...], ...] = ()
 
 
 def secure_work_to_bytes(value: SecureWork) -> bytes:
@@ -83,14 +85,14 @@ def secure_work_to_bytes(value: SecureWork) -> bytes:
             )
             for ref in value.sums
         ],
-        dimension=value.dimension,
         hellos=[_hello_to(hello) for hello in value.hellos],
         survivors=value.survivors,
         digest=value.digest,
         shares=blob_to_proto(value.shares) if value.shares else None,
-        votes=[secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) for vote in value.votes],
+        votes=[_vote_to(vote) for vote in value.votes],
         checkpoint=blob_to_proto(value.checkpoint) if value.checkpoint else None,
         checkpoint_round=value.checkpoint_round,
+        checkpoint_sealer=_vote_to(value.checkpoint_sealer) if value.checkpoint_sealer else None,
     ).SerializeToString(deterministic=True)
 
 
@@ -110,7 +112,6 @@ def secure_work_from_bytes(data: bytes) -> SecureWork:
             )
             for ref in proto.sums
         ),
-        dimension=proto.dimension,
         hellos=tuple(_hello_from(hello) for hello in proto.hellos),
         survivors=tuple(_name(site) for site in proto.survivors),
         digest=_digest("The digest of a sum", proto.digest),
@@ -118,6 +119,7 @@ def secure_work_from_bytes(data: bytes) -> SecureWork:
         votes=tuple(_vote_from(vote) for vote in proto.votes),
         checkpoint=blob_from_proto(proto.checkpoint) if proto.HasField("checkpoint") else None,
         checkpoint_round=proto.checkpoint_round,
+        checkpoint_sealer=_vote_from(proto.checkpoint_sealer) if proto.HasField("checkpoint_sealer") else None,
     )
 
 
@@ -129,10 +131,11 @@ def secure_answer_to_bytes(value: SecureAnswer) -> bytes:
         counts=value.counts,
         dimension=value.dimension,
         has_ciphertext=value.has_ciphertext,
-        vote=secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) if vote else None,
+        vote=_vote_to(vote) if vote else None,
         reveal=_reveal_to(reveal) if reveal else None,
         model=value.model,
         metrics=[secagg_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
+        opened=[secagg_pb2.Survivors(sites=sites) for sites in value.opened],
     ).SerializeToString(deterministic=True)
 
 
@@ -151,6 +154,7 @@ def secure_answer_from_bytes(data: bytes) -> SecureAnswer:
         reveal=_reveal_from(proto.reveal) if proto.HasField("reveal") else None,
         model=_digest("The digest of a model", proto.model),
         metrics={told.round: dict(told.values) for told in proto.metrics},
+        opened=tuple(tuple(_name(site) for site in told.sites) for told in proto.opened),
     )
 
 
@@ -160,7 +164,7 @@ def opening_to_bytes(value: Opening) -> bytes:
         survivors=value.survivors,
         counts=value.counts,
         ciphertext=value.ciphertext,
-        votes=[secagg_pb2.SecureVote(site=vote.site, signature=vote.signature) for vote in value.votes],
+        votes=[_vote_to(vote) for vote in value.votes],
         reveals=[_reveal_to(reveal) for reveal in value.reveals],
         model=value.model,
         following=[_hello_to(hello) for hello in value.following],
@@ -269,6 +273,10 @@ def _hello_from(proto: secagg_pb2.SecureHello) -> Hello:
 
 def _vote_from(proto: secagg_pb2.SecureVote) -> Vote:
     return Vote(_name(proto.site), _signature(proto.signature))
+
+
+def _vote_to(vote: Vote) -> secagg_pb2.SecureVote:
+    return secagg_pb2.SecureVote(site=vote.site, signature=vote.signature)
 
 
 def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:

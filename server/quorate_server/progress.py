@@ -53,9 +53,9 @@ class StoredSecureSum(BaseModel):
 class StudyProgress(BaseModel):
     """Committed steps of a study's run. ``trained`` counts rounds whose sum is committed, ``evaluated`` rounds done.
 
-    Under secure aggregation ``summed`` counts the sums that are closed, ``secure_sums`` holds that of the statistics
-    and all after the checkpoint, ``attempt`` grows whenever a sum is begun anew, ``keys`` the sealed parts of the
-    study key, and ``waiting`` the results of rounds whose evaluation the sites have not told yet.
+    Under secure aggregation ``summed`` counts the sums that are closed, ``secure_sums`` holds all after the checkpoint,
+    which ``checkpoint_sealer`` sealed and signed, ``attempt`` grows whenever a sum is begun anew, ``keys`` the sealed
+    parts of the study key, and ``waiting`` the results of rounds whose evaluation the sites have not told yet.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -68,6 +68,7 @@ class StudyProgress(BaseModel):
     evaluated: int = 0
     checkpoint: StoredBlob | None = None
     checkpoint_round: int = 0
+    checkpoint_sealer: tuple[str, StoredBytes] | None = None
     sums: tuple[StoredSum, ...] = ()
     agreed_digest: StoredBytes = b""
     agreed_round: int = 0

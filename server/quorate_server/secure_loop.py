@@ -43,13 +43,16 @@ from quorate.secagg.opening import Opening
 from quorate.secagg.release import ReleaseTerms, pack_release, released
 from quorate.secagg.sizes import reveal_bytes, share_words, shares_bytes
 from quorate.secagg.study_key import SealedPart, is_from_sender
+from quorate.secagg.tag import TAGS
 from quorate.secagg.terms import (
     Hello,
+    Layout,
     Reveal,
     Rules,
     Terms,
     Vote,
     ballot,
+    checkpointed,
     is_signed,
     revealed,
     round_id,
@@ -205,7 +208,14 @@ class SecureLoop:
             self._tries += 1
             before = self._progress
             progress = before.after(attempt=before.attempt + 1)
-            if self._does_not_open(error) and before.secure_sums and before.secure_sums[-1].round_number == number - 1:
+            # Once sites arrived there, they may have voted on a sum that starts from the last one.
+            is_undecided = number > self._reached
+            if (
+                is_undecided
+                and self._does_not_open(error)
+                and before.secure_sums
+                and before.secure_sums[-1].round_number == number - 1
+            ):
                 progress = _without_the_last(progress)
             self._commit(progress, obsolete=self._passing | (before.blobs() - progress.blobs()))
             self._passing, self._newest = set(), None
@@ -222,15 +232,12 @@ class SecureLoop:
         return refusals > min(self._rules.colluders, self._rules.sites - self._study.rounds.quorum)
 
     def _sum(self, number: int) -> None:
-        terms = Terms(self._digest, self._run_id, number, self._progress.attempt, self._polynomials(number))
-        require_room(
-            self._exchange,
-            terms.polynomials * words.POLYNOMIAL_BYTES,
-            len(self._roster),
-            self._share_room(terms),
-        )
+        terms = Terms(self._digest, self._run_id, number, self._progress.attempt)
+        polynomials = self._polynomials(number)
+        update_bytes = polynomials * words.POLYNOMIAL_BYTES
+        require_room(self._exchange, update_bytes, len(self._roster), self._share_room(polynomials))
         hellos, greeted = self._greet(terms)
-        collected, uploaded = self._collect(terms, hellos)
+        collected, uploaded = self._collect(terms, hellos, polynomials)
         if number > self._reached:  # the sites could open what was before
             self._reached, self._tries = number, 0
         self._checkpoint_if_due(terms, collected.survivors)
@@ -250,7 +257,7 @@ class SecureLoop:
         )
         tallies = (*greeted, uploaded, voted, done)
         waiting = self._progress.waiting
-        if terms.polynomials:
+        if polynomials:
             waiting = (*waiting, result_to_json(self._result(number, collected.survivors, tallies)))
             log.info("round summed", run=self._run_id, round=number, sites=len(collected.survivors))
         progress = self._progress.after(
@@ -273,11 +280,10 @@ class SecureLoop:
         tallies: tuple[PhaseTally, ...] = ()
         others = frozenset(self._roster) - set(came)
         if others:
-            dimension = self._progress.dimension
 
             def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
                 parts = () if site in self._holders else self._parts[site]
-                return secure_work_to_bytes(SecureWork(parts=parts, dimension=dimension)), ()
+                return secure_work_to_bytes(SecureWork(parts=parts)), ()
 
             done = self._phases.open(
                 Phase.HELLO,
@@ -313,19 +319,23 @@ class SecureLoop:
         return hello
 
     def _checkpoint_if_due(self, terms: Terms, survivors: tuple[SiteName, ...]) -> None:
-        """One of those who uploaded seals the model that all of them hold; older sums are not needed any more then.
+        """One of those who uploaded seals the state before the one that all of them hold; older sums are not needed any
+        more then.
 
-        Nobody has to believe it: what is uploaded from another model than the others' is in no sum with theirs.
+        Whoever joins believes it for the votes on the sum that led from it to theirs, which is closed and was opened.
         """
-        model_round = terms.round_number - 1
+        model_round = terms.round_number - 2
         if model_round - self._progress.checkpoint_round < self._study.rounds.checkpoint_every:
             return
-        sealed: list[Blob] = []
+        sealed: list[tuple[Blob, Vote]] = []
 
         def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
             if len(reply.blobs) != 1:
-                raise ContributionError(f"{site} did not send one sealed model")
-            sealed.append(settled(self._exchange, reply.blobs[0]))
+                raise ContributionError(f"{site} did not send one sealed state")
+            vote, signed = answer.vote, checkpointed(self._digest, self._run_id, model_round, reply.blobs[0].id)
+            if vote is None or vote.site != site or not is_signed(self._roster[site], vote.signature, signed):
+                raise ContributionError(f"{site} did not sign the state that it sealed")
+            sealed.append((settled(self._exchange, reply.blobs[0]), vote))
 
         work = secure_work_to_bytes(SecureWork())
         self._phases.ask_one(
@@ -339,16 +349,21 @@ class SecureLoop:
         if not sealed:
             log.warning("no site could upload a checkpoint", run=self._run_id, round=model_round)
             return
-        kept = tuple(s for s in self._progress.secure_sums if s.round_number in (0, model_round))
-        progress = self._progress.after(checkpoint=sealed[0], checkpoint_round=model_round, secure_sums=kept)
+        ((state, sealer),) = sealed
+        progress = self._progress.after(
+            checkpoint=state,
+            checkpoint_round=model_round,
+            checkpoint_sealer=(sealer.site, sealer.signature),
+            secure_sums=tuple(s for s in self._progress.secure_sums if s.round_number > model_round),
+        )
         # What the open sum still reads stays, whatever its content has in common with what is dropped.
         self._commit(progress, obsolete=self._progress.blobs() - progress.blobs() - self._passing)
 
-    def _collect(self, terms: Terms, hellos: tuple[Hello, ...]) -> tuple[_Collected, PhaseTally]:
-        """The uploads of those who said hello, added up: of the largest group that holds the same model."""
+    def _collect(self, terms: Terms, hellos: tuple[Hello, ...], polynomials: int) -> tuple[_Collected, PhaseTally]:
+        """The uploads of those who said hello, added up: of the largest group that arrived at the same state."""
         greeted = frozenset(hello.site for hello in hellos)
         came: dict[SiteName, tuple[SecureAnswer, Blob | None, _Dealt]] = {}
-        size = terms.polynomials * words.POLYNOMIAL_BYTES
+        size = polynomials * words.POLYNOMIAL_BYTES
 
         def take(site: SiteName, answer: SecureAnswer, reply: Reply) -> None:
             self._passing |= {blob.id for blob in reply.blobs if blob.inline is None}
@@ -361,7 +376,7 @@ class SecureLoop:
                 raise ContributionError(
                     "A site's ciphertext has the wrong length", expected=f"{size} bytes", got=f"{ciphertext.size}"
                 )
-            share = share_words(terms.polynomials, len(masked))
+            share = share_words(polynomials, len(masked))
             if shares.size != shares_bytes(greeted - {site}, share):
                 raise ContributionError("A site's shares have the wrong length")
             with self._exchange.open(shares) as file:
@@ -392,11 +407,12 @@ class SecureLoop:
             if dimension < 1:
                 raise ContributionError("The sites have no model to train")
             self._progress = self._progress.after(dimension=dimension)
-        adder = SecureAdder(terms.polynomials)
+        chosen = self._survivors(agreeing, {site: came[site][0].opened for site in agreeing})
+        adder = SecureAdder(polynomials)
         total = np.zeros_like(words_from_bytes(came[min(agreeing)][0].counts))
         self._counts = max(self._counts, len(total))
         dealt: dict[SiteName, _Dealt] = {}
-        for site in sorted(agreeing):
+        for site in sorted(chosen):
             answer, ciphertext, shares = came[site]
             try:
                 if ciphertext is not None:
@@ -408,11 +424,29 @@ class SecureLoop:
             ring.add(total, words_from_bytes(answer.counts))
             dealt[site] = shares
         self._require_quorum(len(dealt), done)
-        blob = self._exchange.put(adder.blocks()) if terms.polynomials else None
+        blob = self._exchange.put(adder.blocks()) if polynomials else None
         if blob is not None:
             self._passing.add(blob.id)
-        identity = round_id(hellos, terms, self._rules, model)
+        identity = round_id(hellos, terms, self._rules, Layout(polynomials, len(total) - TAGS), model)
         return _Collected(identity, model, blob, words_to_bytes(total), dealt), done
+
+    def _survivors(
+        self, agreeing: set[SiteName], opened: Mapping[SiteName, Iterable[tuple[SiteName, ...]]]
+    ) -> set[SiteName]:
+        """Whose uploads are added: all, or those of an earlier sum of the same input that sites voted for.
+
+        A site votes for few sets of survivors of one input, in this run or an earlier one, and for none that differ by
+        little. So many say so that one of them is honest.
+        """
+        said = Counter(frozenset(sites) for sets in opened.values() for sites in {tuple(names) for names in sets})
+        usable = [
+            (count, sorted(sites))
+            for sites, count in said.items()
+            if count > self._rules.colluders and sites <= agreeing and len(sites) >= self._quorum
+        ]
+        if not usable or frozenset(agreeing) in said:
+            return agreeing
+        return set(max(usable)[1])
 
     def _votes(self, terms: Terms, collected: _Collected) -> tuple[tuple[Vote, ...], PhaseTally]:
         votes: dict[SiteName, Vote] = {}
@@ -459,8 +493,9 @@ class SecureLoop:
         reveals: dict[SiteName, Reveal] = {}
         following: dict[SiteName, Hello] = {}
         identity, number = collected.identity, terms.round_number + 1
-        next_terms = replace(terms, round_number=number, polynomials=self._polynomials(number))
-        sealed_bytes = reveal_bytes(share_words(terms.polynomials, len(words_from_bytes(collected.counts))))
+        next_terms = replace(terms, round_number=number)
+        masked = len(words_from_bytes(collected.counts))
+        sealed_bytes = reveal_bytes(share_words(int(collected.ciphertext is not None), masked))
 
         def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
             reveal = answer.reveal
@@ -476,7 +511,7 @@ class SecureLoop:
                 following[site] = self._hello_of(site, answer, next_terms)
             reveals[site] = reveal
 
-        body = secure_work_to_bytes(SecureWork(votes=votes, dimension=self._progress.dimension))
+        body = secure_work_to_bytes(SecureWork(votes=votes))
         done = self._phases.open(
             Phase.REVEAL,
             terms.round_number,
@@ -528,9 +563,9 @@ class SecureLoop:
 
     # --- what the steps share ---
 
-    def _share_room(self, terms: Terms) -> int:
+    def _share_room(self, polynomials: int) -> int:
         """Bytes of a sum's sealed shares in the spool: as they were dealt, and again as each site gets them."""
-        share = share_words(terms.polynomials, self._counts)
+        share = share_words(polynomials, self._counts)
         return 2 * len(self._roster) * shares_bytes(self._roster, share)
 
     @property
@@ -553,10 +588,9 @@ class SecureLoop:
         if refs and self._newest is not None:
             last = refs[-1]
             refs[-1] = SecureSumRef(last.round_number, last.attempt, *self._newest)
-        dimension = self._progress.dimension
-        newest = (*refs[:1], *refs[1:][-1:])
-        short = secure_work_to_bytes(SecureWork(sums=newest, dimension=dimension, hellos=hellos)), _named(newest)
-        checkpoint = self._progress.checkpoint
+        newest = tuple(refs[-1:])
+        short = secure_work_to_bytes(SecureWork(sums=newest, hellos=hellos)), _named(newest)
+        checkpoint, sealer = self._progress.checkpoint, self._progress.checkpoint_sealer
         whole = (*_named(refs), *([checkpoint] if checkpoint is not None else []))
 
         def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
@@ -565,10 +599,10 @@ class SecureLoop:
             asked = SecureWork(
                 parts=self._parts[site],
                 sums=tuple(refs),
-                dimension=dimension,
                 hellos=hellos,
                 checkpoint=checkpoint,
                 checkpoint_round=self._progress.checkpoint_round,
+                checkpoint_sealer=Vote(SiteName(sealer[0]), sealer[1]) if sealer is not None else None,
             )
             return secure_work_to_bytes(asked), whole
 

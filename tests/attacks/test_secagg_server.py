@@ -6,275 +6,47 @@ it say what no server of ours would. After each refusal the site's models and vo
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from quorate.blobs import Blob, Spool
+from quorate.blobs import Blob
 from quorate.errors import QuorateError
-from quorate.exchange import Instruction, Phase, message_id
+from quorate.exchange import Phase
 from quorate.identity import RunId, SiteName
 from quorate.secagg import ring, words
-from quorate.secagg.opening import Opening
-from quorate.secagg.packing import Packing
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import SealedPart, make_parts
-from quorate.secagg.terms import Hello, Reveal, Terms, Vote, say_hello, sum_digest
+from quorate.secagg.terms import Hello, Terms, Vote, say_hello
 from quorate.secure_messages import (
-    SecureAnswer,
     SecureSumRef,
     SecureWork,
     opening_from_bytes,
     opening_to_bytes,
-    secure_answer_from_bytes,
-    secure_work_to_bytes,
     shares_from_bytes,
     shares_to_bytes,
     words_from_bytes,
     words_to_bytes,
 )
-from quorate.study import Protection, Rounds, Study
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.ballots import Ballots
-from quorate_client.engine import Engine
-from quorate_client.keys import SiteKeys, make_or_load_keys
-from quorate_client.secure_site import SecureSite
-from quorate_client.state import open_state
-from tests.client import engine_kit
-from tests.client.in_process import InProcessWorkers
-
-RUN = RunId("run-1")
-NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))
-EAST, NORTH, SOUTH, WEST = NAMES
-VICTIM = NORTH
-
-
-class Site:
-    """A site's engine with what it keeps on disk. ``restart`` is what a crash leaves."""
-
-    def __init__(self, name: SiteName, folder: Path, keys: SiteKeys, study: Study, sealing: Mapping[SiteName, bytes]):
-        self.name, self.folder, self.keys = name, folder, keys
-        rng = np.random.default_rng(sum(name.encode()))
-        x = rng.normal(1.0, size=(40 + NAMES.index(name), 3))
-        np.savez(folder / "records.npz", x=x, y=(x.sum(axis=1) > 3).astype(np.int64))
-        dataset = Dataset("records", "tabular", folder / "records.npz", {}, 0.2, len(x))
-        self.agreement = Agreement(study, study.digest(), name, dataset, {})
-        self.spool = Spool(folder / "spool")
-        self.state = open_state(folder / "state.sqlite")
-        self._secure = SecureSite(
-            keys.for_secure_sums, lambda _: sealing, Ballots(self.state), folder / "keys" / "studies"
-        )
-        self.restart()
-
-    def restart(self) -> None:
-        self.engine = Engine(InProcessWorkers(), self.spool, self.folder, time.monotonic, secure=self._secure)
-
-    def kept(self) -> tuple[dict[str, bytes], list[Any]]:
-        """Its models and its study key, and its votes."""
-        files = [*self.folder.glob("runs/*/*"), *self.folder.glob("keys/studies/*")]
-        database: sqlite3.Connection = self.state.database
-        return {path.name: path.read_bytes() for path in files}, database.execute("SELECT * FROM ballots").fetchall()
-
-
-@dataclass
-class Uploads:
-    """One sum at the server, up to the vote."""
-
-    terms: Terms
-    hellos: tuple[Hello, ...]
-    ciphertexts: dict[SiteName, Blob] = field(default_factory=dict)
-    counts: dict[SiteName, bytes] = field(default_factory=dict)
-    boxes: dict[SiteName, dict[SiteName, bytes]] = field(default_factory=dict)
-    models: dict[SiteName, bytes] = field(default_factory=dict)
-    told: dict[SiteName, SecureAnswer] = field(default_factory=dict)
-
-
-@dataclass
-class Sum:
-    """The sum over some survivors, as the server would have it voted for."""
-
-    uploads: Uploads
-    survivors: tuple[SiteName, ...]
-    ciphertext: Blob | None
-    counts: bytes
-
-    @property
-    def digest(self) -> bytes:
-        return sum_digest(self.ciphertext.id if self.ciphertext else b"", self.counts)
-
-    def boxes_for(self, site: SiteName) -> bytes:
-        return shares_to_bytes({s: self.uploads.boxes[s][site] for s in self.survivors if s != site})
-
-
-class HandServer:
-    """Carries and adds as the server does, step by step."""
-
-    def __init__(self, folder: Path) -> None:
-        keys = {}
-        for name in NAMES:
-            (folder / name / "keys").mkdir(parents=True)
-            keys[name] = make_or_load_keys(folder / name / "keys")
-        members = {name: key.member(name) for name, key in keys.items()}
-        plain = engine_kit.make_study()
-        named = [{"name": name, "signing_key": members[name].signing_key.hex()} for name in NAMES]
-        secret = {"rounds": Rounds(count=3, quorum=3), "protection": Protection(colluders=1), "sites": named}
-        self.study = Study.model_validate(plain.model_dump() | secret)
-        self.sealing = {name: member.sealing_key for name, member in members.items()}
-        self.sites = {name: Site(name, folder / name, keys[name], self.study, self.sealing) for name in NAMES}
-        self.spool = Spool(folder / "server")
-        self.packing = Packing(self.study.protection.value_bound, len(NAMES))
-        self.parts: dict[SiteName, tuple[SealedPart, ...]] = {}
-        self.sums: tuple[SecureSumRef, ...] = ()
-        self.dimension = 0
-        self.following: dict[SiteName, Hello] = {}
-
-    # --- asking ---
-
-    async def ask(
-        self, site: SiteName, phase: Phase, number: int, work: SecureWork, attempt: int = 0, **changes: Any
-    ) -> tuple[SecureAnswer, list[Blob]]:
-        asked = self.sites[site]
-        instruction = Instruction(
-            message_id(RUN, number, phase, attempt, site),
-            RUN,
-            number,
-            phase,
-            attempt,
-            self.study.digest(),
-            60.0,
-            secure_work_to_bytes(work),
-        )
-        reply = await asked.engine.perform(replace(instruction, **changes), asked.agreement, self._fetch(asked))
-        return secure_answer_from_bytes(reply.body), [self.spool.put([asked.spool.content(b)]) for b in reply.blobs]
-
-    def _fetch(self, site: Site) -> Callable[[Blob], Any]:
-        async def fetch(blob: Blob) -> None:
-            writer = site.spool.writer(blob)
-            for frame in self.spool.read(blob):
-                writer.take(frame)
-            writer.finish()
-
-        return fetch
-
-    def way(self, site: SiteName) -> SecureWork:
-        """What leads to the newest model."""
-        return SecureWork(parts=self.parts[site], sums=self.sums, dimension=self.dimension)
-
-    # --- the steps of an honest server ---
-
-    async def exchange_keys(self) -> None:
-        made = {site: (await self.ask(site, Phase.KEYS, 0, SecureWork()))[0].parts for site in NAMES}
-        self.parts = {site: tuple(made[sender][site] for sender in NAMES) for site in NAMES}
-
-    async def greet(self, number: int, attempt: int = 0, sites: Sequence[SiteName] = NAMES) -> tuple[Hello, ...]:
-        answers = [(await self.ask(site, Phase.HELLO, number, self.way(site), attempt))[0] for site in sites]
-        return tuple(answer.hello for answer in answers if answer.hello is not None)
-
-    async def collect(self, number: int, hellos: tuple[Hello, ...], attempt: int = 0) -> Uploads:
-        polynomials = self.packing.polynomials(self.dimension) if 1 <= number <= 3 else 0
-        uploads = Uploads(Terms(self.study.digest(), RUN, number, attempt, polynomials), hellos)
-        for hello in hellos:
-            answer, blobs = await self.upload(hello.site, number, hellos, attempt)
-            uploads.counts[hello.site] = answer.counts
-            uploads.models[hello.site] = answer.model
-            uploads.told[hello.site] = answer
-            uploads.boxes[hello.site] = shares_from_bytes(self.spool.content(blobs[-1]))
-            if polynomials:
-                uploads.ciphertexts[hello.site] = blobs[0]
-            self.dimension = self.dimension or answer.dimension
-        return uploads
-
-    async def upload(
-        self, site: SiteName, number: int, hellos: tuple[Hello, ...], attempt: int = 0
-    ) -> tuple[SecureAnswer, list[Blob]]:
-        return await self.ask(site, Phase.UPLOAD, number, replace(self.way(site), hellos=hellos), attempt)
-
-    async def arrive(self, site: SiteName, number: int, work: SecureWork, attempt: int = 0) -> SecureAnswer:
-        """All say hello, and this site is asked to upload from the model to which ``work`` leads."""
-        hellos = await self.greet(number, attempt)
-        return (await self.ask(site, Phase.UPLOAD, number, replace(work, hellos=hellos), attempt))[0]
-
-    def add(self, uploads: Uploads, survivors: Sequence[SiteName] = NAMES) -> Sum:
-        total = np.zeros((uploads.terms.polynomials, ring.DEGREE), np.uint64)
-        counts = np.zeros_like(words_from_bytes(uploads.counts[survivors[0]]))
-        for site in survivors:
-            ring.add(counts, words_from_bytes(uploads.counts[site]))
-            if uploads.terms.polynomials:
-                ring.add(total, words.unpack(self.spool.content(uploads.ciphertexts[site])))
-        blob = self.spool.put([words.pack(total)]) if uploads.terms.polynomials else None
-        return Sum(uploads, tuple(survivors), blob, words_to_bytes(counts))
-
-    async def vote(self, site: SiteName, summed: Sum) -> Vote:
-        terms = summed.uploads.terms
-        shares = Blob.of(summed.boxes_for(site))
-        work = SecureWork(survivors=summed.survivors, digest=summed.digest, shares=shares)
-        answer, _ = await self.ask(site, Phase.VOTE, terms.round_number, work, terms.attempt)
-        assert answer.vote is not None
-        return answer.vote
-
-    async def reveal(self, site: SiteName, summed: Sum, votes: tuple[Vote, ...]) -> Reveal:
-        terms = summed.uploads.terms
-        work = SecureWork(votes=votes, dimension=self.dimension)
-        answer, _ = await self.ask(site, Phase.REVEAL, terms.round_number, work, terms.attempt)
-        assert answer.reveal is not None
-        if answer.hello is not None:
-            self.following[site] = answer.hello
-        return answer.reveal
-
-    async def open(self, summed: Sum) -> SecureSumRef:
-        """All survivors vote and reveal; what comes of it is not yet passed on."""
-        votes = tuple([await self.vote(site, summed) for site in summed.survivors])
-        reveals = tuple([await self.reveal(site, summed, votes) for site in summed.survivors])
-        return self.reference(summed, votes, reveals)
-
-    def reference(self, summed: Sum, votes: tuple[Vote, ...], reveals: tuple[Reveal, ...]) -> SecureSumRef:
-        terms, uploads = summed.uploads.terms, summed.uploads
-        name = summed.ciphertext.id if summed.ciphertext else b""
-        model = uploads.models[summed.survivors[0]]
-        opening = Opening(uploads.hellos, model, summed.survivors, summed.counts, name, votes, reveals)
-        stored = self.spool.put([opening_to_bytes(opening)])
-        return SecureSumRef(terms.round_number, terms.attempt, summed.ciphertext, stored)
-
-    async def run_sum(self, number: int) -> None:
-        uploads = await self.collect(number, await self.greet(number))
-        self.sums = (*self.sums, await self.open(self.add(uploads)))
-
-    @contextmanager
-    def refused(self, code: str, site: SiteName = VICTIM) -> Iterator[None]:
-        """What is asked inside is refused with this code, and changes nothing at the site."""
-        before = self.sites[site].kept()
-        with pytest.raises(QuorateError) as caught:
-            yield
-        assert caught.value.code == code, caught.value
-        assert self.sites[site].kept() == before
-
-    async def require_sound(self) -> None:
-        """With the truth the run goes on: all arrive at one model, and the site takes part."""
-        uploads = await self.collect(len(self.sums), await self.greet(len(self.sums), attempt=9), attempt=9)
-        assert set(uploads.models) == set(NAMES)
-        assert len(set(uploads.models.values())) == 1
-
-
-@pytest.fixture
-async def server(installed: Path, tmp_path: Path) -> AsyncIterator[HandServer]:
-    """A run whose statistics and first round are summed and opened."""
-    made = HandServer(tmp_path)
-    await made.exchange_keys()
-    for number in (0, 1):
-        await made.run_sum(number)
-    yield made
-    for site in made.sites.values():
-        await site.engine.close()
-        site.state.close()
+from tests.attacks.hand_server import (  # noqa: F401
+    EAST,
+    NAMES,
+    NORTH,
+    RUN,
+    SOUTH,
+    VICTIM,
+    WEST,
+    HandServer,
+    Sum,
+    Uploads,
+    fresh_fixture,
+    server_fixture,
+)
 
 
 async def test_the_hand_server_runs_a_study_to_its_end(server: HandServer) -> None:
@@ -318,7 +90,7 @@ LIES: dict[str, Callable[[tuple[Hello, ...], Terms], tuple[Hello, ...]]] = {
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_site_uploads_nothing_for_a_roster_that_was_not_agreed_on(server: HandServer, lie: str) -> None:
     hellos = await server.greet(2)
-    told = LIES[lie](hellos, Terms(server.study.digest(), RUN, 2, 0, 1))
+    told = LIES[lie](hellos, Terms(server.study.digest(), RUN, 2, 0))
     with server.refused("roster_refused"):
         await server.upload(VICTIM, 2, told)
     assert list(server.sites[VICTIM].folder.glob("runs/*/new-*")) == []
@@ -394,7 +166,7 @@ async def test_sites_that_were_told_different_hellos_are_in_different_sums(serve
     """Two of them are told the hellos of all, the others those of three: each set is acceptable, and neither sum has
     as many sites as must be in one."""
     early = await hellos_for_round_3(server)
-    uploads = Uploads(Terms(server.study.digest(), RUN, 3, 0, 1), early)
+    uploads = Uploads(Terms(server.study.digest(), RUN, 3, 0), early)
     for site in NAMES:
         answer, blobs = await server.upload(site, 3, early if site in (SOUTH, WEST) else early[:3])
         uploads.counts[site], uploads.models[site], uploads.ciphertexts[site] = answer.counts, answer.model, blobs[0]
@@ -438,7 +210,7 @@ async def test_sites_that_were_shown_different_sums_do_not_meet_in_a_round(serve
         uploads = await server.collect(2, await server.greet(2, attempt), attempt)
         opened.append(await server.open(server.add(uploads)))
     before, hellos = server.sums, await server.greet(3)
-    uploads = Uploads(Terms(server.study.digest(), RUN, 3, 0, 1), hellos)
+    uploads = Uploads(Terms(server.study.digest(), RUN, 3, 0), hellos)
     for site in NAMES:
         server.sums = (*before, opened[0 if site == VICTIM else 1])
         answer, blobs = await server.upload(site, 3, hellos)
@@ -565,14 +337,15 @@ async def test_a_retry_does_not_open_what_differs_by_one_site(server: HandServer
     await server.vote(VICTIM, server.add(same))
 
 
-async def test_a_site_votes_twice_on_one_model_and_never_again(server: HandServer) -> None:
-    for attempt in (0, 1):
+async def test_a_site_votes_over_the_same_sites_each_time_it_is_begun_anew(server: HandServer) -> None:
+    """And its memory of that outlives its process: over others it votes in no attempt."""
+    for attempt in (0, 1, 2):
         uploads = await server.collect(2, await server.greet(2, attempt), attempt)
         await server.vote(VICTIM, server.add(uploads))
         server.sites[VICTIM].restart()
-    uploads = await server.collect(2, await server.greet(2, 2), 2)
+    uploads = await server.collect(2, await server.greet(2, 3), 3)
     with server.refused("vote_refused"):
-        await server.vote(VICTIM, server.add(uploads))
+        await server.vote(VICTIM, server.add(uploads, (EAST, NORTH, SOUTH)))
 
 
 async def test_votes_of_a_round_that_is_over_are_not_given(server: HandServer) -> None:
@@ -756,37 +529,33 @@ async def test_what_was_opened_is_told_as_rates_and_never_as_counts(server: Hand
 # --- checkpoints ---
 
 
-@pytest.mark.parametrize("lie", ["of the round before", "of the server", "damaged", "of nobody"])
+@pytest.mark.parametrize("lie", ["of the round before", "of the server", "damaged", "of nobody", "of a stranger"])
 async def test_a_checkpoint_that_the_sites_did_not_seal_for_this_round_is_not_adopted(
     server: HandServer, lie: str
 ) -> None:
     """A site without the sums has only a checkpoint to go by. What it cannot verify leaves it without a model."""
-    sealed = []
-    for number in (2, 3):  # of the models of rounds 1 and 2
-        uploads = await server.collect(number, await server.greet(number))
-        sealed.append((await server.ask(WEST, Phase.CHECKPOINT, number, SecureWork()))[1][0])
-        server.sums = (*server.sums, await server.open(server.add(uploads)))
-    old, true = sealed
-    content = server.spool.content(true)
+    await server.run_to(2)
+    uploads = await server.collect(3, await server.greet(3))
+    old = await server.checkpoint(WEST, 3)
+    server.sums = (*server.sums, await server.open(server.add(uploads)))
+    await server.collect(4, await server.greet(4))
+    true = await server.checkpoint(WEST, 4)
+    sealed = true.checkpoint
+    assert sealed is not None
+    content = server.spool.content(sealed)
+    stranger = Ed25519PrivateKey.generate().sign(b"anything")
     shown = {
-        "of the round before": lambda: old,
-        "of the server": lambda: server.spool.put([bytes(len(content))]),
-        "damaged": lambda: server.spool.put([content[:-1] + bytes([content[-1] ^ 1])]),
-        "of nobody": lambda: Blob(true.id, true.size - 1),
+        "of the round before": lambda: replace(old, checkpoint_round=2),
+        "of the server": lambda: replace(true, checkpoint=server.spool.put([bytes(len(content))])),
+        "damaged": lambda: replace(true, checkpoint=server.spool.put([content[:-1] + bytes([content[-1] ^ 1])])),
+        "of nobody": lambda: replace(true, checkpoint=Blob(sealed.id, sealed.size - 1)),
+        "of a stranger": lambda: replace(true, checkpoint_sealer=Vote(WEST, stranger)),
     }[lie]()
     await server.sites[VICTIM].engine.forget(RUN)
-    far = SecureWork(
-        parts=server.parts[VICTIM],
-        sums=(server.sums[0], server.sums[3]),
-        dimension=server.dimension,
-        checkpoint=shown,
-        checkpoint_round=2,
-    )
-    before = server.sites[VICTIM].kept()[0]
+    parts, sums = server.parts[VICTIM], (server.sums[3],)
     with pytest.raises(QuorateError):
-        await server.arrive(VICTIM, 4, far, 1)
-    assert {name for name in server.sites[VICTIM].kept()[0] if name.startswith("model")} == set()
-    assert not any(name.startswith("model") for name in before)
-    answer = await server.arrive(VICTIM, 4, replace(far, checkpoint=true), 2)
+        await server.arrive(VICTIM, 4, replace(shown, parts=parts, sums=sums), 1)
+    assert not any(name.startswith("model") for name in server.sites[VICTIM].kept()[0])
+    answer = await server.arrive(VICTIM, 4, replace(true, parts=parts, sums=sums), 2)
     other = await server.arrive(EAST, 4, server.way(EAST), 3)
     assert answer.model == other.model

@@ -28,7 +28,7 @@ def lied(run: Sum, opening: Opening, places: tuple[int, ...]) -> Opening:
     for place in places:
         party = consortium.parties[place]
         identity = run.sites[party.name].identity
-        words = (ring.DEGREE if run.terms.polynomials else 0) + len(run.counts)
+        words = (ring.DEGREE if run.layout.polynomials else 0) + len(run.counts)
         content = pack_words(ring.uniform(SystemRandomness(), words))
         sealed = consortium.study_key.seal_once(content, b"reveal", identity, party.name.encode())
         reveals[place] = Reveal(party.name, sealed, party.signing.sign(revealed(identity, party.name, sealed)))

@@ -29,12 +29,12 @@ from quorate.secure_messages import (
     shares_to_bytes,
 )
 from quorate_server.supervisor import _LiveRun
-from tests.attacks.test_secagg_server import RUN as HAND_RUN
-from tests.attacks.test_secagg_server import VICTIM, HandServer, server
+from tests.attacks.hand_server import RUN as HAND_RUN
+from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
 from tests.server.secure_kit import a_secure_consortium, each_of, when, with_answer
 from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper
 
-__all__ = ["server"]
+__all__ = ["fresh_fixture", "server_fixture"]
 
 EAST, NORTH, SOUTH, WEST = NAMES
 OTHERS = (EAST, NORTH, SOUTH)

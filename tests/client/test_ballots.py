@@ -7,30 +7,46 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quorate.errors import DiskFullError, VoteRefusedError, WrongStateError
+from quorate.errors import (
+    BaseModelMismatchError,
+    DiskFullError,
+    SiteInterruptedError,
+    VoteRefusedError,
+    WrongStateError,
+)
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
-from quorate_client.ballots import MOST_VOTES, Ballots, check
+from quorate_client.ballots import MOST_FAILURES, MOST_SETS, Ballots, Members, Question, check
 from quorate_client.state import State, open_state, site_state
 from tests.protos.secagg.parties import Consortium
 
 RUN = RunId("run-1")
-STUDY = bytes(32)
 SITES = tuple(SiteName(f"site-{number}") for number in range(8))
+ROSTER = {site: bytes([place]) * 32 for place, site in enumerate(SITES)}
+QUERY = b"query".ljust(32)
 
 
 def a_ballot(identity: str = "first", survivors: tuple[SiteName, ...] = SITES, digest: str = "sum") -> Ballot:
     return Ballot(identity.encode().ljust(32), survivors, digest.encode().ljust(32))
 
 
+def a_question(round_number: int = 1, query: bytes = QUERY, run: RunId = RUN, belief: bytes = b"state") -> Question:
+    return Question(run, round_number, query, belief, ROSTER, 1)
+
+
 def without(*places: int) -> tuple[SiteName, ...]:
     return tuple(site for place, site in enumerate(SITES) if place not in places)
+
+
+def members(survivors: tuple[SiteName, ...] = SITES) -> Members:
+    return a_question().members(survivors)
 
 
 @pytest.fixture
@@ -44,91 +60,62 @@ def ballots(state: State) -> Ballots:
     return Ballots(state)
 
 
-def kept(state: State) -> list[tuple[str, int, bytes]]:
-    return state.database.execute("SELECT run, round, identity FROM ballots ORDER BY run, round, identity").fetchall()
+def kept(state: State) -> list[tuple[bytes, bytes]]:
+    return state.database.execute("SELECT query, identity FROM ballots ORDER BY query, identity").fetchall()
 
 
 # --- the rule ---
 
 
-def test_the_first_vote_on_a_model_is_free() -> None:
-    check(a_ballot(), [], 1)
+def test_the_first_vote_on_a_query_is_free() -> None:
+    check(members(), [], 1)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [a_ballot(digest="other"), a_ballot(survivors=without(0)), a_ballot(survivors=without(0, 1, 2, 3))],
-    ids=["another sum", "a site fewer", "many fewer"],
-)
-def test_in_one_sum_there_is_one_value_for_ever(other: Ballot) -> None:
-    check(a_ballot(), [a_ballot()], 1)  # the same again says nothing new
-    with pytest.raises(VoteRefusedError, match="another vote in the same sum"):
-        check(other, [a_ballot()], 1)
-
-
-@pytest.mark.parametrize("colluders", [0, 1, 3])
+@pytest.mark.parametrize("colluders", [0, 1, 2])
 def test_the_victim_alone_cannot_be_left_out_of_a_second_sum(colluders: int) -> None:
     """Two sums over U and U without the victim, subtracted, are what the victim sent."""
     for survivors in (without(*range(count)) for count in range(1, colluders + 2)):
         with pytest.raises(VoteRefusedError, match="survivors that differ"):
-            check(a_ballot("second", survivors), [a_ballot()], colluders)
+            check(members(survivors), [members()], colluders)
         with pytest.raises(VoteRefusedError, match="survivors that differ"):
-            check(a_ballot("second"), [a_ballot(survivors=survivors)], colluders)
-    check(a_ballot("second", without(*range(colluders + 2))), [a_ballot()], colluders)
+            check(members(), [members(survivors)], colluders)
+    check(members(without(*range(colluders + 2))), [members()], colluders)
 
 
 def test_a_site_that_is_swapped_for_another_counts_twice_in_the_difference() -> None:
-    check(a_ballot("second", without(0)), [a_ballot(survivors=without(1))], 0)
-    with pytest.raises(VoteRefusedError, match="differ from the last attempt's by 2"):
-        check(a_ballot("second", without(0)), [a_ballot(survivors=without(1))], 1)
+    check(members(without(0)), [members(without(1))], 0)
+    with pytest.raises(VoteRefusedError, match="differ from earlier ones by 2"):
+        check(members(without(0)), [members(without(1))], 1)
 
 
-def test_a_model_is_voted_on_twice_at_most() -> None:
-    check(a_ballot("second"), [a_ballot("first")], 1)
-    with pytest.raises(VoteRefusedError, match="vote number 3 on one model"):
-        check(a_ballot("third"), [a_ballot("first"), a_ballot("second")], 1)
+def test_two_sets_that_have_too_little_in_common_are_refused() -> None:
+    with pytest.raises(VoteRefusedError, match="have 2 in common"):
+        check(members(without(0, 1, 2)), [members(without(5, 6, 7))], 1)
 
 
-subsets = st.sets(st.sampled_from(SITES)).map(lambda chosen: tuple(sorted(chosen)))
-any_ballots = st.builds(a_ballot, st.sampled_from(["a", "b", "c", "d"]), subsets, st.sampled_from(["sum", "other"]))
+def test_two_sets_are_voted_for_at_most_and_each_of_them_again() -> None:
+    earlier = [members(), members(without(0, 1, 2))]
+    for again in earlier:
+        check(again, earlier, 1)
+    with pytest.raises(VoteRefusedError, match="set number 3 of one query"):
+        check(members(without(2, 3, 4)), earlier, 1)
 
 
-@given(any_ballots, st.lists(any_ballots, max_size=4), st.lists(any_ballots, max_size=2), st.integers(0, 6))
-def test_the_rule_is_what_it_says(
-    ballot: Ballot, earlier: list[Ballot], elsewhere: list[Ballot], colluders: int
-) -> None:
-    same = [old for old in earlier if old.identity == ballot.identity]
-    others = [old for old in earlier if old.identity != ballot.identity]
-    differences = [set(old.survivors).symmetric_difference(ballot.survivors) for old in (*others, *elsewhere)]
-    allowed = (
-        all(old == ballot for old in same)
-        and len(others) < MOST_VOTES
-        and all(len(difference) == 0 or len(difference) >= colluders + 2 for difference in differences)
+subsets = st.sets(st.sampled_from(SITES)).map(lambda chosen: members(tuple(sorted(chosen))))
+
+
+@given(subsets, st.lists(subsets, max_size=3, unique=True), st.integers(0, 6))
+def test_the_rule_is_what_it_says(survivors: Members, earlier: list[Members], colluders: int) -> None:
+    others = [set(old) for old in earlier if old != survivors]
+    allowed = (len(others) == len(earlier) - 1 or len(others) < MOST_SETS) and all(
+        len(other ^ set(survivors)) >= colluders + 2 and len(other & set(survivors)) >= colluders + 2
+        for other in others
     )
     if allowed:
-        check(ballot, earlier, colluders, elsewhere)
+        check(survivors, earlier, colluders)
     else:
         with pytest.raises(VoteRefusedError):
-            check(ballot, earlier, colluders, elsewhere)
-
-
-@given(st.lists(any_ballots, max_size=12), st.integers(0, 6))
-def test_whatever_a_server_asks_what_was_voted_for_hides_every_site(asked: list[Ballot], colluders: int) -> None:
-    """Of the votes that a site gave on one model, any two differ in nobody or in two more than collude."""
-    given_votes: list[Ballot] = []
-    for ballot in asked:
-        try:
-            check(ballot, given_votes, colluders)
-        except VoteRefusedError:
-            continue
-        if ballot not in given_votes:
-            given_votes.append(ballot)
-    assert len(given_votes) <= MOST_VOTES
-    assert len({ballot.identity for ballot in given_votes}) == len(given_votes)
-    for one in given_votes:
-        for other in given_votes:
-            difference = set(one.survivors) ^ set(other.survivors)
-            assert not difference or len(difference) >= colluders + 2
+            check(survivors, earlier, colluders)
 
 
 # --- on disk ---
@@ -137,15 +124,16 @@ def test_whatever_a_server_asks_what_was_voted_for_hides_every_site(asked: list[
 def test_a_vote_stands_for_ever_also_after_the_database_was_opened_anew(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     with site_state(path) as state:
-        Ballots(state).lock(STUDY, RUN, 1, a_ballot(), 1)
+        Ballots(state).lock(a_ballot(), a_question())
     for _ in range(2):
         with site_state(path) as state:
             with pytest.raises(VoteRefusedError, match="another vote in the same sum"):
-                Ballots(state).lock(STUDY, RUN, 1, a_ballot(digest="other"), 1)
+                Ballots(state).lock(a_ballot(digest="other"), a_question())
             with pytest.raises(VoteRefusedError, match="survivors that differ"):
-                Ballots(state).lock(STUDY, RUN, 1, a_ballot("second", without(0)), 1)
-            Ballots(state).lock(STUDY, RUN, 1, a_ballot(), 1)
-            assert kept(state) == [(RUN, 1, a_ballot().identity)]
+                Ballots(state).lock(a_ballot("second", without(0)), a_question())
+            Ballots(state).lock(a_ballot(), a_question())
+            assert kept(state) == [(QUERY, a_ballot().identity)]
+            assert Ballots(state).survivors(QUERY) == [members()]
 
 
 FULL = 2
@@ -156,72 +144,99 @@ def test_what_is_committed_after_a_vote_waits_for_the_disk_as_before(state: Stat
     """The reply that carries a vote flushes it; it would not, if a vote changed how replies are written."""
     statements: list[str] = []
     state.database.set_trace_callback(statements.append)
-    ballots.lock(STUDY, RUN, 1, a_ballot(), 1)
+    ballots.lock(a_ballot(), a_question())
     with pytest.raises(VoteRefusedError):
-        ballots.lock(STUDY, RUN, 1, a_ballot(digest="other"), 1)
+        ballots.lock(a_ballot(digest="other"), a_question())
     assert state.database.execute("PRAGMA synchronous").fetchone() == (FULL,)
     assert [s for s in statements if s.startswith("PRAGMA synchronous=")][-1] == "PRAGMA synchronous=FULL"
 
 
-def test_a_vote_is_read_back_as_it_was_given(state: State, ballots: Ballots) -> None:
-    """Whatever the names: the survivors that are compared are those that were voted for."""
-    odd = tuple(SiteName(name) for name in ('a", "b', "a", "b", "é"))
-    ballots.lock(STUDY, RUN, 1, a_ballot(survivors=odd), 1)
-    ballots.lock(STUDY, RUN, 1, a_ballot("second", survivors=odd), 1)
-    assert len(kept(state)) == 2
-
-
 def test_a_refused_vote_leaves_no_trace(state: State, ballots: Ballots) -> None:
-    ballots.lock(STUDY, RUN, 1, a_ballot(), 1)
-    before = kept(state)
+    ballots.lock(a_ballot(), a_question())
+    before = list(state.database.iterdump())
     for refused in (a_ballot(digest="other"), a_ballot("second", without(0))):
         with pytest.raises(VoteRefusedError):
-            ballots.lock(STUDY, RUN, 1, refused, 1)
-        assert kept(state) == before
-    ballots.lock(STUDY, RUN, 1, a_ballot("second", without(0, 1, 2)), 1)
+            ballots.lock(refused, a_question())
+        assert list(state.database.iterdump()) == before
+    ballots.lock(a_ballot("second", without(0, 1, 2)), a_question())
 
 
-def test_at_most_two_votes_are_given_on_one_model(state: State, ballots: Ballots) -> None:
-    for identity in ("first", "second"):
-        ballots.lock(STUDY, RUN, 1, a_ballot(identity), 1)
-    with pytest.raises(VoteRefusedError, match="vote number 3"):
-        ballots.lock(STUDY, RUN, 1, a_ballot("third"), 1)
-    assert len(kept(state)) == 2
+def test_survivors_are_kept_once_however_often_they_are_voted_for(state: State, ballots: Ballots) -> None:
+    """A thousand sites in each of ten thousand rounds would fill the disk."""
+    for number in range(1, 6):
+        ballots.lock(a_ballot(str(number)), a_question(number, query=bytes([number]) * 32))
+    assert state.database.execute("SELECT count(*) FROM survivors").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("where", ["in another round", "in another run"])
+def test_the_same_query_is_compared_wherever_it_was_asked(ballots: Ballots, where: str) -> None:
+    """The statistics and the first model are the same in every run, and a state can be shown again in a later round."""
+    ballots.lock(a_ballot("a"), a_question())
+    again = a_question(2) if where == "in another round" else a_question(run=RunId("run-2"))
+    with pytest.raises(VoteRefusedError, match="survivors that differ"):
+        ballots.lock(a_ballot("b", without(0)), again)
+    ballots.lock(a_ballot("c"), again)
+
+
+def test_different_queries_have_nothing_to_do_with_each_other(ballots: Ballots) -> None:
+    ballots.lock(a_ballot("a"), a_question())
+    ballots.lock(a_ballot("b", without(0)), a_question(2, query=b"other".ljust(32)))
+
+
+# --- what a vote commits to ---
+
+
+def test_a_vote_commits_to_the_state_it_starts_from_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with site_state(path) as state:
+        Ballots(state).lock(a_ballot("a"), a_question(2))
+    with site_state(path) as state:
+        ballots = Ballots(state)
+        with pytest.raises(VoteRefusedError, match="another state"):
+            ballots.lock(a_ballot("b"), a_question(2, belief=b"other"))
+        with pytest.raises(BaseModelMismatchError):
+            ballots.require_believed(RUN, 1, b"other")
+        ballots.require_believed(RUN, 1, b"state")
+        ballots.require_believed(RUN, 2, b"other")
+        ballots.require_believed(RunId("run-2"), 1, b"other")
+        ballots.lock(a_ballot("c"), a_question(2))
 
 
 def test_a_round_that_is_over_is_not_voted_on_again(state: State, ballots: Ballots) -> None:
-    """Else the votes of the round before, which are forgotten, could be given a second time and otherwise."""
-    ballots.lock(STUDY, RUN, 2, a_ballot(), 1)
-    ballots.lock(STUDY, RUN, 3, a_ballot("second"), 1)
-    assert kept(state) == [(RUN, 3, a_ballot("second").identity)]
-    for round_number, ballot in ((2, a_ballot("third", without(0))), (2, a_ballot()), (0, a_ballot("fourth"))):
+    ballots.lock(a_ballot(), a_question(2))
+    ballots.lock(a_ballot("second"), a_question(3))
+    before = kept(state)
+    for number, ballot in ((2, a_ballot("third")), (2, a_ballot()), (0, a_ballot("fourth"))):
         with pytest.raises(VoteRefusedError, match="a round that is over"):
-            ballots.lock(STUDY, RUN, round_number, ballot, 1)
-    assert kept(state) == [(RUN, 3, a_ballot("second").identity)]
+            ballots.lock(ballot, a_question(number))
+    assert kept(state) == before
 
 
-def test_the_rounds_of_different_runs_have_nothing_to_do_with_each_other(state: State, ballots: Ballots) -> None:
-    other = RunId("run-2")
-    ballots.lock(STUDY, RUN, 5, a_ballot("a"), 1)
-    ballots.lock(STUDY, other, 2, a_ballot("b", without(0)), 1)
-    ballots.lock(STUDY, other, 2, a_ballot("c", without(0)), 1)
-    ballots.lock(STUDY, RUN, 5, a_ballot("d"), 1)
-    assert [row[:2] for row in kept(state)] == [(RUN, 5), (RUN, 5), (other, 2), (other, 2)]
+# --- reading records ---
 
 
-@pytest.mark.parametrize("round_number", [0, 1])
-def test_another_run_of_the_study_does_not_open_the_same_over_almost_the_same_sites(
-    ballots: Ballots, round_number: int
-) -> None:
-    """The statistics and the first model are the same in every run, so a second run is as good as a second attempt."""
-    ballots.lock(STUDY, RUN, round_number, a_ballot("a"), 1)
-    ballots.lock(STUDY, RUN, 7, a_ballot("b"), 1)
-    with pytest.raises(VoteRefusedError):
-        ballots.lock(STUDY, RunId("run-2"), round_number, a_ballot("c", without(0)), 1)
-    ballots.lock(b"t" * 32, RunId("run-2"), round_number, a_ballot("d", without(0)), 1)
-    for number in range(3, 7):
-        ballots.lock(STUDY, RunId(f"run-{number}"), round_number, a_ballot(f"e{number}"), 1)
-    ballots.lock(STUDY, RunId("run-3"), 2, a_ballot("f", without(0)), 1)
+def test_records_are_read_once_for_each_attempt_at_a_sum(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite"
+    with site_state(path) as state:
+        Ballots(state).begin_upload(RUN, 1, 0)
+    with site_state(path) as state:
+        with pytest.raises(VoteRefusedError, match="in the same attempt"):
+            Ballots(state).begin_upload(RUN, 1, 0)
+        for number, attempt in ((1, 1), (2, 0)):
+            Ballots(state).begin_upload(RUN, number, attempt)
+        Ballots(state).begin_upload(RunId("run-2"), 1, 0)
+
+
+def test_a_site_that_fails_on_its_records_sits_the_rest_of_the_run_out(ballots: Ballots) -> None:
+    for number in range(1, 1 + MOST_FAILURES):
+        ballots.begin_upload(RUN, number, 0)
+        ballots.upload_failed(RUN, number, 0)
+    with pytest.raises(SiteInterruptedError, match="sits the rest out"):
+        ballots.begin_upload(RUN, 9, 0)
+    ballots.begin_upload(RunId("run-2"), 1, 0)
+
+
+# --- more than one process, and none ---
 
 
 def test_two_who_vote_at_the_same_moment_do_not_both_vote(tmp_path: Path) -> None:
@@ -231,18 +246,18 @@ def test_two_who_vote_at_the_same_moment_do_not_both_vote(tmp_path: Path) -> Non
         two.database.execute("PRAGMA busy_timeout=0")
         one.database.execute("BEGIN IMMEDIATE")
         with pytest.raises(WrongStateError):
-            Ballots(two).lock(STUDY, RUN, 1, a_ballot(), 1)
+            Ballots(two).lock(a_ballot(), a_question())
         one.database.execute("ROLLBACK")
-        Ballots(two).lock(STUDY, RUN, 1, a_ballot(), 1)
+        Ballots(two).lock(a_ballot(), a_question())
         with pytest.raises(VoteRefusedError):
-            Ballots(one).lock(STUDY, RUN, 1, a_ballot(digest="other"), 1)
+            Ballots(one).lock(a_ballot(digest="other"), a_question())
 
 
 _VOTE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from quorate.secagg.participant import Ballot
-from quorate_client.ballots import Ballots
+from quorate_client.ballots import Ballots, Question
 from quorate_client.state import open_state
 
 state = open_state(Path(sys.argv[1]))
@@ -251,7 +266,8 @@ if sys.argv[2] == "before":
     state.database.set_trace_callback(
         lambda statement: os.kill(os.getpid(), signal.SIGKILL) if statement == "COMMIT" else None
     )
-Ballots(state).lock(bytes(32), "run-1", 1, ballot, 1)
+roster = dict.fromkeys("abc", bytes(32))
+Ballots(state).lock(ballot, Question("run-1", 1, b"query".ljust(32), b"state", roster, 1))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -270,13 +286,14 @@ def test_a_site_that_is_killed_has_voted_if_and_only_if_the_vote_was_committed(
     )
     assert done.returncode == -signal.SIGKILL
     survivors = tuple(SiteName(name) for name in "abc")
+    question = replace(a_question(), roster=dict.fromkeys(survivors, bytes(32)))
     with site_state(path) as state:
         assert bool(kept(state)) == voted
         if voted:
             with pytest.raises(VoteRefusedError):
-                Ballots(state).lock(STUDY, RUN, 1, a_ballot(survivors=survivors, digest="other"), 1)
+                Ballots(state).lock(a_ballot(survivors=survivors, digest="other"), question)
         else:
-            Ballots(state).lock(STUDY, RUN, 1, a_ballot(survivors=survivors, digest="other"), 1)
+            Ballots(state).lock(a_ballot(survivors=survivors, digest="other"), question)
 
 
 def test_with_a_full_disk_no_vote_leaves(tmp_path: Path) -> None:
@@ -291,7 +308,9 @@ def test_with_a_full_disk_no_vote_leaves(tmp_path: Path) -> None:
 
         def lock(ballot: Ballot) -> None:
             """So many names that they need pages of their own."""
-            ballots.lock(STUDY, RUN, 1, Ballot(ballot.identity, ballot.survivors * 300, ballot.digest), 1)
+            many = tuple(SiteName(f"{site}-{number}") for site in ballot.survivors for number in range(300))
+            question = replace(a_question(), roster=dict.fromkeys(many, bytes(32)))
+            ballots.lock(replace(ballot, survivors=many), question)
 
         with pytest.raises(DiskFullError):
             run.sites[voter].vote(run.survivors, run.digest, run.boxes_for(voter), lock)

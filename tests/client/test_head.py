@@ -23,7 +23,7 @@ from quorate.exchange import StudyWork, SumRef
 from quorate.identity import RunId
 from quorate.secagg.plain import WEIGHT_ONE, PlainScheme
 from quorate.study import Optimizer, Study
-from quorate_client.head import Head, PlainSums, plan
+from quorate_client.head import Head, plan
 from quorate_client.model_state import THETA_OFFSET, ModelState, StateFolder
 from quorate_client.optimizer import moments_at_start, step
 from quorate_client.protect import store_file
@@ -59,8 +59,8 @@ class Site:
         self.folder = folder
         self.spool = Spool(folder / "spool")
         self.states = StateFolder(folder / "run", run, study)
-        sums = PlainSums(PlainScheme(study.protection.value_bound, len(study.sites)))
-        self.head = Head(self.states, self.spool, sums)
+        scheme = PlainScheme(study.protection.value_bound, len(study.sites))
+        self.head = Head(self.states, self.spool, scheme)
         self.size = size
         self.initials = 0
         self.fetched: list[BlobId] = []
@@ -258,9 +258,9 @@ async def test_the_bytes_of_a_state_file_are_these(tmp_path: Path) -> None:
     words = Blob.of(np.array([1 << 20, 3, 2**32 - (1 << 22)], "<u4").tobytes())
     state = await site.at(StudyWork(sums=(SumRef(1, words, WEIGHT_ONE // 2, 2),), dimension=3), 1)
     content = state.path.read_bytes()
-    assert content[:32] == struct.pack("<8sIIQQ", b"QuorMdl\x01", 1, 2, 3, WEIGHT_ONE // 2)
-    assert content[64:128] == state.parent + words.id
-    assert content[128:].hex() == GOLDEN_VECTORS
+    assert content[:40] == struct.pack("<8sIIQQQ", b"QuorMdl\x02", 1, 2, 3, 0, WEIGHT_ONE // 2)
+    assert content[72:168] == state.parent + words.id + bytes(32)
+    assert content[168:].hex() == GOLDEN_VECTORS
     assert state.digest.hex() == blob_id(content).hex()
 
 

@@ -60,7 +60,6 @@ works = st.builds(
     SecureWork,
     parts=several(parts),
     sums=several(refs),
-    dimension=st.integers(0, 2**64 - 1),
     hellos=several(hellos),
     survivors=several(names),
     digest=digests,
@@ -68,6 +67,7 @@ works = st.builds(
     votes=several(votes),
     checkpoint=st.none() | blobs,
     checkpoint_round=numbers,
+    checkpoint_sealer=st.none() | votes,
 )
 answers = st.builds(
     SecureAnswer,
@@ -80,6 +80,7 @@ answers = st.builds(
     reveal=st.none() | reveals,
     model=digests,
     metrics=st.dictionaries(numbers, rates, max_size=3),
+    opened=several(several(names)),
 )
 openings = st.builds(
     Opening,

@@ -25,7 +25,7 @@ from quorate.secagg.plain import weight_of
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.release import OpenedRelease, ReleaseKey, ReleaseTerms, released, seal_release
 from quorate.secagg.study_key import StudyKey, join_parts, make_parts, open_stream, seal_stream
-from quorate.secagg.terms import Hello, Rules, Terms, Vote
+from quorate.secagg.terms import Hello, Layout, Rules, Terms, Vote, checkpointed
 from quorate.secure_messages import (
     SecureAnswer,
     SecureSumRef,
@@ -39,7 +39,7 @@ from quorate.secure_messages import (
 )
 from quorate.secure_messages import shares_from_bytes as boxes_from_bytes
 from quorate.study import Study
-from quorate_client.ballots import check
+from quorate_client.ballots import Members, check
 from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Tamper, Time, a_study, a_tally
 
 OWN_COUNTS = 4
@@ -75,11 +75,12 @@ class SecureSimulatedSite:
     sealing_keys: Mapping[SiteName, bytes]
     model: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
     round_number: int = 0
+    before: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
     key: StudyKey | None = None
     participant: Participant | None = None
     statistics: tuple[int, ...] = ()
     ballots: list[Ballot] = field(default_factory=list)
-    locked: dict[int, list[Ballot]] = field(default_factory=dict)
+    locked: dict[int, list[Members]] = field(default_factory=dict)
     trained: list[tuple[int, int]] = field(default_factory=list)
     sent: dict[tuple[int, int], npt.NDArray[np.int64]] = field(default_factory=dict)
     opened: dict[int, tuple[npt.NDArray[np.int64], tuple[int, ...]]] = field(default_factory=dict)
@@ -97,12 +98,11 @@ class SecureSimulatedSite:
         return blob_id(self.state())
 
     def state(self) -> bytes:
-        return self.model.astype("<f8").tobytes()
+        return _state(self.model, self.statistics)
 
     def restart(self) -> None:
         """The process ended; what is on disk is left."""
         self.participant = None
-        self.statistics = ()
 
     def answer(self, instruction: Instruction) -> Reply:
         """The stored reply to what is known; else the work."""
@@ -135,8 +135,7 @@ class SecureSimulatedSite:
                     answer = replace(answer, hello=self._hello(number + 1, instruction.attempt, work))
             case Phase.CHECKPOINT:
                 self._of(instruction)
-                purpose = b"checkpoint" + (number - 1).to_bytes(8, "big")
-                answer, blobs = SecureAnswer(), (self._sealed(self.state(), purpose),)
+                answer, blobs = self._checkpoint(number - 2)
             case Phase.RELEASE:
                 member = self._member(work)
                 self._advance(work, self.study.rounds.count, member)
@@ -154,17 +153,15 @@ class SecureSimulatedSite:
         return replace(answer, vote=vote), (sealed,)
 
     def _hello(self, number: int, attempt: int, work: SecureWork) -> Hello:
-        trains = 1 <= number <= self.study.rounds.count
-        polynomials = self.packing.polynomials(work.dimension) if trains else 0
-        terms = Terms(self.study.digest(), RUN, number, attempt, polynomials)
+        terms = Terms(self.study.digest(), RUN, number, attempt)
         self.participant = Participant(terms, self._member(work), SystemRandomness())
         return self.participant.hello()
 
     def _lock(self, number: int, ballot: Ballot) -> None:
-        """By the rule of real sites: two votes on one model."""
-        earlier = self.locked.setdefault(number, [])
-        check(ballot, earlier, self.study.protection.colluders)
-        earlier.append(ballot)
+        """By the rule of real sites, in one run."""
+        earlier, members = self.locked.setdefault(number, []), tuple((site, "") for site in ballot.survivors)
+        check(members, earlier, self.study.protection.colluders)
+        earlier.append(members)
         self.ballots.append(ballot)
 
     def _make_parts(self) -> SecureAnswer:
@@ -192,12 +189,14 @@ class SecureSimulatedSite:
         participant = self._of(instruction)
         number, ciphertext = instruction.round_number, None
         self._advance(work, number - 1, self._member(work))
-        participant.begin_upload(work.hellos, self.digest if number else b"")
+        trains = 1 <= number <= self.study.rounds.count
         if number == 0:
             counts: tuple[int, ...] = (self.records, self.records * 3)
         else:
-            counts = (*(0,) * OWN_COUNTS, *a_tally(self.records))
-        if participant.terms.polynomials:
+            counts = (*(0,) * OWN_COUNTS, *a_tally(self.records), *(0,) * (self.more_counts if trains else 0))
+        polynomials = self.packing.polynomials(DIMENSION) if trains else 0
+        participant.begin_upload(work.hellos, self.digest if number else b"", Layout(polynomials, len(counts)))
+        if trains:
             self.trained.append((number, instruction.attempt))
             weight, packing = weight_of(self.records, self.statistics[0]), self.packing
             target = float(self.records % 7) / 7
@@ -216,36 +215,44 @@ class SecureSimulatedSite:
             has_ciphertext=ciphertext is not None,
             model=participant.model,
             metrics=self.tells(number),
+            opened=tuple(tuple(site for site, _ in members) for members in self.locked.get(number, [])),
         )
         return answer, (shares,) if ciphertext is None else (ciphertext, shares)
 
-    def _sealed(self, content: bytes, purpose: bytes) -> Blob:
+    def _checkpoint(self, number: int) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         assert self.key is not None
-        return self.blobs.put(b"".join(seal_stream(io.BytesIO(content), self.key, purpose)))
+        content, purpose = io.BytesIO(_state(self.before, self.statistics)), b"checkpoint" + number.to_bytes(8, "big")
+        sealed = self.blobs.put(b"".join(seal_stream(content, self.key, purpose)))
+        signature = self.keys.signing.sign(checkpointed(self.study.digest(), RUN, number, sealed.id))
+        return SecureAnswer(vote=Vote(self.name, signature)), (sealed,)
 
     def _advance(self, work: SecureWork, target: int, member: Member) -> None:
         if work.checkpoint is not None and self.round_number + 1 < work.checkpoint_round <= target:
             purpose = b"checkpoint" + work.checkpoint_round.to_bytes(8, "big")
             sealed = io.BytesIO(self._fetched(work.checkpoint))
-            self.model = np.frombuffer(b"".join(open_stream(sealed, member.study_key, purpose)), "<f8").copy()
+            state = b"".join(open_stream(sealed, member.study_key, purpose))
+            self.model = np.frombuffer(state[: 8 * DIMENSION], "<f8").copy()
+            self.statistics = tuple(np.frombuffer(state[8 * DIMENSION :], "<i8").tolist())
             self.round_number = work.checkpoint_round
         for ref in work.sums:
             trains = 1 <= ref.round_number <= self.study.rounds.count
             if not (self.round_number < ref.round_number <= target if trains else ref.round_number == 0):
                 continue
-            sums, counts = self.open(ref, work.dimension if trains else 0, member)
+            sums, counts = self.open(ref, DIMENSION if trains else 0, member)
             if not trains:
                 self.statistics = counts
             else:
                 self.opened[ref.round_number] = sums, counts
+                self.before = self.model
                 self.model = self.model + self.packing.average(sums, counts[0])
                 self.round_number = ref.round_number
         assert self.round_number == max(0, target), f"{self.name} has no way to the model of round {target}"
 
     def open(self, ref: SecureSumRef, dimension: int, member: Member) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
         opening = opening_from_bytes(self._fetched(ref.opening))
-        terms = Terms(self.study.digest(), RUN, ref.round_number, ref.attempt, self.packing.polynomials(dimension))
-        opener = Opener(opening, terms, member.roster, member.rules, member.study_key)
+        terms = Terms(self.study.digest(), RUN, ref.round_number, ref.attempt)
+        polynomials = self.packing.polynomials(dimension)
+        opener = Opener(opening, terms, polynomials, member.roster, member.rules, member.study_key)
         sums = np.zeros(0, np.int64)
         if dimension:
             assert ref.ciphertext is not None
@@ -255,6 +262,10 @@ class SecureSimulatedSite:
 
     def _fetched(self, blob: Blob) -> bytes:
         return blob.inline if blob.inline is not None else self.blobs.content[blob.id]
+
+
+def _state(model: npt.NDArray[np.float64], statistics: tuple[int, ...]) -> bytes:
+    return model.astype("<f8").tobytes() + np.array(statistics, "<i8").tobytes()
 
 
 def a_secure_consortium(

@@ -20,7 +20,7 @@ from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import SealedPart, StudyKey
 from quorate.secagg.tag import TAGS
-from quorate.secagg.terms import Hello, Rules, Terms, Vote, say_hello
+from quorate.secagg.terms import Hello, Rules, Terms, Vote, checkpointed, say_hello
 from quorate.secure_messages import (
     SecureAnswer,
     SecureWork,
@@ -195,7 +195,7 @@ def test_a_checkpoint_takes_the_place_of_the_sums_before_it() -> None:
     exchange = run_to_its_end(a_secure_consortium(rounds={"count": 3, "checkpoint_every": 2}))
     progress = exchange.progress
     assert progress.checkpoint_round == 2
-    assert [stored.round_number for stored in progress.secure_sums] == [0, 2, 3, 4]
+    assert [stored.round_number for stored in progress.secure_sums] == [3, 4]
     assert set(exchange.blobs.content) == progress.blobs()
     assert progress.checkpoint is not None
     sealed = exchange.blobs.content[progress.checkpoint.id]
@@ -203,8 +203,25 @@ def test_a_checkpoint_takes_the_place_of_the_sums_before_it() -> None:
     assert len({site.state() for site in exchange.sites.values()}) == 1
 
 
+@pytest.mark.parametrize("forged", ["unsigned", "by another", "for another round"])
+def test_a_checkpoint_that_its_sealer_did_not_sign_is_asked_of_the_next_site(forged: str) -> None:
+    exchange = a_secure_consortium(rounds={"count": 3, "checkpoint_every": 2})
+    signing, digest = exchange.sites[EAST].keys.signing, exchange.study.digest()
+
+    def change(reply: Reply) -> Reply:
+        by = NORTH if forged == "by another" else EAST
+        signed = signing.sign(checkpointed(digest, RUN, 3 if forged == "for another round" else 2, reply.blobs[0].id))
+        return with_answer(reply, vote=None if forged == "unsigned" else Vote(by, signed))
+
+    exchange.tamper = when([EAST], Phase.CHECKPOINT, change, 4)
+    progress = run_to_its_end(exchange).progress
+    assert progress.checkpoint_round == 2
+    assert progress.checkpoint_sealer is not None
+    assert progress.checkpoint_sealer[0] == NORTH
+
+
 def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> None:
-    exchange = a_secure_consortium(rounds={"count": 4, "checkpoint_every": 2})
+    exchange = a_secure_consortium(rounds={"count": 5, "checkpoint_every": 2})
 
     def away(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
         return (reply,)
@@ -214,17 +231,17 @@ def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> N
     answer = absent.answer
 
     def answer_late(instruction: Instruction) -> Reply:
-        if 0 < instruction.round_number < 4:
+        if 0 < instruction.round_number < 5:
             return Reply(instruction.message_id, "paused")
         return answer(instruction)
 
     absent.answer = answer_late
     run_to_its_end(exchange)
-    assert exchange.results[4].contributed == NAMES
-    assert exchange.results[3].missing == {WEST: "paused"}
-    assert 1 not in absent.opened
+    assert exchange.results[5].contributed == NAMES
+    assert exchange.results[4].missing == {WEST: "paused"}
+    assert set(absent.opened) == {3, 4, 5}
     assert absent.state() == exchange.sites[EAST].state()
-    np.testing.assert_array_equal(absent.opened[4][0], exact_sum(exchange, NAMES, (4, 0)))
+    np.testing.assert_array_equal(absent.opened[5][0], exact_sum(exchange, NAMES, (5, 0)))
 
 
 # --- sums that do not open ---
@@ -414,15 +431,31 @@ def test_after_two_attempts_the_run_pauses_and_a_resumption_tries_two_others(pha
 
 
 @pytest.mark.parametrize("phase", [Phase.VOTE, Phase.REVEAL])
-def test_what_the_sites_voted_on_twice_they_do_not_vote_on_again_and_a_resumption_does_not_change_it(
-    phase: Phase,
-) -> None:
+def test_what_the_sites_voted_for_they_open_over_the_same_sites_however_often_it_was_begun(phase: Phase) -> None:
     exchange = paused_after_two_attempts(phase)
-    exchange.tamper = honest
+    exchange.tamper = silent([WEST], Phase.UPLOAD, attempts=(2, 3))  # a sum that differs from the voted one by a site
     with pytest.raises(QuorumMissingError, match="vote_refused"):
         exchange.resume().run()
     assert exchange.results == {}
-    assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
+    exchange.tamper = honest
+    exchange.resume().run()
+    assert exchange.results[1].contributed == NAMES
+    assert all(len(set(site.locked[1])) == 1 for site in exchange.sites.values())
+
+
+def test_survivors_that_sites_voted_for_before_are_chosen_again_where_they_are_there() -> None:
+    """WEST was away when the statistics were summed first: a sum that differs by WEST alone would be its own."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    earlier = tuple((site, "") for site in OTHERS)
+    for site in OTHERS:
+        exchange.sites[site].locked[0] = [earlier]
+    exchange.sites[WEST].locked[0] = [tuple((site, "") for site in (EAST, NORTH, WEST))]  # one alone may lie
+    exchange.tamper = silent([WEST], Phase.UPLOAD)
+    run_to_its_end(exchange)
+    assert {reply.code for site, instruction, reply in exchange.stored.values() if instruction.round_number == 0} == {
+        ""
+    }
+    assert opening_of(exchange, 0).survivors == OTHERS
 
 
 def test_absent_sites_are_not_waited_for_till_the_deadline() -> None:
@@ -804,7 +837,7 @@ def test_a_hello_that_its_site_did_not_sign_is_refused(what: str) -> None:
 def test_a_hello_that_somebody_else_signed_or_that_was_said_elsewhere_is_refused() -> None:
     for forged_terms in (True, False):
         exchange = a_secure_consortium(rounds={"count": 1})
-        right = Terms(exchange.study.digest(), RUN, 1, 0, 1)
+        right = Terms(exchange.study.digest(), RUN, 1, 0)
         if forged_terms:
             exchange.tamper = asked_for_a_hello([WEST], lambda reply, t=right: signed_by_a_stranger(reply, t))
         else:
@@ -825,7 +858,7 @@ def test_a_hello_that_somebody_else_signed_or_that_was_said_elsewhere_is_refused
 def test_a_hello_that_comes_with_a_reveal_is_checked_like_any_other(what: str) -> None:
     """Without one its site is asked for it; a false one costs the reveal, and the site is asked for a true one."""
     exchange = a_secure_consortium()
-    terms, sign = Terms(exchange.study.digest(), RUN, 2, 0, 1), exchange.sites[WEST].keys.signing.sign
+    terms, sign = Terms(exchange.study.digest(), RUN, 2, 0), exchange.sites[WEST].keys.signing.sign
 
     def change(reply: Reply) -> Reply:
         hello = hello_of(reply)
@@ -896,7 +929,7 @@ def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
 def test_a_round_key_to_which_nobody_can_seal_keeps_out_its_own_site_only(key: bytes) -> None:
     """Signed as it should be: every honest site would fail to deal its shares, and nobody could say why."""
     exchange = a_secure_consortium(rounds={"count": 1})
-    terms, sign = Terms(exchange.study.digest(), RUN, 1, 0, 1), exchange.sites[WEST].keys.signing.sign
+    terms, sign = Terms(exchange.study.digest(), RUN, 1, 0), exchange.sites[WEST].keys.signing.sign
 
     def weak(reply: Reply) -> Reply:
         return with_answer(reply, hello=say_hello(terms, WEST, key, sign))
@@ -1182,16 +1215,21 @@ def test_of_all_shares_only_those_for_the_site_that_is_asked_are_read_when_it_is
 
 def test_shares_that_repeat_what_a_checkpoint_drops_cost_an_attempt_and_do_not_stop_the_run() -> None:
     """Nobody can say what is in a sealed checkpoint: a site puts shares there, and sends the same in a later upload."""
-    exchange = a_secure_consortium(rounds={"count": 3, "checkpoint_every": 1})
+    exchange = a_secure_consortium(rounds={"count": 4, "checkpoint_every": 1})
     nonsense = bytes(sealing.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS))
     shares = exchange.blobs.put(shares_to_bytes(dict.fromkeys((NORTH, SOUTH, WEST), nonsense)))
+    signed = exchange.sites[EAST].keys.signing.sign(checkpointed(exchange.study.digest(), RUN, 1, shares.id))
+
+    def seal_shares(reply: Reply) -> Reply:
+        return with_answer(replace(reply, blobs=(shares,)), vote=Vote(EAST, signed))
+
     exchange.tamper = each_of(
-        when([EAST], Phase.CHECKPOINT, lambda reply: replace(reply, blobs=(shares,)), 2),
-        when([EAST], Phase.UPLOAD, lambda reply: replace(reply, blobs=(reply.blobs[0], shares)), 3, (0,)),
+        when([EAST], Phase.CHECKPOINT, seal_shares, 3),
+        when([EAST], Phase.UPLOAD, lambda reply: replace(reply, blobs=(reply.blobs[0], shares)), 4, (0,)),
     )
     run_to_its_end(exchange)
     assert shares.id in [progress.checkpoint.id for progress in exchange.commits if progress.checkpoint]
-    assert_exact(exchange, 3, NAMES, attempt=1)
+    assert_exact(exchange, 4, NAMES, attempt=1)
     assert shares.id not in exchange.blobs.content
 
 
@@ -1264,7 +1302,7 @@ def test_a_site_is_told_the_shares_for_itself_only_and_the_votes_of_all() -> Non
             assert set(shares_from_bytes(work.shares.inline)) == set(NAMES) - {site}
         elif instruction.phase is Phase.REVEAL:
             assert {vote.site for vote in work.votes} == set(NAMES)
-            assert work == SecureWork(votes=work.votes, dimension=DIMENSION)
+            assert work == SecureWork(votes=work.votes)
         elif instruction.phase is Phase.UPLOAD:
             assert [hello.site for hello in work.hellos] == list(NAMES)
             assert (work.survivors, work.digest, work.shares, work.votes) == ((), b"", None, ())

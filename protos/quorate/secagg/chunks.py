@@ -30,6 +30,11 @@ def seal_chunks(content: Iterable[bytes], key: bytes) -> Iterator[bytes]:
         yield cipher.encrypt(nonce, chunk, None)
 
 
+def sealed_bytes(size_bytes: int) -> int:
+    """How long so many bytes are when they are sealed."""
+    return size_bytes + TAG_BYTES * max(1, -(-size_bytes // CHUNK_BYTES))
+
+
 def open_chunks(sealed: Iterable[bytes], key: bytes) -> Iterator[bytes]:
     """What was sealed. Nothing that came out counts before the end is reached.
 

@@ -22,6 +22,7 @@ from quorate.secagg.study_key import StudyKey
 from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import (
     Hello,
+    Layout,
     Reveal,
     Roster,
     Rules,
@@ -44,7 +45,7 @@ class Opening:
 
     Args:
         hellos: Of all who took part, by name.
-        model: The keyed digest of the model that the survivors held.
+        model: The keyed digest of the state that the survivors held.
         survivors: U, by name.
         counts: The sum of the masked counts and tags, 52 bits a word.
         ciphertext: The name of the summed ciphertext; empty where only counts were summed.
@@ -66,29 +67,33 @@ class Opener:
 
     Args:
         opening: As it came from the server.
+        polynomials: Of the ciphertext, by the state that the sum starts from; 0 where only counts were summed.
 
     Raises:
         SumRefusedError: it is not what enough of the study's sites agreed on.
     """
 
-    def __init__(self, opening: Opening, terms: Terms, roster: Roster, rules: Rules, study_key: StudyKey) -> None:
+    def __init__(
+        self, opening: Opening, terms: Terms, polynomials: int, roster: Roster, rules: Rules, study_key: StudyKey
+    ) -> None:
         try:
-            self.identity, key_sum = _checked(opening, terms, roster, rules, study_key)
             self._masked = unpack_words(opening.counts)
+            layout = Layout(polynomials, len(self._masked) - TAGS)
+            self.identity, key_sum = _checked(opening, terms, layout, roster, rules, study_key)
         except SumRefusedError:
             raise
         except QuorateError as error:
             raise _refusal() from error
         self.model = opening.model
-        """The keyed digest of the model that the sum started from."""
+        """The keyed digest of the state that the sum started from."""
         self.survivors = opening.survivors
         """Whose uploads are in the sum."""
-        split = ring.DEGREE if terms.polynomials else 0
+        split = ring.DEGREE if polynomials else 0
         self._key, self._padding = key_sum[:split], key_sum[split:]
         if len(self._masked) != len(self._padding):
             raise _refusal()
         self._tagger = Tagger(TagKey.derive(study_key.secret, self.identity))
-        self._polynomials, self._next = terms.polynomials, 0
+        self._polynomials, self._next = polynomials, 0
 
     def piece(self, total: Words, packing: Packing) -> npt.NDArray[np.int64]:
         """The next polynomials of the sum, opened and free of noise: int64[p, DEGREE], for ``packing.decode``.
@@ -128,14 +133,16 @@ class Opener:
         return counts
 
 
-def _checked(opening: Opening, terms: Terms, roster: Roster, rules: Rules, study_key: StudyKey) -> tuple[bytes, Words]:
+def _checked(
+    opening: Opening, terms: Terms, layout: Layout, roster: Roster, rules: Rules, study_key: StudyKey
+) -> tuple[bytes, Words]:
     """The round id and the sum of the survivors' keys."""
     check_hellos(opening.hellos, terms, roster, rules)
     greeted = [hello.site for hello in opening.hellos]
     survivors = list(opening.survivors)
     if survivors != sorted(set(survivors)) or not set(survivors) <= set(greeted) or len(survivors) < rules.floor:
         raise _refusal()
-    identity = round_id(opening.hellos, terms, rules, opening.model)
+    identity = round_id(opening.hellos, terms, rules, layout, opening.model)
     signed = ballot(identity, survivors, sum_digest(opening.ciphertext, opening.counts))
     if len(valid_votes(opening.votes, signed, roster, set(greeted))) < rules.votes:
         raise _refusal()

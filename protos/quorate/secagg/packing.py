@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quorate.errors import ContributionError, UpdateNotFiniteError
+from quorate.errors import ContributionError
 from quorate.secagg.plain import WEIGHT_ONE, Floats
 from quorate.secagg.ring import DEGREE, NOISE_BOUND, Integers
 
@@ -104,13 +104,16 @@ class Packing:
             (polynomials(k), DEGREE) coefficients.
 
         Raises:
-            UpdateNotFiniteError: the update holds NaN or infinity. ContributionError: a weight outside (0, WEIGHT_ONE].
+            ContributionError: a weight outside (0, WEIGHT_ONE].
         """
         integers, clipped = self.quantise(update, weight)
         return self.combine(integers), clipped
 
     def quantise(self, update: Floats, weight: int, toward_zero: bool = False) -> tuple[Integers, int]:
         """The weighted fixed-point integers of a piece, (k,), to which privacy noise may be added; like ``encode``.
+
+        Whatever the values are, there are integers for them: infinity is the bound, and what is no number is 0. Whether
+        an update is refused would say something of the records that it was trained on.
 
         Args:
             toward_zero: Round so that no update becomes longer than it was.
@@ -124,15 +127,10 @@ class Packing:
             x = update[start : start + values]
             # The extremes of values with a NaN among them are NaN.
             low, high = float(x.min()), float(x.max())
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise UpdateNotFiniteError(
-                    "Training produced values that are not finite, so nothing was sent",
-                    action="Lower the learning rate or look for extreme values in the data",
-                )
-            if low < -self.bound or high > self.bound:
+            if not (-self.bound <= low and high <= self.bound):
                 exact = np.asarray(x, dtype=np.float64)
-                clipped += int(np.count_nonzero(np.abs(exact) > self.bound))
-                x = np.clip(exact, -self.bound, self.bound)
+                clipped += int(np.count_nonzero(~(np.abs(exact) <= self.bound)))
+                x = np.clip(np.nan_to_num(exact, nan=0.0), -self.bound, self.bound)
             scaled = np.multiply(x, scale, dtype=np.float64)
             rounded = np.trunc if toward_zero else np.rint
             rounded(scaled, out=integers[start : start + x.size], casting="unsafe")
@@ -199,6 +197,19 @@ class Packing:
                 rest = (rest - lanes[:, lane]) >> self.lane_bits
             np.copyto(lanes[:, -1], rest)
         return sums.reshape(-1)[:dimension]
+
+    def require_bounded(self, sums: Integers, weight: int) -> None:
+        """That sums of integers are no larger than those of clipped updates with their noise can be.
+
+        Args:
+            weight: The sum of the survivors' weights, in units of 1/WEIGHT_ONE.
+
+        Raises:
+            ContributionError: one is.
+        """
+        limit = (self.bound * weight / WEIGHT_ONE + 9 * self.noise_std) / self.step + self.sites / 2
+        if sums.size and max(int(sums.max()), -int(sums.min())) > limit:
+            raise ContributionError("A sum is larger than the sites' updates can be together")
 
     def average(self, sums: Integers, weight: int) -> npt.NDArray[np.float64]:
         """The weighted average from sums of integers.

@@ -23,6 +23,7 @@ from quorate.secagg.study_key import StudyKey
 from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import (
     Hello,
+    Layout,
     Reveal,
     Roster,
     Rules,
@@ -88,11 +89,12 @@ class Participant:
         self._own_share: Words | None = None
         self._share_sum: Words | None = None
         self._words = 0
+        self._layout = Layout(0, 0)
         self._ballot: Ballot | None = None
         self.identity = b""
         """The round id, once all hellos are known."""
         self.model = b""
-        """The keyed digest of this site's model, by which the server finds those who hold the same."""
+        """The keyed digest of this site's state, by which the server finds those who hold the same."""
 
     def hello(self) -> Hello:
         """This site's first word, said once: two keys for one sum would be two sums."""
@@ -115,12 +117,13 @@ class Participant:
                 "What is said to be this site's hello is not what it said", action="Distrust the server"
             )
 
-    def begin_upload(self, hellos: Sequence[Hello], model: bytes) -> None:
+    def begin_upload(self, hellos: Sequence[Hello], model: bytes, layout: Layout) -> None:
         """Accept who takes part, and draw the key of this sum. Only once: one hello leads to one upload.
 
         Args:
-            model: The digest of the model state that this site holds, 32 bytes; empty before there is one. Bound into
-                the round id: a site with another model has no part in what the others open.
+            model: The digest of the state that this site arrived at, 32 bytes; empty before there is one. Bound into
+                the round id: a site in another state has no part in what the others open.
+            layout: What this site adds, by that state.
 
         Raises:
             RosterRefusedError, VoteRefusedError: as in ``check``.
@@ -129,9 +132,10 @@ class Participant:
         self._advance(_Step.GREETED, _Step.ENCRYPTING)
         self._hellos = tuple(hellos)
         self.model = self.member.study_key.model(model)
-        self.identity = round_id(hellos, self.terms, self.member.rules, self.model)
+        self.identity = round_id(hellos, self.terms, self.member.rules, layout, self.model)
+        self._layout = layout
         self._tagger = Tagger(TagKey.derive(self.member.study_key.secret, self.identity))
-        if self.terms.polynomials:
+        if layout.polynomials:
             self._key = ring.uniform(self._randomness, ring.DEGREE)
 
     def encrypt(self, first: int, lanes: Lanes, shift: int) -> Words:
@@ -147,7 +151,7 @@ class Participant:
         """
         if self._step is not _Step.ENCRYPTING or self._key is None or first != self._words:
             raise VoteRefusedError("A piece of an update was given out of order")
-        if first + len(lanes) > self.terms.polynomials:
+        if first + len(lanes) > self._layout.polynomials:
             raise ContributionError("An update is longer than its sum")
         self._tagger.update(first, lanes)
         self._words += len(lanes)
@@ -157,13 +161,13 @@ class Participant:
         """The masked counts and tags, and for every other site its share of the keys. The keys are gone then.
 
         Args:
-            counts: m integers that are summed beside the update.
+            counts: The layout's integers, which are summed beside the update.
 
         Returns:
             uint64[m + 2], and a sealed share by recipient.
         """
-        if self._words != self.terms.polynomials:
-            raise ContributionError("An update is shorter than its sum")
+        if self._words != self._layout.polynomials or len(counts) != self._layout.counts:
+            raise ContributionError("An upload is not of its sum's layout")
         self._advance(_Step.ENCRYPTING, _Step.UPLOADED)
         self._tagger.extras(counts)
         padding = ring.uniform(self._randomness, len(counts) + TAGS)

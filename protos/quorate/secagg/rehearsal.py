@@ -17,7 +17,7 @@ from quorate.secagg.participant import Member, Participant
 from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import KEY_BYTES, StudyKey
-from quorate.secagg.terms import Rules, Terms, sum_digest
+from quorate.secagg.terms import Layout, Rules, Terms, sum_digest
 from quorate.secagg.words import pack_words
 
 SITES = 3
@@ -43,7 +43,7 @@ def _rehearse() -> None:
     signing = {SiteName(f"rehearsal-{number}"): Ed25519PrivateKey.generate() for number in range(SITES)}
     roster = {site: key.public_key().public_bytes_raw() for site, key in signing.items()}
     study_key = StudyKey(randomness.draw(KEY_BYTES))
-    terms = Terms(bytes(32), RunId("rehearsal"), 1, 0, 1)
+    terms = Terms(bytes(32), RunId("rehearsal"), 1, 0)
     members = {site: Member(site, roster, rules, key, study_key) for site, key in signing.items()}
     sites = {site: Participant(terms, member, randomness) for site, member in members.items()}
     hellos = tuple(site.hello() for site in sites.values())
@@ -51,7 +51,7 @@ def _rehearse() -> None:
     total, counts = np.zeros((1, ring.DEGREE), np.uint64), np.zeros(3, np.uint64)
     boxes: dict[SiteName, dict[SiteName, bytes]] = {}
     for name, site in sites.items():
-        site.begin_upload(hellos, b"")
+        site.begin_upload(hellos, b"", Layout(1, 1))
         ring.add(total, site.encrypt(0, lanes, packing.delta_bits))
         masked, boxes[name] = site.finish_upload([COUNT])
         ring.add(counts, masked)
@@ -66,7 +66,7 @@ def _rehearse() -> None:
     )
     reveals = tuple(site.reveal(votes) for site in sites.values())
     opening = Opening(hellos, study_key.model(b""), survivors, pack_words(counts), b"", votes, reveals)
-    opener = Opener(opening, terms, roster, rules, study_key)
+    opener = Opener(opening, terms, 1, roster, rules, study_key)
     opened = opener.piece(total, packing)
     if not np.array_equal(opened, SITES * lanes << packing.delta_bits) or opener.counts() != (SITES * COUNT,):
         raise seal.SelfTestError("A rehearsed sum is not what the sites sent")
@@ -89,7 +89,7 @@ def _look(
     else:
         raise seal.SelfTestError("A rehearsed sum can be read without its key")
     try:
-        Opener(opening, terms, roster, rules, StudyKey(bytes(KEY_BYTES)))
+        Opener(opening, terms, 1, roster, rules, StudyKey(bytes(KEY_BYTES)))
     except SumRefusedError:
         return
     raise seal.SelfTestError("A rehearsed sum opens with a key that is not the study's")

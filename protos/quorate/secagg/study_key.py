@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from quorate.errors import FrameError, KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError
 from quorate.identity import RunId, SiteName
-from quorate.secagg.chunks import CHUNK_BYTES, open_chunks, seal_chunks
+from quorate.secagg.chunks import CHUNK_BYTES, open_chunks, seal_chunks, sealed_bytes
 from quorate.secagg.randomness import Randomness
 from quorate.secagg.terms import Roster, Rules, Sign, bound, is_signed
 
@@ -141,6 +141,11 @@ def seal_stream(content: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[by
     salt = os.urandom(_SALT_BYTES)
     yield salt
     yield from seal_chunks(_blocks(content), key.derive(b"stream", purpose, salt))
+
+
+def stream_bytes(size_bytes: int) -> int:
+    """How long so many bytes are when they are sealed."""
+    return _SALT_BYTES + sealed_bytes(size_bytes)
 
 
 def open_stream(sealed: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[bytes]:

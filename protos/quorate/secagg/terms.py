@@ -1,13 +1,13 @@
 """What one secure sum is about, who takes part and what they sign: values and rules, no secrets.
 
 In the *hello* each site shows a fresh key for this sum; it says the next one with the reveal of the sum before, so that
-an undisturbed run has three exchanges to a sum. All hellos together, and the model that a site itself holds, make the
-round id, to which everything later is bound: whoever was told another roster, parameter or model computes another id,
-and nothing of his fits (the model inconsistency attack of Pasquini et al. 2022 ends here). In the *upload* each site
-sends ciphertext and shares of its key, and says under the study key which model it holds. In the *vote* each site signs
-the one set of survivors and the one sum that it will help to open. In the *reveal* each site gives its share of the sum
-of the survivors' keys, never of a single one (Bonawitz et al. 2017, section 4, with votes in the place of their
-consistency check).
+an undisturbed run has three exchanges to a sum. All hellos together, and the state that a site itself arrived at, make
+the round id, to which everything later is bound: whoever was told another roster, parameter, earlier sum or model
+computes another id, and nothing of his fits (the model inconsistency attack of Pasquini et al. 2022 ends here). In the
+*upload* each site sends ciphertext and shares of its key, and says under the study key which state it holds. In the
+*vote* each site signs the one set of survivors and the one sum that it will help to open. In the *reveal* each site
+gives its share of the sum of the survivors' keys, never of a single one (Bonawitz et al. 2017, section 4, with votes in
+the place of their consistency check).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from quorate.errors import FrameError, RosterRefusedError, StudyError
 from quorate.identity import RunId, SiteName
 
-SUITE: Final = b"quorate/secagg/2"
+SUITE: Final = b"quorate/secagg/3"
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64
 REMEMBERED_BYTES = 8 * 1024
@@ -88,29 +88,45 @@ class Terms:
     Args:
         study: The study's digest, 32 bytes; it binds the roster, the task and the packing.
         attempt: Each is a sum of its own; a site lets few of them be opened.
-        polynomials: Of ciphertext; 0 where only counts are summed.
     """
 
     study: bytes
     run: RunId
     round_number: int
     attempt: int
-    polynomials: int
 
     def __post_init__(self) -> None:
-        if len(self.study) != DIGEST_BYTES:
-            raise FrameError("The terms of a secure sum are malformed")
-        if min(self.round_number, self.attempt, self.polynomials) < 0 or self.polynomials >= 1 << 32:
+        if len(self.study) != DIGEST_BYTES or min(self.round_number, self.attempt) < 0:
             raise FrameError("The terms of a secure sum are malformed")
 
     def encoded(self) -> bytes:
-        numbers = b"".join(n.to_bytes(8, "big") for n in (self.round_number, self.attempt, self.polynomials))
+        numbers = b"".join(number.to_bytes(8, "big") for number in (self.round_number, self.attempt))
         return bound(b"terms", self.study, self.run.encode(), numbers)
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """What is added in a sum. A site takes it from the state that it arrived at, and never from a message.
+
+    Args:
+        polynomials: Of ciphertext; 0 where only counts are summed.
+        counts: Integers beside them, without the tags.
+    """
+
+    polynomials: int
+    counts: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.polynomials < 1 << 32 and 0 <= self.counts < 1 << 32):
+            raise FrameError("The layout of a secure sum is malformed")
+
+    def encoded(self) -> bytes:
+        return self.polynomials.to_bytes(8, "big") + self.counts.to_bytes(8, "big")
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
-    """A site's first word. It says nothing of a model: it may be said before the one that the sum starts from is known.
+    """A site's first word. It says nothing of a state: it may be said before the one that the sum starts from is known.
 
     Args:
         round_key: X25519 public key, made for this sum, 32 bytes.
@@ -196,15 +212,18 @@ def check_hellos(hellos: Sequence[Hello], terms: Terms, roster: Roster, rules: R
         )
 
 
-def round_id(hellos: Sequence[Hello], terms: Terms, rules: Rules, model: bytes) -> bytes:
-    """The name of a sum, 32 bytes: everything that was agreed on, everybody's hello, and the model.
+def round_id(hellos: Sequence[Hello], terms: Terms, rules: Rules, layout: Layout, model: bytes) -> bytes:
+    """The name of a sum, 32 bytes: everything that was agreed on, everybody's hello, and the state.
 
     Args:
-        model: The keyed digest (``StudyKey.model``) of the model that the sum starts from. A site takes that of the
-            model that it holds, whatever anybody says: sites with different models are in different sums.
+        model: The keyed digest (``StudyKey.model``) of the state that the sum starts from. A site takes that of the
+            state that it arrived at, whatever anybody says: sites in different states are in different sums. The state
+            binds what was opened in all sums before it: a colluder's second, signed reveal opens one set of votes to
+            two totals, and only who shows the same totals to all has them in one sum.
     """
     said = (hello.signed(terms) + hello.signature for hello in hellos)
-    return hashlib.sha256(bound(b"round", terms.encoded(), rules.encoded(), model, *said)).digest()
+    parts = (terms.encoded(), rules.encoded(), layout.encoded(), model, *said)
+    return hashlib.sha256(bound(b"round", *parts)).digest()
 
 
 def sum_digest(ciphertext: bytes, counts: bytes) -> bytes:
@@ -224,6 +243,15 @@ def valid_votes(votes: Iterable[Vote], signed: bytes, roster: Roster, among: set
         for vote in votes
         if vote.site in among and vote.site in roster and is_signed(roster[vote.site], vote.signature, signed)
     }
+
+
+def checkpointed(study: bytes, run: RunId, round_number: int, sealed: bytes) -> bytes:
+    """What the signature under a sealed state covers: who sealed what is of no use has a name.
+
+    Args:
+        sealed: The name of the sealed bytes.
+    """
+    return bound(b"checkpoint", study, run.encode(), round_number.to_bytes(8, "big"), sealed)
 
 
 def revealed(identity: bytes, site: SiteName, sealed: bytes) -> bytes:

@@ -91,10 +91,9 @@ class SealedShares(_message.Message):
     def __init__(self, boxes: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class SecureWork(_message.Message):
-    __slots__ = ("parts", "sums", "dimension", "hellos", "survivors", "digest", "shares", "votes", "checkpoint", "checkpoint_round")
+    __slots__ = ("parts", "sums", "hellos", "survivors", "digest", "shares", "votes", "checkpoint", "checkpoint_round", "checkpoint_sealer")
     PARTS_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
-    DIMENSION_FIELD_NUMBER: _ClassVar[int]
     HELLOS_FIELD_NUMBER: _ClassVar[int]
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -102,9 +101,9 @@ class SecureWork(_message.Message):
     VOTES_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_ROUND_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_SEALER_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.RepeatedCompositeFieldContainer[KeyPart]
     sums: _containers.RepeatedCompositeFieldContainer[SecureSumRef]
-    dimension: int
     hellos: _containers.RepeatedCompositeFieldContainer[SecureHello]
     survivors: _containers.RepeatedScalarFieldContainer[str]
     digest: bytes
@@ -112,10 +111,11 @@ class SecureWork(_message.Message):
     votes: _containers.RepeatedCompositeFieldContainer[SecureVote]
     checkpoint: _common_pb2.Blob
     checkpoint_round: int
-    def __init__(self, parts: _Optional[_Iterable[_Union[KeyPart, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[SecureSumRef, _Mapping]]] = ..., dimension: _Optional[int] = ..., hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., shares: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ...) -> None: ...
+    checkpoint_sealer: SecureVote
+    def __init__(self, parts: _Optional[_Iterable[_Union[KeyPart, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[SecureSumRef, _Mapping]]] = ..., hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., shares: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., checkpoint_sealer: _Optional[_Union[SecureVote, _Mapping]] = ...) -> None: ...
 
 class SecureAnswer(_message.Message):
-    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_ciphertext", "model")
+    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_ciphertext", "model", "opened")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class SecureAnswer(_message.Message):
     METRICS_FIELD_NUMBER: _ClassVar[int]
     HAS_CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    OPENED_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.MessageMap[str, KeyPart]
     hello: SecureHello
     counts: bytes
@@ -141,7 +142,14 @@ class SecureAnswer(_message.Message):
     metrics: _containers.RepeatedCompositeFieldContainer[PooledMetrics]
     has_ciphertext: bool
     model: bytes
-    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_ciphertext: _Optional[bool] = ..., model: _Optional[bytes] = ...) -> None: ...
+    opened: _containers.RepeatedCompositeFieldContainer[Survivors]
+    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_ciphertext: _Optional[bool] = ..., model: _Optional[bytes] = ..., opened: _Optional[_Iterable[_Union[Survivors, _Mapping]]] = ...) -> None: ...
+
+class Survivors(_message.Message):
+    __slots__ = ("sites",)
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    sites: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sites: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PooledMetrics(_message.Message):
     __slots__ = ("round", "values")

@@ -18,7 +18,7 @@ from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.terms import Hello, Rules, Terms, sum_digest
+from quorate.secagg.terms import Hello, Layout, Rules, Terms, sum_digest
 from quorate.secagg.words import pack_words
 
 STUDY = b"s" * 32
@@ -51,13 +51,24 @@ class Consortium:
         self.dimension = dimension
         self.packing = Packing(bound, sites)
 
-    def terms(self, round_number: int = 1, attempt: int = 0, *, ciphertext: bool = True) -> Terms:
-        polynomials = self.packing.polynomials(self.dimension) if ciphertext else 0
-        return Terms(STUDY, RUN, round_number, attempt, polynomials)
+    @property
+    def polynomials(self) -> int:
+        return self.packing.polynomials(self.dimension)
 
-    def begin(self, terms: Terms, present: Sequence[int] | None = None, model: bytes = MODEL) -> Sum:
+    def terms(self, round_number: int = 1, attempt: int = 0) -> Terms:
+        return Terms(STUDY, RUN, round_number, attempt)
+
+    def begin(
+        self,
+        terms: Terms,
+        present: Sequence[int] | None = None,
+        model: bytes = MODEL,
+        *,
+        ciphertext: bool = True,
+        counts: int = 3,
+    ) -> Sum:
         here = [self.parties[place] for place in (present if present is not None else range(len(self.parties)))]
-        return Sum(self, terms, here, model)
+        return Sum(self, terms, Layout(self.polynomials if ciphertext else 0, counts), here, model)
 
     def member(self, party: Party) -> Member:
         return Member(party.name, self.roster, self.rules, party.signing, self.study_key)
@@ -66,14 +77,15 @@ class Consortium:
 class Sum:
     """One sum, from hello to opening; a test may leave out or change any of it."""
 
-    def __init__(self, consortium: Consortium, terms: Terms, here: list[Party], model: bytes) -> None:
+    def __init__(self, consortium: Consortium, terms: Terms, layout: Layout, here: list[Party], model: bytes) -> None:
         self.consortium = consortium
         self.terms = terms
+        self.layout = layout
         self.here = here
         self.model = model
         self.sites = {party.name: Participant(terms, consortium.member(party), SystemRandomness()) for party in here}
         self.hellos: tuple[Hello, ...] = tuple(site.hello() for site in self.sites.values())
-        self.total = np.zeros((terms.polynomials, ring.DEGREE), np.uint64)
+        self.total = np.zeros((layout.polynomials, ring.DEGREE), np.uint64)
         self.counts: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.boxes: dict[SiteName, dict[SiteName, bytes]] = {}
         self.uploads: dict[SiteName, npt.NDArray[np.uint64]] = {}
@@ -81,8 +93,8 @@ class Sum:
     def upload(self, name: SiteName, update: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
         """One site's upload, added to the sum."""
         site, packing = self.sites[name], self.consortium.packing
-        site.begin_upload(self.hellos, self.model)
-        if self.terms.polynomials:
+        site.begin_upload(self.hellos, self.model, self.layout)
+        if self.layout.polynomials:
             weight = WEIGHT_ONE // len(self.sites)
             lanes = packing.encode(update, weight)[0] >> packing.delta_bits
             self.uploads[name] = site.encrypt(0, lanes, packing.delta_bits)
@@ -92,14 +104,14 @@ class Sum:
             self.counts = np.zeros(len(masked), np.uint64)
         ring.add(self.counts, masked)
 
-    def upload_all(self, seed: int = 0, count: int = 3) -> dict[SiteName, npt.NDArray[np.float32]]:
+    def upload_all(self, seed: int = 0) -> dict[SiteName, npt.NDArray[np.float32]]:
         """Everybody uploads a random update and the counts 1, 2, 3, ..."""
         rng = np.random.default_rng(seed)
         updates = {}
         for name in self.sites:
             bound = self.consortium.packing.bound
             updates[name] = rng.uniform(-bound, bound, self.consortium.dimension).astype(np.float32)
-            self.upload(name, updates[name], range(1, count + 1))
+            self.upload(name, updates[name], range(1, self.layout.counts + 1))
         return updates
 
     @property
@@ -108,7 +120,7 @@ class Sum:
 
     @property
     def ciphertext(self) -> bytes:
-        return b"c" * 32 if self.terms.polynomials else b""
+        return b"c" * 32 if self.layout.polynomials else b""
 
     @property
     def digest(self) -> bytes:
@@ -132,8 +144,9 @@ class Sum:
     def open(self, opening: Opening) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
         """The exact integer sums and the counts, as any site of the study gets them."""
         consortium, sums = self.consortium, np.zeros(0, np.int64)
-        opener = Opener(opening, self.terms, consortium.roster, consortium.rules, consortium.study_key)
-        if self.terms.polynomials:
+        polynomials = self.layout.polynomials
+        opener = Opener(opening, self.terms, polynomials, consortium.roster, consortium.rules, consortium.study_key)
+        if polynomials:
             opened = opener.piece(self.total, consortium.packing)
             sums = consortium.packing.decode(opened, consortium.dimension)
         return sums, opener.counts()

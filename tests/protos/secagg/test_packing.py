@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quorate.errors import ContributionError, UpdateNotFiniteError
+from quorate.errors import ContributionError
 from quorate.secagg import ring, words
 from quorate.secagg.packing import MAX_SITES, Packing
 from quorate.secagg.plain import WEIGHT_ONE, Floats, weight_of
@@ -158,12 +158,25 @@ def test_what_lies_beyond_the_bound_is_clipped_and_counted() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 70_000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_not_finite_is_refused_without_saying_what_it_was(value: float, place: int, dtype: type) -> None:
-    update: Floats = np.full(70_001, 0.5, dtype=dtype)
+def test_what_is_not_finite_becomes_a_bound_or_nothing(value: float, place: int, dtype: type) -> None:
+    """Whether an update is refused would say something of the records that it was trained on."""
+    packing, update = Packing(1.0, 2), np.full(70_001, 0.5, dtype=dtype)
     update[place] = value
-    with pytest.raises(UpdateNotFiniteError) as caught:
-        Packing(1.0, 2).encode(update, WEIGHT_ONE)
-    assert "0.5" not in str(caught.value)
+    integers, clipped = packing.quantise(update, WEIGHT_ONE)
+    assert clipped == 1
+    bounded = {np.inf: 1.0, -np.inf: -1.0}.get(value, 0.0)
+    assert packing.average(integers[[place, 1]], WEIGHT_ONE) == pytest.approx([bounded, 0.5], abs=packing.step)
+
+
+def test_a_sum_that_clipped_updates_cannot_have_is_refused_and_any_that_they_can_is_not() -> None:
+    packing, weight = Packing(1.0, 4), WEIGHT_ONE // 8
+    most = np.full(10, 4.0)
+    packing.require_bounded(4 * packing.quantise(most, weight)[0], 4 * weight)
+    packing.require_bounded(-4 * packing.quantise(most, weight)[0], 4 * weight)
+    packing.require_bounded(np.zeros(0, np.int64), weight)
+    for sign in (1, -1):
+        with pytest.raises(ContributionError, match="larger than"):
+            packing.require_bounded(sign * 4 * packing.quantise(most, weight)[0], 3 * weight)
 
 
 @pytest.mark.parametrize("weight", [0, -1, WEIGHT_ONE + 1])

@@ -59,7 +59,7 @@ def test_the_sum_is_exactly_the_integers_of_the_survivors(sites: int, dimension:
 
 
 def test_counts_alone_are_summed_without_ciphertext(consortium: Consortium) -> None:
-    run = consortium.begin(consortium.terms(ciphertext=False))
+    run = consortium.begin(consortium.terms(), ciphertext=False, counts=2)
     for number, name in enumerate(run.sites):
         run.upload(name, np.zeros(0, np.float32), [number, -(2**40)])
     assert run.open(run.opening())[1] == (10, -5 * 2**40)
@@ -69,8 +69,8 @@ def test_a_site_that_is_lost_before_its_upload_costs_its_part_only(consortium: C
     run = consortium.begin(consortium.terms())
     zeros = np.zeros(consortium.dimension, np.float32)
     for name in list(run.sites)[:-1]:
-        run.upload(name, zeros, [1])
-    assert run.open(run.opening())[1] == (4,)
+        run.upload(name, zeros, [1, 2, 3])
+    assert run.open(run.opening())[1] == (4, 8, 12)
 
 
 def test_voters_may_die_as_long_as_enough_shares_are_revealed() -> None:
@@ -146,8 +146,8 @@ def test_a_lying_roster_gets_nothing(consortium: Consortium, change: Callable[[S
     run = consortium.begin(consortium.terms())
     site = run.sites[run.here[0].name]
     with pytest.raises(RosterRefusedError):
-        site.begin_upload(change(run), MODEL)
-    site.begin_upload(run.hellos, MODEL)
+        site.begin_upload(change(run), MODEL, run.layout)
+    site.begin_upload(run.hellos, MODEL, run.layout)
 
 
 def test_sites_that_were_told_different_things_have_nothing_that_fits(consortium: Consortium) -> None:
@@ -155,11 +155,11 @@ def test_sites_that_were_told_different_things_have_nothing_that_fits(consortium
     run = consortium.begin(consortium.terms())
     zeros = np.zeros(consortium.dimension, np.float32)
     first = run.sites[run.here[0].name]
-    first.begin_upload(run.hellos[:4], MODEL)
+    first.begin_upload(run.hellos[:4], MODEL, run.layout)
     first.encrypt(0, np.zeros((1, ring.DEGREE), np.int64), consortium.packing.delta_bits)
-    run.boxes[run.here[0].name] = first.finish_upload([1])[1]
+    run.boxes[run.here[0].name] = first.finish_upload([1, 2, 3])[1]
     for party in run.here[1:]:
-        run.upload(party.name, zeros, [1])
+        run.upload(party.name, zeros, [1, 2, 3])
     voter = run.here[1]
     with pytest.raises(FrameError):
         run.sites[voter.name].vote(run.survivors, run.digest, run.boxes_for(voter.name), no_lock)
@@ -171,7 +171,7 @@ def test_a_site_that_holds_another_model_is_in_a_sum_of_its_own(consortium: Cons
     odd, *others = run.here
     for party in run.here:
         run.model = b"o" * 32 if party is odd else MODEL
-        run.upload(party.name, np.zeros(consortium.dimension, np.float32), [1])
+        run.upload(party.name, np.zeros(consortium.dimension, np.float32), [1, 2, 3])
     assert len({run.sites[party.name].identity for party in others}) == 1
     assert run.sites[odd.name].identity != run.sites[others[0].name].identity
     assert run.sites[odd.name].model != run.sites[others[0].name].model
@@ -271,9 +271,9 @@ def test_steps_out_of_order_are_refused(consortium: Consortium) -> None:
         site.reveal([])
     with pytest.raises(VoteRefusedError):
         site.encrypt(0, np.zeros((1, ring.DEGREE), np.int64), 9)
-    site.begin_upload(run.hellos, MODEL)
+    site.begin_upload(run.hellos, MODEL, run.layout)
     with pytest.raises(VoteRefusedError):
-        site.begin_upload(run.hellos, MODEL)
+        site.begin_upload(run.hellos, MODEL, run.layout)
     with pytest.raises(VoteRefusedError):
         site.encrypt(1, np.zeros((1, ring.DEGREE), np.int64), 9)
     with pytest.raises(QuorateError):
@@ -396,6 +396,6 @@ def test_a_single_upload_does_not_open_with_what_opens_the_sum(consortium: Conso
 
 def test_nothing_of_a_sum_can_be_read_from_an_opening_that_was_refused(consortium: Consortium) -> None:
     with pytest.raises(QuorateError):
-        Terms(b"short", consortium.terms().run, 1, 0, 1)
+        Terms(b"short", consortium.terms().run, 1, 0)
     digest = sum_digest(b"c" * 32, b"counts")
     assert digest != sum_digest(b"c" * 31, b"ccounts"), "what is hashed can be read in one way only"
