@@ -33,6 +33,7 @@ from quorate.secagg.opening import Opener
 from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Member
 from quorate.secagg.ring import DEGREE
+from quorate.secagg.sizes import most_opening_bytes, require_at_most
 from quorate.secagg.study_key import open_stream, stream_bytes
 from quorate.secagg.terms import Terms, checkpointed, is_signed
 from quorate.secagg.weights import require_weight
@@ -209,6 +210,7 @@ class Chain:
 
     async def _opener(self, ref: SecureSumRef, polynomials: int, member: Member, fetch: Fetch) -> Opener:
         """Everything about a sum but its ciphertext, checked."""
+        require_at_most("What opens a secure sum", ref.opening.size, most_opening_bytes(member.rules.sites))
         with await fetched(ref.opening, self._spool, fetch) as file:
             content = file.read()
         try:

@@ -131,7 +131,7 @@ def _serve(message: Message, context: Context) -> Message:
         reply, sent = _ask(serialized, message.content.config_records.get("blobs", ConfigRecord()), context)
     except QuorateError as error:
         traceback.print_exc()
-        reply, sent = reply_to_bytes(Reply(name, error.code)), {}
+        reply, sent = reply_to_bytes(Reply.refusing(name, error)), {}
     except Exception:  # noqa: BLE001  # the door: whatever happens here becomes a code
         traceback.print_exc()
         reply, sent = reply_to_bytes(Reply(name, TaskFailedError.code)), {}

@@ -41,6 +41,7 @@ from quorate.secagg.plain import weight_of
 from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.release import ReleaseTerms, released, seal_release
 from quorate.secagg.ring import DEGREE
+from quorate.secagg.sizes import require_bytes
 from quorate.secagg.study_key import join_parts, make_parts, seal_stream
 from quorate.secagg.terms import Hello, Layout, Terms, Vote, checkpointed
 from quorate.secagg.weights import record_weight
@@ -298,6 +299,7 @@ class SecureRun:
         participant = self._of(instruction)
         if work.shares is None:
             raise FrameError("The server asks for a vote and does not pass on the shares")
+        require_bytes("What the server passes on of shares", work.shares.size, participant.shares_bytes(work.survivors))
         boxes = shares_from_bytes(await self._content(work.shares, fetch))
         question = Question(
             self._run,

@@ -143,7 +143,7 @@ class Desk:
             except QuorateError as error:
                 reason = error.__cause__ if isinstance(error.__cause__, QuorateError) else error
                 log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(reason))
-                reply, sent = Reply(instruction.message_id, error.code), {}
+                reply, sent = Reply.refusing(instruction.message_id, error), {}
             except Exception:  # the door: whatever happens here becomes a code
                 log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
                 reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}

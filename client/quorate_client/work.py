@@ -226,4 +226,4 @@ class Work:
         )
         self._site.metrics.instruction_refused(told.code)
         self._site.audit(instruction, told)
-        return Reply(instruction.message_id, error.code)
+        return Reply.refusing(instruction.message_id, error)

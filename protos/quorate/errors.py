@@ -39,6 +39,8 @@ class QuorateError(Exception):
 
     code: ClassVar[str] = "internal"
     status: ClassVar[GrpcStatus] = "INTERNAL"
+    alleged: str = ""
+    """The name of the site whose fault it is, as the one says that raises it. It may lie."""
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", action: str = "") -> None:
         self.what = what
@@ -299,6 +301,12 @@ class StudyKeyRefusedError(SiteRefusalError):
     code = "study_key_refused"
 
 
+class KeyPartRefusedError(StudyKeyRefusedError):
+    """A site's part of the study key is signed by it and does not open at this one. Which site's, this one alleges."""
+
+    code = "key_part_refused"
+
+
 class VoteRefusedError(SiteRefusalError):
     """The server asks for a second opening of a secure sum, or for one over too few sites."""
 
@@ -368,6 +376,13 @@ class ServerUnreachableError(TransportError):
     """The server did not answer."""
 
     code = "server_unreachable"
+
+
+class TooManyCallsError(TransportError):
+    """One identity has as many calls open as it may have; a daemon tries again by itself."""
+
+    code = "too_many_calls"
+    status = "RESOURCE_EXHAUSTED"
 
 
 class FrameError(TransportError):

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import NewType, Self
 
 from quorate.blobs import Blob
-from quorate.errors import FrameError, is_code
-from quorate.identity import RunId, SiteName
+from quorate.errors import FrameError, QuorateError, is_code
+from quorate.identity import RunId, SiteName, is_name
 from quorate.privacy.events import Spending
 
 MessageId = NewType("MessageId", bytes)
@@ -45,6 +45,11 @@ class Phase(StrEnum):
         """Whether a site that died in it may be asked again: nothing is trained, and what it needs for a second answer
         that differs from the first died with it."""
         return self in (Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL)
+
+    @property
+    def has_uploads(self) -> bool:
+        """Whether a reply has more than its body."""
+        return self in (Phase.TRAIN, Phase.UPLOAD, Phase.CHECKPOINT, Phase.RELEASE, Phase.GUEST)
 
 
 def message_id(
@@ -79,7 +84,10 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A site's answer. ``code`` is empty when the work was done; otherwise it is the refusal's code, without a text."""
+    """A site's answer. ``code`` is empty when the work was done; otherwise it is the refusal's code, without a text.
+
+    ``alleged`` names the site whose fault the refusal is, as this one says: its word, and no more.
+    """
 
     message_id: MessageId
     code: str = ""
@@ -87,6 +95,7 @@ class Reply:
     blobs: tuple[Blob, ...] = ()
     working_s: float = 0.0
     spending: Spending | None = None
+    alleged: str = ""
 
     def __post_init__(self) -> None:
         if len(self.message_id) != MESSAGE_ID_BYTES or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
@@ -94,6 +103,13 @@ class Reply:
         # A code is stored, shown on terminals and in reports, and may come from a hostile site.
         if self.code and not is_code(self.code):
             raise FrameError("The code of a reply is malformed", expected="lower-case letters, digits and underscores")
+        if self.alleged and not (self.code and is_name(self.alleged)):
+            raise FrameError("A reply accuses nobody who can be a site, or does so without a refusal")
+
+    @classmethod
+    def refusing(cls, message: MessageId, error: QuorateError) -> Self:
+        """What leaves a site of the reason why it does not do its work."""
+        return cls(message, error.code, alleged=error.alleged)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,12 +99,14 @@ def reply_to_proto(value: Reply) -> rounds_pb2.Reply:
         blobs=[blob_to_proto(blob) for blob in value.blobs],
         working_s=value.working_s,
         spending=spending_to_proto(value.spending) if value.spending else None,
+        alleged=value.alleged,
     )
 
 
 def reply_from_proto(proto: rounds_pb2.Reply) -> Reply:
     spending = spending_from_proto(proto.spending) if proto.HasField("spending") else None
-    return Reply(MessageId(proto.message_id), proto.code, proto.body, _blobs(proto.blobs), proto.working_s, spending)
+    blobs, alleged = _blobs(proto.blobs), proto.alleged
+    return Reply(MessageId(proto.message_id), proto.code, proto.body, blobs, proto.working_s, spending, alleged)
 
 
 def spending_to_proto(value: Spending) -> common_pb2.Spending:

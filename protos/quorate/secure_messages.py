@@ -1,4 +1,8 @@
-"""What passes in a secure sum, as values and protos. Reading is strict: what is wrong is a ``FrameError``."""
+"""What passes in a secure sum, as values and protos. Reading is strict: what is wrong is a ``FrameError``.
+
+What has one length in all sums has it here, whoever reads: the server before it keeps anything, a site before it uses
+anything. What depends on the sum is for those to check who know it (``secagg/sizes.py``).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,17 @@ from quorate.errors import FrameError
 from quorate.identity import SiteName
 from quorate.messages import blob_from_proto, blob_to_proto
 from quorate.secagg.opening import Opening
+from quorate.secagg.sizes import (
+    KEY_PART_BYTES,
+    MOST_MASKED,
+    MOST_NAME_BYTES,
+    ROUND_KEY_BYTES,
+    require_at_most,
+    require_bytes,
+)
 from quorate.secagg.study_key import SealedPart
-from quorate.secagg.terms import Hello, Reveal, Vote
-from quorate.secagg.words import Words, pack_words, unpack_words
+from quorate.secagg.terms import DIGEST_BYTES, SIGNATURE_BYTES, Hello, Reveal, Vote
+from quorate.secagg.words import Words, pack_words, packed_bytes, unpack_words
 from quorate.v1 import secagg_pb2
 
 
@@ -101,8 +113,8 @@ def secure_work_from_bytes(data: bytes) -> SecureWork:
             for ref in proto.sums
         ),
         hellos=tuple(_hello_from(hello) for hello in proto.hellos),
-        survivors=tuple(SiteName(site) for site in proto.survivors),
-        digest=proto.digest,
+        survivors=tuple(_name(site) for site in proto.survivors),
+        digest=_digest("The digest of a sum", proto.digest),
         shares=blob_from_proto(proto.shares) if proto.HasField("shares") else None,
         votes=tuple(_vote_from(vote) for vote in proto.votes),
         checkpoint=blob_from_proto(proto.checkpoint) if proto.HasField("checkpoint") else None,
@@ -133,16 +145,16 @@ def secure_answer_from_bytes(data: bytes) -> SecureAnswer:
     except DecodeError as error:
         raise FrameError("A contribution could not be read") from error
     return SecureAnswer(
-        parts={SiteName(site): _part_from(part) for site, part in proto.parts.items()},
+        parts={_name(site): _part_from(part) for site, part in proto.parts.items()},
         hello=_hello_from(proto.hello) if proto.HasField("hello") else None,
-        counts=proto.counts,
+        counts=_counts(proto.counts),
         dimension=proto.dimension,
         has_ciphertext=proto.has_ciphertext,
         vote=_vote_from(proto.vote) if proto.HasField("vote") else None,
         reveal=_reveal_from(proto.reveal) if proto.HasField("reveal") else None,
-        model=proto.model,
+        model=_digest("The digest of a model", proto.model),
         metrics={told.round: dict(told.values) for told in proto.metrics},
-        opened=tuple(tuple(SiteName(site) for site in told.sites) for told in proto.opened),
+        opened=tuple(tuple(_name(site) for site in told.sites) for told in proto.opened),
     )
 
 
@@ -166,12 +178,12 @@ def opening_from_bytes(data: bytes) -> Opening:
         raise FrameError("What opens a secure sum could not be read") from error
     return Opening(
         hellos=tuple(_hello_from(hello) for hello in proto.hellos),
-        survivors=tuple(SiteName(site) for site in proto.survivors),
-        counts=proto.counts,
-        ciphertext=proto.ciphertext,
+        survivors=tuple(_name(site) for site in proto.survivors),
+        counts=_counts(proto.counts),
+        ciphertext=_digest("The name of a ciphertext", proto.ciphertext),
         votes=tuple(_vote_from(vote) for vote in proto.votes),
         reveals=tuple(_reveal_from(reveal) for reveal in proto.reveals),
-        model=proto.model,
+        model=_digest("The digest of a model", proto.model),
         following=tuple(_hello_from(hello) for hello in proto.following),
     )
 
@@ -246,7 +258,8 @@ def _part_to(part: SealedPart) -> secagg_pb2.KeyPart:
 
 
 def _part_from(proto: secagg_pb2.KeyPart) -> SealedPart:
-    return SealedPart(SiteName(proto.sender), proto.box, proto.signature)
+    require_bytes("A part of the study key", len(proto.box), KEY_PART_BYTES)
+    return SealedPart(_name(proto.sender), proto.box, _signature(proto.signature))
 
 
 def _hello_to(hello: Hello) -> secagg_pb2.SecureHello:
@@ -254,15 +267,16 @@ def _hello_to(hello: Hello) -> secagg_pb2.SecureHello:
 
 
 def _hello_from(proto: secagg_pb2.SecureHello) -> Hello:
-    return Hello(SiteName(proto.site), proto.round_key, proto.signature)
+    require_bytes("The key of a hello", len(proto.round_key), ROUND_KEY_BYTES)
+    return Hello(_name(proto.site), proto.round_key, _signature(proto.signature))
+
+
+def _vote_from(proto: secagg_pb2.SecureVote) -> Vote:
+    return Vote(_name(proto.site), _signature(proto.signature))
 
 
 def _vote_to(vote: Vote) -> secagg_pb2.SecureVote:
     return secagg_pb2.SecureVote(site=vote.site, signature=vote.signature)
-
-
-def _vote_from(proto: secagg_pb2.SecureVote) -> Vote:
-    return Vote(SiteName(proto.site), proto.signature)
 
 
 def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:
@@ -270,4 +284,26 @@ def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:
 
 
 def _reveal_from(proto: secagg_pb2.SecureReveal) -> Reveal:
-    return Reveal(SiteName(proto.site), proto.sealed, proto.signature)
+    return Reveal(_name(proto.site), proto.sealed, _signature(proto.signature))
+
+
+def _name(text: str) -> SiteName:
+    require_at_most("The name of a site", len(text.encode()), MOST_NAME_BYTES)
+    return SiteName(text)
+
+
+def _signature(signature: bytes) -> bytes:
+    require_bytes("A signature", len(signature), SIGNATURE_BYTES)
+    return signature
+
+
+def _digest(what: str, digest: bytes) -> bytes:
+    """Where there is one."""
+    if digest:
+        require_bytes(what, len(digest), DIGEST_BYTES)
+    return digest
+
+
+def _counts(counts: bytes) -> bytes:
+    require_at_most("What was masked", len(counts), packed_bytes(MOST_MASKED))
+    return counts

@@ -2,28 +2,31 @@
 
 The handshake lets in whoever holds a certificate of this consortium; the guard then asks, for each call: does the table
 know the method, does the certificate's role fit, does the registry still count the certificate? Only then the handler
-runs. On the way back the guard turns refusals into what ``quorate.wire`` carries, and keeps every other exception's
-text inside the server.
+runs. What is asked stays bytes until then, so that nobody else has anything parsed, and bytes that are no request are
+refused like all else. On the way back the guard turns refusals into what ``quorate.wire`` carries, and keeps every
+other exception's text inside the server.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any
 
 import grpc
 import structlog
 from cryptography import x509
+from google.protobuf.message import DecodeError
 
-from quorate.errors import IdentityError, QuorateError, WrongRoleError
+from quorate.errors import FrameError, IdentityError, QuorateError, WrongRoleError
 from quorate.identity import Role, Subject
 from quorate.wire import DETAIL_KEY, detail_of, status_of
+from quorate_server.open_calls import MOST_CALLS, OpenCalls
 from quorate_server.registry import Registry
 
 log = structlog.get_logger()
@@ -68,7 +71,8 @@ class Caller:
 _CALLER: ContextVar[Caller] = ContextVar("caller")
 
 Behaviour = Callable[[Any, grpc.aio.ServicerContext], Any]
-Admit = Callable[[grpc.aio.ServicerContext], None]
+Admit = Callable[[grpc.aio.ServicerContext], Caller]
+Parse = Callable[[bytes], Any]
 
 
 def caller() -> Caller:
@@ -79,9 +83,10 @@ def caller() -> Caller:
 class AccessGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
     """The guard. Every server of this consortium is built with it, as its only interceptor that decides."""
 
-    def __init__(self, consortium: str, registry: Registry) -> None:
+    def __init__(self, consortium: str, registry: Registry, most_calls: int = MOST_CALLS) -> None:
         self._consortium = consortium
         self._registry = registry
+        self._calls = OpenCalls(most_calls)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -89,10 +94,11 @@ class AccessGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc shi
         handler = await continuation(details)
         role = METHODS.get(details.method)
         if handler is None or role is None:
-            return grpc.unary_unary_rpc_method_handler(_guarded(details.method, _unreachable, self._refuse_all))
-        return _with_guard(handler, details.method, lambda context: self._admit(context, role))
+            refused = _guarded(details.method, _unreachable, self._refuse_all, self._calls)
+            return grpc.unary_unary_rpc_method_handler(refused)
+        return _with_guard(handler, details.method, lambda context: self._admit(context, role), self._calls)
 
-    def _admit(self, context: grpc.aio.ServicerContext, role: Role) -> None:
+    def _admit(self, context: grpc.aio.ServicerContext, role: Role) -> Caller:
         calling = self._identify(context)
         if calling.subject.role is not role:
             raise WrongRoleError(
@@ -100,8 +106,9 @@ class AccessGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc shi
                 expected=f"a certificate of the role {role}",
                 action=_ACTIONS[calling.subject.role],
             )
+        return calling
 
-    def _refuse_all(self, context: grpc.aio.ServicerContext) -> None:
+    def _refuse_all(self, context: grpc.aio.ServicerContext) -> Caller:
         calling = self._identify(context)
         raise WrongRoleError(
             "This server does not offer this call to anybody",
@@ -141,35 +148,77 @@ async def _unreachable(request: Any, context: grpc.aio.ServicerContext) -> None:
     raise AssertionError("a call that nobody may make was admitted")
 
 
-def _with_guard(handler: grpc.RpcMethodHandler, method: str, admit: Admit) -> grpc.RpcMethodHandler:
+def _with_guard(handler: grpc.RpcMethodHandler, method: str, admit: Admit, calls: OpenCalls) -> grpc.RpcMethodHandler:
     kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-    return handler._replace(**{kind: _guarded(method, getattr(handler, kind), admit)})
+    behaviour = _parsing(getattr(handler, kind), handler.request_deserializer, is_stream=handler.request_streaming)
+    return handler._replace(request_deserializer=None, **{kind: _guarded(method, behaviour, admit, calls)})
 
 
 def _arity(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-def _guarded(method: str, behaviour: Behaviour, admit: Admit) -> Behaviour:
+def _guarded(method: str, behaviour: Behaviour, admit: Admit, calls: OpenCalls) -> Behaviour:
     """The handler behind the guard. The transport tells generators from coroutines, so each stays what it was."""
     if inspect.isasyncgenfunction(behaviour):
 
         async def streaming(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             async with _translated(method, context):
-                admit(context)
-                async with aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        admit(context)  # again: who watches a run may be revoked before it ends
-                        yield response
+                with calls.one_more(admit(context).subject):
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            admit(context)  # again: who watches a run may be revoked before it ends
+                            yield response
 
         return streaming
 
     async def returning(request: Any, context: grpc.aio.ServicerContext) -> Any:
         async with _translated(method, context):
-            admit(context)
-            return await behaviour(request, context)
+            with calls.one_more(admit(context).subject):
+                return await behaviour(request, context)
 
     return returning
+
+
+def _parsing(behaviour: Behaviour, parse: Parse, *, is_stream: bool) -> Behaviour:
+    """The handler, of bytes in the place of a request or of a stream of them."""
+    read = partial(_Parsed, parse=parse) if is_stream else partial(_parsed, parse=parse)
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def streaming(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            async with aclosing(behaviour(read(request), context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return streaming
+
+    async def returning(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        return await behaviour(read(request), context)
+
+    return returning
+
+
+class _Parsed:
+    """A stream of requests. Not a generator: a handler that stops reading in between leaves nothing behind."""
+
+    def __init__(self, requests: AsyncIterable[bytes], parse: Parse) -> None:
+        self._requests = aiter(requests)
+        self._parse = parse
+
+    def __aiter__(self) -> _Parsed:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _parsed(await anext(self._requests), self._parse)
+
+
+def _parsed(data: bytes, parse: Parse) -> Any:
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise FrameError(
+            "A request could not be read", action="Check that both sides run versions of Quorate that go together"
+        ) from error
 
 
 @asynccontextmanager

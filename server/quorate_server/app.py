@@ -14,13 +14,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
-from quorate.blobs import FRAME_BYTES, Spool
+from quorate.blobs import Spool
 from quorate.errors import ConfigError
 from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from quorate_server.access import AccessGuard
 from quorate_server.ca import Authority
 from quorate_server.config import ServerConfig
 from quorate_server.database import open_database
+from quorate_server.door_limits import door_options, file_limit, most_connections, raise_file_limit
 from quorate_server.enrolment_service import EnrolmentService
 from quorate_server.journal import Journal
 from quorate_server.mailbox import Mailbox
@@ -37,20 +38,6 @@ log = structlog.get_logger()
 
 SWEEP_S = 0.5
 GRACE_S = 2.0
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024 - FRAME_BYTES
-# Measured for many large uploads at once: without the bandwidth probe and with this much lookahead the memory of eight
-# uploads is bounded, and a line of 40 ms still fills.
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1 * 1024 * 1024),
-    ("grpc.so_reuseport", 0),
-    ("grpc.http2.max_frame_size", 1024 * 1024),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-)
 
 
 class _Announcer:
@@ -88,7 +75,8 @@ class Server:
         authority = Authority.load(config.ca_dir, config.consortium)
         self._identity = ServerIdentity(authority, config.public_host, time.time)
         self._guard = AccessGuard(config.consortium, self.registry)
-        self._door = grpc.aio.server(interceptors=[self._guard], options=CHANNEL_OPTIONS)
+        connections = most_connections(file_limit(), config.most_runs)
+        self._door = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
         self._add_services(authority)
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics.certificate_expires("ca", authority.expires_unix_s)
@@ -199,6 +187,7 @@ async def serve(config: ServerConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, partial(stop.set))
+    raise_file_limit()
     server = Server(config)
     await server.start()
     await stop.wait()

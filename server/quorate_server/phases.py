@@ -156,6 +156,7 @@ class Phases:
             rounds.quorum if quorum is None else quorum,
             rounds.deadline_s,
             rounds.absent_grace_s,
+            self._study.protection.colluders,
         )
         tally = self._begin(rule)
         for site in sorted(rule.invited):
@@ -193,7 +194,7 @@ class Phases:
         The next one is asked when nobody who was asked can still answer, or when the last one takes too long.
         """
         deadline_s = self._study.rounds.deadline_s
-        tally = self._begin(Rule(phase, frozenset(candidates), 1, deadline_s, 0.0))
+        tally = self._begin(Rule(phase, frozenset(candidates), 1, deadline_s, 0.0, self._study.protection.colluders))
         asked_s = self._now()
         while not tally.standing.contributed and isinstance(decision := tally.standing.decide(self._now()), Wait):
             here = [site for site in candidates if site not in self._gone_since_s]
@@ -290,7 +291,12 @@ class Phases:
     def _take_reply(self, site: SiteName, reply: Reply, standing: Standing, take: Take) -> Standing:
         if reply.code:
             log.warning("site refused", run=self._run_id, site=site, phase=standing.rule.phase.value, code=reply.code)
-            return standing.with_refusal(site, reply.code)
+            refused = standing.with_refusal(
+                site, reply.code, reply.alleged if reply.alleged in self._study.site_names else ""
+            )
+            for name in set(refused.named) - set(standing.named):
+                log.warning("more sites than may lie blame one", run=self._run_id, site=name, code=reply.code)
+            return refused
         try:
             take(site, reply)
         except QuorateError as error:

@@ -8,6 +8,7 @@ nobody anything and a dead site costs the others little.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,13 +19,14 @@ from quorate.identity import SiteName
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What must hold for a phase to count. Times are seconds on one monotonic clock."""
+    """What must hold for a phase to count. Times are seconds on one monotonic clock; so many sites may lie."""
 
     phase: Phase
     invited: frozenset[SiteName]
     quorum: int
     deadline_s: float
     absent_grace_s: float
+    colluders: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ Decision = Wait | Close | GiveUp
 class Standing:
     """What has happened in an open phase.
 
-    ``gone_since_s`` holds the sites without a live connection, with the time since when.
+    ``gone_since_s`` holds the sites without a live connection, with the time since when; ``alleged`` whom those who
+    refused say is to blame.
     """
 
     rule: Rule
@@ -61,15 +64,23 @@ class Standing:
     contributed: frozenset[SiteName] = frozenset()
     refused: Mapping[SiteName, str] = field(default_factory=dict)
     gone_since_s: Mapping[SiteName, float] = field(default_factory=dict)
+    alleged: Mapping[SiteName, str] = field(default_factory=dict)
 
     def with_contribution(self, site: SiteName) -> Standing:
         return replace(self, contributed=self.contributed | {site})
 
-    def with_refusal(self, site: SiteName, code: str) -> Standing:
-        return replace(self, refused={**self.refused, site: code})
+    def with_refusal(self, site: SiteName, code: str, alleged: str = "") -> Standing:
+        said = {**self.alleged, site: alleged} if alleged and alleged != site else self.alleged
+        return replace(self, refused={**self.refused, site: code}, alleged=said)
 
     def with_presence(self, gone_since_s: Mapping[SiteName, float]) -> Standing:
         return replace(self, gone_since_s=dict(gone_since_s))
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Whom more sites blame than may lie: one of them is honest. Anybody else is named to nobody."""
+        counted = Counter(self.alleged.values())
+        return tuple(sorted(name for name, count in counted.items() if count > self.rule.colluders))
 
     @property
     def outstanding(self) -> frozenset[SiteName]:
@@ -102,7 +113,8 @@ class Standing:
         error = QuorumMissingError(
             f"Too few sites took part in the phase {self.rule.phase!s}",
             expected=f"at least {self.rule.quorum} of {len(self.rule.invited)} sites",
-            got=f"{len(self.contributed)}; missing: {missing}",
+            got=f"{len(self.contributed)}; missing: {missing}"
+            + "".join(f"; more sites than may lie say that it is the fault of {name}" for name in self.named),
             action="See what the missing sites' codes mean (docs/reference/errors.md), then `quorate run resume`",
         )
         error.codes = tuple(self.missing().values())

@@ -10,7 +10,6 @@ from weakref import WeakValueDictionary
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from quorate.answers import is_signed_answer
 from quorate.blobs import BlobId, BlobWriter, Spool
@@ -116,17 +115,31 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         beats = asyncio.create_task(self._beat(session))
         try:
             while (event := await session.outgoing.get()) is not None:
-                async with asyncio.timeout(self._unread_s):
-                    await context.write(event)
+                await self._send(session, context, event)
             if reader.done():
                 reader.result()  # what nobody foresaw is logged at the door
-        except TimeoutError as error:
-            raise TransportError("The site does not read what it is sent") from error
         finally:
             beats.cancel()
             reader.cancel()
             self._sessions.detach(session)
             log.info("site disconnected", site=site, session=session.number)
+
+    async def _send(
+        self,
+        session: Session,
+        context: grpc.aio.ServicerContext[rounds_pb2.SiteEvent, rounds_pb2.ServerEvent],
+        event: rounds_pb2.ServerEvent,
+    ) -> None:
+        """Whoever does not read is gone, but the call goes on until it is read or broken off at the other end: were
+        the writing broken off here, the transport could not end the call any more, and nobody would count it."""
+        writing = asyncio.ensure_future(context.write(event))
+        await asyncio.wait({writing}, timeout=self._unread_s)
+        if not writing.done():
+            self._sessions.detach(session)
+            session.drop_waiting()
+            await writing
+            raise TransportError("The site does not read what it is sent")
+        await writing
 
     async def _read(
         self, session: Session, who: Caller, signing_key: bytes, requests: AsyncIterator[rounds_pb2.SiteEvent]
@@ -150,9 +163,6 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         return
         except QuorateError as error:
             session.end(error)
-            return
-        except DecodeError:
-            session.end(FrameError("The site sent something that is not a message"))
             return
         except grpc.RpcError:
             log.info("connection lost", site=session.site)
@@ -205,7 +215,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
     ) -> rounds_pb2.UploadReply:
         site = SiteName(caller().subject.name)
         stream = aiter(requests)
-        first = await anext(stream, None)
+        first = await self._next(stream)
         if first is None:
             raise FrameError("An upload holds no frame")
         message, blob = self._mailbox.announced(site, BlobId(first.blob_id))
@@ -235,13 +245,17 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             # Outside the event loop, and one at a time: more would save nothing and lie in memory for each upload.
             await to_its_end(asyncio.to_thread(writer.take, frame))
             self._metrics.bytes_received("blob", len(frame.data))
-            try:
-                async with asyncio.timeout(self._upload_idle_s):  # a stopped site must not hold a slot for ever
-                    message = await anext(stream, None)
-            except TimeoutError as error:
-                raise TransportError(
-                    "An upload stood still", action="The daemon goes on with it where it ended, by itself"
-                ) from error
+            message = await self._next(stream)
+
+    async def _next(self, stream: AsyncIterator[rounds_pb2.UploadFrame]) -> rounds_pb2.UploadFrame | None:
+        """The next frame, if there is one. A stopped site must not hold a slot for ever, nor a stream without one."""
+        try:
+            async with asyncio.timeout(self._upload_idle_s):
+                return await anext(stream, None)
+        except TimeoutError as error:
+            raise TransportError(
+                "An upload stood still", action="The daemon goes on with it where it ended, by itself"
+            ) from error
 
     async def Download(
         self,

@@ -41,6 +41,7 @@ from quorate.schemes import packing_of
 from quorate.secagg import ring, sealing, words
 from quorate.secagg.opening import Opening
 from quorate.secagg.release import ReleaseTerms, pack_release, released
+from quorate.secagg.sizes import reveal_bytes, share_words, shares_bytes
 from quorate.secagg.study_key import SealedPart, is_from_sender
 from quorate.secagg.tag import TAGS
 from quorate.secagg.terms import (
@@ -81,8 +82,6 @@ log = structlog.get_logger()
 
 MOST_ATTEMPTS = 2
 """At a sum, before the run pauses."""
-BOX_FRAMING_BYTES = 128
-"""Most that a box's place in a message takes beside the box: the recipient's name, tags and lengths."""
 USUAL_COUNTS = 1024
 """Words beside an update for which room is kept until a sum has shown how many they are: an evaluation of two classes
 has half as many."""
@@ -377,12 +376,14 @@ class SecureLoop:
                 raise ContributionError(
                     "A site's ciphertext has the wrong length", expected=f"{size} bytes", got=f"{ciphertext.size}"
                 )
-            box_bytes = sealing.message_bytes(len(masked) + (ring.DEGREE if size else 0))
-            if shares.size > len(greeted) * (box_bytes + BOX_FRAMING_BYTES):
-                raise ContributionError("A site's shares are too long")
+            share = share_words(polynomials, len(masked))
+            if shares.size != shares_bytes(greeted - {site}, share):
+                raise ContributionError("A site's shares have the wrong length")
             with self._exchange.open(shares) as file:
                 places = box_places(file.read())
-            if set(places) != greeted - {site} or {len(place) for place in places.values()} != {box_bytes}:
+            if set(places) != greeted - {site} or {len(place) for place in places.values()} != {
+                sealing.message_bytes(share)
+            }:
                 raise ContributionError("A site did not deal a share to each of the others")
             came[site] = answer, ciphertext, _Dealt(shares, places)
 
@@ -493,6 +494,8 @@ class SecureLoop:
         following: dict[SiteName, Hello] = {}
         identity, number = collected.identity, terms.round_number + 1
         next_terms = replace(terms, round_number=number)
+        masked = len(words_from_bytes(collected.counts))
+        sealed_bytes = reveal_bytes(share_words(int(collected.ciphertext is not None), masked))
 
         def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
             reveal = answer.reveal
@@ -502,6 +505,8 @@ class SecureLoop:
                 or not is_signed(self._roster[site], reveal.signature, revealed(identity, site, reveal.sealed))
             ):
                 raise ContributionError("A site's share of the key is not for this sum")
+            if len(reveal.sealed) != sealed_bytes:
+                raise ContributionError("A site's share of the key has the wrong length")
             if answer.hello is not None:
                 following[site] = self._hello_of(site, answer, next_terms)
             reveals[site] = reveal
@@ -560,8 +565,8 @@ class SecureLoop:
 
     def _share_room(self, polynomials: int) -> int:
         """Bytes of a sum's sealed shares in the spool: as they were dealt, and again as each site gets them."""
-        box_bytes = sealing.message_bytes(self._counts + (ring.DEGREE if polynomials else 0))
-        return 2 * len(self._roster) * (len(self._roster) - 1) * (box_bytes + BOX_FRAMING_BYTES)
+        share = share_words(polynomials, self._counts)
+        return 2 * len(self._roster) * shares_bytes(self._roster, share)
 
     @property
     def _quorum(self) -> int:

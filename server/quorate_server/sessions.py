@@ -66,6 +66,10 @@ class Session:
             return
         self.outgoing.put_nowait(event)
 
+    def drop_waiting(self) -> None:
+        """What waits is not wanted any more."""
+        self.outgoing = asyncio.Queue()
+
     def end(self, error: QuorateError | None = None) -> None:
         """Let the stream end, with the reason why."""
         self._send_acks()

@@ -70,9 +70,10 @@ class _LiveRun:
     deaths: int = 0
     dimension: int = 0
 
-    @property
-    def most_reply_bytes(self) -> int:
+    def most_reply_bytes(self, phase: Phase) -> int:
         """Only a study says how large a reply can be."""
+        if not phase.has_uploads:
+            return 0
         if self.study.guest is not None:
             return MAX_BLOB_BYTES
         return REPLY_BYTES + REPLY_BYTES_PER_PARAMETER * self.dimension
@@ -343,7 +344,7 @@ class Runs:
             live.tell(Note(Verb.REPLY, reply_to_bytes(reply), site))
 
         refers_to = frozenset(blob.id for blob in instruction.blobs)
-        self._mailbox.send(site, instruction, refers_to, take, live.most_reply_bytes)
+        self._mailbox.send(site, instruction, refers_to, take, live.most_reply_bytes(instruction.phase))
 
     async def _commit(self, run: RunId, live: _LiveRun, step: dict[str, Any]) -> None:
         result = result_from_json(step["result"]) if step["result"] else None

@@ -24,6 +24,7 @@ from quorate_server.app import Server
 from quorate_server.ca import Authority, Issued
 from quorate_server.config import ServerConfig
 from quorate_server.founding import found
+from quorate_server.open_calls import MOST_CALLS
 from quorate_server.rounds_service import RoundsService
 from quorate_server.server_identity import ServerIdentity
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, SiteKeys
@@ -101,6 +102,12 @@ class Consortium:
         keys, issued = self.enrol(name)
         return HandSite(keys, self.channel(issued.pem, keys.key_pem()))
 
+    def again(self, site: HandSite) -> HandSite:
+        """The same site with a certificate and a connection beside those that it has."""
+        issued = self.authority.issue_site(site.name, site.keys.csr(), NOW, 30)
+        self.server.registry.record_certificate(issued)
+        return HandSite(site.keys, self.channel(issued.pem, site.keys.key_pem()))
+
     def operator(self) -> Any:
         made = self.authority.issue_operator("mallory", NOW)
         self.server.registry.record_certificate(made.issued)
@@ -119,6 +126,7 @@ class Consortium:
         phase: Phase = Phase.TRAIN,
         number: int = 1,
         taken: list[Reply] | None = None,
+        refers_to: frozenset[BlobId] = frozenset(),
         **limits: Any,
     ) -> MessageId:
         """An instruction as the server's daemon sends it for a run's worker."""
@@ -127,7 +135,7 @@ class Consortium:
         name = message_id(RUN, number, phase, 0, site)
         instruction = Instruction(name, RUN, number, phase, 0, bytes(32), 60.0)
         heard = [] if taken is None else taken
-        self.server.mailbox.send(site, instruction, frozenset(), lambda _, reply: heard.append(reply), **limits)
+        self.server.mailbox.send(site, instruction, refers_to, lambda _, reply: heard.append(reply), **limits)
         return name
 
     def has(self, blob: Blob) -> bool:
@@ -135,10 +143,10 @@ class Consortium:
 
 
 @asynccontextmanager
-async def impatient_door(consortium: Consortium) -> AsyncIterator[None]:
+async def impatient_door(consortium: Consortium, most_calls: int = MOST_CALLS) -> AsyncIterator[None]:
     """Another door of the same server, with the same rounds behind it and less patience."""
     server = consortium.server
-    door = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, server.registry)])
+    door = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, server.registry, most_calls)])
     service = RoundsService(
         consortium=CONSORTIUM,
         heartbeat_s=60.0,
@@ -150,6 +158,7 @@ async def impatient_door(consortium: Consortium) -> AsyncIterator[None]:
         metrics=server.metrics,
         unread_s=0.3,
         hello_s=0.3,
+        upload_idle_s=0.3,
     )
     rounds_pb2_grpc.add_RoundsServicer_to_server(service, door)  # type: ignore[no-untyped-call]
     identity = ServerIdentity(consortium.authority, "localhost", time.time)

@@ -105,7 +105,7 @@ class EngineSite:
             reply = self.runner.run(self.engine.perform(instruction, self.agreement, self._fetch))
         except QuorateError as error:
             self.errors[instruction.phase.value, instruction.round_number] = error
-            return Reply(instruction.message_id, error.code)
+            return Reply.refusing(instruction.message_id, error)
         for blob in reply.blobs:
             if blob.inline is None:
                 self.blobs.content[blob.id] = self.spool.content(blob)

@@ -110,7 +110,7 @@ class SecureSimulatedSite:
             try:
                 reply = self._work(instruction)
             except QuorateError as error:
-                reply = Reply(instruction.message_id, error.code)
+                reply = Reply.refusing(instruction.message_id, error)
             self.journal[instruction.message_id] = reply
         return self.journal[instruction.message_id]
 

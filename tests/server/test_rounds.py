@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from quorate_server.rounds import Close, Decision, GiveUp, Rule, Standing, Wait
 
 A, B, C, D = (SiteName(name) for name in "abcd")
 ALL = frozenset((A, B, C, D))
-RULE = Rule(Phase.TRAIN, ALL, quorum=2, deadline_s=100.0, absent_grace_s=10.0)
+RULE = Rule(Phase.TRAIN, ALL, quorum=2, deadline_s=100.0, absent_grace_s=10.0, colluders=1)
 OPENED_S = 1000.0
 
 
@@ -101,6 +103,7 @@ def standings(draw: st.DrawFn) -> Standing:
         draw(st.integers(1, len(invited))),
         draw(st.floats(0.1, 1000)),
         draw(st.floats(0, 2000)),
+        colluders=1,
     )
     contributed = draw(st.frozensets(st.sampled_from(sorted(invited))))
     refused = draw(st.frozensets(st.sampled_from(sorted(invited)))) - contributed
@@ -145,3 +148,28 @@ def test_a_site_that_is_here_is_waited_for_until_the_deadline(case: Standing, no
     possible = len(case.contributed) + len(case.outstanding) >= case.rule.quorum
     if here and possible and now_s < case.opened_s + case.rule.deadline_s:
         assert isinstance(case.decide(now_s), Wait)
+
+
+@pytest.mark.parametrize(
+    ("colluders", "said", "named"),
+    [
+        (1, {A: C}, ()),
+        (1, {A: C, B: C}, (C,)),
+        (1, {A: C, B: D}, ()),
+        (2, {A: D, B: D}, ()),
+        (2, {A: D, B: D, C: D}, (D,)),
+        (1, {A: C, C: C}, ()),
+        (0, {A: C}, (C,)),
+    ],
+)
+def test_a_site_is_named_only_when_more_sites_blame_it_than_may_lie(
+    colluders: int, said: dict[SiteName, SiteName], named: tuple[SiteName, ...]
+) -> None:
+    now = standing(rule=replace(RULE, colluders=colluders))
+    for site, blamed in said.items():
+        for _ in range(3):  # however often it says so
+            now = now.with_refusal(site, "key_part_refused", blamed)
+    assert now.named == named
+    decision = replace(now, rule=replace(now.rule, quorum=4)).decide(OPENED_S)
+    assert isinstance(decision, GiveUp)
+    assert [name for name in "abcd" if f"fault of {name}" in str(decision.reason)] == list(named)

@@ -17,6 +17,7 @@ from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import SiteName
 from quorate.secagg import ring, sealing, words
 from quorate.secagg.release import ReleaseTerms, released
+from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import SealedPart, StudyKey
 from quorate.secagg.tag import TAGS
 from quorate.secagg.terms import Hello, Rules, Terms, Vote, checkpointed, say_hello
@@ -31,7 +32,7 @@ from quorate.secure_messages import (
     words_to_bytes,
 )
 from quorate_server.progress import StudyProgress
-from quorate_server.secure_loop import BOX_FRAMING_BYTES, USUAL_COUNTS
+from quorate_server.secure_loop import USUAL_COUNTS
 from tests.server.secure_kit import (
     OWN_COUNTS,
     a_secure_consortium,
@@ -701,7 +702,7 @@ def a_share_twice(exchange: MemoryExchange, reply: Reply) -> Reply:
 
 
 def shares_that_are_none(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, b"\xff" * 100)))
+    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, b"\xff" * reply.blobs[1].size)))
 
 
 def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
@@ -755,7 +756,7 @@ UPLOADS: list[tuple[Change, str]] = [
     (a_share_for_a_stranger, "bad_contribution"),
     (a_share_too_short, "bad_contribution"),
     (shares_too_long, "bad_contribution"),
-    (a_share_twice, "bad_frame"),
+    (a_share_twice, "bad_contribution"),
     (shares_that_are_none, "bad_frame"),
     (fewer_counts, "base_model_mismatch"),
     (counts_cut, "bad_frame"),
@@ -828,7 +829,8 @@ def test_a_hello_that_its_site_did_not_sign_is_refused(what: str) -> None:
     change = hello_change(what)
     exchange.tamper = asked_for_a_hello([WEST], lambda reply: with_answer(reply, hello=change(hello_of(reply))))
     run_to_its_end(exchange)
-    assert exchange.results[1].missing == {WEST: "bad_contribution"}
+    code = "bad_frame" if "signature" in what else "bad_contribution"
+    assert exchange.results[1].missing == {WEST: code}
     assert_exact(exchange, 1, OTHERS)
 
 
@@ -934,7 +936,7 @@ def test_a_round_key_to_which_nobody_can_seal_keeps_out_its_own_site_only(key: b
 
     exchange.tamper = asked_for_a_hello([WEST], weak)
     run_to_its_end(exchange)
-    assert exchange.results[1].missing == {WEST: "key_mismatch"}
+    assert exchange.results[1].missing == {WEST: "key_mismatch" if len(key) == 32 else "bad_frame"}
     assert_exact(exchange, 1, OTHERS)
 
 
@@ -960,7 +962,7 @@ def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_
     run_to_its_end(exchange)
     assert_exact(exchange, 1, NAMES)
     assert WEST not in {said.site for said in getattr(opening_of(exchange, 1), field + "s")}
-    assert set(exchange.refused.values()) == {"bad_contribution"}
+    assert set(exchange.refused.values()) == {"bad_frame" if what == "a cut signature" else "bad_contribution"}
 
 
 def test_a_vote_of_another_sum_does_not_count_in_this_one() -> None:
@@ -1233,8 +1235,7 @@ def test_shares_that_repeat_what_a_checkpoint_drops_cost_an_attempt_and_do_not_s
 
 def test_a_disk_without_room_is_noticed_before_anybody_trains() -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
-    share = sealing.message_bytes(ring.DEGREE + USUAL_COUNTS) + BOX_FRAMING_BYTES
-    exchange.free = 5 * words.POLYNOMIAL_BYTES + 2 * 4 * 3 * share - 1
+    exchange.free = 5 * words.POLYNOMIAL_BYTES + 2 * 4 * shares_bytes(NAMES, ring.DEGREE + USUAL_COUNTS) - 1
     with pytest.raises(DiskFullError):
         exchange.loop().run()
     assert asked(exchange, Phase.HELLO) == []
@@ -1265,7 +1266,7 @@ def test_the_room_that_is_asked_for_is_enough_for_what_a_sum_puts_into_the_spool
 
 def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
     """Of many classes there are more than are thought of at the beginning."""
-    share = sealing.message_bytes(ring.DEGREE + USUAL_COUNTS) + BOX_FRAMING_BYTES
+    shares = 4 * shares_bytes(NAMES, ring.DEGREE + USUAL_COUNTS)
     for more in (0, USUAL_COUNTS):
         exchange = a_secure_consortium(rounds={"count": 2})
         for site in exchange.sites.values():
@@ -1276,7 +1277,7 @@ def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
             progress: StudyProgress, *others: Any, ex: MemoryExchange = exchange, done: Any = committing
         ) -> None:
             if progress.summed == 2:
-                ex.free = 5 * words.POLYNOMIAL_BYTES + 2 * 4 * 3 * share
+                ex.free = 5 * words.POLYNOMIAL_BYTES + 2 * shares
             done(progress, *others)
 
         exchange.commit = commit  # type: ignore[method-assign]  # the disk fills up when round 1 is summed

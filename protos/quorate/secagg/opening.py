@@ -17,6 +17,7 @@ from quorate.errors import QuorateError, SumRefusedError
 from quorate.identity import SiteName
 from quorate.secagg import pad, ring, shares
 from quorate.secagg.packing import Packing
+from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import (
@@ -147,8 +148,11 @@ def _checked(
         raise _refusal()
     found = _revealed(opening.reveals, identity, greeted, roster, study_key)
     # Where more shares came than are needed, a few wrong ones do not spoil the sum. Whether the names are right shows
-    # when the tags agree: sites that work together can make others look wrong.
-    wrong = shares.faulty(found, rules.threshold) or frozenset()
+    # when the tags agree: sites that work together can make others look wrong. Where too many are wrong to be told
+    # apart, no choice among them is any better than another.
+    wrong = shares.faulty(found, rules.threshold, SystemRandomness())
+    if wrong is None:
+        raise _refusal()
     return identity, shares.combine({place: found[place] for place in found if place not in wrong}, rules.threshold)
 
 

@@ -18,6 +18,7 @@ from quorate.errors import ContributionError, RosterRefusedError, VoteRefusedErr
 from quorate.identity import SiteName
 from quorate.secagg import pad, ring, sealing, shares
 from quorate.secagg.randomness import Randomness
+from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import (
@@ -187,6 +188,15 @@ class Participant:
         self._words = len(secret)
         return masked, boxes
 
+    def shares_bytes(self, survivors: Sequence[SiteName]) -> int:
+        """How long all is that the server passes on for a vote over these: a share from each of the others.
+
+        Raises:
+            VoteRefusedError: this site does not vote over these.
+        """
+        self._require_acceptable(survivors)
+        return shares_bytes((site for site in survivors if site != self.site), self._words)
+
     def vote(
         self,
         survivors: Sequence[SiteName],
@@ -206,14 +216,8 @@ class Participant:
             VoteRefusedError: too few survivors, strangers among them, or no vote may be given any more.
             FrameError: a share is missing or refused.
         """
-        rules, me = self.member.rules, self.member.site
-        greeted = {hello.site for hello in self._hellos}
-        if list(survivors) != sorted(set(survivors)) or not set(survivors) <= greeted or len(survivors) < rules.floor:
-            raise VoteRefusedError(
-                "The server asks to open a sum over sites that this site does not accept",
-                expected=f"at least {rules.floor} of the sites that said hello",
-                got=f"{len(survivors)}",
-            )
+        me = self.member.site
+        self._require_acceptable(survivors)
         if self._step is not _Step.UPLOADED or self._own_share is None:
             raise VoteRefusedError("This site has no part in the sum that it should vote for, or has voted")
         total = np.zeros(self._words, np.uint64)
@@ -249,6 +253,16 @@ class Participant:
         self._share_sum = None
         sealed = member.study_key.seal_once(content, b"reveal", self.identity, member.site.encode())
         return Reveal(member.site, sealed, member.signing_key.sign(revealed(self.identity, member.site, sealed)))
+
+    def _require_acceptable(self, survivors: Sequence[SiteName]) -> None:
+        rules = self.member.rules
+        greeted = {hello.site for hello in self._hellos}
+        if list(survivors) != sorted(set(survivors)) or not set(survivors) <= greeted or len(survivors) < rules.floor:
+            raise VoteRefusedError(
+                "The server asks to open a sum over sites that this site does not accept",
+                expected=f"at least {rules.floor} of the sites that said hello",
+                got=f"{len(survivors)}",
+            )
 
     def _received(self, sender: SiteName, box: bytes) -> Words:
         key = self.member.roster[sender]

@@ -78,44 +78,34 @@ def combine(shares: Mapping[int, Words], threshold: int) -> Words:
     return secret
 
 
-def consistent(shares: Mapping[int, Words], threshold: int) -> bool:
-    """Whether all shares, of all words, lie on polynomials of degree below ``threshold``.
-
-    With exactly ``threshold`` shares they always do: there is nothing to compare, and True says nothing.
-
-    Raises:
-        ContributionError: as in ``combine``.
-    """
-    places, rows = _checked(shares, threshold)
-    return _inconsistent_word(places, rows, threshold) is None
-
-
-def faulty(shares: Mapping[int, Words], threshold: int) -> frozenset[int] | None:
+def faulty(shares: Mapping[int, Words], threshold: int, randomness: Randomness) -> frozenset[int] | None:
     """The places of the wrong shares, if at most (s - threshold) / 2 of the s shares are wrong; None if more are.
 
     The empty set says that all shares agree (with exactly ``threshold`` of them: that there is nothing to compare).
-    Deterministic, so that all sites name the same. Why a name is not yet a proof is in the module's docstring.
+    Why a name is not yet a proof is in the module's docstring.
 
-    Words are decoded one at a time, since a wrong share may be wrong in one word only. Decoding a word that does not
-    agree among the places not yet named names at least one more, and none that is right, so at most
-    (s - threshold) / 2 words are decoded. A random combination of all words would need one decoding, but then whoever
-    knows how it is drawn can look for a wrong share that it does not show.
+    A share may be wrong in one word only, and looking at each word takes a minute and a half for 1,000 sites. So one
+    random combination of all words is looked at, and decoded where it does not agree: a wrong share is wrong in it too
+    but once in q draws. With more wrong shares than can be decoded the combination may look as if it could, for words
+    that do not go together; a second combination, of the shares that are left, shows that, but once in q draws.
+
+    Args:
+        randomness: For 2 m words, which nobody may know before the shares are there: who does makes a wrong share that
+            the combination does not show. So each site draws its own, and all name the same but once in q / s draws.
 
     Raises:
         ContributionError: as in ``combine``.
     """
     places, rows = _checked(shares, threshold)
-    radius = (len(places) - threshold) // 2
-    wrong: frozenset[int] = frozenset()
-    while True:
-        kept = [index for index, place in enumerate(places) if place not in wrong]
-        word = _inconsistent_word([places[index] for index in kept], rows[kept], threshold)
-        if word is None:
-            return wrong
-        found = _wrong_places_of_word(places, [int(value) for value in rows[:, word]], threshold)
-        if found is None or len(wrong | found) > radius or found <= wrong:
-            return None
-        wrong |= found
+    combined = _combined(rows, randomness)
+    if _is_code_word(places, combined, threshold):
+        return frozenset()
+    wrong = _wrong_places_of_word(places, [int(value) for value in combined], threshold)
+    if wrong is None:
+        return None
+    kept = [index for index, place in enumerate(places) if place not in wrong]
+    agree = _is_code_word([places[index] for index in kept], _combined(rows[kept], randomness), threshold)
+    return wrong if agree else None
 
 
 def _checked(shares: Mapping[int, Words], threshold: int) -> tuple[list[int], Words]:
@@ -160,24 +150,25 @@ def _barycentric_weights(places: Sequence[int]) -> list[int]:
     return weights
 
 
-def _inconsistent_word(places: Sequence[int], rows: Words, threshold: int) -> int | None:
-    """The index of a word whose shares lie on no polynomial of degree below ``threshold``; None if there is none.
+def _combined(rows: Words, randomness: Randomness) -> Words:
+    """The same random combination of the words of each share, uint64[s]."""
+    factors = ring.uniform(randomness, rows.shape[1])
+    return np.array([ring.dot(row, factors) for row in rows], dtype=np.uint64)
+
+
+def _is_code_word(places: Sequence[int], values: Words, threshold: int) -> bool:
+    """Whether the shares of one word, uint64[s], lie on a polynomial of degree below ``threshold``.
 
     The dual of a Reed-Solomon code: y is a code word if and only if sum_i w_i x_i^k y_i = 0 for k < s - threshold,
     with the barycentric weights w (MacWilliams and Sloane, The Theory of Error-Correcting Codes, section 10.8).
     """
-    x = np.array(places, dtype=np.uint64)[:, np.newaxis]
-    weights = np.array(_barycentric_weights(places), dtype=np.uint64)[:, np.newaxis]
-    terms = ring.multiply(rows, weights)
-    for power in range(len(places) - threshold):
-        if power:
-            terms = ring.multiply(terms, x)
-        syndrome = np.zeros_like(rows[0])
-        for row in terms:
-            ring.add(syndrome, row)
-        if syndrome.any():
-            return int(np.flatnonzero(syndrome)[0])
-    return None
+    x = np.array(places, dtype=np.uint64)
+    check = np.array(_barycentric_weights(places), dtype=np.uint64)
+    for _ in range(len(places) - threshold):
+        if ring.dot(check, values):
+            return False
+        check = ring.multiply(check, x)
+    return True
 
 
 def _wrong_places_of_word(places: Sequence[int], values: Sequence[int], threshold: int) -> frozenset[int] | None:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from quorate.errors import FrameError, StudyKeyRefusedError, SumRefusedError
+from quorate.errors import FrameError, KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError
 from quorate.identity import RunId, SiteName
 from quorate.secagg.chunks import CHUNK_BYTES, open_chunks, seal_chunks, sealed_bytes
 from quorate.secagg.randomness import Randomness
@@ -84,7 +84,8 @@ def join_parts(
     """The study key, from the parts that were sealed for this site.
 
     Raises:
-        StudyKeyRefusedError: fewer parts than votes, a part twice or from a stranger, or one that does not open.
+        StudyKeyRefusedError: fewer parts than votes, a part twice or from a stranger, or one that is not signed.
+        KeyPartRefusedError: a signed one does not open.
     """
     senders = [part.sender for part in parts]
     if senders != sorted(set(senders)) or not set(senders) <= set(roster) or len(senders) < rules.votes:
@@ -97,9 +98,9 @@ def join_parts(
         try:
             opened = _SUITE.decrypt(part.box, sealing_key, info=context)
         except (InvalidTag, ValueError) as error:
-            raise _refusal(rules) from error
+            raise _unopened(part.sender) from error
         if len(opened) != KEY_BYTES:
-            _refuse(rules)
+            raise _unopened(part.sender)
         material += bound(b"part", part.sender.encode(), opened)
     info = bound(b"study key", study, run.encode())
     return StudyKey(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(bytes(material)))
@@ -166,6 +167,18 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 def _context(study: bytes, run: RunId, sender: SiteName, recipient: SiteName) -> bytes:
     return bound(b"key part", study, run.encode(), sender.encode(), recipient.encode())
+
+
+def _unopened(sender: SiteName) -> KeyPartRefusedError:
+    """Its sender signed it for this site, and nobody else can have changed it: this site knows, the others have only
+    its word."""
+    error = KeyPartRefusedError(
+        f"The part of the study key that {sender} signed for this site does not open",
+        expected="what was sealed to the key that this site showed when it joined",
+        action=f"Ask the administrator of {sender}: it seals wrongly, or to another key; then start the run anew",
+    )
+    error.alleged = sender
+    return error
 
 
 def _refuse(rules: Rules) -> NoReturn:

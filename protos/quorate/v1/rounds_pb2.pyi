@@ -132,7 +132,7 @@ class Instruction(_message.Message):
     def __init__(self, message_id: _Optional[bytes] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., attempt: _Optional[int] = ..., study_digest: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("message_id", "code", "body", "blobs", "working_s", "ledger_head", "spending")
+    __slots__ = ("message_id", "code", "body", "blobs", "working_s", "ledger_head", "spending", "alleged")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +140,7 @@ class Reply(_message.Message):
     WORKING_S_FIELD_NUMBER: _ClassVar[int]
     LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
     SPENDING_FIELD_NUMBER: _ClassVar[int]
+    ALLEGED_FIELD_NUMBER: _ClassVar[int]
     message_id: bytes
     code: str
     body: bytes
@@ -147,7 +148,8 @@ class Reply(_message.Message):
     working_s: float
     ledger_head: LedgerHead
     spending: _common_pb2.Spending
-    def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., spending: _Optional[_Union[_common_pb2.Spending, _Mapping]] = ...) -> None: ...
+    alleged: str
+    def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., spending: _Optional[_Union[_common_pb2.Spending, _Mapping]] = ..., alleged: _Optional[str] = ...) -> None: ...
 
 class StudyWork(_message.Message):
     __slots__ = ("total_weight", "statistics", "checkpoint", "checkpoint_round", "sums", "dimension", "agreed_digest", "agreed_round")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from quorate.errors import StudyKeyRefusedError, SumRefusedError
+from quorate.errors import KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError
 from quorate.identity import RunId, SiteName
 from quorate.secagg.study_key import (
     CHUNK_BYTES,
@@ -196,12 +196,17 @@ NAMES = [
 
 
 @pytest.mark.parametrize("lie", LIES, ids=NAMES)
-def test_parts_that_the_sites_did_not_make_for_this_one_give_no_key_and_say_no_more_than_that(
+def test_parts_that_the_sites_did_not_make_for_this_one_give_no_key_and_name_only_who_signed_what_does_not_open(
     lie: Callable[[Parts], Parts],
 ) -> None:
     parts = parts_for(NORTH)
-    with pytest.raises(StudyKeyRefusedError, match=r"^The parts of the study key are not what the study's sites made"):
+    with pytest.raises(StudyKeyRefusedError) as caught:
         joined(lie(parts))
+    # What its sender did not sign anybody may have changed: then nobody is named.
+    is_easts_own = lie in (truncated, emptied, of_another_length)
+    assert caught.value.alleged == (EAST.name if is_easts_own else "")
+    assert (f"that {EAST.name} signed" in str(caught.value)) is is_easts_own
+    assert isinstance(caught.value, KeyPartRefusedError) is is_easts_own
     joined(parts)
 
 
