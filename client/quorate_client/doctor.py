@@ -42,7 +42,9 @@ class Finding:
 
 
 def examine(folder: SiteFolder, wall: Callable[[], float]) -> Iterator[Finding]:
-    """All findings, in order. Changes nothing and opens no session, so a running daemon is not disturbed."""
+    """All findings, in order. Changes nothing but what the site remembers of its policy, and opens no session, so a
+    running daemon is not disturbed.
+    """
     try:
         config = read_config(folder.config)
         yield Finding("configuration", "ok", f"{folder.config} can be read" if folder.config.exists() else "defaults")
@@ -62,7 +64,7 @@ def examine(folder: SiteFolder, wall: Callable[[], float]) -> Iterator[Finding]:
 
 def _policy(folder: SiteFolder) -> Finding:
     try:
-        policy = read_policy(folder.policy)
+        policy = read_policy(folder)
     except QuorateError as error:
         return Finding("policy", "failed", str(error), "Until this is mended, every study is refused")
     if "none" in policy.protection:
