@@ -329,24 +329,26 @@ def has_policy(folder: SiteFolder) -> bool:
 
 
 def read_policy(folder: SiteFolder) -> Policy:
-    """Read ``policy.toml``, and remember that there is one. Where there never was one: the defaults.
+    """Read ``policy.toml``, and remember that there is one.
+
+    Raises:
+        ConfigError: as ``look_at_policy``. WrongStateError, DiskFullError: the site's database cannot be used.
+    """
+    given = _given(folder)
+    if given is None:
+        return Policy()
+    _remember(folder)
+    return given
+
+
+def look_at_policy(folder: SiteFolder) -> Policy:
+    """What ``policy.toml`` says; the defaults where there never was one. Changes nothing.
 
     Raises:
         ConfigError: naming the file, each wrong key and what was expected; or it is gone, or somebody else than root
             and the owner of the site's keys could have chosen what is in it.
-        WrongStateError, DiskFullError: the site's database cannot be used.
     """
-    if not has_policy(folder):
-        return Policy()
-    if not _is_there(folder.policy):
-        raise ConfigError(
-            f"{folder.policy} is gone: this site had a policy",
-            action="Put it back, and see who took it away. If the defaults shall hold from now on, say so with an "
-            f"empty file: `touch {folder.policy}`",
-        )
-    text = read_trusted(folder.policy, frozenset({0, owner_of(folder.keys)}))
-    _remember(folder)
-    return parse_toml(text, folder.policy, Policy)
+    return _given(folder) or Policy()
 
 
 def write_default_policy(folder: SiteFolder) -> None:
@@ -357,6 +359,19 @@ def write_default_policy(folder: SiteFolder) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(DEFAULT_POLICY_TOML)
     _remember(folder)
+
+
+def _given(folder: SiteFolder) -> Policy | None:
+    if not has_policy(folder):
+        return None
+    if not _is_there(folder.policy):
+        raise ConfigError(
+            f"{folder.policy} is gone: this site had a policy",
+            action="Put it back, and see who took it away. If the defaults shall hold from now on, say so with an "
+            f"empty file: `touch {folder.policy}`",
+        )
+    text = read_trusted(folder.policy, frozenset({0, owner_of(folder.keys)}))
+    return parse_toml(text, folder.policy, Policy)
 
 
 def _is_there(path: Path) -> bool:
