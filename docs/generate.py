@@ -119,8 +119,7 @@ def policy_page() -> str:
         "What a site lets happen, whatever the consortium publishes. It is read again before every instruction, so a "
         "change takes effect at once. A broken file lets nothing through, nor one that is gone or that another user "
         "could have written ([what is trusted](../guides/site-administrator.md#the-policy)); an empty one means the "
-        "defaults.\n\n"
-        + tables(Policy)
+        "defaults.\n\n" + tables(Policy)
     )
 
 

@@ -8,9 +8,7 @@ is on the screen, so that none of this may get there.
 
 from __future__ import annotations
 
-import json
 import unicodedata
-from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Letters, marks and symbols to Python, and nothing to see: Unicode's Default_Ignorable_Code_Point beyond its format
@@ -34,11 +32,6 @@ def hidden_in(text: str) -> str:
         return ""
     hidden = next((sign for sign in text if sign != REPLACEMENT and _shown(sign) == REPLACEMENT), None)
     return "" if hidden is None else f"U+{ord(hidden):04X}"
-
-
-def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    """JSON in ASCII, which escapes all that is not printable; DEL too, which JSON would let pass."""
-    return json.dumps(value, indent=indent, sort_keys=sort_keys).replace("\x7f", "\\u007f")
 
 
 def _shown(sign: str) -> str:

@@ -6,6 +6,7 @@ and styles are the command's own.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from quorate.printable import json_text, printable
+from quorate.printable import printable
 
 
 class Terminal(Console):
@@ -44,9 +45,9 @@ def say(text: str, style: str = "", *, to_stderr: bool = False) -> None:
 
 
 def say_json(value: Any, *, indent: int | None = 2, sort_keys: bool = False, to_stderr: bool = False) -> None:
-    """JSON for programs."""
+    """JSON for programs, in ASCII: it escapes all that is not printable."""
     stream = sys.stderr if to_stderr else sys.stdout
-    stream.write(json_text(value, indent=indent, sort_keys=sort_keys) + "\n")
+    stream.write(json.dumps(value, indent=indent, sort_keys=sort_keys) + "\n")
     stream.flush()
 
 

@@ -23,10 +23,10 @@ import structlog
 
 from quorate.errors import QuorateError, StudyError
 from quorate.identity import Role, SiteName
-from quorate.printable import hidden_in, json_text, printable
+from quorate.printable import hidden_in, printable
 from quorate.runs import Progress, RunState, SiteProgress
 from quorate.study import Study, StudyFile
-from quorate.terminal import Terminal, say, unexpected_ends_it
+from quorate.terminal import Terminal, say, say_json, unexpected_ends_it
 from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc, rounds_pb2
 from quorate.wire import DETAIL_KEY
 from quorate_client.folder import SiteFolder
@@ -436,7 +436,9 @@ def test_everything_that_is_not_seen_is_replaced_and_all_else_is_kept() -> None:
             assert not is_plain(sign) or sign == "\n" or unicodedata.category(sign) == "Zs", f"U+{code:04X}"
 
 
-def test_json_for_programs_says_the_same_in_plain_text() -> None:
+def test_json_for_programs_says_the_same_in_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     value = {text: [text + "\ud800"] for text in OBEYED.values()}
-    assert is_plain(json_text(value, indent=2))
-    assert json.loads(json_text(value)) == value
+    say_json(value)
+    said = capsys.readouterr().out
+    assert is_plain(said)
+    assert json.loads(said) == value
