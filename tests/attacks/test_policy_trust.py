@@ -291,7 +291,7 @@ def test_what_was_looked_at_is_what_is_read(tmp_path: Path, bad_because: str) ->
     path.hardlink_to(good)
     exchanged[True] = True
     sys.addaudithook(exchange)  # for ever, but it does nothing once it has exchanged both
-    with pytest.raises(ConfigError, match="written by more users|must not decide"):
+    with pytest.raises(ConfigError, match=r"written by more users|must not decide"):
         read_trusted(path, OURS)
     assert exchanged == [True, True]
     path.unlink()
