@@ -117,7 +117,9 @@ def policy_page() -> str:
     return (
         "# The site's policy: `policy.toml`\n\n"
         "What a site lets happen, whatever the consortium publishes. It is read again before every instruction, so a "
-        "change takes effect at once; a broken file lets nothing through.\n\n" + tables(Policy)
+        "change takes effect at once. A broken file lets nothing through, nor one that is gone or that another user "
+        "could have written ([what is trusted](../guides/site-administrator.md#the-policy)); an empty one means the "
+        "defaults.\n\n" + tables(Policy)
     )
 
 

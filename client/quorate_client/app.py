@@ -126,7 +126,7 @@ def make_engine(
         log_path=folder.log / "tasks.log",
         confinement=Confinement((folder.keys.resolve(),), writable, memory_bytes),
         temporary=temporary,
-        require_isolation=lambda: read_policy(folder.policy).require_isolation,
+        require_isolation=lambda: read_policy(folder).require_isolation,
     )
     secure = SecureSite(
         keys=lambda: load_keys(folder.keys).for_secure_sums(),
@@ -134,7 +134,7 @@ def make_engine(
         ballots=Ballots(state),
         study_keys=folder.keys / "studies",
     )
-    accounting = Accounting(ledger, lambda: policy_now(folder.policy).privacy, time.time, metrics.privacy_spent)
+    accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
     return SiteEngine(
         ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting
     )
@@ -182,7 +182,7 @@ def assemble(
     async def agree(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
-        check_policy_now(folder.policy, agreement.study, now).check_phase(instruction.phase, now)
+        check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
         tasks.check(agreement.study.task)
         await charter.require(agreement)
         return agreement
@@ -220,7 +220,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         WrongStateError: another daemon runs on the folder, or the site has not joined. ConfigError, IdentityError.
     """
     identity = load_identity(folder.keys)
-    policy = read_policy(folder.policy)
+    policy = read_policy(folder)
     _warn_of_expiry(folder)
     registry = CollectorRegistry()
     metrics = ClientMetrics(registry)

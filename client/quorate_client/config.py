@@ -56,10 +56,19 @@ def read_toml(path: Path, model: type[Model]) -> Model:
         ConfigError: naming the file, each wrong key and what was expected.
     """
     try:
-        return _parsed(path.read_text(encoding="utf-8"), model)  # type: ignore[return-value]  # lru_cache loses it
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot read {path}", got=error.strerror or "") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not TOML", got=str(error)) from error
+    return parse_toml(text, path, model)
+
+
+def parse_toml(text: str, path: Path, model: type[Model]) -> Model:
+    """What was read from ``path``; raises as ``read_toml``."""
+    try:
+        return _parsed(text, model)  # type: ignore[return-value]  # lru_cache loses it
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML", got=str(error)) from error
     except ValidationError as error:
         problems = [_problem(model, problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]

@@ -19,7 +19,7 @@ from quorate.errors import QuorateError
 from quorate_client.config import Config, read_config
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import Credentials, Identity, certificate_life, load_credentials, load_identity
-from quorate_client.policy import read_policy
+from quorate_client.policy import look_at_policy
 from quorate_client.reach import BrokenWayError, connect, first_hop, resolve, shake_hands, who_answers
 from quorate_client.state import site_state
 from quorate_client.studies import open_door
@@ -62,7 +62,7 @@ def examine(folder: SiteFolder, wall: Callable[[], float]) -> Iterator[Finding]:
 
 def _policy(folder: SiteFolder) -> Finding:
     try:
-        policy = read_policy(folder.policy)
+        policy = look_at_policy(folder)
     except QuorateError as error:
         return Finding("policy", "failed", str(error), "Until this is mended, every study is refused")
     if "none" in policy.protection:

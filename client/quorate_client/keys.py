@@ -7,6 +7,7 @@ its presence means that everything else is there.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -104,6 +105,18 @@ def load_keys(folder: Path) -> SiteKeys:
     ):
         return SiteKeys(tls, signing, sealing)
     raise IdentityError(f"A key in {folder} is of the wrong kind", action="Restore keys/ from a backup")
+
+
+def owner_of(folder: Path) -> int:
+    """The id of the user whose site this is: the one that its private key belongs to.
+
+    The owner of a folder would be whoever put another in its place, with links to these keys in it; nobody else can
+    make this file theirs. Where there are no keys yet, it is who asks.
+    """
+    try:
+        return (folder / _SIGNING).stat().st_uid
+    except FileNotFoundError:
+        return os.geteuid()
 
 
 def save_certificate(folder: Path, certificate_pem: bytes) -> None:

@@ -35,7 +35,9 @@ from quorate_client.ledger_entries import (
     Charge,
     Content,
     Entry,
+    Limited,
     Limits,
+    PolicyLimits,
     Refused,
     Reserved,
     Spent,
@@ -153,6 +155,20 @@ class Ledger:
                 code=code,
             )
             self._append_refusal(book, refused)
+
+    def note_limits(self, limits: PolicyLimits) -> None:
+        """Write down the policy's limits if they are not those that were written last.
+
+        Raises:
+            LedgerError, DiskFullError, WrongStateError: nothing may be computed under limits that nobody will know of.
+        """
+        with self._reading() as book:
+            if limits == _newest_limits(book, limits):
+                return
+        with self._appending() as book:
+            if limits != _newest_limits(book, limits):
+                unix_s = max(self._wall(), book.unix_s)
+                self._append(book, Limited(number=book.number + 1, unix_s=unix_s, limits=dict(limits)))
 
     # --- witnesses ---
 
@@ -362,6 +378,11 @@ def open_ledger(
     except BaseException:
         witness.close()
         raise
+
+
+def _newest_limits(book: Book, now: PolicyLimits) -> PolicyLimits:
+    """What was written last of the limits; before anything was, there are none."""
+    return book.limits[-1].limits if book.limits else dict.fromkeys(now)
 
 
 def _refusal_of(reserved: Reserved, code: str) -> Refused:

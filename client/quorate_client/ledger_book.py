@@ -20,6 +20,7 @@ from quorate_client.ledger_entries import (
     Account,
     Entry,
     EventKind,
+    Limited,
     Refused,
     Reserved,
     Spent,
@@ -72,6 +73,8 @@ class Book:
         """When the newest entry was written; times never fall from one entry to the next."""
         self.refusals: set[tuple[bytes, str, int, str]] = set()
         self.refused_unix_s: list[float] = []
+        self.limits: list[Limited] = []
+        """What the policy's limits were, oldest first; none before the first."""
         self._accounts: dict[Account, _AccountSums] = {}
         self._postings: dict[int, Posting] = {}
         self._computations: set[tuple[object, ...]] = set()
@@ -102,6 +105,8 @@ class Book:
             case Refused():
                 self.refusals.add((content.study_digest, content.run, content.round_number, content.code))
                 self.refused_unix_s.append(content.unix_s)
+            case Limited():
+                self.limits.append(content)
             case _:
                 assert_never(content)
         self.head, self.unix_s = entry.head, content.unix_s

@@ -8,7 +8,8 @@ its signature is a receipt, and the newest one vouches for the whole ledger.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -83,12 +84,15 @@ class _Content(BaseModel):
 
     number: int = Field(ge=1)
     unix_s: float
+
+
+class _OfWork(_Content):
     study_digest: bytes = Field(min_length=32, max_length=32)
     run: str
     round_number: int
 
 
-class _Charged(_Content):
+class _Charged(_OfWork):
     """Epsilon is the account's, over all its entries; None where there is no finite one."""
 
     account: Account
@@ -120,7 +124,7 @@ class Spent(_Charged):
     reservation: int
 
 
-class Refused(_Content):
+class Refused(_OfWork):
     """Work that the site declined; it costs nothing."""
 
     kind: Literal["refused"] = "refused"
@@ -128,7 +132,27 @@ class Refused(_Content):
     account: Account | None = None
 
 
-Content = Reserved | Spent | Refused
+PolicyLimits = Mapping[str, float | None]
+"""What the site's policy bounds spending by, by its keys; None is no limit."""
+
+
+class Limited(_Content):
+    """The policy's limits are not what they were; written before anything is computed under them."""
+
+    kind: Literal["limits"] = "limits"
+    limits: dict[str, float | None]
+
+    def loosened(self, before: PolicyLimits) -> list[str]:
+        """The keys that allow more than before."""
+        keys = sorted({*before, *self.limits})
+        return [key for key in keys if _size(self.limits.get(key)) > _size(before.get(key))]
+
+
+def _size(limit: float | None) -> float:
+    return math.inf if limit is None else limit
+
+
+Content = Reserved | Spent | Refused | Limited
 _CONTENT: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="kind")])
 
 

@@ -15,6 +15,8 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
+from quorate.printable import printable
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _FILE_BYTES = 5 * 1024 * 1024
@@ -67,5 +69,6 @@ def _formatter(shared: list[Processor], render: Processor) -> logging.Formatter:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             render,
+            lambda _, __, line: printable(str(line)),  # a peer's text, or a library's, must not steer who reads the log
         ],
     )

@@ -1,14 +1,15 @@
 """The site's policy: what its administrator lets happen here, whatever the consortium publishes.
 
-``policy.toml`` is a file of its own so that it can belong to another user than the daemon's. It is read again before
-every instruction: a change takes effect at once, and a broken file lets nothing through. Without a file the defaults
-hold, which allow no unprotected study and release no model outside the sites. Every number is a floor or a ceiling; no
-message of the server is looked at, only the study that was approved here.
+``policy.toml`` is a file of its own so that it can belong to root and not to the daemon's user. It is read again before
+every instruction: a change takes effect at once. A broken file lets nothing through, nor one that anybody else could
+have put there, nor one that is gone: the site remembers that it had one. Where there never was a file the defaults
+hold, which allow no unprotected study and release no model outside the sites; an empty file says the same. Every number
+is a floor or a ceiling; no message of the server is looked at, only the study that was approved here.
 """
 
 from __future__ import annotations
 
-import stat
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
@@ -29,7 +30,11 @@ from quorate.errors import (
 from quorate.exchange import Phase
 from quorate.privacy.terms import EvaluationPrivacy, Privacy
 from quorate.study import Study
-from quorate_client.config import read_toml
+from quorate_client.config import parse_toml
+from quorate_client.folder import SiteFolder
+from quorate_client.keys import owner_of
+from quorate_client.state import site_state
+from quorate_client.trusted_file import read_trusted
 
 SHIPPED_TASKS = ("tabular-classifier", "image-classifier")
 
@@ -117,10 +122,14 @@ class PrivacyPolicy(BaseModel):
     tell_epsilon: bool = Field(default=True, description="whether the operator may see what is spent and what is left")
 
     @property
+    def limits(self) -> dict[str, float | None]:
+        """What bounds the spending of a data set, by key: also written on the ledger."""
+        return {name: getattr(self, name) for name in ("epsilon_ever", "epsilon_per_year", "epsilon_per_run")}
+
+    @property
     def budget(self) -> str | None:
         """The first limit on what a data set may spend, as it stands in the file."""
-        limits = {name: getattr(self, name) for name in ("epsilon_ever", "epsilon_per_year", "epsilon_per_run")}
-        return next((f"privacy.{name} = {limit:g}" for name, limit in limits.items() if limit is not None), None)
+        return next((f"privacy.{name} = {limit:g}" for name, limit in self.limits.items() if limit is not None), None)
 
     def left_after(self, epsilon: float) -> float | None:
         """What a data set that has spent so much may still spend; None without a limit for ever."""
@@ -329,37 +338,97 @@ def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[R
 _ACTION = "Reject the study, or have whoever is responsible for policy.toml change it"
 
 
-def read_policy(path: Path) -> Policy:
-    """Read ``policy.toml``; a missing file means the defaults.
+def has_policy(folder: SiteFolder) -> bool:
+    """Whether there is a policy at this site, or was one.
 
     Raises:
-        ConfigError: naming the file, each wrong key and what was expected; or other users may write it.
+        ConfigError, WrongStateError: that cannot be told.
     """
-    if not path.exists():
+    return _is_there(folder.policy) or _is_remembered(folder)
+
+
+def read_policy(folder: SiteFolder) -> Policy:
+    """Read ``policy.toml``, and remember that there is one.
+
+    Raises:
+        ConfigError: as ``look_at_policy``. WrongStateError, DiskFullError: the site's database cannot be used.
+    """
+    given = _given(folder)
+    if given is None:
         return Policy()
-    if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    _remember(folder)
+    return given
+
+
+def look_at_policy(folder: SiteFolder) -> Policy:
+    """What ``policy.toml`` says; the defaults where there never was one. Changes nothing.
+
+    Raises:
+        ConfigError: naming the file, each wrong key and what was expected; or it is gone, or somebody else than root
+            and the owner of the site's keys could have chosen what is in it.
+    """
+    return _given(folder) or Policy()
+
+
+def write_default_policy(folder: SiteFolder) -> None:
+    """Give a site that has no policy one to read and change. One that is gone is not replaced."""
+    if has_policy(folder):
+        return
+    descriptor = os.open(folder.policy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(DEFAULT_POLICY_TOML)
+    _remember(folder)
+
+
+def _given(folder: SiteFolder) -> Policy | None:
+    if not has_policy(folder):
+        return None
+    if not _is_there(folder.policy):
         raise ConfigError(
-            f"{path} can be written by more users than its owner",
-            expected="a mode like 0644",
-            got=f"{stat.S_IMODE(path.stat().st_mode):04o}",
-            action="Take the write permission from group and others, and see who changed it",
+            f"{folder.policy} is gone: this site had a policy",
+            action="Put it back, and see who took it away. If the defaults shall hold from now on, say so with an "
+            f"empty file: `touch {folder.policy}`",
         )
-    return read_toml(path, Policy)
+    text = read_trusted(folder.policy, frozenset({0, owner_of(folder.keys)}))
+    return parse_toml(text, folder.policy, Policy)
 
 
-def policy_now(path: Path) -> Policy:
+def _is_there(path: Path) -> bool:
+    """A link that leads nowhere is there."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"Cannot look for {path}", got=error.strerror or "") from error
+    return True
+
+
+def _is_remembered(folder: SiteFolder) -> bool:
+    if not folder.database.exists():
+        return False
+    with site_state(folder.database) as state:
+        return state.had_policy
+
+
+def _remember(folder: SiteFolder) -> None:
+    with site_state(folder.database) as state:
+        state.remember_policy()
+
+
+def policy_now(folder: SiteFolder) -> Policy:
     """The policy as it is on disk at this moment.
 
     Raises:
         PolicyError: the file cannot be read, so nothing is allowed.
     """
     try:
-        return read_policy(path)
+        return read_policy(folder)
     except ConfigError as error:
         raise PolicyError("The site's policy cannot be read, so nothing is allowed", got=str(error)) from error
 
 
-def check_policy_now(path: Path, study: Study, now: datetime) -> Policy:
+def check_policy_now(folder: SiteFolder, study: Study, now: datetime) -> Policy:
     """Hold a study against its own last day and against the policy as it is on disk at this moment.
 
     Args:
@@ -368,7 +437,7 @@ def check_policy_now(path: Path, study: Study, now: datetime) -> Policy:
     Raises:
         PolicyError: the policy does not allow it, or cannot be read. StudyExpiredError.
     """
-    policy = policy_now(path)
+    policy = policy_now(folder)
     policy.check(study)
     require_valid(study, now)
     return policy

@@ -102,7 +102,7 @@ class Assessor:
         check_roster(study, self._identity, self._keys)
         # The policy before the task: only a task that it names is looked for on this machine.
         now = datetime.fromtimestamp(self._wall()).astimezone()
-        policy = check_policy_now(self._folder.policy, study, now)
+        policy = check_policy_now(self._folder, study, now)
         self._tasks.check(study.task)
         if study.guest is not None:
             return None

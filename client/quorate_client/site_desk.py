@@ -36,7 +36,7 @@ from quorate_client.ledger import open_ledger
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.logs import configure_logging
 from quorate_client.metrics import ClientMetrics
-from quorate_client.policy import check_policy_now, require_valid
+from quorate_client.policy import check_policy_now, has_policy, require_valid
 from quorate_client.site_file import Site
 from quorate_client.state import State, open_state
 from quorate_client.upkeep import DAY_S
@@ -187,8 +187,8 @@ class Desk:
         if site.folder.resolve() != self._folder.root.resolve():
             raise StudyError("The site file is of another site's folder than the engine that it was brought to")
         study, now = site.agreement.study, datetime.now().astimezone()
-        if self._folder.policy.exists():
-            check_policy_now(self._folder.policy, study, now).check_phase(instruction.phase, now)
+        if has_policy(self._folder):
+            check_policy_now(self._folder, study, now).check_phase(instruction.phase, now)
         else:  # whoever wrote the site file agreed to the study in it
             require_valid(study, now)
         if study.protection.mode == "secagg":

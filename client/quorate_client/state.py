@@ -95,6 +95,15 @@ class State:
         self._set("paused", "1" if paused else "0")
 
     @property
+    def had_policy(self) -> bool:
+        """Whether there was a policy at this site, now or before."""
+        return self._get("had_policy") == "1"
+
+    def remember_policy(self) -> None:
+        if not self.had_policy:
+            self._set("had_policy", "1")
+
+    @property
     def connection(self) -> ConnectionReport | None:
         text = self._get("connection")
         return ConnectionReport(**json.loads(text)) if text else None

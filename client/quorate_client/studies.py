@@ -191,7 +191,7 @@ class StudyDesk:
             answer.answer if answer else None,
             refusal_of(lambda: check_roster(offer.study, self._identity, self._keys)),
             refusal_of(lambda: self._tasks.check(offer.study.task)),
-            refusal_of(lambda: check_policy_now(self._folder.policy, offer.study, datetime.now(UTC))),
+            refusal_of(lambda: check_policy_now(self._folder, offer.study, datetime.now(UTC))),
         )
 
     def is_new_key(self, member: Member) -> bool:

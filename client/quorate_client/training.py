@@ -43,6 +43,10 @@ class Accounting:
     wall: Callable[[], float]
     noted: Callable[[Spending], None]
 
+    def note_limits(self) -> None:
+        """Whoever loosens the policy, trains, and tightens it again leaves an entry on the ledger."""
+        self.ledger.note_limits(self.policy().limits)
+
 
 class Trainer:
     """Trains for one run of a study.
@@ -88,6 +92,8 @@ class Trainer:
             BudgetExhaustedError, PrivacyRefusedError, PrivacyUnsupportedError, LedgerError: nothing was computed then.
             TaskFailedError and others of the task.
         """
+        if self._accounting is not None:
+            await asyncio.to_thread(self._accounting.note_limits)
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
             return await task.train(state, update, number, self._seed(), pull), None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint, parse_name
+from quorate.printable import hidden_in
 from quorate.privacy.terms import Privacy
 from quorate.secagg.terms import Rules
 
@@ -159,7 +160,33 @@ class Site(_Frozen):
         return fingerprint(bytes.fromhex(self.signing_key))
 
 
-class Study(_Frozen):
+class _Readable(_Frozen):
+    """What people read and agree to: no text in it, nor the name of a parameter, may hide or turn round any of it."""
+
+    @model_validator(mode="after")
+    def _hides_nothing(self) -> Self:
+        for where, text in _texts("", self.model_dump(mode="json")):
+            if hidden := hidden_in(text):
+                raise ValueError(f"{where} has the character {hidden}, which does not show, or changes what shows")
+        return self
+
+
+def _texts(where: str, value: object) -> Iterator[tuple[str, str]]:
+    """Each text in a JSON value, keys too, with the place where it is."""
+    match value:
+        case str():
+            yield where, value
+        case dict():
+            for key, inner in value.items():
+                place = f"{where}.{key}" if where else key
+                yield f"a name in {where or 'study'}", key
+                yield from _texts(place, inner)
+        case list():
+            for number, inner in enumerate(value):
+                yield from _texts(f"{where}[{number}]", inner)
+
+
+class Study(_Readable):
     """What every site approves. Build it with ``StudyFile.resolve`` or ``Study.from_canonical``."""
 
     format: Literal["quorate.study/1"] = "quorate.study/1"
@@ -310,7 +337,7 @@ class _TaskInFile(_Frozen):
     )
 
 
-class StudyFile(_Frozen):
+class StudyFile(_Readable):
     """The TOML file that an operator writes."""
 
     name: Name = Field(description="what operators and administrators call the study")

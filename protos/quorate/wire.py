@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from quorate.errors import QuorateError, ServerUnreachableError, TransportError, error_classes, is_code
+from quorate.printable import printable
 from quorate.v1 import common_pb2
 
 DETAIL_KEY = "quorate-error-bin"
@@ -37,18 +38,14 @@ def error_of(detail: common_pb2.ErrorDetail) -> QuorateError:
     Its texts go to logs, databases and terminals, and the peer may be hostile: they are cut and cannot steer anything.
     """
     cls = error_classes().get(detail.code)
-    what, expected, got, action = map(
-        printable, (detail.what or detail.code, detail.expected, detail.got, detail.action)
+    what, expected, got, action = (
+        printable(text[:MAX_TEXT_CHARACTERS])
+        for text in (detail.what or detail.code, detail.expected, detail.got, detail.action)
     )
     error = (cls or QuorateError)(what, expected=expected, got=got, action=action)
     if cls is None and is_code(detail.code):
         error.code = detail.code  # type: ignore[misc]  # a newer peer's code: keep it readable
     return error
-
-
-def printable(text: str) -> str:
-    """A peer's text on one line, without what steers a terminal, and no longer than an error needs."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text[:MAX_TEXT_CHARACTERS])
 
 
 def status_of(error: QuorateError) -> grpc.StatusCode:

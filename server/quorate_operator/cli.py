@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from quorate import __version__
 from quorate.errors import QuorateError
 from quorate.exits import REFUSED, RUN_NOT_COMPLETED, exit_code
 from quorate.identity import SiteName, parse_name
 from quorate.runs import RunState, RunView
+from quorate.terminal import Terminal, say, say_json, unexpected_ends_it
 from quorate_operator import machine, render, watch
 from quorate_operator.files import invitation_text, private_file, write_download
 from quorate_operator.times import until
@@ -53,7 +54,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Its id, or enou
 
 def _show_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"quorate {__version__}")
+        say(f"quorate {__version__}")
         raise typer.Exit
 
 
@@ -98,7 +99,7 @@ def _invite(
         invitation = client.invite(site, valid_s=days * DAY_S, keep_keys=keep_keys)
         file.write(invitation_text(invitation))
     if as_json:
-        _print_json(
+        say_json(
             {
                 "site": site,
                 "path": str(path),
@@ -108,9 +109,9 @@ def _invite(
         )
         return
     expiry = until(invitation.expires_unix_s, time.time())
-    typer.echo(f"Wrote {path}. It lets its bearer join as {site}, once, until {expiry}.")
+    say(f"Wrote {path}. It lets its bearer join as {site}, once, until {expiry}.")
     join = f"quorate-client join {'--keep-keys ' if keep_keys else ''}{path.name}"
-    typer.echo(f"Hand it to the site's administrator over a safe channel, who runs: {join}")
+    say(f"Hand it to the site's administrator over a safe channel, who runs: {join}")
 
 
 @site_app.command("list")
@@ -151,8 +152,8 @@ def study_publish(
     _show(as_json, machine.study_json(view), lambda: render.study_page(view, time.time()))
     if not as_json:
         study = view.study.name
-        typer.echo(f"Now each site's administrator reads and answers it: quorate-client show {study}")
-        typer.echo(f"Then start it: quorate run start {study}")
+        say(f"Now each site's administrator reads and answers it: quorate-client show {study}")
+        say(f"Then start it: quorate run start {study}")
 
 
 @study_app.command("list")
@@ -195,7 +196,7 @@ def run_start(context: Context, study: StudyArgument, as_json: AsJson = False) -
         view = client.start(study)
     waiting = [site.name for site, answer in published.roster() if answer.answer != "approved"]
     if waiting:
-        typer.echo(f"These sites refuse until they approve the study: {', '.join(waiting)}", err=True)
+        say(f"These sites refuse until they approve the study: {', '.join(waiting)}", to_stderr=True)
     _show(as_json, machine.run_json(view), lambda: render.run_page(view, time.time()))
 
 
@@ -238,11 +239,11 @@ def run_watch(context: Context, run: RunArgument, as_json: AsJson = False) -> No
     with _client(context) as client:
         views = watch.until_rest(client.watch(run))
         if as_json:
-            state = watch.watch_json(views, typer.echo)
+            state = watch.watch_json(views, partial(say_json, indent=None))
         elif console.is_terminal:
             state = watch.watch_live(views, console, time.time)
         else:
-            state = watch.watch_lines(views, typer.echo)
+            state = watch.watch_lines(views, say)
     if state is not RunState.COMPLETED:
         raise typer.Exit(RUN_NOT_COMPLETED)
 
@@ -279,16 +280,15 @@ def model_fetch(context: Context, run: RunArgument, output: Output = None, as_js
         else:
             size = write_download(path, client.model(view.run))
     if as_json:
-        _print_json({"path": str(path), "bytes": size, "study": study.digest().hex(), "signed_by": signers})
+        say_json({"path": str(path), "bytes": size, "study": study.digest().hex(), "signed_by": signers})
         return
     _tell_download(path, size, as_json=False)
     if signers:
-        typer.echo(
-            f"Signed by {', '.join(signers)} as the model of {view.run} ({study.name} {study.digest().hex()[:12]})."
-        )
+        say(f"Signed by {', '.join(signers)} as the model of {view.run} ({study.name} {study.digest().hex()[:12]}).")
     else:
-        typer.echo(
-            "WARNING: no site signed it. The server could read it, and could have put another in its place.", err=True
+        say(
+            "WARNING: no site signed it. The server could read it, and could have put another in its place.",
+            to_stderr=True,
         )
 
 
@@ -314,7 +314,7 @@ def _release_key(context: Context) -> ReleaseKey:
 
     folder = _folder(context)
     if make_key(folder):
-        typer.echo(f"Made {folder / KEY_NAME}. Nothing else opens the models of such studies: keep a copy.", err=True)
+        say(f"Made {folder / KEY_NAME}. Nothing else opens the models of such studies: keep a copy.", to_stderr=True)
     return load_key(folder)
 
 
@@ -335,32 +335,26 @@ def _act(context: Context, as_json: bool, act: Callable[[OperatorClient], RunVie
     _show(as_json, machine.run_json(view), lambda: render.run_page(view, time.time()))
 
 
-def _console() -> Console:
-    """Names and purposes are shown as they are: nothing in them is markup."""
-    width = None if sys.stdout.isatty() else _FILE_WIDTH
-    return Console(width=width, markup=False, highlight=False, emoji=False)
+def _console() -> Terminal:
+    return Terminal(width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 def _busy(text: str) -> Any:
-    return Console(stderr=True, markup=False).status(text)
+    return Terminal(stderr=True).status(text)
 
 
 def _show(as_json: bool, content: object, page: Callable[[], RenderableType]) -> None:
     if as_json:
-        _print_json(content)
+        say_json(content)
     else:
         _console().print(page())
 
 
-def _print_json(content: object) -> None:
-    typer.echo(json.dumps(content, indent=2))
-
-
 def _tell_download(path: Path, size: int, as_json: bool) -> None:
     if as_json:
-        _print_json({"path": str(path), "bytes": size})
+        say_json({"path": str(path), "bytes": size})
     else:
-        typer.echo(f"Wrote {path}, {size} bytes.")
+        say(f"Wrote {path}, {size} bytes.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -368,9 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The transport's own lines about a failed handshake would hide our message about it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        app(args=given)
-    except QuorateError as error:
-        text = json.dumps({"error": machine.error_json(error)}) if "--json" in given else f"quorate: {error}"
-        sys.stderr.write(text + "\n")
-        sys.exit(exit_code(error))
+    with unexpected_ends_it():
+        try:
+            app(args=given)
+        except QuorateError as error:
+            if "--json" in given:
+                say_json({"error": machine.error_json(error)}, indent=None, to_stderr=True)
+            else:
+                say(f"quorate: {error}", to_stderr=True)
+            sys.exit(exit_code(error))

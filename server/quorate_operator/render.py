@@ -166,11 +166,11 @@ def run_page(view: RunView, now: float) -> RenderableType:
     bar.add_row(ProgressBar(total=max(view.rounds, 1), completed=done, width=40), f"{done} of {view.rounds} rounds")
     parts: list[RenderableType] = [facts, bar]
     if view.sites and not view.state.is_over:
-        parts += [Text(f"\nround {view.round_number}, {view.phase}"), _progress_table(view)]
+        parts += [Text(), Text(f"round {view.round_number}, {view.phase}"), _progress_table(view)]
     if view.results:
         parts += [Text(), _results_table(view.results)]
     if spending := latest_spending(view.results):
-        parts += [Text("\nprivacy spent per record, over all studies"), _spending_table(spending)]
+        parts += [Text(), Text("privacy spent per record, over all studies"), _spending_table(spending)]
     return _warned(Group(*parts), view.protection == "none")
 
 

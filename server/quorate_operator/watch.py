@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 
-from rich.console import Console
 from rich.live import Live
 
 from quorate.runs import Progress, RunState, RunView
-from quorate_operator.machine import UNPROTECTED, run_json
+from quorate.terminal import Terminal
+from quorate_operator.machine import UNPROTECTED, Json, run_json
 from quorate_operator.render import round_line, run_page
 from quorate_operator.times import clock_time
 
 
-def watch_live(views: Iterable[RunView], console: Console, clock: Callable[[], float]) -> RunState:
+def watch_live(views: Iterable[RunView], console: Terminal, clock: Callable[[], float]) -> RunState:
     """Redraw the run's page at each change. Returns the state in which it ended."""
     state = RunState.RUNNING
     with Live(console=console, refresh_per_second=8, transient=False) as live:
@@ -33,11 +32,11 @@ def watch_lines(views: Iterable[RunView], write: Callable[[str], None]) -> RunSt
     return state
 
 
-def watch_json(views: Iterable[RunView], write: Callable[[str], None]) -> RunState:
-    """Write each view as one line of JSON. Returns the state in which the run ended."""
+def watch_json(views: Iterable[RunView], write: Callable[[Json], None]) -> RunState:
+    """Write each view as a value for JSON. Returns the state in which the run ended."""
     state = RunState.RUNNING
     for view in views:
-        write(json.dumps(run_json(view)))
+        write(run_json(view))
         state = view.state
     return state
 

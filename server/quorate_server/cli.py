@@ -15,6 +15,7 @@ import typer
 
 from quorate.errors import QuorateError
 from quorate.exits import OTHER, exit_code
+from quorate.terminal import say, unexpected_ends_it
 from quorate_server.config import CONFIG_NAME, ServerConfig
 from quorate_server.doctor import examine
 from quorate_server.founding import add_operator, found, open_registry
@@ -38,12 +39,12 @@ def init(
 ) -> None:
     """Found a consortium: certificate authority, configuration, the first operator's credential."""
     credential = found(folder, consortium=consortium, address=address, listen=listen, now=time.time())
-    typer.echo(f"The consortium {consortium} has a server in {folder}.")
-    typer.echo("What to do next:")
-    typer.echo(f"  1. Back up {folder / 'ca'} to a safe place; whoever reads it can admit anybody.")
-    typer.echo(f"  2. Look through {folder / CONFIG_NAME}, then start the server: quorate-server run --state {folder}")
-    typer.echo(f"  3. Hand {credential} to the operator, who sets QUORATE_PROFILE to it")
-    typer.echo("     and invites the first site: quorate site invite NAME")
+    say(f"The consortium {consortium} has a server in {folder}.")
+    say("What to do next:")
+    say(f"  1. Back up {folder / 'ca'} to a safe place; whoever reads it can admit anybody.")
+    say(f"  2. Look through {folder / CONFIG_NAME}, then start the server: quorate-server run --state {folder}")
+    say(f"  3. Hand {credential} to the operator, who sets QUORATE_PROFILE to it")
+    say("     and invites the first site: quorate site invite NAME")
 
 
 @app.command()
@@ -62,9 +63,9 @@ def doctor(state: State) -> None:
     """Check what would keep this server from working."""
     findings = list(examine(state, time.time()))
     for finding in findings:
-        typer.echo(f"{'ok    ' if finding.ok else 'BROKEN'} {finding.subject}: {finding.detail}")
+        say(f"{'ok    ' if finding.ok else 'BROKEN'} {finding.subject}: {finding.detail}")
         if finding.action:
-            typer.echo(f"       {finding.action}.")
+            say(f"       {finding.action}.")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(OTHER)
 
@@ -77,7 +78,7 @@ def operator_add(
 ) -> None:
     """Issue a credential to an operator; also to replace one that will expire."""
     add_operator(ServerConfig.read(state), name, output, time.time())
-    typer.echo(f"The credential of {name} is in {output}. Hand it over; operator.key is secret.")
+    say(f"The credential of {name} is in {output}. Hand it over; operator.key is secret.")
 
 
 @operator_app.command("list")
@@ -88,7 +89,7 @@ def operator_list(state: State) -> None:
     for record in records:
         until = datetime.fromtimestamp(record.expires_unix_s, UTC)
         standing = "revoked" if record.revoked else f"valid until {until:%Y-%m-%d}"
-        typer.echo(f"{record.name}  {standing}  serial {record.serial:x}")
+        say(f"{record.name}  {standing}  serial {record.serial:x}")
 
 
 @operator_app.command("revoke")
@@ -96,15 +97,16 @@ def operator_revoke(name: Annotated[str, typer.Argument(help="The operator's nam
     """Revoke all credentials of an operator, from the next call on."""
     with open_registry(ServerConfig.read(state)) as registry:
         registry.revoke_operator(name)
-    typer.echo(f"All credentials of {name} are revoked.")
+    say(f"All credentials of {name} are revoked.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. A refusal is one message on standard error and an exit code (``quorate.exits``)."""
     # The transport's own lines are not in the form of the log; whoever needs them sets the variable.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    try:
-        app(args=arguments)
-    except QuorateError as error:
-        sys.stderr.write(f"quorate-server: {error}\n")
-        sys.exit(exit_code(error))
+    with unexpected_ends_it():
+        try:
+            app(args=arguments)
+        except QuorateError as error:
+            say(f"quorate-server: {error}", to_stderr=True)
+            sys.exit(exit_code(error))

@@ -9,6 +9,8 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
+from quorate.printable import printable
+
 
 def configure_logging(
     log_format: Literal["text", "json"],
@@ -37,6 +39,7 @@ def configure_logging(
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
                 render,
+                lambda _, __, line: printable(str(line)),  # a peer's text must not steer who reads the log
             ],
         )
     )

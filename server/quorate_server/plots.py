@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from quorate.printable import printable
+
 MAX_SERIES = 6
 MAX_COLUMNS = 120
 
@@ -192,7 +194,7 @@ def _headroom(highest: float) -> float:
 
 def _plain(label: str) -> str:
     """A label that matplotlib neither reads as mathematics nor hides, and that XML can hold."""
-    text = "".join(character if character.isprintable() else "?" for character in label)[:60]
+    text = printable(label[:60])
     return text.strip().lstrip("_").replace("$", r"\$") or "unnamed"
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from quorate.errors import FrameError, IdentityClonedError, QuorateError, SupersededError
 from quorate.exchange import MessageId
 from quorate.identity import SiteName
+from quorate.printable import printable
 from quorate.privacy.ledger_head import SignedHead
 from quorate.v1 import rounds_pb2
 from quorate.wire import detail_of
@@ -113,7 +114,7 @@ class Sessions:
             IdentityClonedError: the number is not higher than the last one: somebody else uses this identity.
             SupersededError: a newer connection was faster. FrameError: not a session number, or not a version.
         """
-        if len(version) > MAX_VERSION_CHARACTERS or not version.isprintable():
+        if len(version) > MAX_VERSION_CHARACTERS or printable(version) != version:
             raise FrameError("The site's version is malformed", expected=f"at most {MAX_VERSION_CHARACTERS} characters")
         if not 0 < number <= MAX_SESSION:
             raise FrameError("A session number is out of range", expected=f"1 to {MAX_SESSION}")

@@ -218,13 +218,12 @@ def test_the_operators_mark_is_no_difference_between_studies_and_its_key_is(
     assert told == {"name", "release.operator_key"}
 
 
-def test_text_of_a_study_cannot_steer_the_terminal(run: Run, joined: SiteFolder, services: Server) -> None:
-    services.studies.append(make_study(services, purpose="[red]help\x1b[2J\u202emoc"))
-    result = run("show", "hearts")
+def test_what_looks_like_markup_in_a_study_is_shown_as_it_stands(
+    run: Run, joined: SiteFolder, services: Server
+) -> None:
+    services.studies.append(make_study(services, purpose="[red]help[/red] :warning:"))
 
-    assert "[red]help" in result.out
-    assert "\x1b[2J" not in result.out
-    assert "\u202e" not in result.out
+    assert "[red]help[/red] :warning:" in run("show", "hearts").out
 
 
 def test_an_approval_is_signed_told_and_pinned(run: Run, joined: SiteFolder, services: Server) -> None:

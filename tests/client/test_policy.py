@@ -19,6 +19,7 @@ from quorate.errors import (
     StudyExpiredError,
 )
 from quorate.study import Protection, Release, Rounds, Site, Study, TaskRef
+from quorate_client.folder import SiteFolder
 from quorate_client.policy import DEFAULT_POLICY_TOML, Policy, PrivacyPolicy, policy_now, read_policy, require_valid
 
 OPEN = Policy(protection=frozenset({"none"}), evaluation_without_protection=True)
@@ -87,10 +88,10 @@ def test_a_task_that_is_not_listed_is_refused() -> None:
 
 
 def test_the_written_default_is_the_default(tmp_path: Path) -> None:
-    path = tmp_path / "policy.toml"
-    path.write_text(DEFAULT_POLICY_TOML)
+    folder = SiteFolder(tmp_path)
+    folder.policy.write_text(DEFAULT_POLICY_TOML)
 
-    assert read_policy(path) == Policy()
+    assert read_policy(folder) == Policy()
     named = {line.removeprefix("# ").split(" = ")[0] for line in DEFAULT_POLICY_TOML.splitlines() if " = " in line}
     assert named >= {*Policy.model_fields, *PrivacyPolicy.model_fields} - {"privacy"}
 
@@ -101,24 +102,13 @@ def test_the_written_default_is_the_default(tmp_path: Path) -> None:
      "[privacy]\nepsilon_ever = inf", "[privacy]\nleast_noise = -1"],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_read_lets_nothing_through(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "policy.toml"
-    path.write_text(text)
+    folder = SiteFolder(tmp_path)
+    folder.policy.write_text(text)
 
     with pytest.raises(ConfigError):
-        read_policy(path)
+        read_policy(folder)
     with pytest.raises(PolicyError, match="nothing is allowed"):
-        policy_now(path)
-
-
-def test_a_policy_that_others_may_write_lets_nothing_through(tmp_path: Path) -> None:
-    path = tmp_path / "policy.toml"
-    path.write_text('protection = ["none", "secagg"]')
-    for mode in (0o664, 0o646):
-        path.chmod(mode)
-        with pytest.raises(PolicyError, match="written by more users than its owner"):
-            policy_now(path)
-    path.chmod(0o644)
-    assert policy_now(path).protection == {"none", "secagg"}
+        policy_now(folder)
 
 
 def test_the_reference_names_every_key() -> None:

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from quorate.errors import QuorumMissingError
 from quorate.runs import Progress, RunState, SiteProgress
+from quorate.terminal import Terminal
 from quorate_operator import render
 from tests.operator.samples import FIRST, NORTH, NOW, RUNNING, SECOND, a_site, a_study_view, changed
 
 
 def text_of(content: RenderableType) -> str:
     output = io.StringIO()
-    Console(file=output, width=200, markup=False, highlight=False, emoji=False).print(content)
+    Terminal(file=output, width=200).print(content)
     return output.getvalue()
 
 

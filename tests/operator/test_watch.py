@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import io
-import json
 
 import pytest
-from rich.console import Console
 
 from quorate.runs import RunState
+from quorate.terminal import Terminal
 from quorate_operator import watch
+from quorate_operator.machine import Json
 from tests.operator.samples import NOW, RUNNING, a_run, changed
 
 
@@ -37,20 +37,20 @@ def test_a_round_is_told_once_though_its_view_comes_again_after_a_restart_of_the
 @pytest.mark.parametrize("state", [RunState.STOPPED, RunState.FAILED, RunState.COMPLETED])
 def test_every_form_of_watching_tells_how_the_run_ended(state: RunState) -> None:
     views = [RUNNING, changed(state=state)]
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    terminal = Terminal(file=io.StringIO(), force_terminal=True, width=120)
     assert watch.watch_live(views, terminal, lambda: NOW) is state
     assert watch.watch_lines(views, lambda line: None) is state
     assert watch.watch_json(views, lambda line: None) is state
 
 
-def test_for_programs_each_view_is_one_line_of_json() -> None:
-    lines: list[str] = []
-    watch.watch_json(a_run(), lines.append)
-    assert [json.loads(line)["state"] for line in lines] == [view.state for view in a_run()]
+def test_for_programs_each_view_is_one_value() -> None:
+    told: list[Json] = []
+    watch.watch_json(a_run(), told.append)
+    assert [value["state"] for value in told] == [view.state for view in a_run()]
 
 
 def test_a_terminal_shows_the_warning_and_the_rounds() -> None:
     output = io.StringIO()
-    watch.watch_live(a_run(), Console(file=output, force_terminal=True, width=120), lambda: NOW)
+    watch.watch_live(a_run(), Terminal(file=output, force_terminal=True, width=120), lambda: NOW)
     assert "WARNING" in output.getvalue()
     assert "2 of 2 rounds" in output.getvalue()

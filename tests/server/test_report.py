@@ -192,10 +192,11 @@ def test_a_script_in_the_purpose_is_shown_and_not_run() -> None:
 
 
 def test_hostile_names_in_every_free_text_stay_text() -> None:
-    hostile = "<script>x</script>$\\frac{$\x00_"
+    seen = "<script>x</script>$\\frac{$_"
+    hostile = f"{seen}\x00"  # a study cannot hold it
     of = study(
-        task={"name": "flower:app.client:app", "digest": "ab" * 32, "parameters": {hostile: hostile}},
-        guest={"server_app": "app.server:app", "run_config": {hostile: hostile}},
+        task={"name": "flower:app.client:app", "digest": "ab" * 32, "parameters": {seen: seen}},
+        guest={"server_app": "app.server:app", "run_config": {seen: seen}},
     )
     reason = RunWorkerError(hostile, expected=hostile, got=hostile, action=hostile)
     rounds = [replace(result(n, **{hostile: 3.0 * n}), phase_seconds={hostile: 1.0}) for n in (1, 2)]

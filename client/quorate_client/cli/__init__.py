@@ -13,6 +13,7 @@ import typer
 
 from quorate import exits
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
+from quorate.terminal import unexpected_ends_it
 from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies
 from quorate_client.cli.output import show_error
 
@@ -46,11 +47,12 @@ app.add_typer(ledger.app, name="ledger")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit. Expected failures are one message; a traceback is a mistake of ours."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        app(given)
-    except QuorateError as error:
-        show_error(error, as_json="--json" in given)
-        sys.exit(exit_code(error))
+    with unexpected_ends_it():
+        try:
+            app(given)
+        except QuorateError as error:
+            show_error(error, as_json="--json" in given)
+            sys.exit(exit_code(error))
 
 
 def exit_code(error: QuorateError) -> int:

@@ -13,7 +13,18 @@ import typer
 
 from quorate.errors import AlreadyExistsError, InputError, KeyMismatchError, LedgerRolledBackError, NotFoundError
 from quorate.identity import fingerprint
-from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table, warn
+from quorate_client.cli.output import (
+    DEFAULT_STATE,
+    JsonOption,
+    StateOption,
+    cell,
+    moment,
+    out,
+    say,
+    show_json,
+    table,
+    warn,
+)
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import load_identity, load_keys
 from quorate_client.ledger import Ledger, open_ledger
@@ -42,8 +53,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what was spent, by data set and run, and what the policy leaves."""
-    policy = read_policy(SiteFolder(state).policy).privacy
     with site_ledger(state) as ledger:
+        policy = read_policy(SiteFolder(state)).privacy
         book = ledger.book()
         accounts = [account for account in book.accounts() if dataset in (None, account.dataset)]
         if dataset is not None and not accounts:
@@ -53,7 +64,10 @@ def show(
         except LedgerRolledBackError as error:
             warn(str(error))
     accountants = shipped_accountants()
-    statements = [_statement(book, each, _limits(policy, book, each), accountants) for each in accounts]
+    changes = _changes_of_limits(book)
+    statements = [
+        _statement(book, each, _limits(policy, book, each), accountants) | {"limits": changes} for each in accounts
+    ]
     if as_json:
         show_json(statements)
         return
@@ -61,6 +75,8 @@ def show(
         _print(statement)
     if not statements:
         say("Nothing was spent yet.")
+    for change in changes:
+        _print_change(change)
 
 
 @app.command()
@@ -145,6 +161,24 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
             for sums in book.runs(account)
         ],
     }
+
+
+def _changes_of_limits(book: Book) -> list[dict[str, Any]]:
+    """Each entry about the policy's limits, with the keys that allow more than the one before it."""
+    earlier = [{}, *(entry.limits for entry in book.limits)]
+    return [
+        {"entry": entry.number, "unix_s": entry.unix_s, "limits": entry.limits, "loosened": entry.loosened(before)}
+        for before, entry in zip(earlier, book.limits, strict=False)
+    ]
+
+
+def _print_change(change: dict[str, Any]) -> None:
+    limits = ", ".join(f"{key} = {_number(limit, 'no limit')}" for key, limit in sorted(change["limits"].items()))
+    when = f"Limits since {moment(change['unix_s'])} (entry {change['entry']}): {limits}"
+    if change["loosened"]:
+        say(f"{when}. LOOSENED: {', '.join(change['loosened'])}", "bold yellow")
+    else:
+        say(f"{when}.")
 
 
 def _limits(policy: PrivacyPolicy, book: Book, account: Account) -> Limits:

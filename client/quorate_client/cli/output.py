@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from quorate.errors import QuorateError
+from quorate.terminal import Terminal, say_json
+from quorate.terminal import say as say
 
 StateOption = Annotated[Path, typer.Option("--state", envvar="QUORATE_STATE", metavar="DIR", help="The site's folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DEFAULT_STATE = Path("quorate-site")
 
 
-def out() -> Console:
-    """Made anew for each use, so that it writes to what standard output is at that moment."""
-    return Console(highlight=False)
+def out() -> Terminal:
+    return Terminal()
 
 
-def err() -> Console:
-    return Console(stderr=True, highlight=False)
+def err() -> Terminal:
+    return Terminal(stderr=True)
 
 
 def show_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, sort_keys=True))
+    say_json(value, sort_keys=True)
 
 
 def show_error(error: QuorateError, *, as_json: bool) -> None:
     """One message on standard error: what happened, what was expected, what came, what to do."""
     if as_json:
         fields = {key: getattr(error, key) for key in ("code", "what", "expected", "got", "action")}
-        typer.echo(json.dumps({"error": fields}), file=sys.stderr)
+        say_json({"error": fields}, indent=None, to_stderr=True)
         return
-    err().print(Text(f"Error [{error.code}]: ", "bold red") + Text(printable(str(error)), "red"), soft_wrap=True)
+    err().print(Text(f"Error [{error.code}]: ", "bold red") + Text(str(error), "red"), soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    err().print(Panel(Text(printable(text), "bold yellow"), title="warning", border_style="yellow"))
-
-
-def say(text: str, style: str = "") -> None:
-    """A line of text in which nothing is taken for markup."""
-    out().print(Text(printable(text), style), soft_wrap=True)
+    err().print(Panel(Text(text, "bold yellow"), title="warning", border_style="yellow"))
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -60,12 +53,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def cell(text: str, style: str = "") -> Text:
-    return Text(printable(text), style)
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere without what would steer the terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+    return Text(text, style)
 
 
 def moment(unix_s: float) -> str:

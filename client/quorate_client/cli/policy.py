@@ -20,7 +20,7 @@ def check(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Jso
     """Hold a study against policy.toml, rule by rule. Exits with 3 if one refuses it."""
     with desk(state) as open_desk:
         offered = find_offer(open_desk.door.offers(), study).study
-    policy = policy_now(SiteFolder(state).policy)
+    policy = policy_now(SiteFolder(state))
     rules = list(policy.rules(offered))
     refusal = refusal_of(lambda: policy.check(offered))
     if as_json:

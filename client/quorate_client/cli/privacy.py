@@ -49,7 +49,7 @@ def plan(
             f"The study {offered.name} has no [privacy.training], so there is nothing per record to plan",
             action="`quorate-client policy check STUDY` shows whether this site's policy allows it",
         )
-    policy = policy_now(SiteFolder(state).policy).privacy
+    policy = policy_now(SiteFolder(state)).privacy
     chosen = choose_dataset(state, dataset)
     records = training_records(offered, chosen)
     made = plan_training(offered, policy, records)

@@ -29,7 +29,7 @@ from quorate_client.enrol import Joining, check_authority, read_invitation
 from quorate_client.enrol import join as redeem_invitation
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import certificate_life, load_credentials, load_identity, load_keys
-from quorate_client.policy import DEFAULT_POLICY_TOML
+from quorate_client.policy import write_default_policy
 from quorate_client.state import site_state
 
 _DAY_S = 86_400.0
@@ -204,8 +204,7 @@ def _proxy(folder: SiteFolder, proxy: str | None) -> str | None:
 
 def _write_defaults(folder: SiteFolder, proxy: str | None) -> None:
     """A policy to read and change, and the proxy where the daemon finds it."""
-    if not folder.policy.exists():
-        folder.policy.write_text(DEFAULT_POLICY_TOML, encoding="utf-8")
+    write_default_policy(folder)
     if proxy is not None and not folder.config.exists():
         folder.config.touch(mode=0o600)  # it may hold the proxy's password
         folder.config.write_text(f"proxy = {json.dumps(proxy)}\n", encoding="utf-8")
