@@ -29,7 +29,6 @@ from quorate.errors import (
 from quorate.evaluation import LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply, StudyWork, SumRef
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 from quorate.privacy.update_noise import update_noise
 from quorate.schemes import packing_of
 from quorate.secagg import sealing
@@ -123,14 +122,13 @@ class SecureRun:
         work = secure_work_from_bytes(instruction.body)
         blobs: tuple[Blob, ...] = ()
         task: TaskCalls | None = None
-        spending: Spending | None = None
         match instruction.phase:
             case Phase.KEYS:
                 answer = self._make_parts(agreement)
             case Phase.HELLO:
                 answer = self._greet(instruction, work, agreement)
             case Phase.UPLOAD:
-                task, answer, blobs, spending = await self._upload(instruction, work, agreement, fetch)
+                task, answer, blobs = await self._upload(instruction, work, agreement, fetch)
             case Phase.VOTE:
                 answer = SecureAnswer(vote=await self._vote(instruction, work, fetch))
             case Phase.REVEAL:
@@ -143,7 +141,7 @@ class SecureRun:
                 raise FrameError("The server asks for work that is not part of a study under secure aggregation")
         body = secure_answer_to_bytes(answer)
         working_s = task.working_s if task else 0.0
-        return Reply(instruction.message_id, body=body, blobs=blobs, working_s=working_s, spending=spending)
+        return Reply(instruction.message_id, body=body, blobs=blobs, working_s=working_s)
 
     # --- the exchanges ---
 
@@ -167,7 +165,7 @@ class SecureRun:
 
     async def _upload(
         self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
-    ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...], Spending | None]:
+    ) -> tuple[TaskCalls, SecureAnswer, tuple[Blob, ...]]:
         """Arrive at the model that the sum starts from; then what this site adds to it."""
         participant = self._of(instruction)
         participant.check(work.hellos)
@@ -180,7 +178,6 @@ class SecureRun:
         participant.begin_upload(work.hellos, self._state.digest if self._state else b"")
         dimension = 0
         ciphertext: Blob | None = None
-        spending: Spending | None = None
         if self._state is None:
             measure = await task.measure()
             self._trainer.admit(measure)
@@ -191,7 +188,7 @@ class SecureRun:
             own: tuple[int, ...] = (0,) * OWN_COUNTS
             tally = await task.evaluate(self._state)
             if participant.terms.polynomials:
-                own, ciphertext, spending = await self._train(task, self._state, participant, instruction, agreement)
+                own, ciphertext = await self._train(task, self._state, participant, instruction, agreement)
             counts = (*own, *tally)
         dealt_bytes = len(work.hellos) * sealing.message_bytes(len(counts) + DEGREE)
         masked, boxes = await offload(dealt_bytes, participant.finish_upload, counts)
@@ -203,7 +200,7 @@ class SecureRun:
             model=participant.model,
             metrics=self._told(),
         )
-        return task, answer, (shares,) if ciphertext is None else (ciphertext, shares), spending
+        return task, answer, (shares,) if ciphertext is None else (ciphertext, shares)
 
     async def _train(
         self,
@@ -212,11 +209,11 @@ class SecureRun:
         participant: Participant,
         instruction: Instruction,
         agreement: Agreement,
-    ) -> tuple[tuple[int, ...], Blob, Spending | None]:
+    ) -> tuple[tuple[int, ...], Blob]:
         """Train on the state; what leaves is made by ``protect_secretly``."""
         update = self._states.scratch()
         try:
-            report, spending = await self._trainer.train(task, state, update, instruction, agreement)
+            report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = self._weight(participant.site, report.records)
             sent = await asyncio.to_thread(
                 protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
@@ -227,7 +224,7 @@ class SecureRun:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
         clipped = sent.clipped if self._study.privacy is None else 0
-        return (sent.weight, report.records, report.loss, clipped), sent.blob, spending
+        return (sent.weight, report.records, report.loss, clipped), sent.blob
 
     def _weight(self, site: SiteName, records: int) -> int:
         """This site's share of all records. The weights of all sites may not be more than 1 together: no lane holds it.

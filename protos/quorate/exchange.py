@@ -15,7 +15,6 @@ from typing import NewType
 from quorate.blobs import Blob
 from quorate.errors import FrameError, is_code
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 
 MessageId = NewType("MessageId", bytes)
 
@@ -86,7 +85,6 @@ class Reply:
     body: bytes = b""
     blobs: tuple[Blob, ...] = ()
     working_s: float = 0.0
-    spending: Spending | None = None
 
     def __post_init__(self) -> None:
         if len(self.message_id) != MESSAGE_ID_BYTES or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
