@@ -81,6 +81,7 @@ class Ledger:
         self._witness = witness
         self._signing_key = signing_key
         self._public_key = signing_key.public_key().public_bytes_raw()
+        witness.signs_with(self._public_key)
         self._accountants = remembering(accountants)
         self._wall = wall
         self._lock = threading.Lock()
@@ -194,21 +195,25 @@ class Ledger:
                 pass
         return self._head
 
-    def check_witness(self, head: SignedHead) -> None:
+    def check_witness(self, head: SignedHead, *, is_earlier: bool = False) -> None:
         """Compare what a server repeated. If the ledger does not hold it, ``reserve`` refuses from now on.
 
-        A head that this site did not sign is passed over: a server must not be able to stop a site.
+        A head that this site did not sign, with the key that it has or one that it had, is passed over: a server must
+        not be able to stop a site. A folder that knows nothing yet believes the server of an ``earlier`` key of this
+        site: there a ledger was deleted, and has nothing to say against it.
 
         Raises:
             LedgerError: the ledger cannot be read.
         """
-        if not head.is_signed_by(self._public_key):
-            log.warning("the server repeats a head of the privacy ledger that this site did not sign")
-            return
-        with self._reading():
+        with self._reading() as book:
+            is_own = any(head.is_signed_by(key) for key in self._witness.signing_keys())
+            if not (is_own or (is_earlier and book.head is None)):
+                log.warning("the server repeats a head of the privacy ledger that this site did not sign")
+                return
             if self.file.holds(head.number, head.hash):
                 return
             self._witness.was_told(head)
+            self._head = None
         log.error("the privacy ledger is not what the server has seen of it", seen=head.number)
 
     def require_newest(self) -> None:

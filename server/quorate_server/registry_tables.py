@@ -23,6 +23,13 @@ SITES = Table(
     Column("sealing_key", LargeBinary(32)),
     Column("sealing_proof", LargeBinary(64)),
 )
+# The signing keys that sites had before the ones they have: for whom the heads of their privacy ledgers are kept.
+EARLIER_KEYS = Table(
+    "earlier_keys",
+    METADATA,
+    Column("signing_key", LargeBinary(32), primary_key=True),
+    Column("site", ForeignKey("sites.name"), primary_key=True),
+)
 # Serials are text, in hexadecimal: they have 128 bits, more than an integer column holds.
 CERTIFICATES = Table(
     "certificates",
