@@ -115,7 +115,7 @@ def test_a_plan_says_that_records_were_released_without_a_bound(
     offer(services)
     with opened(registered.root, key=load_keys(registered.keys).signing) as ledger:
         ledger.record_unbounded(Account("patients", "record"), "plain", b"p" * 32, "run-0")
-    assert "1 runs released these records" in run("privacy", "plan", "hearts").out
+    assert "runs that released these records: 1" in run("privacy", "plan", "hearts").out
     registered.policy.write_text(POLICY + "[privacy]\nepsilon_ever = 1e6\n")
     plan = run("privacy", "plan", "hearts", "--json").json()
     assert (plan["unbounded_runs"], plan["refused_by"], plan["rounds_left"]) == (1, ["epsilon_ever"], 0)

@@ -168,7 +168,7 @@ def _print(
     rows.add_row("begun so far", f"epsilon {outlook.before:.3f} {at} (RDP: whole studies, one after the other)")
     rows.add_row("with the study", f"epsilon {outlook.after:.3f} {at}")
     if outlook.unbounded:
-        rows.add_row("without bound", cell(f"{outlook.unbounded} runs released these records", "bold yellow"))
+        rows.add_row("without bound", cell(f"runs that released these records: {outlook.unbounded}", "bold yellow"))
     for name, (limit, epsilon) in outlook.limits.items():
         verdict = cell("within", "green") if epsilon <= limit else cell("REFUSED", "bold red")
         rows.add_row(cell(f"{name} = {limit:g}"), verdict)
