@@ -29,8 +29,8 @@ NO_PRIVACY = Statement(
         "able to find out whether a certain person's record was among those that it was trained on.",
     ),
     exact=(
-        "No differential privacy: no epsilon bounds what the model, the sums or the updates tell of a record. Each site's "
-        "privacy ledger holds the run as one without bound, and no later epsilon for these records includes it.",
+        "No differential privacy: no epsilon bounds what the model, the sums or the updates tell of a record. Each "
+        "site's privacy ledger holds the run as one without bound, and no later epsilon for these records includes it.",
     ),
 )
 

@@ -57,7 +57,7 @@ def test_noise_on_parameters_promises_for_a_site_and_nothing_for_records(mechani
     cost = epsilon([Event(2.0, 1.0, 12)], 1e-4)
     assert f"epsilon {cost:.3g} at delta = 0.0001 over 12 rounds" in statement.exact[0]
     assert "Unit: one site" in statement.exact[0]
-    assert "No statement is made about single records." in statement.exact
+    assert any(each.startswith("No statement is made about single records") for each in statement.exact)
     assert "Nothing was done to hide single records." in statement.plain
 
 
@@ -70,7 +70,7 @@ def test_each_mechanism_that_is_on_has_its_sentences() -> None:
     alone = [privacy_statement(study(**{name: value})) for name, value in _ALL.items()]
     together = privacy_statement(study(**_ALL))
     assert [each.exact[0] for each in alone] == list(together.exact[:3])
-    assert "No statement is made about single records." not in together.exact
+    assert not any(each.startswith("No statement is made about single records") for each in together.exact)
 
 
 _ALL: dict[str, Any] = {"training": TRAINING, "update": NOISE, "average": NOISE}
