@@ -47,6 +47,7 @@ log = structlog.get_logger()
 WELCOME_TIMEOUT_S = 10.0
 MISSED_HEARTBEATS = 3
 CLOCK_TOLERANCE_S = 60.0
+MOST_EARLIER_KEYS = 100
 GOODBYE_TIMEOUT_S = 1.0
 
 FINAL_REFUSALS = (SupersededError, IdentityClonedError, CertificateRevokedError)
@@ -198,6 +199,8 @@ class Agent:
         self._metrics.welcomed(self._offset_s)
         if welcome.HasField("ledger_head"):
             await self._compare(welcome.ledger_head)
+        for earlier in welcome.earlier_ledger_heads[:MOST_EARLIER_KEYS]:
+            await self._compare(earlier, is_earlier=True)
         log.info("connected", server=connection.address, session=session)
         if abs(self._offset_s) > CLOCK_TOLERANCE_S:
             log.warning(
@@ -207,10 +210,10 @@ class Agent:
             )
         return float(welcome.heartbeat_s)
 
-    async def _compare(self, proto: rounds_pb2.LedgerHead) -> None:
+    async def _compare(self, proto: rounds_pb2.LedgerHead, *, is_earlier: bool = False) -> None:
         """What the server has seen of this site's privacy ledger; studies without privacy go on in any case."""
         try:
-            await asyncio.to_thread(self._ledger.check_witness, head_from_proto(proto))
+            await asyncio.to_thread(self._ledger.check_witness, head_from_proto(proto), is_earlier=is_earlier)
         except QuorateError as error:
             log.error("the privacy ledger could not be compared", code=error.code, reason=str(error))
 

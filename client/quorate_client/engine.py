@@ -141,6 +141,8 @@ class Engine:
 
     def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | SecureRun | GuestRun:
         run, study, folder = instruction.run, agreement.study, self._folder(instruction.run)
+        if self._accounting is not None:
+            self._accounting.begin(agreement, run)
         if study.kind == "guest":
             return GuestRun(folder, self._workers, self._spool, self._clock)
         trainer = Trainer(study, self._randomness, self._accounting)

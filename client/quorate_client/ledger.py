@@ -15,6 +15,7 @@ account may spend for ever does not depend on it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,11 +42,12 @@ from quorate_client.ledger_entries import (
     Refused,
     Reserved,
     Spent,
+    Unbounded,
     make_entry,
 )
 from quorate_client.ledger_file import LedgerFile, open_file
-from quorate_client.ledger_limits import Accountants, described, finite, over_limit, paid_before, remembering
-from quorate_client.ledger_witness import Witness
+from quorate_client.ledger_limits import Accountants, described, finite, lasting, over_limit, paid_before, remembering
+from quorate_client.ledger_witness import SeenHead, Witness
 
 log = structlog.get_logger()
 
@@ -81,6 +83,7 @@ class Ledger:
         self._witness = witness
         self._signing_key = signing_key
         self._public_key = signing_key.public_key().public_bytes_raw()
+        witness.signs_with(self._public_key)
         self._accountants = remembering(accountants)
         self._wall = wall
         self._lock = threading.Lock()
@@ -170,10 +173,36 @@ class Ledger:
                 unix_s = max(self._wall(), book.unix_s)
                 self._append(book, Limited(number=book.number + 1, unix_s=unix_s, limits=dict(limits)))
 
+    def record_unbounded(self, account: Account | None, study: str, study_digest: bytes, run: str) -> None:
+        """Write down, before records are touched, that a run uses them in a way that no epsilon bounds; once for a run.
+
+        A ledger that lost entries takes it too: it says the most that an entry can say, whatever was forgotten. No
+        witness sees it there, or it would take the place of what was lost.
+
+        Args:
+            account: None where the code may read any records of the site.
+
+        Raises:
+            LedgerError, DiskFullError, WrongStateError: it could not be written, and no record may be touched.
+        """
+        with self._appending(require_newest=False) as book:
+            if all((each.study_digest, each.run) != (study_digest, run) for each in book.unbounded(account)):
+                unbounded = Unbounded(
+                    number=book.number + 1,
+                    unix_s=max(self._wall(), book.unix_s),
+                    study_digest=study_digest,
+                    run=run,
+                    round_number=0,
+                    study=study,
+                    account=account,
+                )
+                self._append(book, unbounded)
+
     # --- witnesses ---
 
     def head(self) -> SignedHead | None:
-        """The number and hash of the newest entry, signed: for servers to keep and repeat. None without entries.
+        """The number and hash of the newest entry, signed: for servers to keep and repeat. None without entries, and of
+        a ledger that lost some: a server would forget what it lost.
 
         The newest on disk that this process wrote or read; does not wait for a reservation that is being made.
         """
@@ -182,27 +211,32 @@ class Ledger:
                 pass
         return self._head
 
-    def check_witness(self, head: SignedHead) -> None:
+    def check_witness(self, head: SignedHead, *, is_earlier: bool = False) -> None:
         """Compare what a server repeated. If the ledger does not hold it, ``reserve`` refuses from now on.
 
-        A head that this site did not sign is passed over: a server must not be able to stop a site.
+        A head that this site did not sign, with the key that it has or one that it had, is passed over: a server must
+        not be able to stop a site. A folder that knows nothing yet believes the server of an ``earlier`` key of this
+        site: there a ledger was deleted, and has nothing to say against it.
 
         Raises:
             LedgerError: the ledger cannot be read.
         """
-        if not head.is_signed_by(self._public_key):
-            log.warning("the server repeats a head of the privacy ledger that this site did not sign")
-            return
-        with self._reading():
+        with self._reading() as book:
+            is_own = any(head.is_signed_by(key) for key in self._witness.signing_keys())
+            if not (is_own or (is_earlier and book.head is None)):
+                log.warning("the server repeats a head of the privacy ledger that this site did not sign")
+                return
             if self.file.holds(head.number, head.hash):
                 return
             self._witness.was_told(head)
+            self._head = None
         log.error("the privacy ledger is not what the server has seen of it", seen=head.number)
 
     def require_newest(self) -> None:
         """Raises LedgerRolledBackError when the ledger does not hold what it was seen to hold."""
         with self._reading() as book:
-            self._require_seen(book)
+            if (lost := self._lost()) is not None:
+                raise _rolled_back(lost.number, book.number)
 
     # --- reading ---
 
@@ -216,16 +250,25 @@ class Ledger:
         with self._reading() as book:
             return list(book.of_study(account, study_digest))
 
-    def events_of_others(self, account: Account, study_digest: bytes) -> list[Event]:
-        """The rest of them."""
+    def committed(self, account: Account, besides: bytes) -> list[Event]:
+        """What all studies that were begun may release, but the one with this digest."""
         with self._reading() as book:
-            others = tally(book.ever(account))
-            others.subtract(tally(book.of_study(account, study_digest)))
-            return list(events_of(others))
+            return list(book.committed(account, besides=besides))
+
+    def unbounded(self, account: Account) -> list[Unbounded]:
+        """The runs that used the account's records without a bound."""
+        with self._reading() as book:
+            return book.unbounded(account)
 
     def spent(self, account: Account, delta: float) -> float:
-        """The account's epsilon over all its entries, by the adaptive accountant."""
-        return self._accountants.adaptive(self.events(account), delta)
+        """The account's epsilon over all its entries, by the adaptive accountant; infinite without a bound."""
+        return math.inf if self.unbounded(account) else self._accountants.adaptive(self.events(account), delta)
+
+    def left(self, account: Account, limits: Limits) -> float:
+        """What the limit for ever leaves for studies that are not begun; infinite without one."""
+        with self._reading() as book:
+            held = lasting(book, account, limits, self._accountants, book.unix_s)
+            return next((each.left for each in held if each.name == "epsilon_ever"), math.inf)
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first.
@@ -269,6 +312,7 @@ class Ledger:
             attempt=charge.attempt,
             purpose=charge.purpose,
             events=charge.events,
+            plan=limits.plan or (),
             accountant=self._accountants.name,
             delta=limits.delta,
             epsilon_before=finite(epsilon(before, limits.delta)),
@@ -314,7 +358,7 @@ class Ledger:
             self._append(book, refused)
 
     @contextmanager
-    def _appending(self) -> Iterator[Book]:
+    def _appending(self, *, require_newest: bool = True) -> Iterator[Book]:
         """Alone with the newest entries, of which nothing was lost; what is appended is on disk and witnessed after.
 
         The witness comes second: a crash in between leaves it one entry behind, which the next one mends.
@@ -323,12 +367,14 @@ class Ledger:
             try:
                 with self.file.alone():
                     self._catch_up()
-                    self._require_seen(self._book)
+                    lost = self._lost()
+                    if lost is not None and require_newest:
+                        raise _rolled_back(lost.number, self._book.number)
                     yield self._book
             except BaseException:
                 self._book = Book()  # it may hold what was not written: the file is read anew
                 raise
-            self._head = self._book.head
+            self._head = self._book.head if lost is None else None
             if self._head is not None:
                 self._witness.saw(self._head)
 
@@ -340,7 +386,7 @@ class Ledger:
             except BaseException:
                 self._book = Book()
                 raise
-            self._head = self._book.head
+            self._head = self._book.head if self._lost() is None else None
             yield self._book
 
     def _catch_up(self) -> None:
@@ -351,10 +397,9 @@ class Ledger:
         for entry in self.file.entries_from(book.number + 1, book.hash):
             book.add(entry)
 
-    def _require_seen(self, book: Book) -> None:
-        for seen in self._witness.heads():
-            if not self.file.holds(seen.number, seen.hash):
-                raise _rolled_back(seen.number, book.number)
+    def _lost(self) -> SeenHead | None:
+        """What the ledger was seen to hold and does not."""
+        return next((seen for seen in self._witness.heads() if not self.file.holds(seen.number, seen.hash)), None)
 
 
 def open_ledger(

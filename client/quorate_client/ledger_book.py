@@ -3,10 +3,15 @@
 Pure: entries in, sums out. A reservation counts in full until a spend closes it; one that is never closed (the site
 died in between) counts in full for ever. Events are counted by their kind (noise, sampling rate), which loses nothing:
 both the PLD and the Renyi curve of a composition depend on the counts alone.
+
+Limits look at what was committed and not at what was spent: a study counts with its whole plan from its first round on.
+Were its rounds counted one by one, the round in which the budget ends would tell the server the sampling rate, and
+with it the number of records.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +29,7 @@ from quorate_client.ledger_entries import (
     Refused,
     Reserved,
     Spent,
+    Unbounded,
     check_signature,
 )
 
@@ -56,12 +62,21 @@ class RunSums:
 
 
 @dataclass(slots=True)
+class _Commitment:
+    """What a study, or one computation without a plan, counts with against limits."""
+
+    counts: Tally = field(default_factory=Counter)
+    last_unix_s: float = 0.0
+
+
+@dataclass(slots=True)
 class _AccountSums:
     ever: Tally = field(default_factory=Counter)
     runs: dict[str, RunSums] = field(default_factory=dict)
     studies: dict[bytes, Tally] = field(default_factory=dict)
+    commitments: dict[bytes | int, _Commitment] = field(default_factory=dict)
+    """By the study's digest, or by the number of a reservation without a plan."""
     postings: list[Posting] = field(default_factory=list)
-    delta: float = 0.0
 
 
 class Book:
@@ -76,6 +91,7 @@ class Book:
         self.limits: list[Limited] = []
         """What the policy's limits were, oldest first; none before the first."""
         self._accounts: dict[Account, _AccountSums] = {}
+        self._unbounded: dict[Account | None, dict[tuple[bytes, str], Unbounded]] = {}
         self._postings: dict[int, Posting] = {}
         self._computations: set[tuple[object, ...]] = set()
 
@@ -107,6 +123,8 @@ class Book:
                 self.refused_unix_s.append(content.unix_s)
             case Limited():
                 self.limits.append(content)
+            case Unbounded():
+                self._unbounded.setdefault(content.account, {}).setdefault((content.study_digest, content.run), content)
             case _:
                 assert_never(content)
         self.head, self.unix_s = entry.head, content.unix_s
@@ -127,15 +145,35 @@ class Book:
     # --- sums ---
 
     def accounts(self) -> list[Account]:
-        return sorted(self._accounts, key=str)
+        named = {account for account in self._unbounded if account is not None}
+        return sorted(self._accounts.keys() | named, key=str)
 
     def runs(self, account: Account) -> list[RunSums]:
         """Oldest first."""
         return list(self._accounts[account].runs.values()) if account in self._accounts else []
 
-    def delta(self, account: Account) -> float:
-        """At which the account's newest entry states its epsilon. Raises KeyError for an account without entries."""
-        return self._accounts[account].delta
+    def unbounded(self, account: Account | None, since_unix_s: float = -math.inf) -> list[Unbounded]:
+        """The runs that used an account's records without a bound, oldest first; of None those that may have used any
+        records of the site, which count for each data set. The statement of a whole site is not about records."""
+        if account is not None and account.unit != "record":
+            return []
+        runs = {run: each for key in (account, None) for run, each in self._unbounded.get(key, {}).items()}
+        return sorted((each for each in runs.values() if each.unix_s > since_unix_s), key=lambda each: each.number)
+
+    def committed(
+        self, account: Account, since_unix_s: float = -math.inf, besides: bytes | None = None
+    ) -> tuple[Event, ...]:
+        """The whole plans of the studies that were begun, of those that reserved something since then.
+
+        Args:
+            besides: The digest of a study that is left out.
+        """
+        sums = self._accounts.get(account, _AccountSums())
+        counts: Tally = Counter()
+        for key, commitment in sums.commitments.items():
+            if key != besides and commitment.last_unix_s > since_unix_s:
+                counts.update(commitment.counts)
+        return events_of(counts)
 
     def ever(self, account: Account) -> tuple[Event, ...]:
         return events_of(self._accounts[account].ever) if account in self._accounts else ()
@@ -170,7 +208,9 @@ class Book:
         self._computations.add(reserved.computation)
         self._postings[entry.number] = posting
         sums.postings.append(posting)
-        sums.delta = reserved.delta
+        commitment = sums.commitments.setdefault(_commitment_key(posting), _Commitment())
+        commitment.counts |= tally(reserved.plan) or posting.counts
+        commitment.last_unix_s = reserved.unix_s
         sums.ever.update(posting.counts)
         run.counts.update(posting.counts)
         sums.studies.setdefault(reserved.study_digest, Counter()).update(posting.counts)
@@ -192,6 +232,8 @@ class Book:
             total.update(released)
         run.open -= 1
         run.last_unix_s = spent.unix_s
+        if not posting.reserved.plan:
+            sums.commitments[_commitment_key(posting)].counts = released
         posting.counts, posting.is_open = released, False
 
 
@@ -242,6 +284,10 @@ def _events(counts: Tally) -> Iterator[Event]:
     for (noise, rate), count in sorted(counts.items()):
         if count:
             yield Event(noise, rate, count)
+
+
+def _commitment_key(posting: Posting) -> bytes | int:
+    return posting.reserved.study_digest if posting.reserved.plan else posting.entry.number
 
 
 def _impossible(number: int, expected: str) -> LedgerError:

@@ -3,12 +3,16 @@
 An entry's content is canonical JSON (RFC 8785). Its hash covers the hash of the entry before it, so that none can be
 changed, left out or put in between without changing all later ones, and the site signs number and hash: an entry with
 its signature is a receipt, and the newest one vouches for the whole ledger.
+
+Servers are shown the hashes. An entry's content can be guessed but for the number of records behind it, so each has a
+salt: without it whoever sees the hash would try one number after another.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -24,7 +28,8 @@ from quorate.privacy.ledger_head import SignedHead, sign_head
 GENESIS = bytes(32)
 """What stands for the hash before the first entry's."""
 TRAIN = "train"
-_CONTEXT = b"quorate/ledger-entry/v1\x00"
+SALT_BYTES = 16
+_CONTEXT = b"quorate/ledger-entry/v2\x00"
 
 Unit = Literal["record", "site"]
 EventKind = tuple[float, float]
@@ -66,10 +71,12 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the site's policy lets an account come to, at ``delta``; None is no limit.
+    """What the site's policy lets an account come to, at its ``delta``; None is no limit.
 
     Args:
+        delta: The policy's, never a study's: one with a large delta would loosen the limits for all before it.
         plan: What the study lets all of its runs release together.
+        counts_unbounded: Whether what was released without a bound passes the limits for a year and for ever.
     """
 
     delta: float
@@ -77,11 +84,13 @@ class Limits:
     epsilon_per_run: float | None = None
     epsilon_per_year: float | None = None
     epsilon_ever: float | None = None
+    counts_unbounded: bool = True
 
 
 class _Content(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="hex", val_json_bytes="hex")
 
+    salt: bytes = Field(default_factory=lambda: os.urandom(SALT_BYTES), min_length=SALT_BYTES, max_length=SALT_BYTES)
     number: int = Field(ge=1)
     unix_s: float
 
@@ -112,9 +121,14 @@ class _Charged(_OfWork):
 
 
 class Reserved(_Charged):
-    """Written before a computation begins, for the most that it may release."""
+    """Written before a computation begins, for the most that it may release.
+
+    Args:
+        plan: What all runs of the study may release together, empty where nobody says.
+    """
 
     kind: Literal["reserve"] = "reserve"
+    plan: tuple[Event, ...] = ()
 
 
 class Spent(_Charged):
@@ -152,7 +166,19 @@ def _size(limit: float | None) -> float:
     return math.inf if limit is None else limit
 
 
-Content = Reserved | Spent | Refused | Limited
+class Unbounded(_OfWork):
+    """Written before records are used in a way that no epsilon bounds, once for each run and data set.
+
+    Args:
+        account: None where the code may read any records of the site: a guest app without a data set.
+    """
+
+    kind: Literal["unbounded"] = "unbounded"
+    study: str
+    account: Account | None
+
+
+Content = Reserved | Spent | Refused | Limited | Unbounded
 _CONTENT: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="kind")])
 
 

@@ -7,14 +7,21 @@ so that the daemon imports nothing heavy until there is something to account for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from quorate.errors import BudgetExhaustedError, SiteInterruptedError
 from quorate.privacy.events import Event
-from quorate_client.ledger_book import Book, costs_at_most, events_of, tally
-from quorate_client.ledger_entries import Limits, Reserved
+from quorate_client.ledger_book import YEAR_S, Book, costs_at_most, events_of, tally
+from quorate_client.ledger_entries import Account, Limits, Reserved
+
+WITHOUT_BOUND = "records that were released without a bound"
+UNBOUNDED_ACTION = (
+    "No limit can hold what was released before. Use other records, or have whoever is responsible for policy.toml set "
+    'privacy.unbounded = "set_aside": the limits then hold the rest'
+)
+SPENT_ACTION = "Use fewer rounds or more noise, or have whoever is responsible for policy.toml change it"
 
 Accountant = Callable[[Sequence[Event], float], float]
 
@@ -83,11 +90,11 @@ def over_limit(book: Book, reserved: Reserved, limits: Limits, accountants: Acco
 
     A study is a plan: its cost is what its accountant says of the whole plan, before its first round, and all of its
     runs together stay within it. Which studies come, and when, depends on earlier results, so that a year's and the
-    whole sum are held by a filter (Feldman and Zrnic 2021): each computation's worst case is added before it begins,
-    and the sum must stay below the limit.
+    whole sum are held by a filter (Feldman and Zrnic 2021): a study's whole plan is added before its first round, and
+    the sum must stay below the limit. So a study is refused at its first round or at none, whatever the number of
+    records, unless somebody tightens the limits.
     """
     account, run = reserved.account, reserved.run
-    of_run = (*book.of_run(account, run), *reserved.events)
     if limits.plan is not None:
         in_all = tally((*book.of_study(account, reserved.study_digest), *reserved.events))
         if not costs_at_most(in_all, tally(limits.plan)):
@@ -98,24 +105,68 @@ def over_limit(book: Book, reserved: Reserved, limits: Limits, accountants: Acco
                 action="Have the operator publish another study, with more spare rounds: sites approve it anew, and it "
                 "spends anew",
             )
-    year, ever = book.of_last_year(account, reserved.unix_s), book.ever(account)
-    for name, limit, epsilon, events in (
-        ("epsilon_per_run", limits.epsilon_per_run, accountants.planned, limits.plan or of_run),
-        ("epsilon_per_year", limits.epsilon_per_year, accountants.adaptive, (*year, *reserved.events)),
-        ("epsilon_ever", limits.epsilon_ever, accountants.adaptive, (*ever, *reserved.events)),
+    for held in _each_held(book, reserved, limits, accountants):
+        if not held.epsilon <= held.limit:  # a NaN is refused too
+            return BudgetExhaustedError(
+                f"The study {reserved.study} would spend more of the privacy budget of {account} than this site's "
+                "policy allows",
+                expected=f"{held.name} = {held.limit:g} at most (delta {limits.delta:g})",
+                got=WITHOUT_BOUND if held.is_unbounded else f"{held.epsilon:.4g}",
+                action=UNBOUNDED_ACTION if held.is_unbounded else SPENT_ACTION,
+            )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A limit of the policy, by its key, and the epsilon that is held against it: infinite where records were released
+    without a bound."""
+
+    name: str
+    limit: float
+    epsilon: float
+    is_unbounded: bool = False
+
+    @property
+    def left(self) -> float:
+        return max(0.0, self.limit - self.epsilon)
+
+
+def lasting(
+    book: Book,
+    account: Account,
+    limits: Limits,
+    accountants: Accountants,
+    unix_s: float,
+    besides: bytes | None = None,
+    plan: Sequence[Event] = (),
+) -> Iterator[Held]:
+    """The limits for a year and for ever, with what the studies that were begun come to.
+
+    Args:
+        besides, plan: The digest of a study that is not counted as it was begun, and what it comes to in place of that.
+    """
+    for name, limit, since in (
+        ("epsilon_per_year", limits.epsilon_per_year, unix_s - YEAR_S),
+        ("epsilon_ever", limits.epsilon_ever, -math.inf),
     ):
         if limit is None:
             continue
-        cost = epsilon(events, limits.delta)
-        if not cost <= limit:  # a NaN is refused too
-            return BudgetExhaustedError(
-                f"Round {reserved.round_number} of run {run} would spend more of the privacy budget of {account} "
-                "than this site's policy allows",
-                expected=f"{name} = {limit:g} at most (delta {limits.delta:g})",
-                got=f"{cost:.4g}",
-                action="Use fewer rounds or more noise, or have whoever is responsible for policy.toml change it",
-            )
-    return None
+        if limits.counts_unbounded and book.unbounded(account, since):
+            yield Held(name, limit, math.inf, is_unbounded=True)
+        else:
+            events = (*book.committed(account, since, besides), *plan)
+            yield Held(name, limit, accountants.adaptive(events, limits.delta))
+
+
+def _each_held(book: Book, reserved: Reserved, limits: Limits, accountants: Accountants) -> Iterator[Held]:
+    account = reserved.account
+    if limits.epsilon_per_run is not None:
+        of_run = limits.plan or (*book.of_run(account, reserved.run), *reserved.events)
+        yield Held("epsilon_per_run", limits.epsilon_per_run, accountants.planned(of_run, limits.delta))
+    besides = reserved.study_digest if limits.plan else None
+    plan = limits.plan or reserved.events
+    yield from lasting(book, account, limits, accountants, reserved.unix_s, besides, plan)
 
 
 def together(events: Sequence[Event]) -> tuple[Event, ...]:

@@ -3,6 +3,9 @@
 Whoever puts back an older ``ledger.sqlite`` would forget what was spent. So the number and the hash of the newest entry
 are written down here after each one, and beside them what a server repeated and the ledger does not hold. Both are
 evidence for ever: the ledger is used only while it holds both.
+
+The keys that ever signed here are written down too: a site that joins anew has another one, and what a server repeats
+was signed with an earlier one.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import json
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from quorate.errors import LedgerError
 from quorate.privacy.ledger_head import SignedHead
 from quorate_client.state import disk_errors, open_state, transaction
 
 Source = Literal["ledger_head", "ledger_head_of_server"]
+_KEYS = "ledger_keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,17 @@ class Witness:
         """What the ledger must hold."""
         return [seen for source in ("ledger_head", "ledger_head_of_server") if (seen := self._read(source))]
 
+    def signing_keys(self) -> list[bytes]:
+        """The Ed25519 public keys that the site had, 32 bytes each."""
+        return [bytes.fromhex(text) for text in self._setting(_KEYS) or ()]
+
+    def signs_with(self, public_key: bytes) -> None:
+        """This is the site's key now."""
+        with transaction(self.database):
+            known = self._setting(_KEYS) or []
+            if public_key.hex() not in known:
+                self._set(_KEYS, [*known, public_key.hex()])
+
     def saw(self, head: SignedHead) -> None:
         """An entry was written. Of two processes the later entry's counts, whoever comes here first."""
         with transaction(self.database):
@@ -56,19 +71,37 @@ class Witness:
             self._write("ledger_head_of_server", head)
 
     def _read(self, source: Source) -> SeenHead | None:
+        value = self._setting(source)
+        if value is None:
+            return None
+        try:
+            number, digest = value
+            return SeenHead(int(number), bytes.fromhex(digest))
+        except (ValueError, TypeError) as error:
+            raise _unreadable() from error
+
+    def _write(self, source: Source, head: SignedHead) -> None:
+        self._set(source, [head.number, head.hash.hex()])
+
+    def _setting(self, name: str) -> list[Any] | None:
         with disk_errors():
-            row = self.database.execute("SELECT value FROM settings WHERE name = ?", (source,)).fetchone()
+            row = self.database.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         if row is None:
             return None
         try:
-            number, digest = json.loads(row[0])
-            return SeenHead(int(number), bytes.fromhex(digest))
-        except (ValueError, TypeError) as error:
-            raise LedgerError(
-                "What the site's database says of the privacy ledger cannot be read",
-                action="Restore state.sqlite from a backup",
-            ) from error
+            value = json.loads(row[0])
+        except ValueError as error:
+            raise _unreadable() from error
+        if not isinstance(value, list):
+            raise _unreadable()
+        return value
 
-    def _write(self, source: Source, head: SignedHead) -> None:
-        value = json.dumps([head.number, head.hash.hex()])
-        self.database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (source, value))
+    def _set(self, name: str, value: list[Any]) -> None:
+        self.database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def _unreadable() -> LedgerError:
+    return LedgerError(
+        "What the site's database says of the privacy ledger cannot be read",
+        action="Restore state.sqlite from a backup",
+    )

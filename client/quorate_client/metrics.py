@@ -28,7 +28,6 @@ from quorate import __version__
 from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import Metric, MetricKind, error_codes
-from quorate.privacy.events import Spending
 
 
 class ConnectionState(StrEnum):
@@ -103,12 +102,13 @@ LAST_SUCCESS = Metric(
 EPSILON_SPENT = Metric(
     "quorate_client_privacy_epsilon_spent",
     MetricKind.GAUGE,
-    "Epsilon per record, over all studies, of the data set that was trained on last with differential privacy.",
+    "Epsilon per record, over all studies and at the policy's delta, of the data set that was trained on last with "
+    "differential privacy; +Inf where its records were ever released without a bound.",
 )
 EPSILON_LEFT = Metric(
     "quorate_client_privacy_epsilon_left",
     MetricKind.GAUGE,
-    "What this site's policy leaves that data set for ever; +Inf where it has no limit.",
+    "What this site's policy leaves that data set for studies not yet begun; +Inf where it has no limit for ever.",
 )
 
 CLIENT_METRICS = (
@@ -190,9 +190,9 @@ class ClientMetrics:
     def paused_is(self, paused: bool) -> None:
         self._paused.set(paused)
 
-    def privacy_spent(self, spending: Spending) -> None:
-        self._epsilon_spent.set(spending.epsilon)
-        self._epsilon_left.set(math.inf if spending.left is None else spending.left)
+    def privacy_spent(self, epsilon: float, left: float) -> None:
+        self._epsilon_spent.set(epsilon)
+        self._epsilon_left.set(left)
 
     def succeeded(self, at_unix_s: float) -> None:
         self._last_success.set(at_unix_s)

@@ -89,8 +89,14 @@ least_records = 50
 # epsilon_per_year = 8.0
 # epsilon_ever = 16.0
 
-# May the operator see what a data set has spent and has left, in tenths of epsilon?
-tell_epsilon = true
+# The chance that a limit on epsilon may fail to hold: all of them are held at this delta, whatever delta a study has.
+# Set it below 1 / (number of records) before you set a limit; a limit means something else at another delta.
+delta = 1e-5
+
+# What limits for a year and for ever say to records that were released without a bound, by a study without
+# [privacy.training] or a guest app: "refuse" every further private study of theirs, or "set_aside" that and hold the
+# rest to the limit.
+unbounded = "refuse"
 """
 
 _BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
@@ -119,7 +125,13 @@ class PrivacyPolicy(BaseModel):
         default=None, description="most epsilon of a data set in the last 365 days"
     )
     epsilon_ever: _Positive | None = Field(default=None, description="most epsilon of a data set for ever")
-    tell_epsilon: bool = Field(default=True, description="whether the operator may see what is spent and what is left")
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = Field(
+        default=1e-5, description="at which all limits on epsilon are held, whatever a study's delta"
+    )
+    unbounded: Literal["refuse", "set_aside"] = Field(
+        default="refuse",
+        description="what limits for a year and for ever say to records that were released without a bound",
+    )
 
     @property
     def limits(self) -> dict[str, float | None]:
@@ -130,10 +142,6 @@ class PrivacyPolicy(BaseModel):
     def budget(self) -> str | None:
         """The first limit on what a data set may spend, as it stands in the file."""
         return next((f"privacy.{name} = {limit:g}" for name, limit in self.limits.items() if limit is not None), None)
-
-    def left_after(self, epsilon: float) -> float | None:
-        """What a data set that has spent so much may still spend; None without a limit for ever."""
-        return None if self.epsilon_ever is None else max(0.0, self.epsilon_ever - epsilon)
 
     def delta_for(self, records: int) -> float:
         """The largest delta for so many records."""
@@ -324,8 +332,11 @@ def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[R
             "has a larger delta than this site's policy allows",
             PrivacyRefusedError,
         )
-    target = privacy.training.epsilon if privacy is not None and privacy.training is not None else None
-    if target is not None and policy.epsilon_per_run is not None:
+    if privacy is None:
+        return
+    target = privacy.training.epsilon if privacy.training is not None else None
+    # At a smaller delta than the policy's, epsilon is smaller at the policy's: it is held when the noise is known.
+    if target is not None and policy.epsilon_per_run is not None and privacy.delta >= policy.delta:
         yield Rule(
             f"privacy.epsilon_per_run = {policy.epsilon_per_run:g}",
             f"privacy.training.epsilon = {target:g}",

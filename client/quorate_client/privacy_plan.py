@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,32 +52,41 @@ def limits_of(
     account: Account, policy: PrivacyPolicy, privacy: Privacy, rounds: int, plan: TrainingPlan | None
 ) -> Limits:
     """What an account may come to: what the study plans for all its rounds, and per record the policy's epsilons."""
-    of_site = site_event(privacy)
+    of_site, limits = site_event(privacy), limits_of_policy(account, policy)
     if account.unit == "site" and of_site is not None:
-        return Limits(privacy.delta, plan=(replace(of_site, count=rounds + privacy.spare_rounds),))
+        return replace(limits, plan=(replace(of_site, count=rounds + privacy.spare_rounds),))
+    return replace(limits, plan=(plan.study_event,) if plan is not None else None)
+
+
+def limits_of_policy(account: Account, policy: PrivacyPolicy) -> Limits:
+    """The policy's epsilons, which are per record: what is stated of whole sites has none."""
+    if account.unit == "site":
+        return Limits(policy.delta)
     return Limits(
-        privacy.delta,
-        plan=(plan.study_event,) if plan is not None else None,
+        policy.delta,
         epsilon_per_run=policy.epsilon_per_run,
         epsilon_per_year=policy.epsilon_per_year,
         epsilon_ever=policy.epsilon_ever,
+        counts_unbounded=policy.unbounded == "refuse",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a study would bring an account to. Epsilons at the study's delta.
+    """What a study would bring an account to. Epsilons at the policy's delta.
 
     Args:
-        of_study: Of the study alone, all its rounds.
-        before, after: Of all that the data set has spent, without and with it.
+        stated: What the study promises of itself, at its own delta.
+        before, after: Of all studies that were begun on the data set, without and with it.
+        unbounded: How many runs used the records without a bound.
         limits: What the policy says, by its key, with what it is held against.
         rounds_left: How many of these rounds the policy still lets the data set afford; None without a limit.
     """
 
-    of_study: float
+    stated: float
     before: float
     after: float
+    unbounded: int
     limits: dict[str, tuple[float, float]]
     rounds_left: int | None
 
@@ -85,25 +95,35 @@ class Outlook:
         return [name for name, (limit, epsilon) in self.limits.items() if epsilon > limit]
 
 
-def outlook_of(made: TrainingPlan, spent: Sequence[Event], delta: float, policy: PrivacyPolicy) -> Outlook:
-    """Hold a plan against what was spent. The last year's limit is held against all that was ever spent, which is at
-    least as much."""
+def outlook_of(
+    made: TrainingPlan, begun: Sequence[Event], unbounded: int, delta: float, policy: PrivacyPolicy
+) -> Outlook:
+    """Hold a plan against what was begun. The last year's limit is held against all that was ever begun, which is at
+    least as much.
+
+    Args:
+        begun: What the other studies on the data set may release in all.
+        unbounded: How many runs used its records without a bound.
+        delta: The study's.
+    """
     from quorate.privacy.accounting import adaptive_epsilon, affordable_count, epsilon
 
-    of_study = epsilon([made.study_event], delta)
-    before, after = adaptive_epsilon(spent, delta), adaptive_epsilon([*spent, made.study_event], delta)
+    of_study = made.study_event
+    before, after = (adaptive_epsilon(events, policy.delta) for events in (begun, [*begun, of_study]))
+    is_endless = unbounded > 0 and policy.unbounded == "refuse"
+    lasting = math.inf if is_endless else after
     limits = {
         name: (limit, against)
         for name, limit, against in (
-            ("epsilon_per_run", policy.epsilon_per_run, of_study),
-            ("epsilon_per_year", policy.epsilon_per_year, after),
-            ("epsilon_ever", policy.epsilon_ever, after),
+            ("epsilon_per_run", policy.epsilon_per_run, epsilon([of_study], policy.delta)),
+            ("epsilon_per_year", policy.epsilon_per_year, lasting),
+            ("epsilon_ever", policy.epsilon_ever, lasting),
         )
         if limit is not None
     }
-    lasting = [limit for limit in (policy.epsilon_per_year, policy.epsilon_ever) if limit is not None]
+    least = min((limit for limit in (policy.epsilon_per_year, policy.epsilon_ever) if limit is not None), default=None)
     rounds_left = None
-    if lasting:
-        steps = affordable_count(min(lasting), delta, made.noise_multiplier, made.sampling_rate, spent)
-        rounds_left = steps // made.steps
-    return Outlook(of_study, before, after, limits, rounds_left)
+    if least is not None:
+        steps = affordable_count(least, policy.delta, made.noise_multiplier, made.sampling_rate, begun)
+        rounds_left = 0 if is_endless else steps // made.steps
+    return Outlook(epsilon([of_study], delta), before, after, unbounded, limits, rounds_left)

@@ -1,8 +1,9 @@
 """Telling the server whether this site would work for the studies that it offers, before anybody starts a run.
 
 Looked at when the site connects, when the studies change and now and then; told is what differs from what was told on
-this connection. What leaves is a code, and figures as far as the policy lets the operator see them. Nothing is trained,
-nothing spent, no record read and no code of a task run: nobody here has approved most of these studies.
+this connection. What leaves is a code and no figure: with the noise known, and it is in the study, what a study costs
+tells the number of records. Nothing is trained, nothing spent, no record read and no code of a task run: nobody here
+has approved most of these studies.
 
 What passes by itself (the policy's hours, a pause) is not said, nor what only the records themselves can tell.
 """
@@ -31,7 +32,7 @@ from quorate.errors import (
 from quorate.messages import readiness_to_proto
 from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan
-from quorate.readiness import MOST_EPSILON, Readiness, StudyCost
+from quorate.readiness import Readiness
 from quorate.study import Study
 from quorate.v1 import rounds_pb2
 from quorate_client.agreement import Dataset
@@ -108,19 +109,18 @@ class Assessor:
             return None
         try:
             dataset = self._answers.agreement(digest, self._identity.site).dataset
-            is_approved = True
         except StudyNotApprovedError:
-            dataset, is_approved = self._likely_dataset(), False
-        if dataset is None or study.privacy is None:
+            # Codes alone would tell the budget, and the number of records: with one study after another, each a little
+            # dearer, whoever may publish them would find both. Of an approved study a run tells the same code.
+            if not self._datasets.all():
+                raise DatasetMissingError("No data set is registered at this site") from None
             return None
-        if not is_approved and not policy.privacy.tell_epsilon:
-            # Codes alone would tell it: with one study after another, each a little dearer, whoever may publish them
-            # would find what is left. Of an approved study a run tells the same code.
+        if dataset is None or study.privacy is None:
             return None
         return Question(study, digest, dataset, policy.privacy)
 
-    def answer(self, question: Question) -> StudyCost | None:
-        """What a run would cost, if that may be told. Takes seconds, and imports numpy, for ``[privacy.training]``.
+    def answer(self, question: Question) -> None:
+        """Whether the budget allows a run. Takes seconds, and imports numpy, for ``[privacy.training]``.
 
         Raises:
             QuorateError: the policy, the budget or the ledger is against it.
@@ -129,27 +129,20 @@ class Assessor:
         self._ledger.require_newest()
         account = Account(question.dataset.name, "record")
         of_study = self._ledger.events_of_study(account, question.digest)
-        others = self._ledger.events_of_others(account, question.digest)
+        others, unbounded = self._ledger.committed(account, question.digest), self._ledger.unbounded(account)
         plan = plan_training(study, policy, about(training_records(question.dataset)))
         if plan is None or study.privacy is None:
-            return None
+            return
         # All runs of a study stay within its plan together; what the earlier ones spent is part of its cost.
         if sum(event.count for event in of_study) + plan.steps * study.rounds.count > plan.study_event.count:
             raise BudgetExhaustedError(f"Earlier runs spent what another run of the study {study.name} would need")
-        outlook = _remembered(plan, tuple(others), study.privacy.delta, policy)
+        outlook = _remembered(plan, tuple(others), len(unbounded), study.privacy.delta, policy)
         if outlook.refused_by:
             raise BudgetExhaustedError(
                 f"The study {study.name} would spend more of the privacy budget of {question.dataset.name} than this "
                 "site's policy allows",
                 expected=", ".join(outlook.refused_by),
             )
-        return _told(outlook, policy)
-
-    def _likely_dataset(self) -> Dataset | None:
-        registered = self._datasets.all()
-        if not registered:
-            raise DatasetMissingError("No data set is registered at this site")
-        return registered[0] if len(registered) == 1 else None
 
 
 @dataclass(slots=True)
@@ -198,11 +191,12 @@ class ReadinessReports:
             if isinstance(offer, Unsound):
                 raise offer.problem
             question = self.assessor.look(offer.study, offer.digest)
-            cost = await self._aside(self.assessor.answer, question) if question is not None else None
+            if question is not None:
+                await self._aside(self.assessor.answer, question)
         except QuorateError as error:
             log.debug("a study would be refused", study=offer.digest.hex()[:12], code=error.code, reason=str(error))
             return Readiness(error.code)
-        return Readiness(cost=cost)
+        return Readiness()
 
     async def _aside(self, work: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -235,13 +229,8 @@ def about(records: int) -> int:
 
 
 @lru_cache(maxsize=2 * MOST_STUDIES)
-def _remembered(plan: TrainingPlan, spent: tuple[Event, ...], delta: float, policy: PrivacyPolicy) -> Outlook:
+def _remembered(
+    plan: TrainingPlan, begun: tuple[Event, ...], unbounded: int, delta: float, policy: PrivacyPolicy
+) -> Outlook:
     """Nothing is computed twice while nothing has changed."""
-    return outlook_of(plan, spent, delta, policy)
-
-
-def _told(outlook: Outlook, policy: PrivacyPolicy) -> StudyCost | None:
-    """What the policy lets the operator know."""
-    if not policy.tell_epsilon or not max(outlook.of_study, outlook.after) <= MOST_EPSILON:
-        return None
-    return StudyCost(outlook.of_study, outlook.after, policy.left_after(outlook.after))
+    return outlook_of(plan, begun, unbounded, delta, policy)

@@ -34,7 +34,6 @@ from quorate.evaluation import LEAST_RECORDS, LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply
 from quorate.identity import RunId, SiteName
 from quorate.privacy.evaluation import tally_form
-from quorate.privacy.events import Spending
 from quorate.secagg import sealing
 from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import weight_of
@@ -124,7 +123,6 @@ class SecureRun:
             raise FrameError("The server asks for a round beyond those of the study that was approved")
         work = secure_work_from_bytes(instruction.body)
         blobs: tuple[Blob, ...] = ()
-        spending: Spending | None = None
         match instruction.phase:
             case Phase.KEYS:
                 answer = self._make_parts(agreement)
@@ -132,7 +130,7 @@ class SecureRun:
                 member = self._member(agreement, work)
                 answer = SecureAnswer(hello=self._begin(instruction.round_number, instruction.attempt, member))
             case Phase.UPLOAD:
-                answer, blobs, spending = await self._upload(instruction, work, agreement, fetch)
+                answer, blobs = await self._upload(instruction, work, agreement, fetch)
             case Phase.VOTE:
                 answer = SecureAnswer(vote=await self._vote(instruction, work, fetch))
             case Phase.REVEAL:
@@ -144,7 +142,7 @@ class SecureRun:
             case _:
                 raise FrameError("The server asks for work that is not part of a study under secure aggregation")
         # Without the time for which the site worked: it grows with the number of records.
-        return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs, spending=spending)
+        return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs)
 
     # --- the exchanges ---
 
@@ -161,7 +159,7 @@ class SecureRun:
 
     async def _upload(
         self, instruction: Instruction, work: SecureWork, agreement: Agreement, fetch: Fetch
-    ) -> tuple[SecureAnswer, tuple[Blob, ...], Spending | None]:
+    ) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         """Arrive at the state that the sum starts from; then what this site adds to it."""
         participant, number = self._of(instruction), instruction.round_number
         participant.check(work.hellos)
@@ -179,7 +177,7 @@ class SecureRun:
 
     async def _upload_statistics(
         self, task: TaskCalls, participant: Participant, work: SecureWork
-    ) -> tuple[SecureAnswer, tuple[Blob, ...], None]:
+    ) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         measure = await task.measure()
         self._trainer.admit(measure)
         self._states.states()  # makes the folder
@@ -187,7 +185,7 @@ class SecureRun:
         counts = (measure.records, *measure.statistics)
         participant.begin_upload(work.hellos, b"", Layout(0, len(counts)))
         answer, shares = await self._finish(participant, counts, measure.dimension)
-        return answer, (shares,), None
+        return answer, (shares,)
 
     async def _upload_update(
         self,
@@ -196,7 +194,7 @@ class SecureRun:
         work: SecureWork,
         instruction: Instruction,
         agreement: Agreement,
-    ) -> tuple[SecureAnswer, tuple[Blob, ...], Spending | None]:
+    ) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         task = self._task(agreement, state)
         after = instruction.round_number - 1
         tally = await self._evaluator.evaluate(task, state, after, instruction, agreement)
@@ -204,13 +202,12 @@ class SecureRun:
         polynomials = self._chain.packing.polynomials(state.dimension) if trains else 0
         participant.begin_upload(work.hellos, state.digest, Layout(polynomials, OWN_COUNTS + len(tally)))
         own: tuple[int, ...] = (0,) * OWN_COUNTS
-        spending: Spending | None = None
         updates: tuple[Blob, ...] = ()
         if trains:
-            own, ciphertext, spending = await self._train(task, state, participant, instruction, agreement)
+            own, ciphertext = await self._train(task, state, participant, instruction, agreement)
             updates = (ciphertext,)
         answer, shares = await self._finish(participant, (*own, *tally), has_ciphertext=trains)
-        return answer, (*updates, shares), spending
+        return answer, (*updates, shares)
 
     async def _finish(
         self, participant: Participant, counts: tuple[int, ...], dimension: int = 0, *, has_ciphertext: bool = False
@@ -263,11 +260,11 @@ class SecureRun:
         participant: Participant,
         instruction: Instruction,
         agreement: Agreement,
-    ) -> tuple[tuple[int, ...], Blob, Spending | None]:
+    ) -> tuple[tuple[int, ...], Blob]:
         """Train on the state; what leaves is made by ``protect_secretly``."""
         update = self._states.scratch()
         try:
-            report, spending = await self._trainer.train(task, state, update, instruction, agreement)
+            report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = self._weight(participant.site, report.records, state)
             sent = await asyncio.to_thread(
                 protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
@@ -278,7 +275,7 @@ class SecureRun:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
         clipped = sent.clipped if self._study.privacy is None else 0
-        return (sent.weight, report.records, report.loss, clipped), sent.blob, spending
+        return (sent.weight, report.records, report.loss, clipped), sent.blob
 
     def _weight(self, site: SiteName, records: int, state: ModelState) -> int:
         """This site's share in the average. Records that it got since it was counted do not raise it."""

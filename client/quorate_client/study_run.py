@@ -14,7 +14,6 @@ from quorate.errors import BaseModelMismatchError, FrameError
 from quorate.exchange import Instruction, Phase, Reply, StudyContribution, StudyWork
 from quorate.identity import RunId
 from quorate.messages import contribution_to_bytes, work_from_bytes
-from quorate.privacy.events import Spending
 from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.evaluating import Evaluator
@@ -75,13 +74,12 @@ class StudyRun:
         # The first of the summed extras of `prepare` is the number of all records; the task's own follow.
         task = TaskCalls(self._workers, agreement, work.statistics[1:], self._clock)
         number = instruction.round_number
-        spending: Spending | None = None
         match instruction.phase:
             case Phase.PREPARE:
                 contribution, blob = await self._prepare(task)
             case Phase.TRAIN:
                 state = await self._head.advance(work, number - 1, task.initial, fetch)
-                contribution, blob, spending = await self._train(task, state, work, instruction, agreement)
+                contribution, blob = await self._train(task, state, work, instruction, agreement)
             case Phase.EVALUATE:
                 state = await self._head.advance(work, number, task.initial, fetch)
                 told = await self._evaluator.evaluate(task, state, number, instruction, agreement)
@@ -99,7 +97,6 @@ class StudyRun:
             body=contribution_to_bytes(contribution),
             blobs=() if blob is None else (blob,),
             working_s=task.working_s,
-            spending=spending,
         )
 
     async def _prepare(self, task: TaskCalls) -> tuple[StudyContribution, None]:
@@ -110,11 +107,11 @@ class StudyRun:
 
     async def _train(
         self, task: TaskCalls, state: ModelState, work: StudyWork, instruction: Instruction, agreement: Agreement
-    ) -> tuple[StudyContribution, Blob, Spending | None]:
+    ) -> tuple[StudyContribution, Blob]:
         """Train on the model of the round before; what leaves is made by ``protect``."""
         update = self._states.scratch()
         try:
-            report, spending = await self._trainer.train(task, state, update, instruction, agreement)
+            report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = _weight_of(self._study, report.records, work.total_weight)
             size = state.dimension * FLOAT_BYTES
             sent = await offload(size, protect, update, state.dimension, weight, self._study, self._spool)
@@ -124,7 +121,7 @@ class StudyRun:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
         extras = (report.records, report.loss, sent.clipped if self._study.privacy is None else 0)
-        return StudyContribution(state.digest, state.dimension, sent.weight, extras), sent.blob, spending
+        return StudyContribution(state.digest, state.dimension, sent.weight, extras), sent.blob
 
     async def _checkpoint(self, state: ModelState) -> Blob:
         blob = await asyncio.to_thread(store_file, state.path, self._spool)

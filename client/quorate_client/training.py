@@ -7,14 +7,14 @@ be a release that no noise hides.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quorate.errors import PrivacyUnsupportedError
 from quorate.exchange import Instruction
-from quorate.privacy.events import Event, Spending
+from quorate.identity import RunId
+from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event
 from quorate.privacy.terms import Privacy
 from quorate.study import Study
@@ -23,7 +23,7 @@ from quorate_client.ledger import Ledger, Reservation
 from quorate_client.ledger_entries import Account, Charge, Unit
 from quorate_client.model_state import ModelState
 from quorate_client.policy import PrivacyPolicy
-from quorate_client.privacy_plan import limits_of, plan_training
+from quorate_client.privacy_plan import limits_of, limits_of_policy, plan_training
 from quorate_client.task_calls import Measure, TaskCalls, Trained
 from quorate_client.tasks import PrivateSettings
 
@@ -35,13 +35,24 @@ class Accounting:
     Args:
         policy: The site's, as it is at this moment.
         wall: Unix seconds.
-        noted: Takes what a data set has spent, for the site's own metrics.
+        noted: Takes what a data set has spent per record and has left, for the site's own metrics.
     """
 
     ledger: Ledger
     policy: Callable[[], PrivacyPolicy]
     wall: Callable[[], float]
-    noted: Callable[[Spending], None]
+    noted: Callable[[float, float], None]
+
+    def begin(self, agreement: Agreement, run: RunId) -> None:
+        """Before anything of a run: what it will use in a way that no epsilon bounds is on the ledger first.
+
+        Raises:
+            LedgerError, DiskFullError, WrongStateError: it could not be written; no record may be touched.
+        """
+        privacy = agreement.study.privacy
+        if privacy is None or privacy.training is None:
+            account = _account(agreement.dataset, "record") if agreement.dataset is not None else None
+            self.ledger.record_unbounded(account, agreement.study.name, agreement.digest, run)
 
     def note_limits(self) -> None:
         """Whoever loosens the policy, trains, and tightens it again leaves an entry on the ledger."""
@@ -82,11 +93,14 @@ class Trainer:
 
     async def train(
         self, task: TaskCalls, state: ModelState, update: Path, instruction: Instruction, agreement: Agreement
-    ) -> tuple[Trained, Spending | None]:
+    ) -> Trained:
         """Train on ``state`` and write the update, float32[P], to ``update``.
 
+        Nothing of the data set's budget is told to anybody: with the noise known, and it is in the study, what was
+        spent tells the number of records.
+
         Returns:
-            What may be told of it, and what is told of the data set's budget.
+            What may be told of it.
 
         Raises:
             BudgetExhaustedError, PrivacyRefusedError, PrivacyUnsupportedError, LedgerError: nothing was computed then.
@@ -96,7 +110,7 @@ class Trainer:
             await asyncio.to_thread(self._accounting.note_limits)
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
-            return await task.train(state, update, number, self._seed(), pull), None
+            return await task.train(state, update, number, self._seed(), pull)
         if self._records is None:
             self.admit(await task.measure())
         records = self._records or 0
@@ -123,8 +137,9 @@ class Trainer:
         spent = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         for reservation, charge in zip(paid, spent, strict=True):
             await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
-        told = await asyncio.to_thread(_spending, self._accounting, agreement.dataset, privacy.delta)
-        return Trained(trained, 0), told
+        if plan is not None:
+            await asyncio.to_thread(_note, self._accounting, _account(agreement.dataset, "record"))
+        return Trained(trained, 0)
 
     def _seed(self) -> int:
         """Told to nobody: whoever could choose it would know which records made the update."""
@@ -137,19 +152,13 @@ class Trainer:
         return accounting.ledger.reserve(charge, limits, accounting.wall())
 
 
-def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spending | None:
-    """What the site's policy lets the operator know of what was spent per record, in tenths and never too low.
+def _note(accounting: Accounting, account: Account) -> None:
+    limits = limits_of_policy(account, accounting.policy())
+    accounting.noted(accounting.ledger.spent(account, limits.delta), accounting.ledger.left(account, limits))
 
-    More digits would tell the number of records: it decides how often a record is in a step, and that the epsilon.
-    """
-    policy = accounting.policy()
-    spent = accounting.ledger.spent(Account(dataset.name, "record"), delta)
-    if not 0 < spent < math.inf:
-        return None
-    left = policy.left_after(spent)
-    accounting.noted(Spending(spent, delta, left))
-    told = Spending(math.ceil(10 * spent) / 10, delta, None if left is None else math.floor(10 * left) / 10)
-    return told if policy.tell_epsilon else None
+
+def _account(dataset: Dataset, unit: Unit) -> Account:
+    return Account(dataset.name, unit)
 
 
 def _charges(
@@ -160,7 +169,7 @@ def _charges(
     events += [("site", of_site)] if of_site is not None else []
     return [
         Charge(
-            Account(dataset.name, unit),
+            _account(dataset, unit),
             agreement.study.name,
             agreement.digest,
             instruction.run,

@@ -15,7 +15,6 @@ from typing import NewType, Self
 from quorate.blobs import Blob
 from quorate.errors import FrameError, QuorateError, is_code
 from quorate.identity import RunId, SiteName, is_name
-from quorate.privacy.events import Spending
 
 MessageId = NewType("MessageId", bytes)
 
@@ -94,7 +93,6 @@ class Reply:
     body: bytes = b""
     blobs: tuple[Blob, ...] = ()
     working_s: float = 0.0
-    spending: Spending | None = None
     alleged: str = ""
 
     def __post_init__(self) -> None:

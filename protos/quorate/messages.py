@@ -14,9 +14,8 @@ from quorate.blobs import Blob, BlobId, Frame
 from quorate.errors import FrameError
 from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution, StudyWork, SumRef
 from quorate.identity import Member, RunId, SiteName, is_run_id
-from quorate.privacy.events import Spending
 from quorate.privacy.ledger_head import SignedHead
-from quorate.readiness import Readiness, StudyCost
+from quorate.readiness import Readiness
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2
 from quorate.wire import detail_of, error_of
@@ -98,40 +97,21 @@ def reply_to_proto(value: Reply) -> rounds_pb2.Reply:
         body=value.body,
         blobs=[blob_to_proto(blob) for blob in value.blobs],
         working_s=value.working_s,
-        spending=spending_to_proto(value.spending) if value.spending else None,
         alleged=value.alleged,
     )
 
 
 def reply_from_proto(proto: rounds_pb2.Reply) -> Reply:
-    spending = spending_from_proto(proto.spending) if proto.HasField("spending") else None
     blobs, alleged = _blobs(proto.blobs), proto.alleged
-    return Reply(MessageId(proto.message_id), proto.code, proto.body, blobs, proto.working_s, spending, alleged)
-
-
-def spending_to_proto(value: Spending) -> common_pb2.Spending:
-    return common_pb2.Spending(epsilon=value.epsilon, delta=value.delta, left=value.left)
-
-
-def spending_from_proto(proto: common_pb2.Spending) -> Spending:
-    return Spending(proto.epsilon, proto.delta, proto.left if proto.HasField("left") else None)
+    return Reply(MessageId(proto.message_id), proto.code, proto.body, blobs, proto.working_s, alleged)
 
 
 def readiness_to_proto(value: Readiness) -> common_pb2.Readiness:
-    cost = value.cost
-    return common_pb2.Readiness(
-        code=value.code,
-        cost=common_pb2.StudyCost(epsilon=cost.epsilon, epsilon_after=cost.epsilon_after, left=cost.left)
-        if cost
-        else None,
-    )
+    return common_pb2.Readiness(code=value.code)
 
 
 def readiness_from_proto(proto: common_pb2.Readiness) -> Readiness:
-    if not proto.HasField("cost"):
-        return Readiness(proto.code)
-    left = proto.cost.left if proto.cost.HasField("left") else None
-    return Readiness(proto.code, StudyCost(proto.cost.epsilon, proto.cost.epsilon_after, left))
+    return Readiness(proto.code)
 
 
 def head_to_proto(head: SignedHead) -> rounds_pb2.LedgerHead:
@@ -238,7 +218,6 @@ def run_to_proto(view: RunView) -> operator_pb2.RunStatus:
                 bytes_up=result.bytes_up,
                 bytes_down=result.bytes_down,
                 missing=result.missing,
-                spending={site: spending_to_proto(spent) for site, spent in result.spending.items()},
             )
             for result in view.results
         ],
@@ -279,7 +258,6 @@ def _run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
                 bytes_up=result.bytes_up,
                 bytes_down=result.bytes_down,
                 missing=dict(result.missing),
-                spending={site: spending_from_proto(spent) for site, spent in result.spending.items()},
             )
             for result in proto.results
         ),

@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from quorate.errors import QuorateError
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 
 
 class RunState(StrEnum):
@@ -42,8 +41,7 @@ class SiteProgress:
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """One round that counted. ``metrics`` are pooled over the sites; ``missing`` maps a site to the code of why,
-    ``spending`` to what it told of its privacy budget after it."""
+    """One round that counted. ``metrics`` are pooled over the sites; ``missing`` maps a site to the code of why."""
 
     round_number: int
     contributed: tuple[SiteName, ...]
@@ -52,7 +50,6 @@ class RoundResult:
     bytes_up: int = 0
     bytes_down: int = 0
     missing: Mapping[str, str] = field(default_factory=dict)
-    spending: Mapping[str, Spending] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

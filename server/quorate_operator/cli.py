@@ -174,7 +174,7 @@ def study_show(context: Context, study: StudyArgument, as_json: AsJson = False) 
 
 @study_app.command("plan")
 def study_plan(context: Context, study: StudyArgument, as_json: AsJson = False) -> None:
-    """Show which sites would take part in a run, what blocks the others, and what it would cost. Starts nothing.
+    """Show which sites would take part in a run, and what blocks the others. Starts nothing.
 
     Exit code 0 if a run could start: enough approvals, and a quorum that is not known to be blocked. 3 otherwise.
     """

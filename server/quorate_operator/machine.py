@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from quorate.errors import QuorateError
@@ -58,7 +57,6 @@ def plan_json(view: PlanView) -> Json:
     return {
         "study": study.name,
         "digest": view.study.digest.hex(),
-        "delta": study.privacy.delta if study.privacy else None,
         "approvals": {"given": view.approvals, "needed": study.needed_approvals},
         "quorum": {"ready": view.ready, "not_heard": view.not_heard, "needed": study.rounds.quorum},
         "can_start": view.can_start,
@@ -68,12 +66,10 @@ def plan_json(view: PlanView) -> Json:
 
 def _report_json(said: ReportView | None) -> Json:
     if said is None:
-        return {"would_take_part": None, "code": None, "cost": None, "told_unix_s": None}
-    cost = said.readiness.cost
+        return {"would_take_part": None, "code": None, "told_unix_s": None}
     return {
         "would_take_part": said.readiness.is_ready,
         "code": said.readiness.code or None,
-        "cost": asdict(cost) if cost else None,
         "told_unix_s": said.at_unix_s,
     }
 
@@ -108,7 +104,6 @@ def _result_json(result: RoundResult) -> Json:
         "bytes_up": result.bytes_up,
         "bytes_down": result.bytes_down,
         "missing": dict(sorted(result.missing.items())),
-        "spending": {site: asdict(spent) for site, spent in sorted(result.spending.items())},
     }
 
 

@@ -10,7 +10,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from quorate.privacy.events import Spending
 from quorate.runs import RoundResult, RunState, RunView
 from quorate_operator.machine import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
@@ -101,13 +100,12 @@ def _brief(value: Any) -> str:
 def plan_page(view: PlanView, now: float) -> RenderableType:
     """What each site says before a run is started, and whether that is enough for one."""
     study = view.study.study
-    table = _table("site", "answer", "as things stand", "epsilon of it", "left after it", "told")
+    table = _table("site", "answer", "as things stand", "told")
     for answer, said in view.rows():
         table.add_row(
             answer.site,
             _state(answer.answer),
             _verdict(said),
-            *_cost(said),
             ago(said.at_unix_s, now) if said else "",
         )
     verdict = Text("it can start", "green") if view.can_start else Text("it cannot start yet", "red")
@@ -125,13 +123,6 @@ def _verdict(said: ReportView | None) -> Text:
     if said.readiness.is_ready:
         return Text("would take part", "green")
     return Text(f"blocked by {said.readiness.code}", "red")
-
-
-def _cost(said: ReportView | None) -> tuple[str, str]:
-    cost = said.readiness.cost if said else None
-    if cost is None:
-        return "", ""
-    return f"{cost.epsilon:.3f}", "no limit" if cost.left is None else f"{cost.left:.3f}"
 
 
 def runs_table(runs: Sequence[RunView], now: float) -> RenderableType:
@@ -169,8 +160,6 @@ def run_page(view: RunView, now: float) -> RenderableType:
         parts += [Text(), Text(f"round {view.round_number}, {view.phase}"), _progress_table(view)]
     if view.results:
         parts += [Text(), _results_table(view.results)]
-    if spending := latest_spending(view.results):
-        parts += [Text(), Text("privacy spent per record, over all studies"), _spending_table(spending)]
     return _warned(Group(*parts), view.protection == "none")
 
 
@@ -190,22 +179,6 @@ def metric_names(results: Iterable[RoundResult]) -> list[str]:
     """All metrics of some rounds, in the order in which they are shown."""
     names = {name for result in results for name in result.metrics}
     return [name for name in _METRICS_FIRST if name in names] + sorted(names - set(_METRICS_FIRST))
-
-
-def latest_spending(results: Iterable[RoundResult]) -> dict[str, Spending]:
-    """What each site told last."""
-    told: dict[str, Spending] = {}
-    for result in results:
-        told.update(result.spending)
-    return dict(sorted(told.items()))
-
-
-def _spending_table(spending: Mapping[str, Spending]) -> Table:
-    table = _table("site", "epsilon", "left", "delta")
-    for site, spent in spending.items():
-        left = "no limit" if spent.left is None else f"{spent.left:.3f}"
-        table.add_row(site, f"{spent.epsilon:.3f}", left, f"{spent.delta:g}")
-    return table
 
 
 def _progress_table(view: RunView) -> Table:

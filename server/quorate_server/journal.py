@@ -82,8 +82,8 @@ _SESSIONS = Table(
     Column("number", BigInteger, nullable=False),
 )
 
-# By signing key, not by site: one that was invited again and kept its keys is still told how far its ledger had come,
-# and one with new keys begins a new one.
+# By signing key, not by site: whose key a head was signed with shows whose ledger it is of. A site is told of the heads
+# of all keys that it ever had.
 _LEDGER_HEADS = Table(
     "ledger_heads",
     METADATA,

@@ -12,7 +12,7 @@ import itertools
 import math
 import platform
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -32,7 +32,6 @@ from quorate import __version__
 from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import Metric, MetricKind, error_codes
-from quorate.privacy.events import Spending
 from quorate.runs import RunState
 
 
@@ -112,16 +111,6 @@ LAST_ROUND_METRIC = Metric(
     "Metrics of the last round that counted, pooled over the sites that contributed to it.",
     {"metric": POOLED_METRICS},
 )
-EPSILON_SPENT_MAX = Metric(
-    "quorate_server_privacy_epsilon_spent_max",
-    MetricKind.GAUGE,
-    "The largest epsilon per record, over all studies, that a site told after the last round that counted.",
-)
-EPSILON_LEFT_MIN = Metric(
-    "quorate_server_privacy_epsilon_left_min",
-    MetricKind.GAUGE,
-    "The least epsilon that a site's policy leaves, of those that told; +Inf where nobody has a limit or tells.",
-)
 CERTIFICATE_EXPIRY = Metric(
     "quorate_server_certificate_expiry_timestamp_seconds",
     MetricKind.GAUGE,
@@ -155,8 +144,6 @@ SERVER_METRICS = (
     SENT_BYTES,
     FRAMES_RESUMED,
     LAST_ROUND_METRIC,
-    EPSILON_SPENT_MAX,
-    EPSILON_LEFT_MIN,
     CERTIFICATE_EXPIRY,
     STORE_SECONDS,
     EVENT_LOOP_LAG_SECONDS,
@@ -181,9 +168,6 @@ class ServerMetrics:
         self._sent_bytes = _counter(SENT_BYTES, registry)
         self._frames_resumed = _counter(FRAMES_RESUMED, registry)
         self._last_round_metric = _gauge(LAST_ROUND_METRIC, registry)
-        self._epsilon_spent_max = _gauge(EPSILON_SPENT_MAX, registry)
-        self._epsilon_left_min = _gauge(EPSILON_LEFT_MIN, registry)
-        self._epsilon_left_min.set(math.inf)
         self._certificate_expiry = _gauge(CERTIFICATE_EXPIRY, registry)
         self._store_seconds = _histogram(STORE_SECONDS, registry)
         self._event_loop_lag_seconds = _histogram(EVENT_LOOP_LAG_SECONDS, registry)
@@ -227,12 +211,6 @@ class ServerMetrics:
         """Shows the pooled metrics of the last round. A guest app's own names are not shown: they are free text."""
         for name in POOLED_METRICS:
             self._last_round_metric.labels(name).set(metrics.get(name, math.nan))
-
-    def privacy_spent(self, spending: Collection[Spending]) -> None:
-        """Shows what sites told of their budgets; what nobody tells stays as it was."""
-        if spending:
-            self._epsilon_spent_max.set(max(each.epsilon for each in spending))
-            self._epsilon_left_min.set(min(math.inf if each.left is None else each.left for each in spending))
 
     def certificate_expires(self, certificate: CertificateKind, at_unix_s: float) -> None:
         self._certificate_expiry.labels(certificate).set(at_unix_s)

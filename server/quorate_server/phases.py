@@ -19,7 +19,6 @@ from quorate.blobs import INLINE_BYTES, Blob, BlobId
 from quorate.errors import BaseModelMismatchError, DiskFullError, ModelDisagreementError, QuorateError
 from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 from quorate.runs import Progress, RoundResult, SiteProgress
 from quorate.study import Study
 from quorate_server.progress import StudyProgress
@@ -81,8 +80,7 @@ class Exchange(Protocol):
 class PhaseTally:
     """What has come of one phase. ``left_out`` are those whose contributions came and do not count.
 
-    ``reply_blobs`` are the replies' blobs that lie in the spool; sizes are bytes of bodies and blobs. ``spending`` is
-    what sites told of their privacy budgets.
+    ``reply_blobs`` are the replies' blobs that lie in the spool; sizes are bytes of bodies and blobs.
     """
 
     standing: Standing
@@ -91,7 +89,6 @@ class PhaseTally:
     bytes_up: int = 0
     bytes_down: int = 0
     reply_blobs: set[BlobId] = field(default_factory=set)
-    spending: dict[str, Spending] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -279,8 +276,6 @@ class Phases:
                     return  # a reply is counted at most once
                 tally.bytes_up += len(reply.body) + sum(blob.size for blob in reply.blobs)
                 tally.reply_blobs |= {blob.id for blob in reply.blobs if blob.inline is None}
-                if reply.spending is not None:
-                    tally.spending[site] = reply.spending
                 tally.standing = self._take_reply(site, reply, tally.standing, take)
             case Presence():
                 self._note_presence(event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -10,7 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 from quorate.blobs import Blob, BlobId
 from quorate.exchange import StudyWork, SumRef
 from quorate.identity import SiteName
-from quorate.privacy.events import Spending
 from quorate.runs import RoundResult
 
 
@@ -119,11 +117,9 @@ def result_to_json(result: RoundResult) -> dict[str, Any]:
         "bytes_up": result.bytes_up,
         "bytes_down": result.bytes_down,
         "missing": dict(result.missing),
-        "spending": {site: asdict(spent) for site, spent in result.spending.items()},
     }
 
 
 def result_from_json(value: dict[str, Any]) -> RoundResult:
     contributed = tuple(SiteName(name) for name in value["contributed"])
-    spending = {site: Spending(**spent) for site, spent in value["spending"].items()}
-    return RoundResult(**{**value, "contributed": contributed, "spending": spending})
+    return RoundResult(**{**value, "contributed": contributed})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, delete, func, insert, select, update
 
 from quorate.errors import (
     AlreadyExistsError,
@@ -26,6 +26,7 @@ from quorate.identity import Member, Role, SiteName, Subject, fingerprint
 from quorate_server.ca import Issued
 from quorate_server.registry_tables import (
     CERTIFICATES,
+    EARLIER_KEYS,
     INVITATIONS,
     SITES,
     OperatorRecord,
@@ -206,6 +207,11 @@ class Registry(StudyRegister):
         found = {row.name: member for row in rows if (member := member_of(row)) is not None}
         return tuple(found[name] for name in names if name in found)
 
+    def earlier_keys(self, site: SiteName) -> tuple[bytes, ...]:
+        """The signing keys that a site had before it was revoked and invited again."""
+        with self._engine.connect() as db:
+            return tuple(db.scalars(select(EARLIER_KEYS.c.signing_key).where(EARLIER_KEYS.c.site == site)))
+
     def _revocation(self, name: str, role: Role) -> Update:
         columns = CERTIFICATES.c
         valid = (columns.name == name, columns.role == role, columns.revoked_unix_s.is_(None))
@@ -251,6 +257,10 @@ def _make_room(db: Connection, site: SiteName, row: Row[Any] | None) -> None:
             f"revoke it first with `quorate site revoke {site}`: studies that name it must then be published anew",
         )
     else:
+        if row.signing_key is not None:
+            known = (EARLIER_KEYS.c.signing_key == row.signing_key, EARLIER_KEYS.c.site == site)
+            db.execute(delete(EARLIER_KEYS).where(*known))
+            db.execute(insert(EARLIER_KEYS).values(signing_key=row.signing_key, site=site))
         fresh = {"standing": Standing.INVITED, "signing_key": None, "sealing_key": None, "sealing_proof": None}
         db.execute(update(SITES).where(SITES.c.name == site).values(fresh))
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, Float, ForeignKey, LargeBinary, Row, String, Table
 
 from quorate.identity import Member, SiteName
-from quorate.readiness import Readiness, StudyCost
+from quorate.readiness import Readiness
 from quorate.study import Study
 from quorate_server.database import METADATA
 
@@ -22,6 +22,13 @@ SITES = Table(
     Column("signing_key", LargeBinary(32), unique=True),
     Column("sealing_key", LargeBinary(32)),
     Column("sealing_proof", LargeBinary(64)),
+)
+# The signing keys that sites had before the ones they have: for whom the heads of their privacy ledgers are kept.
+EARLIER_KEYS = Table(
+    "earlier_keys",
+    METADATA,
+    Column("signing_key", LargeBinary(32), primary_key=True),
+    Column("site", ForeignKey("sites.name"), primary_key=True),
 )
 # Serials are text, in hexadecimal: they have 128 bits, more than an integer column holds.
 CERTIFICATES = Table(
@@ -62,16 +69,13 @@ ANSWERS = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("at_unix_s", Float, nullable=False),
 )
-# What a site said last about a study; the epsilons are null where it told none.
+# What a site said last about a study.
 READINESS = Table(
     "readiness",
     METADATA,
     Column("study_digest", ForeignKey("studies.digest"), primary_key=True),
     Column("site", String(63), primary_key=True),
     Column("code", String(64), nullable=False),
-    Column("epsilon", Float),
-    Column("epsilon_after", Float),
-    Column("epsilon_left", Float),
     Column("at_unix_s", Float, nullable=False),
 )
 
@@ -148,8 +152,7 @@ def member_of(row: Row[Any]) -> Member | None:
 
 def readiness_of(row: Row[Any]) -> ReadinessRecord:
     """A row of ``READINESS``."""
-    cost = None if row.epsilon is None else StudyCost(row.epsilon, row.epsilon_after, row.epsilon_left)
-    return ReadinessRecord(SiteName(row.site), Readiness(row.code, cost), row.at_unix_s)
+    return ReadinessRecord(SiteName(row.site), Readiness(row.code), row.at_unix_s)
 
 
 @lru_cache(maxsize=128)

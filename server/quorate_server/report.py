@@ -12,7 +12,6 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -42,7 +41,7 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
         "generated_unix_s": now,
         "run": _run(view, now),
         "protection": {"mode": view.protection, "warning": protection_warning(view.protection)},
-        "privacy": _privacy(view, study),
+        "privacy": _privacy(study),
         "evaluation": list(evaluation_statement(study)),
         "sites": _sites(view, study),
         "rounds": [_round(result) for result in view.results],
@@ -118,11 +117,9 @@ def _run(view: RunView, now: float) -> dict[str, Any]:
     }
 
 
-def _privacy(view: RunView, study: Study) -> dict[str, Any]:
+def _privacy(study: Study) -> dict[str, Any]:
     statement = privacy_statement(study)
-    told = {site: asdict(spent) for result in view.results for site, spent in sorted(result.spending.items())}
     return {
-        "spending": told,
         "summary": study.privacy.summary if study.privacy else None,
         "plain": list(statement.plain),
         "exact": list(statement.exact),
@@ -166,7 +163,6 @@ def _round(result: RoundResult) -> dict[str, Any]:
         "phase_seconds": {phase: _finite(seconds) for phase, seconds in result.phase_seconds.items()},
         "bytes_up": result.bytes_up,
         "bytes_down": result.bytes_down,
-        "spending": {site: asdict(spent) for site, spent in result.spending.items()},
     }
 
 

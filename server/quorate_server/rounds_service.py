@@ -99,6 +99,8 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             raise FrameError("A connection must begin with the site's hello")
         (member,) = await asyncio.to_thread(self._registry.members, (site,))
         head = await self._sessions.ledger_head(member.signing_key)
+        keys = await asyncio.to_thread(self._registry.earlier_keys, site)
+        earlier = [found for key in keys if (found := await self._sessions.ledger_head(key)) is not None]
         session = await self._sessions.attach(site, first.hello.session, first.hello.version)
         log.info("site connected", site=site, session=session.number)
         # Before anything is awaited: what is asked from now on the session is told of by the mailbox.
@@ -107,6 +109,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             heartbeat_s=self._heartbeat_s,
             server_unix_s=time.time(),
             ledger_head=head_to_proto(head) if head is not None else None,
+            earlier_ledger_heads=[head_to_proto(each) for each in earlier],
         )
         session.send(rounds_pb2.ServerEvent(welcome=welcome))
         for instruction in self._mailbox.owed_by(site):

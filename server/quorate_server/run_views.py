@@ -105,7 +105,6 @@ class RunViews:
         for phase, seconds in result.phase_seconds.items():
             self._metrics.phase_closed(phase, seconds)  # type: ignore[arg-type]  # phases of our own results
         self._metrics.round_measured(result.metrics)
-        self._metrics.privacy_spent(result.spending.values())
         self.update(run, results=(*self._views[run].results, result), round_number=result.round_number)
 
     def _count(self) -> None:

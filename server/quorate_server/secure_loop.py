@@ -35,7 +35,6 @@ from quorate.errors import (
 )
 from quorate.exchange import Phase, Reply
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 from quorate.runs import RoundResult
 from quorate.schemes import packing_of
 from quorate.secagg import ring, sealing, words
@@ -630,13 +629,11 @@ class SecureLoop:
     def _result(self, number: int, survivors: tuple[SiteName, ...], tallies: Iterable[PhaseTally]) -> RoundResult:
         missing: dict[str, str] = {}
         seconds: dict[str, float] = {}
-        spending: dict[str, Spending] = {}
         up = down = 0
         for tally in tallies:
             missing = {**tally.missing(), **missing}
             seconds[tally.standing.rule.phase.value] = tally.seconds
             up, down = up + tally.bytes_up, down + tally.bytes_down
-            spending.update(tally.spending)
         return RoundResult(
             round_number=number,
             contributed=survivors,
@@ -645,7 +642,6 @@ class SecureLoop:
             bytes_up=up,
             bytes_down=down,
             missing={site: code for site, code in missing.items() if site not in survivors},
-            spending=spending,
         )
 
     def _note_metrics(self, told: list[Mapping[int, Mapping[str, float]]], before: int) -> None:

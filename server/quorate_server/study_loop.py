@@ -161,7 +161,6 @@ class StudyLoop:
             bytes_up=done.bytes_up,
             bytes_down=done.bytes_down,
             missing=done.missing(),
-            spending=done.spending,
         )
         added = StoredSum(round_number=round_number, blob=blob, weight=adder.weight, contributors=adder.contributors)
         self._commit(
@@ -195,7 +194,6 @@ class StudyLoop:
             bytes_up=result.bytes_up + done.bytes_up,
             bytes_down=result.bytes_down + done.bytes_down,
             missing={**diverged, **result.missing},
-            spending=result.spending,
         )
         progress = self._progress.after(
             evaluated=round_number, agreed_digest=digest, agreed_round=round_number, open_result=None

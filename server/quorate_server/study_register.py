@@ -117,7 +117,6 @@ class StudyRegister:
             NotFoundError: the site has no part in such a study.
         """
         self._require_part(digest, site)
-        cost = readiness.cost
         with self._engine.begin() as db:
             db.execute(delete(READINESS).where(READINESS.c.study_digest == digest, READINESS.c.site == site))
             db.execute(
@@ -125,9 +124,6 @@ class StudyRegister:
                     study_digest=digest,
                     site=site,
                     code=readiness.code,
-                    epsilon=cost.epsilon if cost else None,
-                    epsilon_after=cost.epsilon_after if cost else None,
-                    epsilon_left=cost.left if cost else None,
                     at_unix_s=self._clock(),
                 )
             )

@@ -199,6 +199,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.faults = Faults()
         self.beats = True
         self.ledger_head: rounds_pb2.LedgerHead | None = None
+        self.earlier_ledger_heads: list[rounds_pb2.LedgerHead] = []
         self.members: dict[str, Member] = {}
         self.redeemed: dict[bytes, bytes] = {}
         self.studies: list[Study] = []
@@ -322,6 +323,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
             heartbeat_s=self.heartbeat_s,
             server_unix_s=self.clock(),
             ledger_head=self.ledger_head,
+            earlier_ledger_heads=self.earlier_ledger_heads,
         )
         await context.write(rounds_pb2.ServerEvent(welcome=welcome))
         self.visits.put_nowait(visit)

@@ -28,6 +28,7 @@ from quorate.tasks import task_digest
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.engine import Engine
 from quorate_client.isolation import Confinement
+from quorate_client.training import Accounting
 from quorate_client.worker_process import WorkerSettings
 from quorate_client.workers import ProcessWorkers, TaskWorkers
 from tests.client.in_process import InProcessWorkers
@@ -187,6 +188,7 @@ async def site(
     confinement: Confinement | None = None,
     randomness: Callable[[int], bytes] = lambda count: b"\x01" * count,
     node_config: dict[str, str] | None = None,
+    accounting: Accounting | None = None,
 ) -> AsyncIterator[SiteUnderTest]:
     """A site with the tests' task: in this process, or in worker processes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +196,7 @@ async def site(
     if processes:
         workers = ProcessWorkers(process_settings(folder, confinement=confinement or Confinement()))
     spool = Spool(folder / "spool")
-    engine = Engine(workers, spool, folder, time.monotonic, randomness)
+    engine = Engine(workers, spool, folder, time.monotonic, randomness, accounting=accounting)
     agreement = make_agreement(server.study, folder, name, **(node_config or {}))
     try:
         yield SiteUnderTest(engine, agreement, spool, folder, server, workers)

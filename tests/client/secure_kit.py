@@ -24,6 +24,7 @@ from quorate_client.engine import Engine
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.secure_site import SecureSite
 from quorate_client.state import State, open_state
+from quorate_client.training import Accounting
 from tests.client.engine_kit import make_study, records_of
 from tests.client.in_process import InProcessWorkers
 from tests.server.secure_kit import Keys
@@ -54,6 +55,7 @@ class EngineSite:
     blobs: MemoryBlobs
     runner: asyncio.Runner
     has_keys: bool = True
+    accounting: Accounting | None = None
     is_away: Callable[[Instruction], bool] = never
     before: Callable[[Instruction], None] = lambda _: None
     errors: dict[tuple[str, int], QuorateError] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class EngineSite:
             time.monotonic,
             lambda count: SEED_BYTES[:count],
             secure if self.has_keys else None,
+            self.accounting,
         )
 
     def restart(self) -> None:

@@ -232,6 +232,86 @@ def test_all_runs_of_a_study_together_stay_within_its_plan(ledger: Ledger) -> No
     ledger.reserve(other, limits, NOW)
 
 
+def test_a_study_counts_with_its_whole_plan_from_its_first_round_on(ledger: Ledger) -> None:
+    limits = Limits(DELTA, plan=steps(10), epsilon_ever=19)
+    other = replace(a_charge(count=1, run="run-2"), study_digest=b"t" * 32)
+    ledger.spend(ledger.reserve(a_charge(count=2), limits, NOW), steps(1))
+    with pytest.raises(BudgetExhaustedError, match="epsilon_ever"):
+        ledger.reserve(other, limits, NOW)
+    ledger.reserve(other, replace(limits, plan=steps(9)), NOW)
+    ledger.reserve(a_charge(2, count=9), limits, NOW)  # as planned: nothing that began since is in its way
+    assert ledger.committed(VISITS, besides=STUDY) == list(steps(9))
+
+
+def test_in_a_year_without_a_round_of_it_a_study_leaves_the_year(ledger: Ledger) -> None:
+    limits = Limits(DELTA, plan=steps(10), epsilon_per_year=15)
+    other = replace(a_charge(count=1, run="run-2"), study_digest=b"t" * 32)
+    later = NOW + 365 * DAY_S
+    ledger.reserve(a_charge(1, count=1), limits, NOW)
+    ledger.reserve(a_charge(2, count=1), limits, NOW + DAY_S)
+    with pytest.raises(BudgetExhaustedError, match="epsilon_per_year"):
+        ledger.reserve(other, limits, later)
+    ledger.reserve(other, limits, later + DAY_S)
+
+
+# --- what no epsilon bounds ---
+
+
+def test_what_is_released_without_a_bound_is_written_once_for_a_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with opened(tmp_path) as ledger:
+            for _ in range(2):
+                ledger.record_unbounded(VISITS, "hearts", STUDY, "run-1")
+            ledger.record_unbounded(VISITS, "hearts", STUDY, "run-2")
+            ledger.record_unbounded(None, "app", b"a" * 32, "run-1")
+    with opened(tmp_path) as ledger:
+        assert [each.run for each in ledger.unbounded(VISITS)] == ["run-1", "run-2", "run-1"]
+        assert [each.study for each in ledger.unbounded(Account("scans", "record"))] == ["app"]
+        assert ledger.unbounded(WHOLE_SITE) == []
+        assert kinds(ledger) == ["unbounded"] * 3
+        assert ledger.spent(VISITS, DELTA) == float("inf")
+        ledger.verify()
+
+
+@pytest.mark.parametrize("limit", ["epsilon_per_year", "epsilon_ever"])
+@pytest.mark.parametrize("account", [VISITS, None])
+def test_a_limit_refuses_records_that_were_released_without_a_bound(
+    ledger: Ledger, limit: str, account: Account | None
+) -> None:
+    ledger.record_unbounded(account, "hearts", STUDY, "run-0")
+    limits = Limits(DELTA, **{limit: 1e9})
+    with pytest.raises(BudgetExhaustedError, match="without a bound") as caught:
+        ledger.reserve(a_charge(), limits, NOW)
+    assert "set_aside" in caught.value.action
+    assert kinds(ledger) == ["unbounded", "refused"]
+    ledger.reserve(a_charge(), replace(limits, counts_unbounded=False), NOW)
+    ledger.reserve(a_charge(2), Limits(DELTA, epsilon_per_run=1e9), NOW)  # a run's limit is about that run
+
+
+def test_a_year_forgets_what_was_released_without_a_bound_and_ever_does_not(ledger: Ledger) -> None:
+    ledger.record_unbounded(VISITS, "hearts", STUDY, "run-0")
+    later = NOW + 365 * DAY_S
+    ledger.reserve(a_charge(), Limits(DELTA, epsilon_per_year=10), later)
+    with pytest.raises(BudgetExhaustedError):
+        ledger.reserve(a_charge(2), Limits(DELTA, epsilon_ever=1e9), later)
+
+
+def test_a_ledger_that_lost_entries_takes_what_has_no_bound_and_pays_for_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.reserve(a_charge(), NO_LIMITS, NOW)
+    (tmp_path / "ledger.sqlite").unlink()
+    with opened(tmp_path) as ledger:
+        ledger.record_unbounded(VISITS, "hearts", STUDY, "run-0")
+        ledger.record_unbounded(VISITS, "hearts", STUDY, "run-1")
+        assert kinds(ledger) == ["unbounded", "unbounded"]
+        with pytest.raises(LedgerRolledBackError):
+            ledger.reserve(a_charge(), NO_LIMITS, NOW)
+        # Nor does it become the newest for a server: the one with more entries would take the place of the lost one.
+        assert ledger.head() is None
+    with opened(tmp_path) as ledger:
+        assert ledger.head() is None
+
+
 def test_a_year_is_365_days_and_for_ever_is_longer(ledger: Ledger) -> None:
     limits = Limits(DELTA, epsilon_per_year=10, epsilon_ever=25)
     later = NOW + 365 * DAY_S
@@ -677,22 +757,35 @@ def test_entries_are_the_same_bytes_for_ever(ledger: Ledger) -> None:
     """Receipts are shown to others: what is signed must not change between versions."""
     ledger.spend(ledger.reserve(a_charge(count=10), NO_LIMITS, NOW), steps(7, noise=1.0))
     ledger.refuse(STUDY, "run-1", 2, "policy_refused")
-    reserve, spend, refused = ledger.entries()
-    digest = b"73" * 32
+    ledger.record_unbounded(VISITS, "hearts", STUDY, "run-2")
+    salted = [entry.content.model_copy(update={"salt": bytes(range(16))}) for entry in ledger.entries()]
+    entries, previous = [], GENESIS
+    for content in salted:
+        entries.append(make_entry(content, previous, KEY))
+        previous = entries[-1].head.hash
+    reserve, spend, refused, unbounded = entries
+    digest, salt = b"73" * 32, b"000102030405060708090a0b0c0d0e0f"
     assert reserve.text == (
         b'{"account":{"dataset":"visits","unit":"record"},"accountant":"head","attempt":0,"delta":0.00001,'
         b'"epsilon_after":10,"epsilon_before":0,"events":[{"count":10,"noise_multiplier":1,"sampling_rate":1}],'
-        b'"kind":"reserve","number":1,"purpose":"train","round_number":1,"run":"run-1","study":"hearts",'
-        b'"study_digest":"' + digest + b'","unix_s":1800000000}'
+        b'"kind":"reserve","number":1,"plan":[],"purpose":"train","round_number":1,"run":"run-1","salt":"'
+        + salt
+        + b'","study":"hearts","study_digest":"'
+        + digest
+        + b'","unix_s":1800000000}'
     )
     assert b'"kind":"spend"' in spend.text
     assert b'"reservation":1' in spend.text
     assert refused.text == (
         b'{"account":null,"code":"policy_refused","kind":"refused","number":3,"round_number":2,"run":"run-1",'
-        b'"study_digest":"' + digest + b'","unix_s":1800000000}'
+        b'"salt":"' + salt + b'","study_digest":"' + digest + b'","unix_s":1800000000}'
     )
-    assert refused.head.hash.hex() == "43f0e77ef68a589f5fe23f7368eb3245c6270ce56e5a2cd58675e9a87c63f2ff"
-    assert refused.head.signature.hex().startswith("061e4fc2d2bdb5a567bb1692cf587b65")
+    assert unbounded.text == (
+        b'{"account":{"dataset":"visits","unit":"record"},"kind":"unbounded","number":4,"round_number":0,"run":"run-2",'
+        b'"salt":"' + salt + b'","study":"hearts","study_digest":"' + digest + b'","unix_s":1800000000}'
+    )
+    assert unbounded.head.hash.hex() == "ef3c363de8efe7fd22fb41ddfb5c19f1a57a49e1ffc881ee441eb0010360f825"
+    assert unbounded.head.signature.hex().startswith("7ddcd695c9f1bf5b324b9543f2786a1c")
 
 
 def test_what_is_exported_is_read_back_and_changed_nowhere(ledger: Ledger) -> None:

@@ -59,7 +59,7 @@ def public_key(site: SiteFolder) -> bytes:
 def test_a_site_that_spent_nothing_says_so(run: Run) -> None:
     result = run("ledger", "show")
     assert (result.code, result.out.strip()) == (0, "Nothing was spent yet.")
-    assert run("ledger", "show", "--json").json() == []
+    assert run("ledger", "show", "--json").json() == {"accounts": [], "unbounded_anywhere": []}
     assert run("ledger", "verify", "--json").json() == {"entries": 0, "newest": ""}
 
 
@@ -72,14 +72,13 @@ def test_a_folder_that_is_no_site_s_is_told_so(run: Run, site: SiteFolder) -> No
 def test_what_was_spent_is_shown_by_run_with_what_is_left(run: Run, spent: SiteFolder) -> None:
     from quorate.privacy.accounting import adaptive_epsilon, epsilon
 
-    scans, per_record, per_site = run("ledger", "show", "--json").json()
+    scans, per_record, per_site = run("ledger", "show", "--json").json()["accounts"]
 
     assert [each["dataset"] for each in (scans, per_record, per_site)] == ["scans", "visits", "visits"]
     first, second = per_record["runs"]
     assert (first["run"], first["study"], first["rounds"], first["unsettled"]) == ("run-1", "hearts", 2, 0)
     assert (second["run"], second["rounds"], second["unsettled"]) == ("run-2", 1, 1)
     assert first["epsilon"] == pytest.approx(epsilon([HALF, HALF], DELTA))
-    assert first["left"] == pytest.approx(5 - first["epsilon"])
     in_all = adaptive_epsilon([HALF, HALF, EVENT], DELTA)
     assert per_record["epsilon_ever"] == pytest.approx(in_all)
     assert per_record["left_ever"] == pytest.approx(9 - in_all)
@@ -88,6 +87,30 @@ def test_what_was_spent_is_shown_by_run_with_what_is_left(run: Run, spent: SiteF
         "site",
         pytest.approx(adaptive_epsilon([Event(3.0)], DELTA)),
     )
+
+
+def test_records_that_were_released_without_a_bound_have_no_epsilon(run: Run, spent: SiteFolder) -> None:
+    """An epsilon of 3 was shown for records that another study had used without any noise."""
+    ledger = open_ledger(spent.ledger, spent.database, make_or_load_keys(spent.keys).signing, ACCOUNTANTS, Clock())
+    ledger.record_unbounded(Account("visits", "record"), "plain", b"p" * 32, "run-9")
+    ledger.close()
+    scans, per_record, _ = run("ledger", "show", "--json").json()["accounts"]
+    assert (per_record["epsilon_ever"], per_record["epsilon_last_year"], per_record["left_ever"]) == (None, None, 0.0)
+    assert [(each["study"], each["run"]) for each in per_record["unbounded"]] == [("plain", "run-9")]
+    assert (scans["unbounded"], scans["epsilon_ever"] is None) == ([], False)
+    assert run("ledger", "show", "visits").out.count("without bound") == 3  # the run, the year, in all
+    spent.policy.write_text('[privacy]\nepsilon_ever = 9.0\nunbounded = "set_aside"\n')
+    per_record = run("ledger", "show", "visits", "--json").json()["accounts"][0]
+    assert (per_record["epsilon_ever"], per_record["left_ever"] > 0) == (None, True)
+
+
+def test_a_guest_app_s_run_is_shown_beside_all_data_sets(run: Run, site: SiteFolder) -> None:
+    ledger = open_ledger(site.ledger, site.database, make_or_load_keys(site.keys).signing, ACCOUNTANTS, Clock())
+    ledger.record_unbounded(None, "app", b"a" * 32, "run-9")
+    ledger.close()
+    result = run("ledger", "show")
+    assert "run-9 of the guest app study app may have released any records" in result.err
+    assert [each["run"] for each in run("ledger", "show", "--json").json()["unbounded_anywhere"]] == ["run-9"]
 
 
 def test_people_see_tables(run: Run, spent: SiteFolder) -> None:

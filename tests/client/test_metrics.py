@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import OTHER, MetricKind
-from quorate.privacy.events import Spending
 from quorate_client.metrics import CLIENT_METRICS, ClientMetrics, ConnectionState, serve_metrics
 
 
@@ -55,9 +54,9 @@ def test_what_a_data_set_has_spent_and_has_left_is_shown() -> None:
     metrics = ClientMetrics(registry)
     spent, left = "quorate_client_privacy_epsilon_spent", "quorate_client_privacy_epsilon_left"
     assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (0, math.inf)
-    metrics.privacy_spent(Spending(1.5, 1e-5, 4.0))
+    metrics.privacy_spent(1.5, 4.0)
     assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (1.5, 4.0)
-    metrics.privacy_spent(Spending(2.5, 1e-5))
+    metrics.privacy_spent(2.5, math.inf)
     assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (2.5, math.inf)
 
 

@@ -189,8 +189,23 @@ def strict(**keys: object) -> Policy:
             private(noise_multiplier=None, epsilon=3.01),
             private(noise_multiplier=None, epsilon=3.0),
         ),
+        (
+            {"epsilon_per_run": 3.0, "delta": 1e-6},
+            private(noise_multiplier=None, epsilon=3.01),
+            private(noise_multiplier=None, epsilon=3.01, delta=1e-7),  # less at 1e-6; held when the noise is known
+        ),
     ],
-    ids=["none", "one of two", "exact counts", "noise", "noise on counts", "clip", "delta", "epsilon"],
+    ids=[
+        "none",
+        "one of two",
+        "exact counts",
+        "noise",
+        "noise on counts",
+        "clip",
+        "delta",
+        "epsilon",
+        "epsilon, less delta",
+    ],
 )
 def test_a_study_that_promises_less_privacy_than_demanded_is_refused(
     policy: dict[str, object], refused: Study, allowed: Study
@@ -236,7 +251,12 @@ def test_no_study_passes_that_breaks_a_floor(
         (noise is not None and noise < (floors["least_noise"] or 0.0))
         or (floors["largest_clip"] is not None and clip > floors["largest_clip"])
         or (floors["largest_delta"] is not None and delta > floors["largest_delta"])
-        or (target is not None and floors["epsilon_per_run"] is not None and target > floors["epsilon_per_run"])
+        or (
+            target is not None
+            and floors["epsilon_per_run"] is not None
+            and target > floors["epsilon_per_run"]
+            and delta >= PrivacyPolicy().delta
+        )
     )
     broken = [rule for rule in strict(**floors).rules(asked) if not rule.is_met]
     assert bool(broken) == breaks

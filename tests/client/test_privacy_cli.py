@@ -77,7 +77,7 @@ def test_a_plan_says_what_the_study_costs_and_leaves(run: Run, registered: SiteF
     offer(services)
     earlier = Event(2.0, 0.1, 50)
     spend(registered, earlier)
-    registered.policy.write_text(POLICY + "[privacy]\nepsilon_per_run = 3.5\nepsilon_ever = 9.0\n")
+    registered.policy.write_text(POLICY + f"[privacy]\ndelta = {DELTA}\nepsilon_per_run = 3.5\nepsilon_ever = 9.0\n")
 
     plan = run("privacy", "plan", "hearts", "--json").json()
 
@@ -95,6 +95,32 @@ def test_a_plan_says_what_the_study_costs_and_leaves(run: Run, registered: SiteF
     assert adaptive_epsilon(affordable, DELTA) <= 9.0 < adaptive_epsilon([*affordable, of_rounds[1]], DELTA)
     shown = run("privacy", "plan", "hearts")
     assert (shown.code, "within" in shown.out, "REFUSED" in shown.out) == (0, True, False)
+
+
+def test_a_plan_is_held_at_the_policy_s_delta_and_states_the_study_s(
+    run: Run, registered: SiteFolder, services: Server
+) -> None:
+    offer(services)
+    registered.policy.write_text(POLICY + "[privacy]\ndelta = 1e-7\nepsilon_per_run = 3.5\n")
+    plan = run("privacy", "plan", "hearts", "--json").json()
+    made = Event(plan["noise_multiplier"], plan["sampling_rate"], 5 * 5)
+    assert plan["epsilon_of_study"] == pytest.approx(epsilon([made], DELTA))
+    assert plan["epsilon_after"] == pytest.approx(adaptive_epsilon([made], 1e-7))
+    assert plan["refused_by"] == ["epsilon_per_run"]
+
+
+def test_a_plan_says_that_records_were_released_without_a_bound(
+    run: Run, registered: SiteFolder, services: Server
+) -> None:
+    offer(services)
+    with opened(registered.root, key=load_keys(registered.keys).signing) as ledger:
+        ledger.record_unbounded(Account("patients", "record"), "plain", b"p" * 32, "run-0")
+    assert "runs that released these records: 1" in run("privacy", "plan", "hearts").out
+    registered.policy.write_text(POLICY + "[privacy]\nepsilon_ever = 1e6\n")
+    plan = run("privacy", "plan", "hearts", "--json").json()
+    assert (plan["unbounded_runs"], plan["refused_by"], plan["rounds_left"]) == (1, ["epsilon_ever"], 0)
+    registered.policy.write_text(POLICY + '[privacy]\nepsilon_ever = 1e6\nunbounded = "set_aside"\n')
+    assert run("privacy", "plan", "hearts", "--json").json()["refused_by"] == []
 
 
 def test_a_plan_shows_which_limit_will_refuse_the_study(run: Run, registered: SiteFolder, services: Server) -> None:

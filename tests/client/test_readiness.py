@@ -23,9 +23,8 @@ from quorate.errors import (
     StudyExpiredError,
     TaskMismatchError,
 )
-from quorate.privacy.accounting import adaptive_epsilon, epsilon
 from quorate.privacy.events import Event
-from quorate.readiness import Readiness, StudyCost
+from quorate.readiness import Readiness
 from quorate.study import Protection, Rounds, Study, TaskRef
 from quorate.tasks import task_digest
 from quorate_client.agreement import Dataset
@@ -141,33 +140,17 @@ async def test_a_study_that_contradicts_itself_does_not_hide_the_others(
     ]
 
 
-async def test_what_a_study_would_cost_and_leave_is_told(joined: SiteFolder, server: RunningServer) -> None:
-    earlier = Event(2.0, 0.1, 50)
-    register(joined, dataset())
-    write_policy(joined, "epsilon_ever = 9.0")
-    spend(joined, earlier)
-    (said,) = await told(joined, server, private(server.services))
-    after = adaptive_epsilon([earlier, OF_STUDY], DELTA)
-    assert said == Readiness(cost=StudyCost(epsilon([OF_STUDY], DELTA), after, 9.0 - after))
-
-
-async def test_earlier_runs_of_a_study_are_part_of_its_cost_and_leave_room_for_its_spare_rounds_only(
+async def test_earlier_runs_of_a_study_leave_room_for_its_spare_rounds_only(
     joined: SiteFolder, server: RunningServer
 ) -> None:
     study = private(server.services)
     register(joined, dataset())
-    (before,) = await told(joined, server, study)
+    approve(joined, study, "patients")
+    assert await told(joined, server, study) == [Readiness()]
     spend(joined, replace(OF_STUDY, count=5), digest=study.digest(), run="run-1")
-    assert await told(joined, server, study) == [before]
+    assert await told(joined, server, study) == [Readiness()]
     spend(joined, replace(OF_STUDY, count=1), digest=study.digest(), run="run-2")
     assert await told(joined, server, study) == [Readiness(BudgetExhaustedError.code)]
-
-
-async def test_without_a_limit_nothing_is_told_to_be_left(joined: SiteFolder, server: RunningServer) -> None:
-    register(joined, dataset())
-    (said,) = await told(joined, server, private(server.services))
-    assert said.cost is not None
-    assert said.cost.left is None
 
 
 @pytest.mark.parametrize(
@@ -180,26 +163,42 @@ async def test_without_a_limit_nothing_is_told_to_be_left(joined: SiteFolder, se
     ],
     ids=["for ever", "a run", "records", "batch"],
 )
-async def test_what_only_the_data_set_decides_is_told_too(
+async def test_what_only_the_data_set_decides_is_told_of_a_study_that_was_approved(
     joined: SiteFolder, server: RunningServer, policy: str, training: dict[str, Any], code: str
 ) -> None:
     register(joined, dataset())
     write_policy(joined, policy)
     study = private(server.services, privacy={"delta": DELTA, "training": TRAINING | training})
+    assert await told(joined, server, study) == [Readiness()]
+    approve(joined, study, "patients")
     assert await told(joined, server, study) == [Readiness(code)]
 
 
-async def test_the_data_set_is_the_approved_one_else_the_only_one_else_unknown(
+async def test_records_that_were_released_without_a_bound_block_a_study_where_there_is_a_limit(
     joined: SiteFolder, server: RunningServer
 ) -> None:
     study = private(server.services)
+    register(joined, dataset())
+    approve(joined, study, "patients")
+    ledger = open_ledger(joined.ledger, joined.database, load_keys(joined.keys).signing, shipped_accountants())
+    ledger.record_unbounded(Account("patients", "record"), "plain", b"p" * 32, "run-0")
+    ledger.close()
+    assert await told(joined, server, study) == [Readiness()]
+    write_policy(joined, "epsilon_ever = 1e6")
+    assert await told(joined, server, study) == [Readiness(BudgetExhaustedError.code)]
+    write_policy(joined, 'epsilon_ever = 1e6\nunbounded = "set_aside"')
+    assert await told(joined, server, study) == [Readiness()]
+
+
+async def test_the_data_set_is_the_approved_one(joined: SiteFolder, server: RunningServer) -> None:
+    study = private(server.services, privacy={"delta": DELTA, "training": TRAINING | {"batch_size": 230}})
     assert await told(joined, server, study) == [Readiness(DatasetMissingError.code)]
     register(joined, dataset(), dataset("visits", 600))
     assert await told(joined, server, study) == [Readiness()]
     approve(joined, study, "visits")
-    (said,) = await told(joined, server, study)
-    assert said.cost is not None
-    assert said.cost.epsilon == epsilon([Event(1.1, 40 / 480, 25)], DELTA)
+    assert await told(joined, server, study) == [Readiness()]
+    approve(joined, study, "patients")
+    assert await told(joined, server, study) == [Readiness(PrivacyUnsupportedError.code)]
     approve(joined, study, "gone")
     assert await told(joined, server, study) == [Readiness(DatasetMissingError.code)]
 
@@ -211,18 +210,18 @@ async def test_a_ledger_that_was_put_back_blocks_studies_with_privacy(
     spend(joined, Event(2.0, 0.1, 50))
     joined.ledger.unlink()
     studies = private(server.services), private(server.services, "plain", privacy=None)
+    for study in studies:
+        approve(joined, study, "patients")
     assert await told(joined, server, *studies) == [Readiness(LedgerRolledBackError.code), Readiness()]
 
 
 # --- what the operator must not learn ---
 
 
-async def test_where_the_policy_does_not_tell_an_operator_finds_no_budget_by_trying_studies(
-    joined: SiteFolder, server: RunningServer
-) -> None:
+async def test_an_operator_finds_no_budget_by_trying_studies(joined: SiteFolder, server: RunningServer) -> None:
     """Whoever may publish studies could bisect what is left, and how many records there are, by the codes alone."""
     register(joined, dataset())
-    write_policy(joined, "tell_epsilon = false\nepsilon_ever = 5.0")
+    write_policy(joined, "epsilon_ever = 5.0")
     dear = private(server.services, "dear", privacy={"delta": DELTA, "training": TRAINING | {"noise_multiplier": 0.3}})
     large = private(server.services, "large", privacy={"delta": DELTA, "training": TRAINING | {"batch_size": 300}})
     cheap = private(server.services, "cheap")
@@ -236,18 +235,6 @@ async def test_where_the_policy_does_not_tell_an_operator_finds_no_budget_by_try
 @pytest.mark.parametrize(("records", "known"), [(0, 0), (7, 7), (99, 99), (100, 100), (439, 430), (12_999, 12_000)])
 def test_records_are_known_to_two_digits_and_never_too_many(records: int, known: int) -> None:
     assert about(records) == known
-
-
-async def test_the_figures_of_two_sites_of_about_one_size_are_the_same(
-    joined: SiteFolder, server: RunningServer
-) -> None:
-    """With the noise known, an exact figure would tell the exact number of records."""
-    register(joined, dataset("few", 500), dataset("more", 511))
-    few, more = private(server.services, "first"), private(server.services, "second")
-    approve(joined, few, "few")
-    approve(joined, more, "more")
-    one, other = await told(joined, server, few, more)
-    assert one == other != Readiness()
 
 
 # --- when it is told ---
@@ -281,10 +268,9 @@ async def test_a_change_that_the_server_does_not_know_of_is_told_at_the_next_loo
         register(joined, dataset())
         visit = await services.visit()
         visit.send(studies_changed={})
-        _, said = await services.report()
-        assert said.cost is not None
-        write_policy(joined, "tell_epsilon = false")
         assert (await services.report())[1] == Readiness()
+        write_policy(joined, 'require = ["update"]')
+        assert (await services.report())[1] == Readiness(PrivacyRefusedError.code)
 
 
 @pytest.mark.parametrize("older", ["with a guard", "without a guard"])
@@ -317,10 +303,10 @@ class SlowAssessor(Assessor):
 
     begun, released = threading.Event(), threading.Event()
 
-    def answer(self, question: Question) -> StudyCost | None:
+    def answer(self, question: Question) -> None:
         self.begun.set()
         assert self.released.wait(20)
-        return super().answer(question)
+        super().answer(question)
 
 
 async def test_while_an_accountant_computes_the_daemon_goes_on(
@@ -332,6 +318,7 @@ async def test_while_an_accountant_computes_the_daemon_goes_on(
     reports.assessor = slow = SlowAssessor(folder, real._answers, real._datasets, real._tasks, real._ledger, real._wall)
     register(folder, dataset())
     server.services.studies = [private(server.services)]
+    approve(folder, server.services.studies[0], "patients")
     visit = await server.services.visit()
     visit.send(studies_changed={})
     assert await asyncio.to_thread(slow.begun.wait, 20)
@@ -339,7 +326,7 @@ async def test_while_an_accountant_computes_the_daemon_goes_on(
     assert not (await visit.next("reply")).code
     await visit.next("heartbeat")
     slow.released.set()
-    assert (await server.services.report())[1].cost is not None
+    assert (await server.services.report())[1] == Readiness()
 
 
 async def test_only_a_study_with_private_training_brings_numpy_into_the_daemon(
@@ -354,9 +341,11 @@ async def test_only_a_study_with_private_training_brings_numpy_into_the_daemon(
         rounds=Rounds(count=4, quorum=3, weights="equal"),
         privacy={"delta": DELTA, "average": {"clip": 1.0, "noise_multiplier": 1.0}},
     )
-    server.services.studies = [plain, noisy]
+    training = private(server.services)
+    for study in (plain, noisy, training):
+        approve(joined, study, "patients")
     heavy = []
-    for studies in ([plain, noisy], [plain, noisy, private(server.services)]):
+    for studies in ([plain, noisy], [plain, noisy, training]):
         server.services.studies = studies
         async with daemon(joined) as process:
             for _ in studies:

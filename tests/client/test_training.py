@@ -7,7 +7,7 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,8 @@ from quorate.errors import (
 )
 from quorate.exchange import Instruction, Phase, message_id
 from quorate.identity import RunId, SiteName
-from quorate.privacy.accounting import epsilon
-from quorate.privacy.events import Event, Spending
+from quorate.privacy.accounting import adaptive_epsilon, epsilon
+from quorate.privacy.events import Event
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.ledger import Ledger, open_ledger
@@ -96,19 +96,24 @@ class Site:
     ledger: Ledger
     policy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     task: Task = field(default_factory=Task)
-    noted: list[Spending] = field(default_factory=list)
+    noted: list[tuple[float, float]] = field(default_factory=list)
 
     def trainer(self, of: Study) -> Trainer:
-        accounting = Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, self.noted.append)
-        return Trainer(of, lambda count: bytes(count), accounting)
+        return Trainer(of, lambda count: bytes(count), self.accounting())
 
-    def train(
-        self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None
-    ) -> tuple[Trained, Spending | None]:
+    def accounting(self) -> Accounting:
+        def note(spent: float, left: float) -> None:
+            self.noted.append((spent, left))
+
+        return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, note)
+
+    def agreement(self, of: Study) -> Agreement:
+        return Agreement(of, of.digest(), SITE, Dataset("visits", "tabular", self.folder, {}, 0.2, 500), {})
+
+    def train(self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None) -> Trained:
         name = message_id(RUN, number, Phase.TRAIN, attempt, SITE)
         instruction = Instruction(name, RUN, number, Phase.TRAIN, attempt, of.digest(), 60.0, b"")
-        dataset = Dataset("visits", "tabular", self.folder, {}, 0.2, 500)
-        agreement = Agreement(of, of.digest(), SITE, dataset, {})
+        agreement = self.agreement(of)
         trainer = trainer or self.trainer(of)
         task = cast(TaskCalls, self.task)
         return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, agreement))
@@ -133,20 +138,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
     ledger.close()
 
 
-def tenths(epsilon: float) -> float:
-    """What is told of it: more digits would tell the number of records."""
-    return math.ceil(10 * epsilon) / 10
-
-
-def test_without_privacy_nothing_is_put_on_the_ledger(site: Site) -> None:
-    assert site.train(study()) == (Trained(RECORDS, 12345), None)
+def test_without_privacy_nothing_is_charged(site: Site) -> None:
+    assert site.train(study()) == Trained(RECORDS, 12345)
     assert (site.task.asked, site.spent()) == (["train"], [])
 
 
 def test_private_training_is_paid_for_and_tells_no_loss(site: Site) -> None:
-    trained, told = site.train(study(training=TRAINING))
-    assert trained == Trained(RECORDS, 0)
-    assert told == Spending(tenths(site.ledger.spent(PER_RECORD, 1e-3)), 1e-3)
+    assert site.train(study(training=TRAINING)) == Trained(RECORDS, 0)
     assert site.task.asked == ["train_privately"]
     (event,) = site.spent()
     assert (event.sampling_rate, event.count) == (0.1, 5)
@@ -184,7 +182,7 @@ def test_a_task_that_dies_is_paid_for_in_full_and_not_asked_again_for_the_same(s
 
 def test_noise_on_parameters_is_on_the_account_of_the_whole_site(site: Site) -> None:
     weak, strong = {"clip": 1.0, "noise_multiplier": 0.5}, {"clip": 1.0, "noise_multiplier": 2.0}
-    assert site.train(study(update=strong, average=weak)) == (Trained(RECORDS, 0), None)
+    assert site.train(study(update=strong, average=weak)) == Trained(RECORDS, 0)
     assert site.task.asked == ["train"]
     assert site.ledger.events(PER_RECORD) == []
     assert site.ledger.events(PER_SITE) == [Event(2.0)]  # what holds against the other sites too
@@ -192,15 +190,16 @@ def test_noise_on_parameters_is_on_the_account_of_the_whole_site(site: Site) -> 
     assert set(site.ledger.events(PER_SITE)) == {Event(2.0), Event(0.5)}
 
 
-def test_the_operator_is_told_what_the_policy_lets_it_know(site: Site) -> None:
-    site.policy = PrivacyPolicy(epsilon_ever=8.0)
-    _, told = site.train(study(training=TRAINING))
-    spent = site.ledger.spent(PER_RECORD, 1e-3)
-    assert told == Spending(tenths(spent), 1e-3, math.floor(10 * (8.0 - spent)) / 10)
-    assert site.noted == [Spending(spent, 1e-3, 8.0 - spent)]
-    site.policy = PrivacyPolicy(epsilon_ever=8.0, tell_epsilon=False)
-    assert site.train(study(training=TRAINING), number=2)[1] is None
-    assert [each.epsilon for each in site.noted] == [spent, site.ledger.spent(PER_RECORD, 1e-3)]
+def test_the_site_s_own_metrics_know_what_was_spent_and_what_no_study_was_promised(site: Site) -> None:
+    site.policy = PrivacyPolicy(epsilon_ever=8.0, delta=1e-3)
+    of = study(training=TRAINING)
+    site.train(of)
+    (event,) = site.spent()
+    promised = adaptive_epsilon([replace(event, count=5 * 11)], 1e-3)
+    assert site.noted == [(site.ledger.spent(PER_RECORD, 1e-3), 8.0 - promised)]
+    site.policy = PrivacyPolicy()
+    site.train(of, number=2)
+    assert site.noted[-1] == (site.ledger.spent(PER_RECORD, 1e-5), math.inf)
 
 
 def test_a_site_as_a_whole_releases_no_more_than_the_planned_rounds_and_the_spare_ones(site: Site) -> None:

@@ -28,7 +28,7 @@ _NOT_CODES = re.compile(
     r"require_isolation|task_memory_mb|task_digest|proximal_mu|learning_rate|value_bound|error_classes|schema_file|"
     r"certificate_days|invitation_days|silent_after_s|heartbeat_s|upload_slots|database_url|metrics_listen|log_format|"
     r"log_level|log_json|keep_days|run_config|node_config|test_fraction|batch_size|hidden|server_app|"
-    r"hospital_ids|train_loss|noise_multiplier|spare_rounds|tell_epsilon|epsilon_(per_run|per_year|ever)|"
+    r"hospital_ids|train_loss|noise_multiplier|spare_rounds|epsilon_(per_run|per_year|ever)|"
     r"least_(records|noise)|largest_(clip|delta)|"
     r"(quorate_(server|client)|process)_[a-z_]+"
 )

@@ -6,7 +6,6 @@ One consortium goes through it all, in the order of this file: what was spent st
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import sqlite3
@@ -134,18 +133,11 @@ def test_each_round_is_on_every_ledger_and_the_model_is_one(consortium: Consorti
     assert [sorted(result["contributed"]) for result in run["results"]] == [list(SITES)] * ROUNDS
     models = {path.read_bytes() for path in consortium.root.glob(f"site-*/work/runs/{run['run']}/model.npz")}
     assert len(models) == 1  # the noise after averaging is the same at each site
-    told = run["results"][-1]["spending"]
     for site in SITES:
         found = entries(consortium, site)
         rates = {event.sampling_rate for event in spent(found, "record")}
         assert spent(found, "record") == [Event(2.0, rate, STEPS) for rate in rates] * ROUNDS
         assert spent(found, "site") == [Event(0.01)] * ROUNDS
-        assert told[site]["epsilon"] == math.ceil(10 * adaptive_epsilon(spent(found, "record"), DELTA)) / 10
-        assert told[site]["left"] is None
-    report = consortium.operator("run", "report", "first", "--format", "json", "-o", consortium.root / "first.json")
-    assert report is not None
-    content = json.loads((consortium.root / "first.json").read_text())
-    assert set(content["privacy"]["spending"]) == set(SITES)
     assert not any("train_loss" in result["metrics"] for result in run["results"])
 
 

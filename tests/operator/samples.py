@@ -7,7 +7,6 @@ from typing import Any
 
 from quorate.errors import QuorumMissingError
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate_operator.views import AnswerView, SiteView, StudyView
 from tests.server.door import SiteKeys, a_study
@@ -38,7 +37,6 @@ FIRST = RoundResult(
     bytes_up=10,
     bytes_down=20,
     missing={"south": "site_paused"},
-    spending={"north": Spending(1.5, 1e-4, 6.5)},
 )
 SECOND = RoundResult(2, (NORTH, SOUTH), {"loss": 0.25, "auc": 0.875}, {"train": 1.0})
 

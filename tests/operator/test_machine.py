@@ -67,7 +67,6 @@ def test_a_run_has_these_keys_and_its_warning() -> None:
                 "bytes_up": 10,
                 "bytes_down": 20,
                 "missing": {"south": "site_paused"},
-                "spending": {"north": {"epsilon": 1.5, "delta": 1e-4, "left": 6.5}},
             }
         ],
         "started_unix_s": NOW - 60,

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import MetricKind
-from quorate.privacy.events import Spending
 from quorate.runs import RunState
 from quorate_server.metrics import SERVER_METRICS, RoundOutcome, ServerMetrics, serve_metrics, watch_event_loop
 
@@ -73,8 +72,6 @@ def exercise(metrics: ServerMetrics) -> None:
     metrics.bytes_sent("control", 10)
     metrics.frames_resumed(4)
     metrics.round_measured({"auc": 0.91, "a guest's own name": 1.0})
-    metrics.privacy_spent([Spending(1.5, 1e-5, 4.0), Spending(1.0, 1e-5)])
-    metrics.privacy_spent([])
     metrics.certificate_expires("ca", 1_900_000_000.0)
     metrics.store_took("write", 0.002)
     metrics.event_loop_lagged(0.001)
@@ -96,8 +93,6 @@ def exercise(metrics: ServerMetrics) -> None:
         ("sent_bytes_total", {"kind": "control"}, 10),
         ("frames_resumed_total", {}, 4),
         ("last_round_metric", {"metric": "auc"}, 0.91),
-        ("privacy_epsilon_spent_max", {}, 1.5),
-        ("privacy_epsilon_left_min", {}, 4.0),
         ("certificate_expiry_timestamp_seconds", {"certificate": "ca"}, 1_900_000_000.0),
         ("store_seconds_count", {"operation": "write"}, 1),
         ("event_loop_lag_seconds_count", {}, 1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from quorate.errors import FrameError, NotFoundError, QuorateError, WrongRoleError
 from quorate.identity import SiteName
 from quorate.messages import readiness_from_proto, readiness_to_proto
-from quorate.readiness import MOST_EPSILON, Readiness, StudyCost
+from quorate.readiness import Readiness
 from quorate.study import Study
 from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc, rounds_pb2
 from quorate_server.database import open_database
@@ -20,9 +19,6 @@ from quorate_server.registry import Registry
 from quorate_server.registry_tables import ReadinessRecord
 from tests.server.door import Door, SiteKeys, a_study, open_door
 from tests.server.test_rounds_service import EAST, WEST, Client, Server, open_server, refusals
-
-COST = StudyCost(1.5, 4.0, 5.0)
-NAN = float("nan")
 
 
 @pytest.fixture
@@ -46,37 +42,15 @@ def published(server: Server, *clients: Client) -> Study:
 # --- the value ---
 
 
-@pytest.mark.parametrize("said", [Readiness(), Readiness("policy_refused"), Readiness(cost=COST)])
+@pytest.mark.parametrize("said", [Readiness(), Readiness("policy_refused")])
 def test_readiness_travels(said: Readiness) -> None:
     assert readiness_from_proto(readiness_to_proto(said)) == said
 
 
-def test_without_a_limit_is_told_apart_from_nothing_left() -> None:
-    for left in (None, 0.0):
-        said = Readiness(cost=StudyCost(1.0, 1.0, left))
-        assert readiness_from_proto(readiness_to_proto(said)) == said
-
-
 BAD_CODES = ["Patient 7", "a" * 65, "x\x1b[2J", "policy refused", "DROP", "ä"]
-BAD_COSTS = [
-    {"epsilon": NAN, "epsilon_after": 1.0},
-    {"epsilon": 1.0, "epsilon_after": NAN},
-    {"epsilon": 1.0, "epsilon_after": 1.0, "left": NAN},
-    {"epsilon": math.inf, "epsilon_after": 1.0},
-    {"epsilon": -1.0, "epsilon_after": 1.0},
-    {"epsilon": 1.0, "epsilon_after": 1.0, "left": -0.5},
-    {"epsilon": 2 * MOST_EPSILON, "epsilon_after": 1.0},
-]
 
 
-@pytest.mark.parametrize(
-    "proto",
-    [
-        *(common_pb2.Readiness(code=code) for code in BAD_CODES),
-        *(common_pb2.Readiness(cost=common_pb2.StudyCost(**cost)) for cost in BAD_COSTS),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("proto", [common_pb2.Readiness(code=code) for code in BAD_CODES], ids=str)
 async def test_a_malformed_report_is_refused_and_changes_nothing(server: Server, proto: common_pb2.Readiness) -> None:
     east = server.client("east")
     digest = published(server, east).digest()
@@ -93,11 +67,11 @@ async def test_a_malformed_report_is_refused_and_changes_nothing(server: Server,
 async def test_a_site_reports_for_itself_and_for_studies_that_name_it(server: Server) -> None:
     east, west = server.client("east"), server.client("west")
     digest = published(server, east).digest()
-    await report(east, digest, Readiness(cost=COST))
+    await report(east, digest, Readiness("policy_refused"))
     for client, name in ((west, digest), (east, bytes(32)), (east, b""), (east, digest[:12])):
         with pytest.raises(NotFoundError):
             await report(client, name, Readiness("policy_refused"))
-    assert server.registry.readiness(digest) == (ReadinessRecord(EAST, Readiness(cost=COST), server.clock()),)
+    assert server.registry.readiness(digest) == (ReadinessRecord(EAST, Readiness("policy_refused"), server.clock()),)
 
 
 async def test_a_site_speaks_in_its_own_name_whatever_the_others_said(server: Server) -> None:
@@ -138,7 +112,7 @@ def registry(database_url: str) -> Iterator[Registry]:
 def test_reports_are_kept_as_they_were_said(registry: Registry) -> None:
     study = a_study(SiteKeys.make("east"), SiteKeys.make("west"))
     digest = registry.publish(study).digest
-    for said in (Readiness("policy_refused"), Readiness(), Readiness(cost=COST), Readiness(cost=StudyCost(1.0, 2.0))):
+    for said in (Readiness("policy_refused"), Readiness()):
         registry.record_readiness(digest, EAST, said)
         assert registry.readiness(digest) == (ReadinessRecord(EAST, said, 1_800_000_000.0),)
     registry.record_readiness(digest, WEST, Readiness())
@@ -175,12 +149,12 @@ async def plan(operator: Any, study: str = "malignancy") -> operator_pb2.StudyPl
 async def test_an_operator_sees_what_each_site_said_and_when(door: Door, operator: Any) -> None:
     (north, _), (south, _) = door.enrol("north"), door.enrol("south")
     digest = door.registry.publish(a_study(north, south)).digest
-    door.registry.record_readiness(digest, SiteName("south"), Readiness(cost=COST))
+    door.registry.record_readiness(digest, SiteName("south"), Readiness("policy_refused"))
     found = await plan(operator)
     assert [(answer.site, answer.answer) for answer in found.study.answers] == [("north", "none"), ("south", "none")]
     (said,) = found.sites
     assert (said.site, said.at_unix_s) == ("south", door.clock())
-    assert readiness_from_proto(said.readiness) == Readiness(cost=COST)
+    assert readiness_from_proto(said.readiness) == Readiness("policy_refused")
 
 
 async def test_what_a_site_said_before_it_was_revoked_or_became_another_counts_no_more(

@@ -17,7 +17,6 @@ import pytest
 
 from quorate.errors import QuorumMissingError, RunWorkerError
 from quorate.identity import RunId, SiteName
-from quorate.privacy.events import Spending
 from quorate.privacy.statement import privacy_statement
 from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study import Protection, Study
@@ -105,7 +104,7 @@ def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[R
         *("reason", "round", "rounds_counted", "rounds_planned", "seconds", "started_unix_s", "state"),
     ]
     assert sorted(report["rounds"][0]) == [
-        *("bytes_down", "bytes_up", "contributed", "metrics", "missing", "phase_seconds", "round", "spending"),
+        *("bytes_down", "bytes_up", "contributed", "metrics", "missing", "phase_seconds", "round"),
     ]
     assert sorted(report["sites"][0]) == ["fingerprint", "name", "now", "rounds_contributed", "rounds_missed"]
 
@@ -292,22 +291,6 @@ def test_a_guest_app_is_reported_as_one() -> None:
 
 
 # --- privacy ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_report_shows_what_each_site_told_last_of_its_budget() -> None:
-    of = study()
-    first = {"east-hospital": Spending(1.0, 1e-4, 7.0), "north-hospital": Spending(0.5, 1e-4)}
-    second = {"east-hospital": Spending(1.25, 1e-4, 6.75)}
-    results = [replace(result(1), spending=first), replace(result(2), spending=second)]
-    report = report_json(run(of, *results), of, NOW)
-    page = html.unescape(report_html(run(of, *results), of, NOW))
-
-    assert report["privacy"]["spending"] == {
-        "east-hospital": {"epsilon": 1.25, "delta": 1e-4, "left": 6.75},
-        "north-hospital": {"epsilon": 0.5, "delta": 1e-4, "left": None},
-    }
-    assert "6.7500" in page
-    assert "no limit" in page
 
 
 @pytest.mark.parametrize("is_private", [False, True])

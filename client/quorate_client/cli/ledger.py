@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -28,13 +29,17 @@ from quorate_client.cli.output import (
 from quorate_client.folder import SiteFolder
 from quorate_client.keys import load_identity, load_keys
 from quorate_client.ledger import Ledger, open_ledger
-from quorate_client.ledger_book import Book, verify
-from quorate_client.ledger_entries import Account, Limits
+from quorate_client.ledger_book import YEAR_S, Book, verify
+from quorate_client.ledger_entries import Account, Limits, Unbounded
 from quorate_client.ledger_export import read_export, write_export
-from quorate_client.ledger_limits import Accountants, finite, shipped_accountants
-from quorate_client.policy import PrivacyPolicy, read_policy
+from quorate_client.ledger_limits import Accountants, finite, lasting, shipped_accountants
+from quorate_client.policy import read_policy
+from quorate_client.privacy_plan import limits_of_policy
 
 app = typer.Typer(help="What the site's data sets have spent of their privacy, and proof of it.", no_args_is_help=True)
+
+WITHOUT_BOUND = "without bound"
+ANYWHERE = "The run {run} of the guest app study {study} may have released any records of this site without a bound"
 
 KeysOption = Annotated[
     list[str] | None,
@@ -66,14 +71,17 @@ def show(
     accountants = shipped_accountants()
     changes = _changes_of_limits(book)
     statements = [
-        _statement(book, each, _limits(policy, book, each), accountants) | {"limits": changes} for each in accounts
+        _statement(book, each, limits_of_policy(each, policy), accountants) | {"limits": changes} for each in accounts
     ]
+    anywhere = [_unbounded_json(each) for each in book.unbounded(None)] if dataset is None else []
     if as_json:
-        show_json(statements)
+        show_json({"accounts": statements, "unbounded_anywhere": anywhere})
         return
     for statement in statements:
         _print(statement)
-    if not statements:
+    for each in anywhere:
+        warn(ANYWHERE.format(**each))
+    if not statements and not anywhere:
         say("Nothing was spent yet.")
     for change in changes:
         _print_change(change)
@@ -136,10 +144,17 @@ def site_ledger(state: Path) -> Iterator[Ledger]:
 
 
 def _statement(book: Book, account: Account, limits: Limits, accountants: Accountants) -> dict[str, Any]:
-    """What an account has spent and has left, at its newest entry's delta. None where there is no finite epsilon."""
-    delta = limits.delta
-    year = book.of_last_year(account, max(time.time(), book.unix_s))
-    spent = {"ever": accountants.adaptive(book.ever(account), delta), "year": accountants.adaptive(year, delta)}
+    """What an account has spent and has left, at the policy's delta. None where there is no finite epsilon: no noise,
+    or records that were released without a bound. What is left is for studies that are not begun."""
+    delta, now = limits.delta, max(time.time(), book.unix_s)
+    unbounded = book.unbounded(account)
+    spent = {
+        "ever": math.inf if unbounded else accountants.adaptive(book.ever(account), delta),
+        "year": math.inf
+        if book.unbounded(account, now - YEAR_S)
+        else accountants.adaptive(book.of_last_year(account, now), delta),
+    }
+    left = {held.name: held.left for held in lasting(book, account, limits, accountants, now)}
     return {
         "dataset": account.dataset,
         "unit": account.unit,
@@ -147,20 +162,24 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
         "accountant": accountants.name,
         "epsilon_ever": finite(spent["ever"]),
         "epsilon_last_year": finite(spent["year"]),
-        "left_ever": _left(limits.epsilon_ever, spent["ever"]),
-        "left_this_year": _left(limits.epsilon_per_year, spent["year"]),
+        "left_ever": left.get("epsilon_ever"),
+        "left_this_year": left.get("epsilon_per_year"),
+        "unbounded": [_unbounded_json(each) for each in unbounded],
         "runs": [
             {
                 "run": sums.run,
                 "study": sums.study,
                 "rounds": len(sums.rounds),
                 "unsettled": sums.open,
-                "epsilon": finite(epsilon := accountants.planned(book.of_run(account, sums.run), delta)),
-                "left": _left(limits.epsilon_per_run, epsilon),
+                "epsilon": finite(accountants.planned(book.of_run(account, sums.run), delta)),
             }
             for sums in book.runs(account)
         ],
     }
+
+
+def _unbounded_json(each: Unbounded) -> dict[str, Any]:
+    return {"study": each.study, "run": each.run, "unix_s": each.unix_s}
 
 
 def _changes_of_limits(book: Book) -> list[dict[str, Any]]:
@@ -181,25 +200,14 @@ def _print_change(change: dict[str, Any]) -> None:
         say(f"{when}.")
 
 
-def _limits(policy: PrivacyPolicy, book: Book, account: Account) -> Limits:
-    """The policy's, which are per record: what is stated of whole sites has none."""
-    delta = book.delta(account)
-    if account.unit == "site":
-        return Limits(delta)
-    return Limits(
-        delta,
-        epsilon_per_run=policy.epsilon_per_run,
-        epsilon_per_year=policy.epsilon_per_year,
-        epsilon_ever=policy.epsilon_ever,
-    )
-
-
 def _print(statement: dict[str, Any]) -> None:
     title = f"{statement['dataset']}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
     rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
+    for run in statement["unbounded"]:
+        rows.add_row(cell(run["study"]), cell(run["run"]), "", "", cell(WITHOUT_BOUND, "bold yellow"), "")
     for run in statement["runs"]:
-        numbers = (str(run["rounds"]), str(run["unsettled"]), _number(run["epsilon"]), _number(run["left"], "no limit"))
-        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers)
+        numbers = (str(run["rounds"]), str(run["unsettled"]), _number(run["epsilon"]))
+        rows.add_row(cell(run["study"]), cell(run["run"]), *numbers, "")
     for name, spent, left in (
         ("365 days (RDP)", "epsilon_last_year", "left_this_year"),
         ("in all (RDP)", "epsilon_ever", "left_ever"),
@@ -208,11 +216,7 @@ def _print(statement: dict[str, Any]) -> None:
     out().print(rows)
 
 
-def _left(limit: float | None, spent: float) -> float | None:
-    return None if limit is None else max(0.0, limit - spent)
-
-
-def _number(value: float | None, absent: str = "none") -> str:
+def _number(value: float | None, absent: str = WITHOUT_BOUND) -> str:
     return absent if value is None else f"{value:.3f}"
 
 

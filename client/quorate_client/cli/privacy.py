@@ -20,7 +20,7 @@ from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, ce
 from quorate_client.cli.studies import StudyArgument, desk
 from quorate_client.folder import SiteFolder
 from quorate_client.ledger_entries import Account
-from quorate_client.policy import policy_now
+from quorate_client.policy import PrivacyPolicy, policy_now
 from quorate_client.privacy_plan import Outlook, outlook_of, plan_training
 from quorate_client.state import site_state
 from quorate_client.studies import find_offer
@@ -57,12 +57,12 @@ def plan(
         raise InputError(f"The study {offered.name} plans no private training")
     account = Account(chosen.name, "record")
     with site_ledger(state) as ledger:
-        spent = ledger.events_of_others(account, offered.digest())
-    outlook = outlook_of(made, spent, offered.privacy.delta, policy)
+        begun, unbounded = ledger.committed(account, offered.digest()), ledger.unbounded(account)
+    outlook = outlook_of(made, begun, len(unbounded), offered.privacy.delta, policy)
     if as_json:
         show_json(_as_json(offered, chosen, records, made, outlook))
     else:
-        _print(offered, chosen, records, made, outlook)
+        _print(offered, chosen, records, made, outlook, policy)
 
 
 @app.command()
@@ -145,24 +145,30 @@ def _as_json(study: Study, dataset: Dataset, records: int, made: TrainingPlan, o
         "noise_multiplier": made.noise_multiplier,
         "steps_per_round": made.steps,
         "rounds": made.rounds,
-        "epsilon_of_study": outlook.of_study,
+        "epsilon_of_study": outlook.stated,
         "epsilon_before": outlook.before,
         "epsilon_after": outlook.after,
+        "unbounded_runs": outlook.unbounded,
         "limits": {name: limit for name, (limit, _) in outlook.limits.items()},
         "refused_by": outlook.refused_by,
         "rounds_left": outlook.rounds_left,
     }
 
 
-def _print(study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook) -> None:
+def _print(
+    study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook, policy: PrivacyPolicy
+) -> None:
     delta = study.privacy.delta if study.privacy else 0.0
     rows = table("", "", title=f"{study.name} on {dataset.name}: {records} training records, delta {delta:g}")
     rows.add_row("each step", f"a record is in it with chance {made.sampling_rate:.4f}")
     rows.add_row("noise", f"{made.noise_multiplier:.4g} x the clipping norm on the sum of a step's gradients")
     rows.add_row("all of it", f"{made.rounds} rounds of {made.steps} steps, spare rounds included")
-    rows.add_row("the study costs", f"epsilon {outlook.of_study:.3f} per record (PLD: a fixed plan)")
-    rows.add_row("spent so far", f"epsilon {outlook.before:.3f} (RDP: studies chosen one after the other)")
-    rows.add_row("with the study", f"epsilon {outlook.after:.3f}")
+    rows.add_row("the study costs", f"epsilon {outlook.stated:.3f} per record (PLD: a fixed plan)")
+    at = f"at the policy's delta {policy.delta:g}"
+    rows.add_row("begun so far", f"epsilon {outlook.before:.3f} {at} (RDP: whole studies, one after the other)")
+    rows.add_row("with the study", f"epsilon {outlook.after:.3f} {at}")
+    if outlook.unbounded:
+        rows.add_row("without bound", cell(f"runs that released these records: {outlook.unbounded}", "bold yellow"))
     for name, (limit, epsilon) in outlook.limits.items():
         verdict = cell("within", "green") if epsilon <= limit else cell("REFUSED", "bold red")
         rows.add_row(cell(f"{name} = {limit:g}"), verdict)

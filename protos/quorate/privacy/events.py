@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from quorate.errors import ConfigError, FrameError
+from quorate.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,3 @@ class Event:
             raise ConfigError("A release without noise has no epsilon", expected="a noise multiplier above 0")
         if not 0 < self.sampling_rate <= 1 or self.count < 0:
             raise ConfigError("A release is malformed", expected="a sampling rate in (0, 1] and a count from 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What a site tells of one data set, as far as its policy allows.
-
-    Args:
-        epsilon: Spent per record over all studies, at ``delta``.
-        left: What the site's policy leaves for ever; None without a limit.
-    """
-
-    epsilon: float
-    delta: float
-    left: float | None = None
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.epsilon < math.inf and 0 < self.delta < 1 and 0 <= (self.left or 0) < math.inf):
-            raise FrameError("What a site says of its privacy budget is malformed")

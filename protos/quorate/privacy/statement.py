@@ -30,7 +30,10 @@ NO_PRIVACY = Statement(
         "Nothing was done to keep the trained model from remembering single records. Whoever gets the model may be "
         "able to find out whether a certain person's record was among those that it was trained on.",
     ),
-    exact=("No differential privacy: no epsilon bounds what the model, the sums or the updates tell of a record.",),
+    exact=(
+        "No differential privacy: no epsilon bounds what the model, the sums or the updates tell of a record. Each "
+        "site's privacy ledger holds the run as one without bound, and no later epsilon for these records includes it.",
+    ),
 )
 
 
@@ -220,6 +223,8 @@ def _exact_limits(privacy: Privacy, study: Study) -> Iterator[str]:
         "whatever was decided by looking at data before the study."
     )
     if privacy.training is None:
-        yield "No statement is made about single training records."
+        yield (
+            "No statement is made about single records: each site's privacy ledger holds the run as one without bound."
+        )
     elif privacy.update_clip is not None:
         yield "The statements per record and per site are about different neighbours and are not added."

@@ -23,6 +23,7 @@ what a round id binds.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -58,7 +59,9 @@ class RoundKey:
     __slots__ = ("_private_key", "public_key")
 
     def __init__(self) -> None:
-        self._private_key: X25519PrivateKey | None = X25519PrivateKey.generate()
+        # From the system, and not by ``generate``: OpenSSL's generator goes on alike in each copy of a process, such as
+        # a virtual machine whose snapshot is resumed twice.
+        self._private_key: X25519PrivateKey | None = X25519PrivateKey.from_private_bytes(os.urandom(32))
         self.public_key = self._private_key.public_key().public_bytes_raw()
         """32 bytes, for the others to seal to."""
 

@@ -1,7 +1,6 @@
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -51,30 +50,8 @@ class Member(_message.Message):
     sealing_proof: bytes
     def __init__(self, name: _Optional[str] = ..., signing_key: _Optional[bytes] = ..., sealing_key: _Optional[bytes] = ..., sealing_proof: _Optional[bytes] = ...) -> None: ...
 
-class Spending(_message.Message):
-    __slots__ = ("epsilon", "delta", "left")
-    EPSILON_FIELD_NUMBER: _ClassVar[int]
-    DELTA_FIELD_NUMBER: _ClassVar[int]
-    LEFT_FIELD_NUMBER: _ClassVar[int]
-    epsilon: float
-    delta: float
-    left: float
-    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., left: _Optional[float] = ...) -> None: ...
-
 class Readiness(_message.Message):
-    __slots__ = ("code", "cost")
+    __slots__ = ("code",)
     CODE_FIELD_NUMBER: _ClassVar[int]
-    COST_FIELD_NUMBER: _ClassVar[int]
     code: str
-    cost: StudyCost
-    def __init__(self, code: _Optional[str] = ..., cost: _Optional[_Union[StudyCost, _Mapping]] = ...) -> None: ...
-
-class StudyCost(_message.Message):
-    __slots__ = ("epsilon", "epsilon_after", "left")
-    EPSILON_FIELD_NUMBER: _ClassVar[int]
-    EPSILON_AFTER_FIELD_NUMBER: _ClassVar[int]
-    LEFT_FIELD_NUMBER: _ClassVar[int]
-    epsilon: float
-    epsilon_after: float
-    left: float
-    def __init__(self, epsilon: _Optional[float] = ..., epsilon_after: _Optional[float] = ..., left: _Optional[float] = ...) -> None: ...
+    def __init__(self, code: _Optional[str] = ...) -> None: ...

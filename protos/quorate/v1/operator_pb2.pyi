@@ -212,7 +212,7 @@ class SiteProgress(_message.Message):
     def __init__(self, site: _Optional[str] = ..., state: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
 
 class RoundResult(_message.Message):
-    __slots__ = ("round", "contributed", "metrics", "phase_seconds", "bytes_up", "bytes_down", "missing", "spending")
+    __slots__ = ("round", "contributed", "metrics", "phase_seconds", "bytes_up", "bytes_down", "missing")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,13 +234,6 @@ class RoundResult(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    class SpendingEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: _common_pb2.Spending
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_common_pb2.Spending, _Mapping]] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTED_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
@@ -248,7 +241,6 @@ class RoundResult(_message.Message):
     BYTES_UP_FIELD_NUMBER: _ClassVar[int]
     BYTES_DOWN_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
-    SPENDING_FIELD_NUMBER: _ClassVar[int]
     round: int
     contributed: _containers.RepeatedScalarFieldContainer[str]
     metrics: _containers.ScalarMap[str, float]
@@ -256,5 +248,4 @@ class RoundResult(_message.Message):
     bytes_up: int
     bytes_down: int
     missing: _containers.ScalarMap[str, str]
-    spending: _containers.MessageMap[str, _common_pb2.Spending]
-    def __init__(self, round: _Optional[int] = ..., contributed: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., phase_seconds: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., missing: _Optional[_Mapping[str, str]] = ..., spending: _Optional[_Mapping[str, _common_pb2.Spending]] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., contributed: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., phase_seconds: _Optional[_Mapping[str, float]] = ..., bytes_up: _Optional[int] = ..., bytes_down: _Optional[int] = ..., missing: _Optional[_Mapping[str, str]] = ...) -> None: ...

@@ -64,16 +64,18 @@ class ServerEvent(_message.Message):
     def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., instruction: _Optional[_Union[Instruction, _Mapping]] = ..., ack: _Optional[_Union[ReplyAck, _Mapping]] = ..., withdraw: _Optional[_Union[Withdraw, _Mapping]] = ..., studies_changed: _Optional[_Union[StudiesChanged, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., refused: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., refused_reply: _Optional[_Union[RefusedReply, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("consortium", "heartbeat_s", "server_unix_s", "ledger_head")
+    __slots__ = ("consortium", "heartbeat_s", "server_unix_s", "ledger_head", "earlier_ledger_heads")
     CONSORTIUM_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_S_FIELD_NUMBER: _ClassVar[int]
     SERVER_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_LEDGER_HEADS_FIELD_NUMBER: _ClassVar[int]
     consortium: str
     heartbeat_s: float
     server_unix_s: float
     ledger_head: LedgerHead
-    def __init__(self, consortium: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., server_unix_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ...) -> None: ...
+    earlier_ledger_heads: _containers.RepeatedCompositeFieldContainer[LedgerHead]
+    def __init__(self, consortium: _Optional[str] = ..., heartbeat_s: _Optional[float] = ..., server_unix_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., earlier_ledger_heads: _Optional[_Iterable[_Union[LedgerHead, _Mapping]]] = ...) -> None: ...
 
 class LedgerHead(_message.Message):
     __slots__ = ("number", "hash", "signature")
@@ -132,14 +134,13 @@ class Instruction(_message.Message):
     def __init__(self, message_id: _Optional[bytes] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., attempt: _Optional[int] = ..., study_digest: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("message_id", "code", "body", "blobs", "working_s", "ledger_head", "spending", "alleged")
+    __slots__ = ("message_id", "code", "body", "blobs", "working_s", "ledger_head", "alleged")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
     WORKING_S_FIELD_NUMBER: _ClassVar[int]
     LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
-    SPENDING_FIELD_NUMBER: _ClassVar[int]
     ALLEGED_FIELD_NUMBER: _ClassVar[int]
     message_id: bytes
     code: str
@@ -147,9 +148,8 @@ class Reply(_message.Message):
     blobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.Blob]
     working_s: float
     ledger_head: LedgerHead
-    spending: _common_pb2.Spending
     alleged: str
-    def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., spending: _Optional[_Union[_common_pb2.Spending, _Mapping]] = ..., alleged: _Optional[str] = ...) -> None: ...
+    def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., alleged: _Optional[str] = ...) -> None: ...
 
 class StudyWork(_message.Message):
     __slots__ = ("total_weight", "statistics", "checkpoint", "checkpoint_round", "sums", "dimension", "agreed_digest", "agreed_round")
