@@ -56,7 +56,7 @@ from quorate.study import Study
 from quorate_client.agreement import Agreement
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
-from quorate_client.model_state import ModelState, StateFolder
+from quorate_client.model_state import ModelState, StateFolder, content_of
 from quorate_client.offload import offload
 from quorate_client.protect import open_plain, protect_secretly, store
 from quorate_client.secure_site import SecureSite, roster_of, rules_of
@@ -279,12 +279,7 @@ class SecureRun:
         if state is None or key is None:
             raise BaseModelMismatchError("This site does not hold the model of which a checkpoint is asked")
         purpose = _checkpoint_purpose(state.round_number)
-
-        def seal() -> Blob:
-            with open_plain(state.path) as file:
-                return self._spool.put(seal_stream(file, key, purpose))
-
-        return await asyncio.to_thread(seal)
+        return await asyncio.to_thread(self._spool.put, seal_stream(content_of(state), key, purpose))
 
     async def _unsealed(self, work: SecureWork, member: Member, fetch: Fetch) -> Blob | None:
         """The checkpoint as ``Head`` takes it, in the spool; None where there is none."""
