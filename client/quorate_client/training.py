@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.errors import PrivacyUnsupportedError
@@ -108,10 +108,9 @@ class Trainer:
                 plan.steps,
                 expected_batch=plan.sampling_rate * records,
             )
-            report = await task.train_privately(state, update, number, settings, pull)
-            trained, plan = report.records, replace(plan, steps=report.steps)
-        spent = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
-        for reservation, charge in zip(paid, spent, strict=True):
+            trained = (await task.train_privately(state, update, settings, pull)).records
+        # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
+        for reservation, charge in zip(paid, charges, strict=True):
             await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
         told = await asyncio.to_thread(_spending, self._accounting, agreement.dataset, privacy.delta)
         return Trained(trained, 0), told
