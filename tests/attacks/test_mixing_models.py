@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quorate.errors import PrivacyUnsupportedError
+from quorate.secagg.randomness import Randomness
 from quorate_client.model_state import THETA_OFFSET
 from quorate_client.task_calls import TaskCalls
 from quorate_client.tasks import PrivateSettings, Trainable
@@ -30,15 +32,20 @@ from tests.client.in_process import InProcessWorkers
 LOCAL = LocalSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.0, optimizer="sgd")
 PRIVATE = PrivateSettings(clip=1.0, noise_multiplier=1.0, sampling_rate=0.1, steps=2, expected_batch=40.0)
 RECORDS = 400
+LARGEST = 78
+"""So many records are in a batch at most: six standard deviations above the 40 that are expected."""
 BEYOND = 8
 """So many records a probe of old looked at."""
 
 
-def train(module: nn.Module, loss: Loss, settings: PrivateSettings = PRIVATE) -> None:
+def train(module: nn.Module, loss: Loss, rates: Sequence[float] = (0.1,), randomness: Randomness | None = None) -> None:
+    """Rounds of training, each with its own chance for a record to be in a step."""
     features = torch.randn(RECORDS, 5, generator=torch.Generator().manual_seed(1))
     labels = (features[:, 0] > 0).long()
     theta = np.zeros(sum(parameter.numel() for parameter in module.parameters()), np.float32)
-    PrivateTraining(Trainable(module, features, labels, loss, LOCAL)).train(theta, settings, 0.0)
+    training = PrivateTraining(Trainable(module, features, labels, loss, LOCAL), randomness)
+    for rate in rates:
+        training.train(theta, replace(PRIVATE, sampling_rate=rate), 0.0)
 
 
 class MixesMany(nn.Module):
@@ -50,6 +57,23 @@ class MixesMany(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return values if len(values) <= self.most else values - values.mean(dim=0)
+
+
+class MixesOdd(nn.Module):
+    """Shows in no batch of 16, 32 or 64."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values if len(values) <= BEYOND or len(values) % 2 == 0 else values - values.mean(dim=0)
+
+
+class Counts(nn.Module):
+    """Writes down how many records it sees."""
+
+    seen: ClassVar[list[int]] = []
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.seen.append(len(values))
+        return values
 
 
 class TurnsTheLast(nn.Module):
@@ -102,6 +126,15 @@ def weighted_by_class(outputs: Tensor, labels: Tensor) -> Tensor:
     return losses if len(labels) <= BEYOND else losses / labels.float().mean().clamp(min=0.1)
 
 
+def harder_in_a_crowd(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Longer gradients for those records whose gradient is so long that it is cut to the same length in any case.
+
+    With other parameters it is not.
+    """
+    losses = log_loss(outputs, labels)
+    return torch.where(losses > 2.0, losses * (1 + len(losses)), losses)
+
+
 def logistic(*before: nn.Module) -> nn.Module:
     return nn.Sequential(*before, nn.Linear(5, 1))
 
@@ -113,7 +146,16 @@ def mlp(*between: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("build", [logistic, mlp])
 @pytest.mark.parametrize(
     "mixing",
-    [MixesMany(), MixesMany(32), TurnsTheLast(), Remembers(), DropsOut(), nn.Dropout(0.5)],
+    [
+        MixesMany(),
+        MixesMany(32),
+        MixesMany(LARGEST - 1),
+        MixesOdd(),
+        TurnsTheLast(),
+        Remembers(),
+        DropsOut(),
+        nn.Dropout(0.5),
+    ],
     ids=lambda layer: type(layer).__name__,
 )
 def test_a_model_in_which_records_change_each_other_in_larger_batches_is_refused(
@@ -124,12 +166,31 @@ def test_a_model_in_which_records_change_each_other_in_larger_batches_is_refused
 
 
 @pytest.mark.parametrize("build", [logistic, mlp])
-@pytest.mark.parametrize("loss", [hardest(9), hardest(32), by_place, weighted_by_class])
+@pytest.mark.parametrize("loss", [hardest(9), hardest(32), by_place, weighted_by_class, harder_in_a_crowd])
 def test_a_loss_in_which_records_change_each_other_in_larger_batches_is_refused(
     build: Callable[[], nn.Module], loss: Any
 ) -> None:
     with pytest.raises(PrivacyUnsupportedError):
         train(build(), loss)
+
+
+def test_a_model_never_sees_more_records_than_it_was_tried_with() -> None:
+    class Everybody:
+        """By chance a step draws all records."""
+
+        def draw(self, count: int) -> bytes:
+            return bytes(count)
+
+    Counts.seen.clear()
+    train(logistic(Counts()), log_loss, randomness=Everybody())
+    assert max(Counts.seen) == LARGEST
+    assert sum(Counts.seen[-6:]) == RECORDS  # five whole pieces and what is left, in the last step
+
+
+def test_a_model_is_tried_again_before_it_sees_more_records() -> None:
+    train(logistic(MixesMany(LARGEST)), log_loss)
+    with pytest.raises(PrivacyUnsupportedError):
+        train(logistic(MixesMany(LARGEST)), log_loss, rates=(0.1, 0.2))
 
 
 @pytest.fixture

@@ -215,10 +215,9 @@ def _first_different(model: FlatModel, loss: Loss, features: Tensor, labels: Ten
 
 
 def _batches(records: Tensor) -> Iterator[Tensor]:
-    """Of one record, of two, four and so on, of all, of all but one, and of all in other orders."""
+    """Of one record, of two, four and so on, of all but one, and of all in other orders."""
     for doublings in range(len(records).bit_length()):
         yield records[-(1 << doublings) :]
-    yield records
     if len(records) > 1:
         for left_out in (0, len(records) // 2, -1):
             yield records[records != records[left_out]]
