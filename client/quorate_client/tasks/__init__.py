@@ -73,6 +73,8 @@ class PrivateSettings:
 class Trainable:
     """What a task hands over for DP-SGD. The loop is Quorate's: a task draws no records, takes no steps, adds no noise.
 
+    That is against mistakes. A task's code runs in the same process, and a hostile one can do all of this and more.
+
     The promise is made to each row of ``features`` and ``labels``. Whoever puts a record in twice, to balance classes
     for example, promises less to it than the account says.
 
