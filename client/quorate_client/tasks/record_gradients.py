@@ -208,8 +208,8 @@ def _first_different(model: FlatModel, loss: Loss, features: Tensor, labels: Ten
         for batch in _batches(usable.nonzero()[:, 0]):
             found, total = gradients.clipped(_losses(model, loss, features[batch], labels[batch]), clip)
             expected = torch.zeros_like(factors).index_copy(0, batch, factors[batch]) @ alone
-            is_same = torch.allclose(found, norms[batch], rtol=_TOLERANCE, atol=_TOLERANCE * clip)
-            if not is_same or float((total - expected).norm()) > _TOLERANCE * clip:
+            are_same = torch.allclose(found, norms[batch], rtol=_TOLERANCE, atol=_TOLERANCE * clip)
+            if not (are_same and float((total - expected).norm()) <= _TOLERANCE * clip):  # NaN is not the same
                 return len(batch)
     return 0
 
