@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from bench.table import Row
 from quorate_client.schema import ImageSchema
-from quorate_client.tasks import PrivateSettings, image_session, tabular_session
+from quorate_client.tasks import PrivateSettings, Trainable, image_session, tabular_session
 from quorate_client.tasks.image import ImageParameters
 from quorate_client.tasks.private import PrivateTraining
-from quorate_client.tasks.train import FlatModel, LocalSettings, initial_vector, log_loss
+from quorate_client.tasks.train import LocalSettings, initial_vector, log_loss
 
 RECORDS = 4096
 BATCHES = (64, 256)
@@ -72,7 +72,7 @@ def _step(name: str, module: Callable[[], nn.Module], features: Tensor, labels: 
 
 def _ours(module: nn.Module, features: Tensor, labels: Tensor, batch: int) -> Callable[[int], None]:
     local = LocalSettings(epochs=1, batch_size=batch, learning_rate=RATE, weight_decay=0.0, optimizer="sgd")
-    training = PrivateTraining(FlatModel(module, torch.device("cpu")), features, labels, log_loss, local)
+    training = PrivateTraining(Trainable(module, features, labels, log_loss, local))
     theta = initial_vector(module, 1)
     settings = PrivateSettings(CLIP, NOISE, batch / len(labels), 1, batch)
     return lambda steps: (training.train(theta, replace(settings, steps=steps), 0.0), None)[1]

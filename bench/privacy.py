@@ -27,6 +27,7 @@ from quorate_client.ledger_entries import Account, Charge, Limits
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.policy import Policy, PrivacyPolicy
 from quorate_client.tasks import PrivateSettings
+from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.tabular import TASK
 from quorate_client.tasks.tabular_session import TabularSession
 
@@ -104,17 +105,18 @@ def _federated(sessions: list[TabularSession], epsilon: float | None) -> float:
         raise ValueError("the demo's study has no [privacy.training]")
     training, rounds = study.privacy.training, study.rounds.count
     weights = np.array([session.records for session in sessions], np.float64)
+    trainings = [PrivateTraining(session.trainable()) for session in sessions]
     theta = sessions[0].initial()
     for number in range(1, rounds + 1):
         updates = []
-        for session in sessions:
+        for session, private in zip(sessions, trainings, strict=True):
             if epsilon is None:
                 updates.append(session.train(theta, number, number, 0.0)[0])
                 continue
             plan = training_plan(study.privacy, training, session.records, rounds)
             batch = plan.sampling_rate * session.records
             settings = PrivateSettings(training.clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
-            updates.append(session.train_privately(theta, number, settings, 0.0)[0])
+            updates.append(private.train(theta, settings, 0.0))
         theta = (theta + np.average(updates, axis=0, weights=weights)).astype(np.float32)
     return _auc(sessions, theta)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quorate.errors import InputError, PrivacyUnsupportedError
 from quorate.privacy.plan import TrainingPlan, training_plan
@@ -16,6 +17,9 @@ from quorate.study import Study
 from quorate.tasks import task_reference
 from quorate_client.agreement import Dataset
 from quorate_client.tasks import PrivateSession, PrivateSettings, TaskSession, load_task
+
+if TYPE_CHECKING:
+    from quorate_client.tasks.private import PrivateTraining
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -44,12 +48,15 @@ def explore_study(study: Study, dataset: Dataset, epsilons: Sequence[float], rep
     if not isinstance(session, PrivateSession) or session.statistics():
         raise PrivacyUnsupportedError("The task cannot train with differential privacy as the study sets it")
     session.begin(())
+    from quorate_client.tasks.private import PrivateTraining  # imports torch and Opacus
+
+    private = PrivateTraining(session.trainable())
     training = study.privacy.training
     points = [_point(None, None, [_train_openly(study, session)])]
     for epsilon in epsilons:
         wanted = training.model_copy(update={"epsilon": epsilon, "noise_multiplier": None})
         plan = training_plan(study.privacy, wanted, session.records, study.rounds.count)
-        found = [_train_privately(study, session, session, training.clip, plan) for _ in range(repeat)]
+        found = [_train_privately(study, session, private, training.clip, plan) for _ in range(repeat)]
         points.append(_point(epsilon, plan.noise_multiplier, found))
     return points
 
@@ -81,14 +88,13 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
 
 
 def _train_privately(
-    study: Study, session: TaskSession, private: PrivateSession, clip: float, plan: TrainingPlan
+    study: Study, session: TaskSession, private: PrivateTraining, clip: float, plan: TrainingPlan
 ) -> float:
     theta = session.initial()
     batch = plan.sampling_rate * session.records
     settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
-    for number in range(1, study.rounds.count + 1):
-        update, _ = private.train_privately(theta, number, settings, 0.0)
-        theta = theta + update
+    for _ in range(study.rounds.count):
+        theta = theta + private.train(theta, settings, 0.0)
     return session.evaluate(theta).metrics(least=1)["auc"]
 
 

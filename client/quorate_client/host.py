@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from quorate_client.tasks import TaskSession
+    from quorate_client.tasks.private import PrivateTraining
 
 OUT_OF_MEMORY = "out_of_memory"
 """The code by which a worker says that it should be replaced."""
@@ -45,6 +46,7 @@ class TaskHost:
 
     def __init__(self) -> None:
         self._session: TaskSession | None = None
+        self._private: PrivateTraining | None = None
         self._guest_app: object = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class TaskHost:
             case "measure":
                 return self._measure()
             case "begin":
-                self._opened.begin(tuple(request["statistics"]))
+                self._begin(tuple(request["statistics"]))
                 return {}
             case "initial":
                 _write(Path(request["path"]), self._opened.initial())
@@ -95,17 +97,21 @@ class TaskHost:
     def _open(
         self, name: str, digest: str, parameters: dict[str, Any], dataset: dict[str, Any], seed: int
     ) -> dict[str, Any]:
-        self._session = None  # before the new one takes its memory
+        self._session = self._private = None  # before the new one takes its memory
         _check_digest(name, digest)
         task = load_task(task_reference(name))
         task.check(parameters)
         self._session = task.open(parameters, Dataset(**{**dataset, "path": Path(dataset["path"])}), seed)
         return {}
 
+    def _begin(self, statistics: tuple[int, ...]) -> None:
+        self._private = None
+        self._opened.begin(statistics)
+
     def _measure(self) -> dict[str, Any]:
         """What the site tells in ``prepare``. The model's size does not depend on whose statistics it is built with."""
         statistics = self._opened.statistics()
-        self._opened.begin(statistics)
+        self._begin(statistics)
         return {
             "records": self._opened.records,
             "statistics": list(statistics),
@@ -120,16 +126,13 @@ class TaskHost:
         return {"records": report.records, "loss_sum": report.loss_sum}
 
     def _train_privately(
-        self, theta: dict[str, Any], update: str, round_number: int, settings: dict[str, Any], proximal_mu: float
+        self, theta: dict[str, Any], update: str, settings: dict[str, Any], proximal_mu: float
     ) -> dict[str, Any]:
-        session = self._opened
-        if not isinstance(session, PrivateSession):
-            raise PrivacyUnsupportedError(
-                "The task cannot train with differential privacy", action="Take a task that can, or leave it out"
-            )
-        values, report = session.train_privately(_theta(theta), round_number, PrivateSettings(**settings), proximal_mu)
-        _write(Path(update), values)
-        return {"records": session.records, "steps": report.steps}
+        """The loop is ours. What it trains is the task's, as it was begun the last time."""
+        if self._private is None:
+            self._private = _private_training(self._opened)
+        _write(Path(update), self._private.train(_theta(theta), PrivateSettings(**settings), proximal_mu))
+        return {"records": self._opened.records}
 
     def _export(self, theta: dict[str, Any], path: str) -> dict[str, Any]:
         arrays, metadata = self._opened.export(_theta(theta))
@@ -167,6 +170,29 @@ class TaskHost:
             _replace(kept, answer.state)
         Path(reply).write_bytes(answer.content)
         return {"body": base64.b64encode(answer.body).decode()}
+
+
+def _private_training(session: TaskSession) -> PrivateTraining:
+    """DP-SGD of what a task hands over.
+
+    Raises:
+        PrivacyUnsupportedError: it cannot hand over anything, or other records than it counted.
+    """
+    if not isinstance(session, PrivateSession):
+        raise PrivacyUnsupportedError(
+            "The task cannot train with differential privacy", action="Take a task that can, or leave it out"
+        )
+    from quorate_client.tasks.private import PrivateTraining  # Opacus takes two seconds and 120 MB
+
+    trainable = session.trainable()
+    if not len(trainable.features) == len(trainable.labels) == session.records:
+        raise PrivacyUnsupportedError(
+            "The task hands over other records than those that it counted",
+            expected=f"{session.records} records",
+            got=f"{len(trainable.features)} features and {len(trainable.labels)} labels",
+            action="Tell the author of the task",
+        )
+    return PrivateTraining(trainable)
 
 
 def _check_digest(name: str, digest: str) -> None:

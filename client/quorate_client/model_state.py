@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import structlog
 
-from quorate.blobs import FRAME_BYTES, Blob, BlobId, name_of
+from quorate.blobs import FRAME_BYTES, Blob, BlobId, cut, name_of
 from quorate.errors import BaseModelMismatchError, DiskFullError, TaskFailedError
 from quorate.identity import RunId
 from quorate.study import Study
@@ -279,6 +279,24 @@ class StateFolder:
         log.warning("a damaged model state is dropped", file=path.name)
         path.unlink()
         return None
+
+
+def content_of(state: ModelState) -> Iterator[bytes]:
+    """A state's bytes, in pieces. Nothing that came out counts before the end is reached.
+
+    A task may write to this folder: what was checked when the state was read says nothing of what is there now.
+
+    Raises:
+        BaseModelMismatchError: the file is not (any more) what the state's digest names.
+        TaskFailedError: it is not even a plain file of that size.
+    """
+    digests = bytearray()
+    with open_plain(state.path) as file:
+        for frame in cut(read_blocks(file, state.size)):
+            digests += frame.sha256
+            yield frame.data
+    if name_of(state.size, bytes(digests)) != state.digest:
+        raise BaseModelMismatchError("This site's model was changed on its disk, so it was not sent")
 
 
 def read_state(path: Path) -> ModelState | None:

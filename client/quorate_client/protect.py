@@ -2,6 +2,9 @@
 
 It runs in the daemon, not in the task's process, and does not trust what that process wrote: the file must be a plain
 file (a link could name one that the task itself may not read), of exactly the study's size, with finite values only.
+Another process may rewrite it at any time. So nothing that was found in one reading counts in the next: every bound is
+held against the integers that leave, as they leave.
+
 The update is read, encoded and written in blocks: memory does not grow with the model.
 """
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1024 * 1024
 FLOAT_BYTES = 4
+_ROUNDING = 1e-9
+"""More than adding up a block's squares in double precision, and then those of all blocks, may be wrong by: at most
+2^-52 for each value of a block and for each block (Higham 2002, section 3.1)."""
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -67,8 +73,8 @@ def protect(update: Path, dimension: int, weight: int, study: Study, spool: Spoo
         weight: The site's share in the average, see ``secagg/plain.py``.
 
     Raises:
-        TaskFailedError: not an update of this study. UpdateNotFiniteError: it holds NaN or infinity.
-        ContributionError: an impossible weight. Nothing is left in the spool then.
+        TaskFailedError: not an update of this study, or it changed meanwhile. UpdateNotFiniteError: it holds NaN or
+            infinity. ContributionError: an impossible weight. Nothing is left in the spool then.
     """
     from quorate.schemes import plain_scheme_of  # imports numpy
 
@@ -82,7 +88,7 @@ def protect(update: Path, dimension: int, weight: int, study: Study, spool: Spoo
     size = dimension * FLOAT_BYTES
     with open_plain(update) as file:
         _require_size(file, size)
-        return Protected(_store(words(file), size, spool), weight, integers.clipped)
+        return Protected(store_pieces(words(file), size, spool), weight, integers.clipped)
 
 
 def protect_secretly(
@@ -96,8 +102,8 @@ def protect_secretly(
         participant: This site's part in the sum; it is where all hellos are checked and the key is drawn.
 
     Raises:
-        TaskFailedError: not an update of this study. UpdateNotFiniteError: it holds NaN or infinity. Nothing is left
-            in the spool then.
+        TaskFailedError: not an update of this study, or it changed meanwhile. UpdateNotFiniteError: it holds NaN or
+            infinity. Nothing is left in the spool then.
     """
     from quorate.schemes import packing_of  # imports numpy
     from quorate.secagg import words
@@ -116,7 +122,7 @@ def protect_secretly(
     with open_plain(update) as file:
         _require_size(file, dimension * FLOAT_BYTES)
         size = packing.polynomials(dimension) * words.POLYNOMIAL_BYTES
-        return Protected(_store(ciphertext(file), size, spool), weight, integers.clipped)
+        return Protected(store_pieces(ciphertext(file), size, spool), weight, integers.clipped)
 
 
 class _Integers:
@@ -131,11 +137,21 @@ class _Integers:
         self.clipped = 0
 
     def of(self, file: BinaryIO, dimension: int) -> Iterator[npt.NDArray[np.int64]]:
-        """The pieces, in order. ``file`` is read twice where the norm of the whole counts."""
+        """The pieces, in order. ``file`` is read twice where the norm of the whole counts.
+
+        Raises:
+            TaskFailedError: what was read the second time is longer than the norm that is allowed. The pieces that came
+                out before may not leave.
+        """
         import numpy as np  # the idle daemon does without it
 
+        from quorate.secagg.plain import WEIGHT_ONE
+
         size, bounded = dimension * FLOAT_BYTES, math.isfinite(self._noise.clip)
-        scale = _scale_to(self._noise.clip, file, size) if bounded else 1.0
+        clip = self._noise.clip * (1 - _ROUNDING)
+        scale = _scale_to(clip * (1 - _ROUNDING), file, size) if bounded else 1.0
+        longest = clip * self._weight / WEIGHT_ONE / self._scheme.step
+        squares = 0.0
         share = self._share() if self._noise.share else None
         file.seek(0)
         for block in read_blocks(file, size):
@@ -143,6 +159,13 @@ class _Integers:
             if bounded:
                 values = values.astype(np.float64) * scale
             integers, outside = self._scheme.quantise(values, self._weight, toward_zero=bounded)
+            if bounded:
+                squares += _squares(integers)
+                if math.sqrt(squares) > longest:
+                    raise TaskFailedError(
+                        "The task's update changed while it was read, so nothing was sent",
+                        expected="a file that nobody writes to once the task has answered",
+                    )
             self.clipped += outside
             if share is not None:
                 integers += share(len(integers))
@@ -155,18 +178,18 @@ class _Integers:
         return partial(discrete_gaussian, SystemRandomness(), self._noise.share / self._scheme.step)
 
 
-def _scale_to(clip: float, file: BinaryIO, size: int) -> float:
-    """What brings an update's L2 norm to ``clip`` or below. One that is not finite is left to be refused."""
+def _scale_to(norm: float, file: BinaryIO, size: int) -> float:
+    """What brings an update's L2 norm to ``norm`` or below. One that is not finite is left to be refused."""
     import numpy as np
 
-    squares = 0.0
-    for block in read_blocks(file, size):
-        values = np.frombuffer(block, "<f4").astype(np.float64)
-        squares += float(values @ values)
-    norm = math.sqrt(squares)
-    # Less than the truth by more than adding up may have rounded.
-    within = clip * (1 - 1e-9)
-    return within / norm if within < norm < math.inf else 1.0
+    found = math.sqrt(sum(_squares(np.frombuffer(block, "<f4")) for block in read_blocks(file, size)))
+    return norm / found if norm < found < math.inf else 1.0
+
+
+def _squares(values: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> float:
+    """The sum of the squares, in double precision."""
+    exact = values.astype("<f8")
+    return float(exact @ exact)
 
 
 def _require_size(file: BinaryIO, size: int) -> None:
@@ -179,7 +202,7 @@ def _require_size(file: BinaryIO, size: int) -> None:
 
 def store(content: bytes, spool: Spool) -> Blob:
     """Bytes as a blob: inline if they are few, else in the spool."""
-    return _store(iter([content]), len(content), spool)
+    return store_pieces(iter([content]), len(content), spool)
 
 
 def store_file(path: Path, spool: Spool) -> Blob:
@@ -190,10 +213,11 @@ def store_file(path: Path, spool: Spool) -> Blob:
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
-        return _store(read_blocks(file, size), size, spool)
+        return store_pieces(read_blocks(file, size), size, spool)
 
 
-def _store(content: Iterator[bytes], size: int, spool: Spool) -> Blob:
+def store_pieces(content: Iterator[bytes], size: int, spool: Spool) -> Blob:
+    """The same of bytes that come in pieces, ``size`` together."""
     return Blob.of(b"".join(content)) if size <= INLINE_BYTES else spool.put(content)
 
 

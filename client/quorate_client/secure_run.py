@@ -60,7 +60,7 @@ from quorate_client.chain import Chain, checkpoint_purpose
 from quorate_client.evaluating import Evaluator
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch
-from quorate_client.model_state import ModelState, StateFolder, theta_digest
+from quorate_client.model_state import ModelState, StateFolder, content_of, theta_digest
 from quorate_client.offload import offload
 from quorate_client.protect import open_plain, protect_secretly, store
 from quorate_client.query import query_of
@@ -329,12 +329,7 @@ class SecureRun:
         if state is None or key is None:
             raise BaseModelMismatchError("This site does not hold the state of which a checkpoint is asked")
         number, purpose = state.round_number, checkpoint_purpose(state.round_number)
-
-        def seal() -> Blob:
-            with open_plain(state.path) as file:
-                return self._spool.put(seal_stream(file, key, purpose))
-
-        sealed = await asyncio.to_thread(seal)
+        sealed = await asyncio.to_thread(self._spool.put, seal_stream(content_of(state), key, purpose))
         signature = participant.member.signing_key.sign(checkpointed(self._digest, self._run, number, sealed.id))
         return SecureAnswer(vote=Vote(participant.site, signature)), (sealed,)
 

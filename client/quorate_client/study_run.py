@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from quorate.blobs import Blob, Spool
-from quorate.errors import BaseModelMismatchError, FrameError
+from quorate.errors import FrameError
 from quorate.exchange import Instruction, Phase, Reply, StudyContribution, StudyWork
 from quorate.identity import RunId
 from quorate.messages import contribution_to_bytes, work_from_bytes
@@ -19,9 +19,9 @@ from quorate_client.agreement import Agreement
 from quorate_client.evaluating import Evaluator
 from quorate_client.folder import RELEASED_MODEL
 from quorate_client.head import Fetch, Head
-from quorate_client.model_state import ModelState, StateFolder
+from quorate_client.model_state import ModelState, StateFolder, content_of
 from quorate_client.offload import offload
-from quorate_client.protect import FLOAT_BYTES, protect, store_file
+from quorate_client.protect import FLOAT_BYTES, protect, store_file, store_pieces
 from quorate_client.task_calls import TaskCalls
 from quorate_client.training import Trainer
 from quorate_client.workers import TaskWorkers
@@ -86,7 +86,8 @@ class StudyRun:
                 contribution, blob = _about(state, told), None
             case Phase.CHECKPOINT:
                 state = await self._head.advance(work, number, task.initial, fetch)
-                contribution, blob = _about(state), await self._checkpoint(state)
+                blob = await asyncio.to_thread(store_pieces, content_of(state), state.size, self._spool)
+                contribution = _about(state)
             case Phase.RELEASE:
                 state = await self._head.advance(work, number, task.initial, fetch)
                 contribution, blob = _about(state), await self._release(task, state)
@@ -122,13 +123,6 @@ class StudyRun:
         # How many were clipped is computed from records too.
         extras = (report.records, report.loss, sent.clipped if self._study.privacy is None else 0)
         return StudyContribution(state.digest, state.dimension, sent.weight, extras), sent.blob
-
-    async def _checkpoint(self, state: ModelState) -> Blob:
-        blob = await asyncio.to_thread(store_file, state.path, self._spool)
-        if blob.id != state.digest:
-            self._spool.remove(blob.id)
-            raise BaseModelMismatchError("This site's model was changed on its disk, so it was not sent")
-        return blob
 
     async def _release(self, task: TaskCalls, state: ModelState) -> Blob | None:
         """The model in the form in which it is used. It is sent only where the study that was approved says so."""

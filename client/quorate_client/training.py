@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.errors import PrivacyUnsupportedError
@@ -132,10 +132,9 @@ class Trainer:
                 plan.steps,
                 expected_batch=plan.sampling_rate * records,
             )
-            report = await task.train_privately(state, update, number, settings, pull)
-            trained, plan = report.records, replace(plan, steps=report.steps)
-        spent = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
-        for reservation, charge in zip(paid, spent, strict=True):
+            trained = (await task.train_privately(state, update, settings, pull)).records
+        # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
+        for reservation, charge in zip(paid, charges, strict=True):
             await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
         if plan is not None:
             await asyncio.to_thread(_note, self._accounting, _account(agreement.dataset, "record"))

@@ -3,7 +3,6 @@ asks are real engines with keys, votes and models on disk."""
 
 from __future__ import annotations
 
-import io
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -215,7 +214,7 @@ class HandServer:
         """A checkpoint of any content, sealed and signed by a colluder."""
         member = self.sites[site].member
         purpose = b"checkpoint" + number.to_bytes(8, "big")
-        sealed = self.spool.put([b"".join(seal_stream(io.BytesIO(content), member.study_key, purpose))])
+        sealed = self.spool.put([b"".join(seal_stream([content], member.study_key, purpose))])
         signature = member.signing_key.sign(checkpointed(self.study.digest(), RUN, number, sealed.id))
         return SecureWork(checkpoint=sealed, checkpoint_round=number, checkpoint_sealer=Vote(site, signature))
 

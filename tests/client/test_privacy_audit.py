@@ -18,7 +18,7 @@ from dp_accounting.pld import PLDAccountant
 from scipy import stats
 from torch import Tensor, nn
 
-from quorate_client.tasks import PrivateSettings
+from quorate_client.tasks import PrivateSettings, Trainable
 from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.train import FlatModel, LocalSettings, log_loss, outputs_of
 
@@ -52,11 +52,11 @@ def records(canary: bool) -> tuple[Tensor, Tensor]:
 def scores(settings: PrivateSettings, canary: bool) -> npt.NDArray[np.float64]:
     """How well each of many models knows the canary: less its loss, [MODELS]."""
     model = FlatModel(nn.Sequential(nn.Linear(4, 1)), torch.device("cpu"))
-    training = PrivateTraining(model, *records(canary), log_loss, LOCAL, Repeated(canary))
+    training = PrivateTraining(Trainable(model.module, *records(canary), log_loss, LOCAL), Repeated(canary))
     found = np.empty(MODELS)
     theta = np.zeros(5, np.float32)
     for i in range(MODELS):
-        update, _ = training.train(theta, settings, 0.0)
+        update = training.train(theta, settings, 0.0)
         found[i] = -float(log_loss(outputs_of(model, CANARY[0], update), CANARY[1]))
     return found
 

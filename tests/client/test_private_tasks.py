@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from quorate_client.data import load_table, register
 from quorate_client.model_state import THETA_OFFSET
 from quorate_client.schema import TabularSchema
 from quorate_client.table import Table
-from quorate_client.task_calls import TaskCalls, TrainedPrivately
-from quorate_client.tasks import PrivateReport, PrivateSession, PrivateSettings
+from quorate_client.task_calls import TaskCalls, Trained
+from quorate_client.tasks import PrivateSession, PrivateSettings
 from quorate_client.tasks.image import TASK as IMAGE
+from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.tabular import TASK as TABULAR
 from quorate_client.tasks.tabular_model import SUM_ONE, features, predict, range_standardisation
 from quorate_client.workers import TaskWorker, TaskWorkers, WorkerKey
@@ -128,37 +129,33 @@ def sessions(folder: Path) -> list[Any]:
     return made
 
 
-def test_the_shipped_tasks_train_privately_and_tell_nothing_beside_the_steps(tmp_path: Path) -> None:
+def test_the_shipped_tasks_can_be_trained_privately(tmp_path: Path) -> None:
     for session in sessions(tmp_path):
         assert isinstance(session, PrivateSession)
-        theta = session.initial()
-        update, report = session.train_privately(theta, 1, SETTINGS, 0.1)
-        assert report == PrivateReport(steps=3)
+        theta, training = session.initial(), PrivateTraining(session.trainable())
+        update = training.train(theta, SETTINGS, 0.1)
         assert update.shape == theta.shape
         assert update.dtype == np.float32
         assert np.isfinite(update).all()
-        assert (update != session.train_privately(theta, 1, SETTINGS, 0.1)[0]).all()
+        assert (update != training.train(theta, SETTINGS, 0.1)).all()
+
+
+def test_a_session_goes_on_with_its_own_model_beside_private_training(tmp_path: Path) -> None:
+    for session in sessions(tmp_path):
+        theta = session.initial() + np.float32(0.01)
+        before = session.train(theta, 1, 1, 0.0)[0], session.evaluate(theta).encode()
+        PrivateTraining(session.trainable()).train(theta, SETTINGS, 0.0)
+        np.testing.assert_array_equal(session.train(theta, 1, 1, 0.0)[0], before[0])
+        assert session.evaluate(theta).encode() == before[1]
 
 
 def test_private_training_learns(tmp_path: Path) -> None:
     session = TABULAR.open({**RANGED, "learning_rate": 1.0}, dataset(tmp_path), 3)
     session.begin(())
-    theta = session.initial()
-    for number in range(20):
-        theta = theta + session.train_privately(theta, number, SETTINGS, 0.0)[0]  # type: ignore[attr-defined]
+    theta, training = session.initial(), PrivateTraining(session.trainable())
+    for _ in range(20):
+        theta = theta + training.train(theta, SETTINGS, 0.0)
     assert session.evaluate(theta).metrics()["auc"] > 0.9
-
-
-def test_a_session_that_begins_anew_trains_on_what_it_begins_with(tmp_path: Path) -> None:
-    session: Any = TABULAR.open({"schema": SCHEMA}, dataset(tmp_path), 3)
-    settings = replace(SETTINGS, clip=1e6, noise_multiplier=1e-20)
-    half, quarter = 80 * SUM_ONE, 40 * SUM_ONE
-    sizes = []
-    for variance in (0.0, 1e-6):  # of which the first makes the width of the range the scale
-        session.begin((160, half, quarter + int(160 * SUM_ONE * variance)) * 2)
-        update, _ = session.train_privately(session.initial(), 1, settings, 0.0)
-        sizes.append(np.abs(update).max())
-    assert sizes[1] > 50 * sizes[0]
 
 
 # --- the worker -------------------------------------------------------------------------------------------------------
@@ -189,13 +186,13 @@ def calls(
     return TaskCalls(workers or InProcessWorkers(), agreement, statistics, time.monotonic)
 
 
-async def test_a_worker_trains_privately_and_counts_the_steps(installed: Path, tmp_path: Path) -> None:
+async def test_a_worker_trains_privately_and_tells_no_loss(installed: Path, tmp_path: Path) -> None:
     task = calls(tmp_path, RANGED)
     measure = await task.measure()
     assert measure.statistics == ()
     state: Any = State.of(tmp_path / "state", np.zeros(measure.dimension, np.float32))
-    trained = await task.train_privately(state, tmp_path / "update", 1, SETTINGS, 0.0)
-    assert trained == TrainedPrivately(measure.records, 3)
+    trained = await task.train_privately(state, tmp_path / "update", SETTINGS, 0.0)
+    assert trained == Trained(measure.records, 0)
     update = np.fromfile(tmp_path / "update", "<f4")
     assert update.size == measure.dimension
     assert (update != 0).all()
@@ -206,7 +203,7 @@ async def test_statistics_of_training_records_are_refused_before_anything_is_com
 ) -> None:
     task = calls(tmp_path, {"schema": SCHEMA}, (1, 2, 3))
     with pytest.raises(PrivacyUnsupportedError, match=r"statistics of training records.*standardise = 'range'"):
-        await task.train_privately(State(tmp_path / "state", 6), tmp_path / "update", 1, SETTINGS, 0.0)  # type: ignore[arg-type]
+        await task.train_privately(State(tmp_path / "state", 6), tmp_path / "update", SETTINGS, 0.0)  # type: ignore[arg-type]
     assert task.working_s == 0
     assert not (tmp_path / "update").exists()
 
@@ -222,6 +219,22 @@ async def test_a_task_without_private_training_is_refused(installed: Path, tmp_p
     assert not (tmp_path / "update").exists()
 
 
+async def test_a_worker_trains_on_what_the_task_began_with_the_last_time(installed: Path, tmp_path: Path) -> None:
+    """The variance of a column becomes the scale of its features, and so the size of gradients that nothing clips."""
+    task = calls(tmp_path, {"schema": SCHEMA})
+    request = training_request(tmp_path, (await task.measure()).dimension)
+    request["settings"] |= {"clip": 1e6, "noise_multiplier": 1e-20}
+    half, quarter = 80 * SUM_ONE, 40 * SUM_ONE
+    sizes = []
+    async with task._workers.lease(task._key) as worker:
+        for variance in (0.0, 1e-6):  # of which the first makes the width of the range the scale
+            sums = (160, half, quarter + int(160 * SUM_ONE * variance)) * 2
+            await worker.call("begin", {"statistics": list(sums)})
+            await worker.call("train_privately", dict(request))
+            sizes.append(np.abs(np.fromfile(request["update"], "<f4")).max())
+    assert sizes[1] > 50 * sizes[0]
+
+
 async def test_a_worker_refuses_settings_that_are_no_privacy(installed: Path, tmp_path: Path) -> None:
     task = calls(tmp_path, RANGED)
     measure = await task.measure()
@@ -233,8 +246,8 @@ async def test_a_worker_refuses_settings_that_are_no_privacy(installed: Path, tm
     assert not (tmp_path / "update").exists()
 
 
-@pytest.mark.parametrize("answer", [{"records": 160}, {"records": 160, "steps": 4}, {"records": 160, "steps": -1}])
-async def test_an_answer_that_counts_steps_wrongly_is_not_taken(
+@pytest.mark.parametrize("answer", [{}, {"records": -1}, {"records": 1.5}])
+async def test_an_answer_that_counts_records_wrongly_is_not_taken(
     installed: Path, tmp_path: Path, answer: dict[str, Any]
 ) -> None:
     class Liar:
@@ -251,7 +264,7 @@ async def test_an_answer_that_counts_steps_wrongly_is_not_taken(
     task = calls(tmp_path, RANGED, workers=Liars())
     state: Any = State.of(tmp_path / "state", np.zeros(6, np.float32))
     with pytest.raises(TaskFailedError, match="agreed form"):
-        await task.train_privately(state, tmp_path / "update", 1, SETTINGS, 0.0)
+        await task.train_privately(state, tmp_path / "update", SETTINGS, 0.0)
 
 
 def training_request(folder: Path, dimension: int) -> dict[str, Any]:
@@ -259,7 +272,6 @@ def training_request(folder: Path, dimension: int) -> dict[str, Any]:
     return {
         "theta": {"path": str(state.path), "offset": THETA_OFFSET, "dimension": dimension},
         "update": str(folder / "update"),
-        "round_number": 1,
         "settings": asdict(SETTINGS),
         "proximal_mu": 0.0,
     }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -33,9 +34,10 @@ from quorate_client.ledger_entries import Account
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.model_state import ModelState
 from quorate_client.policy import PrivacyPolicy
-from quorate_client.task_calls import Measure, TaskCalls, Trained, TrainedPrivately
+from quorate_client.task_calls import Measure, TaskCalls, Trained
 from quorate_client.tasks import PrivateSettings
 from quorate_client.training import Accounting, Trainer
+from quorate_client.workers import TaskWorker, WorkerKey
 
 from .ledger_kit import KEY
 
@@ -43,7 +45,7 @@ RUN, SITE = RunId("run-1"), SiteName("east")
 RECORDS = 400
 TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "epsilon": 3.0}
 PER_RECORD, PER_SITE = Account("visits", "record"), Account("visits", "site")
-STATE = cast(ModelState, None)  # the task is a double that does not look at it
+STATE = cast(ModelState, SimpleNamespace(path=Path("state"), dimension=3))  # the task is a double that does not read it
 
 
 @dataclass
@@ -52,7 +54,6 @@ class Task:
 
     statistics: tuple[int, ...] = ()
     records: int = RECORDS
-    steps: int | None = None
     error: QuorateError | None = None
     asked: list[str] = field(default_factory=list)
     settings: PrivateSettings | None = None
@@ -64,14 +65,12 @@ class Task:
         self.asked.append("train")
         return Trained(self.records, 12345)
 
-    async def train_privately(
-        self, state: ModelState, update: Path, number: int, settings: PrivateSettings, pull: float
-    ) -> TrainedPrivately:
+    async def train_privately(self, state: ModelState, update: Path, settings: PrivateSettings, pull: float) -> Trained:
         self.asked.append("train_privately")
         self.settings = settings
         if self.error is not None:
             raise self.error
-        return TrainedPrivately(self.records, settings.steps if self.steps is None else self.steps)
+        return Trained(self.records, 0)
 
 
 def study(rounds: int = 10, **privacy: Any) -> Study:
@@ -96,6 +95,7 @@ class Site:
     ledger: Ledger
     policy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     task: Task = field(default_factory=Task)
+    calls: TaskCalls | None = None
     noted: list[tuple[float, float]] = field(default_factory=list)
 
     def trainer(self, of: Study) -> Trainer:
@@ -107,16 +107,15 @@ class Site:
 
         return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, note)
 
-    def agreement(self, of: Study) -> Agreement:
-        return Agreement(of, of.digest(), SITE, Dataset("visits", "tabular", self.folder, {}, 0.2, 500), {})
-
     def train(self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None) -> Trained:
         name = message_id(RUN, number, Phase.TRAIN, attempt, SITE)
         instruction = Instruction(name, RUN, number, Phase.TRAIN, attempt, of.digest(), 60.0, b"")
-        agreement = self.agreement(of)
         trainer = trainer or self.trainer(of)
-        task = cast(TaskCalls, self.task)
-        return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, agreement))
+        task = cast(TaskCalls, self.calls or self.task)
+        return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, self.agreement(of)))
+
+    def agreement(self, of: Study) -> Agreement:
+        return Agreement(of, of.digest(), SITE, Dataset("visits", "tabular", self.folder, {}, 0.2, 500), {})
 
     def refused(self, of: Study, error: type[QuorateError], **of_round: int) -> QuorateError:
         """The refusal, after making sure that nothing was computed and nothing spent."""
@@ -162,10 +161,26 @@ def test_all_planned_rounds_together_cost_what_the_study_says_and_not_more(site:
     assert "more than the study hearts plans" in refusal.what
 
 
-def test_steps_that_were_not_taken_are_not_paid_for(site: Site) -> None:
-    site.task.steps = 2
-    site.train(study(training=TRAINING))
-    assert [event.count for event in site.spent()] == [2]
+class Modest:
+    """A worker that says that it took no steps."""
+
+    ready_for = b""
+
+    async def call(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"records": RECORDS, "steps": 0, "statistics": [], "dimension": 3}
+
+    @asynccontextmanager
+    async def lease(self, key: WorkerKey) -> AsyncIterator[TaskWorker]:
+        yield self
+
+    async def close(self) -> None: ...
+
+
+def test_the_steps_that_were_planned_are_paid_for_whatever_the_task_says_that_it_took(site: Site) -> None:
+    of = study(training=TRAINING)
+    site.calls = TaskCalls(Modest(), site.agreement(of), (), lambda: 0.0)
+    site.train(of)
+    assert [event.count for event in site.spent()] == [5]
 
 
 def test_a_task_that_dies_is_paid_for_in_full_and_not_asked_again_for_the_same(site: Site) -> None:

@@ -221,8 +221,8 @@ class SecureSimulatedSite:
 
     def _checkpoint(self, number: int) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         assert self.key is not None
-        content, purpose = io.BytesIO(_state(self.before, self.statistics)), b"checkpoint" + number.to_bytes(8, "big")
-        sealed = self.blobs.put(b"".join(seal_stream(content, self.key, purpose)))
+        content, purpose = _state(self.before, self.statistics), b"checkpoint" + number.to_bytes(8, "big")
+        sealed = self.blobs.put(b"".join(seal_stream([content], self.key, purpose)))
         signature = self.keys.signing.sign(checkpointed(self.study.digest(), RUN, number, sealed.id))
         return SecureAnswer(vote=Vote(self.name, signature)), (sealed,)
 

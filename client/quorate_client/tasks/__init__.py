@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -21,6 +21,9 @@ from quorate_client.schema import Schema
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from quorate_client.tasks.train import LocalSettings
 
     Vector = npt.NDArray[np.float32]
 
@@ -67,10 +70,28 @@ class PrivateSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class PrivateReport:
-    """How many steps were really taken. Nothing else of the records: that would be a release outside the account."""
+class Trainable:
+    """What a task hands over for DP-SGD. The loop is Quorate's: a task draws no records, takes no steps, adds no noise.
 
-    steps: int
+    That is against mistakes. A task's code runs in the same process, and a hostile one can do all of this and more.
+
+    The promise is made to each row of ``features`` and ``labels``. Whoever puts a record in twice, to balance classes
+    for example, promises less to it than the account says.
+
+    Args:
+        module: Its parameters, in their order, are the model [P]. A record's output depends on that record alone, and
+            not on chance: no batch norm, no dropout. It is copied.
+        features: [n, ...], on the device on which to train.
+        labels: [n], on the same device.
+        loss: (outputs [n, ...], labels [n]) -> the loss of each record [n], from that record alone.
+        settings: Of the optimiser. Epochs and batch size do not count: ``PrivateSettings`` has its own.
+    """
+
+    module: nn.Module
+    features: Tensor
+    labels: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    settings: LocalSettings
 
 
 @runtime_checkable
@@ -134,20 +155,13 @@ class TaskSession(Protocol):
 
 @runtime_checkable
 class PrivateSession(Protocol):
-    """What a ``TaskSession`` can do beside if its task has DP-SGD. Its ``statistics`` must then be empty.
+    """What a ``TaskSession`` can do beside if DP-SGD can train its model. Its ``statistics`` must then be empty.
 
     Statistics of training records are a release of their own, which DP-SGD's account does not cover.
     """
 
-    def train_privately(
-        self, theta: Vector, round_number: int, settings: PrivateSettings, proximal_mu: float
-    ) -> tuple[Vector, PrivateReport]:
-        """As ``train``, by DP-SGD. There is no seed: sampling and noise come from the operating system's randomness.
-
-        Raises:
-            PrivacyUnsupportedError: the model, the loss or the number of records does not allow it; nothing was done.
-            UpdateNotFiniteError: training produced NaN or infinity.
-        """
+    def trainable(self) -> Trainable:
+        """The model, the training records and the loss, as they are after ``begin``."""
 
 
 def load_task(reference: str) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quorate.errors import WrongStateError
 from quorate.evaluation import ClassificationTally
-from quorate_client.tasks import PrivateReport, PrivateSettings, TrainReport
+from quorate_client.tasks import Trainable, TrainReport
 from quorate_client.tasks.parameters import LocalTraining
 from quorate_client.tasks.scoring import tally
 from quorate_client.tasks.train import (
@@ -26,9 +26,6 @@ from quorate_client.tasks.train import (
     outputs_of,
     train,
 )
-
-if TYPE_CHECKING:
-    from quorate_client.tasks.private import PrivateTraining
 
 FORMAT = "quorate.model/1"
 
@@ -50,7 +47,6 @@ class ClassifierSession(ABC):
         self._seed = seed
         self._device = best_device()
         self._model: FlatModel | None = None
-        self._private: PrivateTraining | None = None
         self._training: tuple[Tensor, Tensor]
         self._test: tuple[Tensor, Tensor]
 
@@ -78,7 +74,6 @@ class ClassifierSession(ABC):
         self._model = FlatModel(module, self._device)
         self._training = self._tensors(*training)
         self._test = self._tensors(*test)
-        self._private = None
 
     def initial(self) -> Vector:
         return initial_vector(self._begun().module, self._seed)
@@ -86,14 +81,8 @@ class ClassifierSession(ABC):
     def train(self, theta: Vector, round_number: int, rng_seed: int, proximal_mu: float) -> tuple[Vector, TrainReport]:
         return train(self._begun(), *self._training, log_loss, self._settings, theta, rng_seed, proximal_mu)
 
-    def train_privately(
-        self, theta: Vector, round_number: int, settings: PrivateSettings, proximal_mu: float
-    ) -> tuple[Vector, PrivateReport]:
-        if self._private is None:
-            from quorate_client.tasks.private import PrivateTraining  # Opacus takes two seconds and 120 MB
-
-            self._private = PrivateTraining(self._begun(), *self._training, log_loss, self._settings)
-        return self._private.train(theta, settings, proximal_mu)
+    def trainable(self) -> Trainable:
+        return Trainable(self._begun().module, *self._training, log_loss, self._settings)
 
     def evaluate(self, theta: Vector) -> ClassificationTally:
         model, (features, labels) = self._begun(), self._test

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Final, NoReturn
@@ -136,11 +136,11 @@ class StudyKey:
 _SALT_BYTES = 32
 
 
-def seal_stream(content: BinaryIO, key: StudyKey, purpose: bytes) -> Iterator[bytes]:
-    """Seal bytes of any length, in pieces: a random salt, then what ``seal_chunks`` makes under a key of its own."""
+def seal_stream(content: Iterable[bytes], key: StudyKey, purpose: bytes) -> Iterator[bytes]:
+    """Seal bytes, in pieces of any lengths: a random salt, then what ``seal_chunks`` makes under a key of its own."""
     salt = os.urandom(_SALT_BYTES)
     yield salt
-    yield from seal_chunks(_blocks(content), key.derive(b"stream", purpose, salt))
+    yield from seal_chunks(content, key.derive(b"stream", purpose, salt))
 
 
 def stream_bytes(size_bytes: int) -> int:
