@@ -15,6 +15,7 @@ from quorate.privacy.plan import TrainingPlan, training_plan
 from quorate.study import Study
 from quorate.tasks import task_reference
 from quorate_client.agreement import Dataset
+from quorate_client.data import units_trained_on
 from quorate_client.tasks import PrivateSession, PrivateSettings, TaskSession, load_task
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -45,11 +46,12 @@ def explore_study(study: Study, dataset: Dataset, epsilons: Sequence[float], rep
         raise PrivacyUnsupportedError("The task cannot train with differential privacy as the study sets it")
     session.begin(())
     training = study.privacy.training
+    units = units_trained_on(dataset, session.records)
     points = [_point(None, None, [_train_openly(study, session)])]
     for epsilon in epsilons:
         wanted = training.model_copy(update={"epsilon": epsilon, "noise_multiplier": None})
-        plan = training_plan(study.privacy, wanted, session.records, study.rounds.count)
-        found = [_train_privately(study, session, session, training.clip, plan) for _ in range(repeat)]
+        plan = training_plan(study.privacy, wanted, units, study.rounds.count)
+        found = [_train_privately(study, session, session, training.clip, plan, units) for _ in range(repeat)]
         points.append(_point(epsilon, plan.noise_multiplier, found))
     return points
 
@@ -73,7 +75,13 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
     for point in points:
         if point.epsilon is None:
             axes.axhline(point.auc, linestyle="--", color="0.4", label="without")
-    axes.set(xscale="log", xticks=x, xlabel="epsilon per record", ylabel="AUC on the site's test records", title=title)
+    axes.set(
+        xscale="log",
+        xticks=x,
+        xlabel="epsilon per record or unit",
+        ylabel="AUC on the site's test records",
+        title=title,
+    )
     axes.set_xticks(x, labels=[f"{epsilon:g}" for epsilon in x])
     axes.minorticks_off()
     axes.legend(loc="lower right", frameon=False)
@@ -81,10 +89,10 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
 
 
 def _train_privately(
-    study: Study, session: TaskSession, private: PrivateSession, clip: float, plan: TrainingPlan
+    study: Study, session: TaskSession, private: PrivateSession, clip: float, plan: TrainingPlan, units: int
 ) -> float:
     theta = session.initial()
-    batch = plan.sampling_rate * session.records
+    batch = plan.sampling_rate * units
     settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
     for number in range(1, study.rounds.count + 1):
         update, _ = private.train_privately(theta, number, settings, 0.0)

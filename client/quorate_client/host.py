@@ -99,7 +99,7 @@ class TaskHost:
         _check_digest(name, digest)
         task = load_task(task_reference(name))
         task.check(parameters)
-        self._session = task.open(parameters, Dataset(**{**dataset, "path": Path(dataset["path"])}), seed)
+        self._session = task.open(parameters, Dataset.from_plain(dataset), seed)
         return {}
 
     def _measure(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from quorate_client.ledger_entries import (
     Entry,
     EventKind,
     Refused,
+    Registered,
     Reserved,
     Spent,
     check_signature,
@@ -62,6 +63,21 @@ class _AccountSums:
     postings: list[Posting] = field(default_factory=list)
     delta: float = 0.0
 
+    def join(self, other: _AccountSums) -> None:
+        """Add what another account spent: it is about the same people."""
+        self.ever.update(other.ever)
+        for digest, counts in other.studies.items():
+            self.studies.setdefault(digest, Counter()).update(counts)
+        for run, sums in other.runs.items():
+            mine = self.runs.setdefault(run, RunSums(run, sums.study))
+            mine.counts.update(sums.counts)
+            mine.rounds |= sums.rounds
+            mine.open += sums.open
+            mine.last_unix_s = max(mine.last_unix_s, sums.last_unix_s)
+        self.runs = dict(sorted(self.runs.items(), key=lambda item: item[1].last_unix_s))
+        self.postings = sorted([*self.postings, *other.postings], key=lambda posting: posting.entry.number)
+        self.delta = self.postings[-1].reserved.delta
+
 
 class Book:
     """The sums of the entries that were added, in their order."""
@@ -72,6 +88,9 @@ class Book:
         """When the newest entry was written; times never fall from one entry to the next."""
         self.refusals: set[tuple[bytes, str, int, str]] = set()
         self.refused_unix_s: list[float] = []
+        self.registered: list[tuple[str, bytes]] = []
+        """The names and fingerprints of all data sets that were ever registered."""
+        self._names: dict[str, set[str]] = {}
         self._accounts: dict[Account, _AccountSums] = {}
         self._postings: dict[int, Posting] = {}
         self._computations: set[tuple[object, ...]] = set()
@@ -95,6 +114,8 @@ class Book:
         if entry.number != self.number + 1 or not content.unix_s >= self.unix_s:
             raise _impossible(entry.number, f"number {self.number + 1}, not dated before the entry in front of it")
         match content:
+            case Registered():
+                self._register(content)
             case Reserved():
                 self._reserve(entry, content)
             case Spent():
@@ -122,31 +143,39 @@ class Book:
     # --- sums ---
 
     def accounts(self) -> list[Account]:
-        return sorted(self._accounts, key=str)
+        """Each once, by the first of its names, and per record as soon as anything in it was."""
+        found = []
+        for key, sums in self._accounts.items():
+            units = {posting.reserved.account.unit for posting in sums.postings}
+            found.append(Account(key.dataset, "unit" if units == {"unit"} else key.unit))
+        return sorted(found, key=str)
+
+    def names(self, dataset: str) -> set[str]:
+        """All data sets with which one has its account in common, itself among them."""
+        return self._names.get(dataset, {dataset})
 
     def runs(self, account: Account) -> list[RunSums]:
         """Oldest first."""
-        return list(self._accounts[account].runs.values()) if account in self._accounts else []
+        return list(self._sums(account).runs.values())
 
     def delta(self, account: Account) -> float:
-        """At which the account's newest entry states its epsilon. Raises KeyError for an account without entries."""
-        return self._accounts[account].delta
+        """At which the account's newest entry states its epsilon; 0 for an account without entries."""
+        return self._sums(account).delta
 
     def ever(self, account: Account) -> tuple[Event, ...]:
-        return events_of(self._accounts[account].ever) if account in self._accounts else ()
+        return events_of(self._sums(account).ever)
 
     def of_run(self, account: Account, run: str) -> tuple[Event, ...]:
-        sums = self._accounts.get(account)
-        return events_of(sums.runs[run].counts) if sums is not None and run in sums.runs else ()
+        sums = self._sums(account).runs.get(run)
+        return () if sums is None else events_of(sums.counts)
 
     def of_study(self, account: Account, study_digest: bytes) -> tuple[Event, ...]:
         """Of all its runs, on whatever servers."""
-        sums = self._accounts.get(account)
-        return events_of(sums.studies[study_digest]) if sums is not None and study_digest in sums.studies else ()
+        return events_of(self._sums(account).studies.get(study_digest, Counter()))
 
     def of_last_year(self, account: Account, unix_s: float) -> tuple[Event, ...]:
         """What was reserved in the 365 days before: all but what is older, which the first entries are."""
-        sums = self._accounts.get(account, _AccountSums())
+        sums = self._sums(account)
         counts = sums.ever.copy()
         for posting in sums.postings:
             if posting.reserved.unix_s > unix_s - YEAR_S:
@@ -154,13 +183,33 @@ class Book:
             counts.subtract(posting.counts)
         return events_of(counts)
 
+    def _sums(self, account: Account) -> _AccountSums:
+        return self._accounts.get(self._key(account), _AccountSums())
+
+    def _key(self, account: Account) -> Account:
+        """Under what an account is kept. What is per record and what is per unit are one sum: it is the same people."""
+        return Account(min(self.names(account.dataset)), "site" if account.unit == "site" else "record")
+
     # --- entries ---
+
+    def _register(self, registered: Registered) -> None:
+        """The names are one group from here on, and so are those with which each of them was one."""
+        group: set[str] = set().union(*(self.names(name) for name in (registered.dataset, *registered.shares)))
+        joined: dict[Account, list[_AccountSums]] = {}
+        for key in [key for key in self._accounts if key.dataset in group]:
+            joined.setdefault(Account(min(group), key.unit), []).append(self._accounts.pop(key))
+        for key, (first, *others) in joined.items():
+            for other in others:
+                first.join(other)
+            self._accounts[key] = first
+        self._names |= dict.fromkeys(group, group)
+        self.registered.append((registered.dataset, registered.records))
 
     def _reserve(self, entry: Entry, reserved: Reserved) -> None:
         if self.paid_for(reserved.computation):
             raise _impossible(entry.number, "one reservation for each computation")
         posting = Posting(entry, reserved, tally(reserved.events))
-        sums = self._accounts.setdefault(reserved.account, _AccountSums())
+        sums = self._accounts.setdefault(self._key(reserved.account), _AccountSums())
         run = sums.runs.setdefault(reserved.run, RunSums(reserved.run, reserved.study))
         self._computations.add(reserved.computation)
         self._postings[entry.number] = posting
@@ -180,7 +229,7 @@ class Book:
         released = tally(spent.events)
         if not costs_at_most(released, posting.counts):
             raise _impossible(spent.number, "no more than was reserved")
-        sums = self._accounts[spent.account]
+        sums = self._accounts[self._key(spent.account)]
         run = sums.runs[spent.run]
         for total in (sums.ever, run.counts, sums.studies[spent.study_digest]):
             total.subtract(posting.counts)

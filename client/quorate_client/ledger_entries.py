@@ -25,7 +25,8 @@ GENESIS = bytes(32)
 TRAIN = "train"
 _CONTEXT = b"quorate/ledger-entry/v1\x00"
 
-Unit = Literal["record", "site"]
+Unit = Literal["record", "unit", "site"]
+"""What is added or removed: a record, all records of one unit of the data set (a patient, say), or a site's update."""
 EventKind = tuple[float, float]
 """Noise multiplier and sampling rate: only events in which both are the same may be counted together."""
 
@@ -34,7 +35,8 @@ EventKind = tuple[float, float]
 class Account:
     """What a statement of epsilon is about: a data set, and the unit that is added or removed.
 
-    The statements for a record and for the whole site are two; they are never added.
+    The statements for a record or unit and for the whole site are two; they are never added. Data sets that are about
+    the same people have one account (``ledger_book``), whichever of their names is given here.
     """
 
     dataset: str
@@ -78,11 +80,29 @@ class Limits:
     epsilon_ever: float | None = None
 
 
-class _Content(BaseModel):
+class _Dated(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="hex", val_json_bytes="hex")
 
     number: int = Field(ge=1)
     unix_s: float
+
+
+class Registered(_Dated):
+    """A data set was registered. Names stay with their records for ever, and accounts that were joined stay joined.
+
+    Args:
+        records: Digest of the file with the records' fingerprints.
+        shares: Names under which the same people are known. From here on they all have one account.
+    """
+
+    kind: Literal["registered"] = "registered"
+    dataset: str
+    unit: Unit
+    records: bytes = Field(min_length=32, max_length=32)
+    shares: tuple[str, ...]
+
+
+class _Content(_Dated):
     study_digest: bytes = Field(min_length=32, max_length=32)
     run: str
     round_number: int
@@ -128,7 +148,7 @@ class Refused(_Content):
     account: Account | None = None
 
 
-Content = Reserved | Spent | Refused
+Content = Registered | Reserved | Spent | Refused
 _CONTENT: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="kind")])
 
 

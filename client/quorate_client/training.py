@@ -89,13 +89,13 @@ class Trainer:
             return await task.train(state, update, number, self._seed(), pull), None
         if self._records is None:
             self.admit(await task.measure())
-        records = self._records or 0
         if self._accounting is None or agreement.dataset is None:
             raise PrivacyUnsupportedError(
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
                 action="Open the site's ledger where its engine is made, as the daemon does",
             )
-        plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), records)
+        units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
+        plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), units)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy) for charge in charges]
         if plan is None or privacy.training is None:
@@ -106,7 +106,7 @@ class Trainer:
                 plan.noise_multiplier,
                 plan.sampling_rate,
                 plan.steps,
-                expected_batch=plan.sampling_rate * records,
+                expected_batch=plan.sampling_rate * units,
             )
             report = await task.train_privately(state, update, number, settings, pull)
             trained, plan = report.records, replace(plan, steps=report.steps)
@@ -127,13 +127,19 @@ class Trainer:
         return accounting.ledger.reserve(charge, limits, accounting.wall())
 
 
+def _units(dataset: Dataset, records: int) -> int:
+    from quorate_client.data import units_trained_on  # imports numpy
+
+    return units_trained_on(dataset, records)
+
+
 def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spending | None:
-    """What the site's policy lets the operator know of what was spent per record, in tenths and never too low.
+    """What the site's policy lets the operator know of what was spent per record or unit, in tenths and never too low.
 
     More digits would tell the number of records: it decides how often a record is in a step, and that the epsilon.
     """
     policy = accounting.policy()
-    spent = accounting.ledger.spent(Account(dataset.name, "record"), delta)
+    spent = accounting.ledger.spent(Account(dataset.name, dataset.unit), delta)
     if not 0 < spent < math.inf:
         return None
     left = policy.left_after(spent)
@@ -145,8 +151,8 @@ def _spending(accounting: Accounting, dataset: Dataset, delta: float) -> Spendin
 def _charges(
     instruction: Instruction, agreement: Agreement, dataset: Dataset, plan: TrainingPlan | None, of_site: Event | None
 ) -> list[Charge]:
-    """What a round releases of the data set: per record, and of the site as a whole."""
-    events: list[tuple[Unit, Event]] = [("record", plan.round_event)] if plan is not None else []
+    """What a round releases of the data set: per record or unit, and of the site as a whole."""
+    events: list[tuple[Unit, Event]] = [(dataset.unit, plan.round_event)] if plan is not None else []
     events += [("site", of_site)] if of_site is not None else []
     return [
         Charge(

@@ -45,7 +45,7 @@ def show(
     policy = read_policy(SiteFolder(state).policy).privacy
     with site_ledger(state) as ledger:
         book = ledger.book()
-        accounts = [account for account in book.accounts() if dataset in (None, account.dataset)]
+        accounts = [each for each in book.accounts() if dataset is None or dataset in book.names(each.dataset)]
         if dataset is not None and not accounts:
             raise NotFoundError(f"The privacy ledger holds nothing of a data set {dataset}")
         try:
@@ -125,7 +125,7 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
     year = book.of_last_year(account, max(time.time(), book.unix_s))
     spent = {"ever": accountants.adaptive(book.ever(account), delta), "year": accountants.adaptive(year, delta)}
     return {
-        "dataset": account.dataset,
+        "datasets": sorted(book.names(account.dataset)),
         "unit": account.unit,
         "delta": delta,
         "accountant": accountants.name,
@@ -161,7 +161,7 @@ def _limits(policy: PrivacyPolicy, book: Book, account: Account) -> Limits:
 
 
 def _print(statement: dict[str, Any]) -> None:
-    title = f"{statement['dataset']}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
+    title = f"{', '.join(statement['datasets'])}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
     rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
     for run in statement["runs"]:
         numbers = (str(run["rounds"]), str(run["unsettled"]), _number(run["epsilon"]), _number(run["left"], "no limit"))

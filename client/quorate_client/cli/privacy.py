@@ -51,18 +51,18 @@ def plan(
         )
     policy = policy_now(SiteFolder(state).policy).privacy
     chosen = choose_dataset(state, dataset)
-    records = training_records(offered, chosen)
-    made = plan_training(offered, policy, records)
+    units = training_units(offered, chosen)
+    made = plan_training(offered, policy, units)
     if made is None:
         raise InputError(f"The study {offered.name} plans no private training")
-    account = Account(chosen.name, "record")
+    account = Account(chosen.name, chosen.unit)
     with site_ledger(state) as ledger:
         spent = ledger.events_of_others(account, offered.digest())
     outlook = outlook_of(made, spent, offered.privacy.delta, policy)
     if as_json:
-        show_json(_as_json(offered, chosen, records, made, outlook))
+        show_json(_as_json(offered, chosen, units, made, outlook))
     else:
-        _print(offered, chosen, records, made, outlook)
+        _print(offered, chosen, units, made, outlook)
 
 
 @app.command()
@@ -130,17 +130,20 @@ def choose_dataset(state: Path, name: str | None) -> Dataset:
         return datasets.get(name) if name is not None else registered[0]
 
 
-def training_records(study: Study, dataset: Dataset) -> int:
-    """How many records of a data set a study would train on. The task's code reads it."""
+def training_units(study: Study, dataset: Dataset) -> int:
+    """From how many records or units of a data set a study would draw. The task's code reads it."""
+    from quorate_client.data import units_trained_on  # imports numpy
+
     task = load_task(task_reference(study.task.name))
-    return task.open(study.task.parameters, dataset, study.seed).records
+    return units_trained_on(dataset, task.open(study.task.parameters, dataset, study.seed).records)
 
 
-def _as_json(study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook) -> dict[str, Any]:
+def _as_json(study: Study, dataset: Dataset, units: int, made: TrainingPlan, outlook: Outlook) -> dict[str, Any]:
     return {
         "study": study.name,
         "dataset": dataset.name,
-        "records": records,
+        "unit": dataset.unit,
+        "units": units,
         "sampling_rate": made.sampling_rate,
         "noise_multiplier": made.noise_multiplier,
         "steps_per_round": made.steps,
@@ -154,13 +157,14 @@ def _as_json(study: Study, dataset: Dataset, records: int, made: TrainingPlan, o
     }
 
 
-def _print(study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook) -> None:
+def _print(study: Study, dataset: Dataset, units: int, made: TrainingPlan, outlook: Outlook) -> None:
     delta = study.privacy.delta if study.privacy else 0.0
-    rows = table("", "", title=f"{study.name} on {dataset.name}: {records} training records, delta {delta:g}")
-    rows.add_row("each step", f"a record is in it with chance {made.sampling_rate:.4f}")
+    rows = table("", "", title=f"{study.name} on {dataset.name}: {units} training {dataset.unit}s, delta {delta:g}")
+    rows.add_row("promised to", _unit_in_words(dataset))
+    rows.add_row("each step", f"a {dataset.unit} is in it with chance {made.sampling_rate:.4f}")
     rows.add_row("noise", f"{made.noise_multiplier:.4g} x the clipping norm on the sum of a step's gradients")
     rows.add_row("all of it", f"{made.rounds} rounds of {made.steps} steps, spare rounds included")
-    rows.add_row("the study costs", f"epsilon {outlook.of_study:.3f} per record (PLD: a fixed plan)")
+    rows.add_row("the study costs", f"epsilon {outlook.of_study:.3f} per {dataset.unit} (PLD: a fixed plan)")
     rows.add_row("spent so far", f"epsilon {outlook.before:.3f} (RDP: studies chosen one after the other)")
     rows.add_row("with the study", f"epsilon {outlook.after:.3f}")
     for name, (limit, epsilon) in outlook.limits.items():
@@ -171,3 +175,9 @@ def _print(study: Study, dataset: Dataset, records: int, made: TrainingPlan, out
     out().print(rows)
     if not outlook.limits:
         say("The policy has no limit on what this data set may spend.", "yellow")
+
+
+def _unit_in_words(dataset: Dataset) -> str:
+    if dataset.unit == "record":
+        return "one record; of somebody with several less is promised (`data add --unit` names whose they are)"
+    return "one unit with all its records, as the data set's own schema names it"

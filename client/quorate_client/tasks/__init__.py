@@ -40,9 +40,9 @@ class PrivateSettings:
     Args:
         clip: Each record's gradient is cut to this L2 norm.
         noise_multiplier: The standard deviation of the noise on the sum of a step's gradients, over ``clip``.
-        sampling_rate: The chance of each record to be in a step.
+        sampling_rate: The chance of each unit to be in a step: of a record, unless the data set names its units.
         steps: Of this round.
-        expected_batch: What the noisy sum is divided by: the records times ``sampling_rate``, never those that a step
+        expected_batch: What the noisy sum is divided by: the units times ``sampling_rate``, never those that a step
             happened to draw.
     """
 
@@ -138,6 +138,13 @@ class PrivateSession(Protocol):
 
     Statistics of training records are a release of their own, which DP-SGD's account does not cover.
     """
+
+    @property
+    def unit_numbers(self) -> npt.NDArray[np.int64] | None:
+        """Of each training record the number of its unit, as ``data.load_table`` gives them.
+
+        A step draws units, not records, where there are any: the account is theirs.
+        """
 
     def train_privately(
         self, theta: Vector, round_number: int, settings: PrivateSettings, proximal_mu: float

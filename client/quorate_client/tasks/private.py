@@ -1,14 +1,14 @@
-"""Local training with differential privacy for each record: DP-SGD (Abadi et al. 2016, algorithm 1).
+"""Local training with differential privacy for each unit: DP-SGD (Abadi et al. 2016, algorithm 1).
 
-A step takes each record with the same chance, cuts each record's gradient to a norm, adds noise to the sum and divides
-by the number of records that were to be expected. Neighbouring data sets differ by one record that is added or removed.
+A step takes each unit with the same chance, cuts the gradient of one of its records to a norm (``sampling``), adds
+noise to the sum and divides by the number of units that were to be expected. Neighbouring data sets differ by one unit,
+with all its records, that is added or removed.
 
 What needs Opacus is in ``record_gradients``. Only task workers import the two, and only when a study asks for privacy.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from quorate_client.tasks.record_gradients import (
     gradients_of_records,
     require_separable,
 )
+from quorate_client.tasks.sampling import Units
 from quorate_client.tasks.train import FlatModel, FlatOptimizer, LocalSettings, Loss, Vector, update_since
 
 _MOST_VALUES = 1 << 26
@@ -37,6 +38,7 @@ class PrivateTraining:
     Args:
         loss: One value for each record, from that record alone.
         randomness: For tests; the operating system's otherwise.
+        units: Of the records; each is by itself otherwise.
 
     Raises:
         PrivacyUnsupportedError: one record's gradient depends on others, or it cannot be told.
@@ -50,10 +52,12 @@ class PrivateTraining:
         loss: Loss,
         settings: LocalSettings,
         randomness: Randomness | None = None,
+        units: Units | None = None,
     ) -> None:
         self._model, self._features, self._labels, self._loss = model, features, labels, loss
         self._settings = settings
         self._randomness = randomness or SystemRandomness()
+        self._units = units or Units(len(labels))
         require_separable(model, features, labels, loss)
 
     def train(self, theta: Vector, private: PrivateSettings, proximal_mu: float) -> tuple[Vector, PrivateReport]:
@@ -75,7 +79,7 @@ class PrivateTraining:
         model.module.train()
         with gradients_of_records(model) as gradients:
             for _ in range(private.steps):
-                chosen = poisson_batch(self._randomness, len(self._labels), private.sampling_rate).to(start.device)
+                chosen = self._units.batch(self._randomness, private.sampling_rate).to(start.device)
                 total = self._clipped_sum(gradients, chosen, private.clip)
                 noise = standard_normal(self._randomness, len(total)).mul_(private.noise_multiplier * private.clip)
                 # Summed in double precision and rounded to the model's after that; what leaves the site is rounded
@@ -94,14 +98,3 @@ class PrivateTraining:
         for piece in torch.split(chosen, max(1, _MOST_VALUES // each)) if len(chosen) else ():
             total += clipped_sum(gradients, self._model, self._loss, self._features[piece], self._labels[piece], clip)
         return total
-
-
-def poisson_batch(randomness: Randomness, records: int, sampling_rate: float) -> Tensor:
-    """Numbers of the records in a step, each there with chance ``sampling_rate`` and independently of all others.
-
-    The rate is rounded down to a multiple of 2^-64, which is never more than what is accounted for.
-    """
-    words = np.frombuffer(randomness.draw(8 * records), dtype="<u8")
-    bound = int(sampling_rate * 2.0**64)
-    taken = words < np.uint64(bound) if bound < 1 << 64 else np.ones(records, dtype=bool)
-    return torch.from_numpy(np.flatnonzero(taken))

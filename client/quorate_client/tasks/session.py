@@ -58,6 +58,11 @@ class ClassifierSession(ABC):
     @abstractmethod
     def records(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def unit_numbers(self) -> npt.NDArray[np.int64] | None:
+        """Of each training record the number of its unit; None where each is a unit of its own."""
+
     @abstractmethod
     def statistics(self) -> tuple[int, ...]: ...
 
@@ -91,8 +96,10 @@ class ClassifierSession(ABC):
     ) -> tuple[Vector, PrivateReport]:
         if self._private is None:
             from quorate_client.tasks.private import PrivateTraining  # Opacus takes two seconds and 120 MB
+            from quorate_client.tasks.sampling import Units
 
-            self._private = PrivateTraining(self._begun(), *self._training, log_loss, self._settings)
+            units = Units(len(self._training[1]), self.unit_numbers)
+            self._private = PrivateTraining(self._begun(), *self._training, log_loss, self._settings, units=units)
         return self._private.train(theta, settings, proximal_mu)
 
     def evaluate(self, theta: Vector) -> ClassificationTally:
