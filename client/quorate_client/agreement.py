@@ -46,7 +46,7 @@ class Dataset:
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Self:
         """What ``to_plain`` gave. Raises KeyError or TypeError where it is not that."""
-        index = values["index"]
+        index = values.get("index")
         return cls(**values | {"path": Path(values["path"]), "index": None if index is None else Path(index)})
 
 

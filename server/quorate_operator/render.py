@@ -170,7 +170,7 @@ def run_page(view: RunView, now: float) -> RenderableType:
     if view.results:
         parts += [Text(), _results_table(view.results)]
     if spending := latest_spending(view.results):
-        parts += [Text("\nprivacy spent per record, over all studies"), _spending_table(spending)]
+        parts += [Text("\nprivacy spent per record or unit, over all studies"), _spending_table(spending)]
     return _warned(Group(*parts), view.protection == "none")
 
 

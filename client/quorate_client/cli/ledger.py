@@ -125,6 +125,7 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
     year = book.of_last_year(account, max(time.time(), book.unix_s))
     spent = {"ever": accountants.adaptive(book.ever(account), delta), "year": accountants.adaptive(year, delta)}
     return {
+        "dataset": account.dataset,
         "datasets": sorted(book.names(account.dataset)),
         "unit": account.unit,
         "delta": delta,

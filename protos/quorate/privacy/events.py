@@ -38,7 +38,7 @@ class Spending:
     """What a site tells of one data set, as far as its policy allows.
 
     Args:
-        epsilon: Spent per record over all studies, at ``delta``.
+        epsilon: Spent per record (or unit, where the data set names units) over all studies, at ``delta``.
         left: What the site's policy leaves for ever; None without a limit.
     """
 
