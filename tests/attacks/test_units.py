@@ -6,30 +6,34 @@ record, a unit is what is split, drawn, clipped and accounted for, and the name 
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from quorate.errors import PrivacyUnsupportedError, StudyError
+from quorate.exchange import Instruction, Phase, message_id
+from quorate.identity import RunId, SiteName
 from quorate.privacy.events import Event
 from quorate.privacy.plan import training_plan
 from quorate.privacy.terms import Privacy, TrainingPrivacy
 from quorate.secagg.randomness import Randomness, SystemRandomness
 from quorate.study import TaskRef
 from quorate.tasks import task_digest
-from quorate_client.agreement import Dataset
+from quorate_client.agreement import Agreement, Dataset
 from quorate_client.approvals import Datasets
 from quorate_client.data import load_images, load_table, unchanged_index
 from quorate_client.folder import SiteFolder
 from quorate_client.host import TaskHost
 from quorate_client.keys import load_keys
-from quorate_client.ledger_entries import Account, Charge, Limits
+from quorate_client.ledger_entries import Account, Charge, Limits, Spent
+from quorate_client.policy import PrivacyPolicy
 from quorate_client.schema import ImageSchema, TabularSchema, parse_schema
 from quorate_client.state import site_state
 from quorate_client.tasks import PrivateSettings
@@ -37,10 +41,12 @@ from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.sampling import Units
 from quorate_client.tasks.tabular import NAME, TASK
 from quorate_client.tasks.train import FlatModel, LocalSettings, log_loss
+from quorate_client.training import Accounting, Trainer
 from tests.client.command_kit import Result, Run, runner
 from tests.client.consortium import Server
 from tests.client.ledger_kit import opened
 from tests.client.test_privacy_cli import DELTA, TRAINING, offer
+from tests.client.test_training import Task, study
 
 COLUMN = "patient number"
 SCHEMA: dict[str, Any] = {
@@ -173,6 +179,23 @@ def test_noise_and_sampling_follow_from_the_number_of_units(target: Target, serv
     made = training_plan(privacy, privacy.training, plan["units"], 4)
     assert plan["noise_multiplier"] == made.noise_multiplier
     assert "per unit" in target.run("privacy", "plan", "hearts").out
+
+
+def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
+    target.add("visits", visits())
+    dataset, task, of = target.get("visits"), Task(records=5 * PATIENTS), study(training=TRAINING)
+    with opened(target.folder.root, key=load_keys(target.folder.keys).signing) as ledger:
+        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda _: None))
+        name = message_id(RunId("run-1"), 1, Phase.TRAIN, 0, SiteName("east"))
+        instruction = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
+        agreement = Agreement(of, of.digest(), SiteName("east"), dataset, {})
+        asyncio.run(trainer.train(cast(Any, task), cast(Any, None), target.files / "update", instruction, agreement))
+        paid = [entry.content for entry in ledger.entries() if isinstance(entry.content, Spent)]
+    batch = float(TRAINING["batch_size"])
+    rate = batch / unchanged_index(dataset).counts[0]
+    assert [(each.account, each.events[0].sampling_rate) for each in paid] == [(Account("visits", "unit"), rate)]
+    assert task.settings is not None
+    assert (task.settings.sampling_rate, task.settings.expected_batch) == (rate, pytest.approx(batch))
 
 
 def test_the_ledger_says_what_the_promise_is_about(target: Target) -> None:
