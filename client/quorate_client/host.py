@@ -45,6 +45,7 @@ class TaskHost:
 
     def __init__(self) -> None:
         self._session: TaskSession | None = None
+        self._has_units = False
         self._guest_app: object = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +100,9 @@ class TaskHost:
         _check_digest(name, digest)
         task = load_task(task_reference(name))
         task.check(parameters)
-        self._session = task.open(parameters, Dataset.from_plain(dataset), seed)
+        described = Dataset.from_plain(dataset)
+        self._has_units = described.unit == "unit"
+        self._session = task.open(parameters, described, seed)
         return {}
 
     def _measure(self) -> dict[str, Any]:
@@ -126,6 +129,10 @@ class TaskHost:
         if not isinstance(session, PrivateSession):
             raise PrivacyUnsupportedError(
                 "The task cannot train with differential privacy", action="Take a task that can, or leave it out"
+            )
+        if self._has_units and session.unit_numbers is None:
+            raise PrivacyUnsupportedError(
+                "The task draws records where the account is of units", expected="the units that load_table gave it"
             )
         values, report = session.train_privately(_theta(theta), round_number, PrivateSettings(**settings), proximal_mu)
         _write(Path(update), values)

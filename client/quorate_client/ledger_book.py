@@ -24,6 +24,7 @@ from quorate_client.ledger_entries import (
     Registered,
     Reserved,
     Spent,
+    Unit,
     check_signature,
 )
 
@@ -63,15 +64,15 @@ class _AccountSums:
     postings: list[Posting] = field(default_factory=list)
     delta: float = 0.0
 
-    def join(self, other: _AccountSums) -> None:
-        """Add what another account spent: it is about the same people."""
+    def add(self, other: _AccountSums) -> None:
+        """What was charged under another name: it is about the same people."""
         self.ever.update(other.ever)
         for digest, counts in other.studies.items():
             self.studies.setdefault(digest, Counter()).update(counts)
         for run, sums in other.runs.items():
             mine = self.runs.setdefault(run, RunSums(run, sums.study))
             mine.counts.update(sums.counts)
-            mine.rounds |= sums.rounds
+            mine.rounds.update(sums.rounds)
             mine.open += sums.open
             mine.last_unix_s = max(mine.last_unix_s, sums.last_unix_s)
         self.runs = dict(sorted(self.runs.items(), key=lambda item: item[1].last_unix_s))
@@ -143,12 +144,11 @@ class Book:
     # --- sums ---
 
     def accounts(self) -> list[Account]:
-        """Each once, by the first of its names, and per record as soon as anything in it was."""
-        found = []
-        for key, sums in self._accounts.items():
-            units = {posting.reserved.account.unit for posting in sums.postings}
-            found.append(Account(key.dataset, "unit" if units == {"unit"} else key.unit))
-        return sorted(found, key=str)
+        """Each once, by the first of its names; per record as soon as anything in it was."""
+        units: dict[tuple[str, bool], set[Unit]] = {}
+        for account in self._accounts:
+            units.setdefault((min(self.names(account.dataset)), account.unit == "site"), set()).add(account.unit)
+        return sorted((Account(name, min(found)) for (name, _), found in units.items()), key=str)
 
     def names(self, dataset: str) -> set[str]:
         """All data sets with which one has its account in common, itself among them."""
@@ -184,24 +184,26 @@ class Book:
         return events_of(counts)
 
     def _sums(self, account: Account) -> _AccountSums:
-        return self._accounts.get(self._key(account), _AccountSums())
-
-    def _key(self, account: Account) -> Account:
-        """Under what an account is kept. What is per record and what is per unit are one sum: it is the same people."""
-        return Account(min(self.names(account.dataset)), "site" if account.unit == "site" else "record")
+        """Of an account under all its names. What is per record and what is per unit are one sum: it is the same
+        people."""
+        names = self.names(account.dataset)
+        found = [
+            sums
+            for each, sums in self._accounts.items()
+            if each.dataset in names and (each.unit == "site") == (account.unit == "site")
+        ]
+        if len(found) == 1:
+            return found[0]
+        together = _AccountSums()
+        for sums in found:
+            together.add(sums)
+        return together
 
     # --- entries ---
 
     def _register(self, registered: Registered) -> None:
         """The names are one group from here on, and so are those with which each of them was one."""
         group: set[str] = set().union(*(self.names(name) for name in (registered.dataset, *registered.shares)))
-        joined: dict[Account, list[_AccountSums]] = {}
-        for key in [key for key in self._accounts if key.dataset in group]:
-            joined.setdefault(Account(min(group), key.unit), []).append(self._accounts.pop(key))
-        for key, (first, *others) in joined.items():
-            for other in others:
-                first.join(other)
-            self._accounts[key] = first
         self._names |= dict.fromkeys(group, group)
         self.registered.append((registered.dataset, registered.records))
 
@@ -209,7 +211,7 @@ class Book:
         if self.paid_for(reserved.computation):
             raise _impossible(entry.number, "one reservation for each computation")
         posting = Posting(entry, reserved, tally(reserved.events))
-        sums = self._accounts.setdefault(self._key(reserved.account), _AccountSums())
+        sums = self._accounts.setdefault(reserved.account, _AccountSums())
         run = sums.runs.setdefault(reserved.run, RunSums(reserved.run, reserved.study))
         self._computations.add(reserved.computation)
         self._postings[entry.number] = posting
@@ -229,7 +231,7 @@ class Book:
         released = tally(spent.events)
         if not costs_at_most(released, posting.counts):
             raise _impossible(spent.number, "no more than was reserved")
-        sums = self._accounts[self._key(spent.account)]
+        sums = self._accounts[spent.account]
         run = sums.runs[spent.run]
         for total in (sums.ever, run.counts, sums.studies[spent.study_digest]):
             total.subtract(posting.counts)

@@ -273,10 +273,15 @@ def test_a_task_that_knows_no_units_does_not_train_privately() -> None:
         def train_privately(self, *_: object) -> Any:
             raise AssertionError
 
+    class Unaware(Rows):
+        unit_numbers = None
+
     host = TaskHost()
-    host._session = Rows()  # type: ignore[assignment]
-    with pytest.raises(PrivacyUnsupportedError):
-        host._train_privately({}, "", 1, {}, 0.0)
+    host._has_units = True
+    for session in (Rows(), Unaware()):
+        host._session = session  # type: ignore[assignment]
+        with pytest.raises(PrivacyUnsupportedError):
+            host._train_privately({}, "", 1, {}, 0.0)
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
