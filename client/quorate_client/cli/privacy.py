@@ -179,5 +179,5 @@ def _print(study: Study, dataset: Dataset, units: int, made: TrainingPlan, outlo
 
 def _unit_in_words(dataset: Dataset) -> str:
     if dataset.unit == "record":
-        return "one record; of somebody with several less is promised (`data add --unit` names whose they are)"
-    return "one unit with all its records, as the data set's own schema names it"
+        return "one record; a person with several is promised less"
+    return "one unit, with all its records"
