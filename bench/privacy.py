@@ -21,7 +21,8 @@ from quorate.privacy import accounting
 from quorate.privacy.events import Event
 from quorate.privacy.plan import training_plan
 from quorate.study import Study
-from quorate_client.agreement import Dataset
+from quorate_client.data import register
+from quorate_client.folder import SiteFolder, write_private
 from quorate_client.ledger import open_ledger
 from quorate_client.ledger_entries import Account, Charge, Limits
 from quorate_client.ledger_limits import shipped_accountants
@@ -129,9 +130,11 @@ def _auc(sessions: list[TabularSession], theta: np.ndarray[tuple[int], np.dtype[
 def _hospitals(folder: Path) -> list[TabularSession]:
     parameters = _study(1.0).task.parameters
     opened = []
+    site = SiteFolder(folder / "site")
+    site.create()
+    write_private(site.keys / "records.key", bytes(32))  # the same records are held out each time
     for path in hospitals.write(folder).values():
-        records = len(path.read_text(encoding="utf-8").splitlines()) - 1
-        dataset = Dataset(DATASET, "tabular", path, parameters["schema"], TEST_FRACTION, records)
+        dataset = register(DATASET, path, parameters["schema"], TEST_FRACTION, site)
         session: TabularSession = TASK.open(parameters, dataset, 1)
         session.begin(())
         opened.append(session)

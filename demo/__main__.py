@@ -59,7 +59,8 @@ def run(root: Path) -> None:
             consortium.operator("run", "report", PRIVATE, "--format", form, "-o", root / f"report.{form}")
         console.print("\nWhat the hospital east has on its ledger now:")
         consortium.site("east", "ledger", "show", show=True)
-    compare.show(console, tables, SCHEMA, root / "model.npz", root / "model-without-noise.npz")
+    sites = {name: consortium.site_state(name) for name in tables}
+    compare.show(console, tables, sites, SCHEMA, root / "model.npz", root / "model-without-noise.npz")
     console.print(f"model   {root / 'model.npz'}\nreport  {root / 'report.html'} (and .json)\nlogs    {root}/*.log")
 
 

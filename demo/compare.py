@@ -7,6 +7,7 @@ see what no party of a real consortium could: the records of several hospitals a
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,30 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from demo.consortium import DATASET, TEST_FRACTION
-from quorate_client.data import evaluation_part
+from demo.consortium import DATASET
+from quorate_client.approvals import Datasets
+from quorate_client.data import unchanged_index
+from quorate_client.folder import SiteFolder
 from quorate_client.schema import parse_schema, read_schema
+from quorate_client.state import site_state
 from quorate_client.table import read_table
 from quorate_client.tasks.tabular_model import predict
 
 
-def show(console: Console, tables: dict[str, Path], schema: Path, private: Path, without_noise: Path) -> None:
+def show(
+    console: Console,
+    tables: dict[str, Path],
+    sites: dict[str, Path],
+    schema: Path,
+    private: Path,
+    without_noise: Path,
+) -> None:
     """Print AUC and accuracy of each model on all test records together."""
     train, test = {}, {}
     federated: dict[Path, list[np.ndarray]] = {private: [], without_noise: []}
     for name, path in tables.items():
         table = pd.read_csv(path)
-        held_out = evaluation_part(DATASET, len(table), TEST_FRACTION)
+        held_out = _held_out(sites[name])
         train[name], test[name] = table[~held_out], table[held_out]
         for model, found in federated.items():
             found.append(_released_scores(model, schema, path)[held_out])
@@ -55,6 +66,12 @@ def show(console: Console, tables: dict[str, Path], schema: Path, private: Path,
     for name, (auc, accuracy) in figures.items():
         printed.add_row(name, f"{auc:.4f}", f"{accuracy:.3f}")
     console.print(printed)
+
+
+def _held_out(site: Path) -> np.ndarray:
+    """Which of a hospital's records are for evaluation."""
+    with site_state(SiteFolder(site).database) as state:
+        return unchanged_index(Datasets(state, time.time).get(DATASET)).held_out
 
 
 def _released_scores(model: Path, schema: Path, table: Path) -> np.ndarray:

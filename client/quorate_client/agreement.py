@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from quorate.identity import SiteName
 from quorate.study import Study
@@ -14,8 +14,13 @@ from quorate.study import Study
 class Dataset:
     """A registered data set: where it lies, what shape it must have, and how it is split.
 
-    ``schema`` is the parsed schema file. The test part is a fixed pseudo-random ``test_fraction`` of the records,
-    chosen by the data set's name and the record's number, the same at every start.
+    Args:
+        schema: The parsed schema file.
+        test_fraction: The share that is held out, by the records' fingerprints (``record_index.py``).
+        units: To how many units (patients, say) the records belong, where the schema names them; None where each record
+            is a unit of its own.
+        content: Digest of the file, in hex, when it was registered.
+        index: The file of the records' fingerprints.
     """
 
     name: str
@@ -24,6 +29,25 @@ class Dataset:
     schema: dict[str, Any]
     test_fraction: float
     records: int
+    units: int | None = None
+    content: str = ""
+    index: Path | None = None
+
+    @property
+    def unit(self) -> Literal["record", "unit"]:
+        """What privacy is promised to: one record, or one unit with all its records. All that is told of it."""
+        return "record" if self.units is None else "unit"
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON values."""
+        index = None if self.index is None else str(self.index.absolute())
+        return asdict(self) | {"path": str(self.path.absolute()), "index": index}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Self:
+        """What ``to_plain`` gave. Raises KeyError or TypeError where it is not that."""
+        index = values.get("index")
+        return cls(**values | {"path": Path(values["path"]), "index": None if index is None else Path(index)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,22 +45,11 @@ class Datasets:
         self._clock = clock
 
     def add(self, dataset: Dataset) -> None:
-        """Raises AlreadyExistsError when the name is taken, or the same records are there under another one: a second
-        name would be a second privacy budget."""
+        """Raises AlreadyExistsError when the name is taken."""
         with transaction(self._database):
-            same = next((each.name for each in self.all() if each.path.resolve() == dataset.path.resolve()), None)
-            if same is not None and same != dataset.name:
-                raise AlreadyExistsError(
-                    f"These records are registered already, as {same}",
-                    action="Approve studies with that name: a data set has one privacy budget",
-                )
-            if self.find(dataset.name) is not None:
-                raise AlreadyExistsError(
-                    f"There is a data set {dataset.name} already",
-                    action=f"Choose another name, or run `quorate-client data remove {dataset.name}` first",
-                )
+            self.require_free(dataset.name)
             self._database.execute(
-                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     dataset.name,
                     dataset.kind,
@@ -68,8 +57,19 @@ class Datasets:
                     json.dumps(dataset.schema),
                     dataset.test_fraction,
                     dataset.records,
+                    dataset.units,
+                    dataset.content,
+                    None if dataset.index is None else str(dataset.index),
                     self._clock(),
                 ),
+            )
+
+    def require_free(self, name: str) -> None:
+        """Raises AlreadyExistsError when the name is taken."""
+        if self.find(name) is not None:
+            raise AlreadyExistsError(
+                f"There is a data set {name} already",
+                action=f"Choose another name, or run `quorate-client data remove {name}` first",
             )
 
     def find(self, name: str) -> Dataset | None:
@@ -207,7 +207,7 @@ class Answers:
         )
 
 
-_DATASET = "name, kind, path, schema, test_fraction, records"
+_DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index"
 _ANSWER = "digest, canonical, answer, dataset, node_config, signature, answered_unix_s"
 
 
@@ -217,5 +217,6 @@ def _study(canonical: bytes) -> Study:
 
 
 def _dataset(row: Sequence[Any]) -> Dataset:
-    name, kind, path, schema, test_fraction, records = row
-    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records)
+    name, kind, path, schema, test_fraction, records, units, content, index = row
+    place = None if index is None else Path(index)
+    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place)

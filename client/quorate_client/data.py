@@ -2,108 +2,167 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, assert_never
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from quorate.errors import DataError
 from quorate.identity import parse_name
+from quorate_client import fingerprints
 from quorate_client.agreement import Dataset
-from quorate_client.pictures import Images, read_images
+from quorate_client.folder import SiteFolder
+from quorate_client.pictures import Images, read_image_units, read_images
+from quorate_client.record_index import (
+    RecordIndex,
+    content_digest,
+    read_index,
+    records_key,
+    shared_with,
+    write_index,
+)
 from quorate_client.schema import ImageSchema, Schema, TabularSchema, parse_schema, schema_dict
 from quorate_client.schema_fit import require_fit
-from quorate_client.table import Table, read_table
+from quorate_client.table import Table, read_table, read_units
 
-LEAST_RECORDS = 2
-"""Of the training and of the test part each."""
+if TYPE_CHECKING:
+    from quorate_client.ledger import Ledger
 
-_SPLIT_CONTEXT = b"quorate/test-part/v1\x00"
+LEAST = 2
+"""Units of the training and of the test part each."""
 
 
-def register(name: str, path: Path, schema: Mapping[str, Any], test_fraction: float) -> Dataset:
+def register(name: str, path: Path, schema: Mapping[str, Any], test_fraction: float, site: SiteFolder) -> Dataset:
     """Check a file or folder against a schema, record by record, and describe it as a data set.
 
     Args:
         name: What studies will call it at this site.
         path: A .csv, .parquet or .npz file, or a folder with one folder of images for each class.
         schema: The parsed schema (``read_schema``).
-        test_fraction: The share of records that is kept for evaluation, above 0 and below 1.
+        test_fraction: The share of units that is kept for evaluation, above 0 and below 1.
+        site: Its folder of fingerprints gets a file, and is all that is written to. Whose account it is, is another
+            question (``Ledger.register``).
 
     Raises:
         InputError: the name is not valid. SchemaError: the schema is not. DataError: the data do not fit, named by
-            row and column numbers, or too few records are left to train or to evaluate on.
+            row and column numbers, or too few units are left to train or to evaluate on. WrongStateError: the key of
+            the fingerprints is gone.
     """
     parse_name(name, "data set")
     if not 0 < test_fraction < 1:
         raise DataError("The test part must be a share of the records", expected="above 0 and below 1")
     parsed = parse_schema(schema, f"The schema of the data set {name}")
+    key = records_key(site.keys, site.records)
+    content = _digest(path)
     kind: Literal["tabular", "images"]
     match parsed:
         case TabularSchema():
-            kind, records = "tabular", read_table(path, parsed).records
+            kind, table = "tabular", read_table(path, parsed)
+            columns, records = fingerprints.table_columns(parsed), fingerprints.of_table(key, parsed, table)
+            units = read_units(path, parsed, parsed.file.unit) if parsed.file.unit is not None else None
         case ImageSchema():
-            kind, records = "images", read_images(path, parsed).records
+            kind, images = "images", read_images(path, parsed)
+            columns, records = fingerprints.image_columns(images), fingerprints.of_images(key, images)
+            units = read_image_units(path, parsed.file.unit) if parsed.file.unit is not None else None
         case _:
             assert_never(parsed)
-    test = int(evaluation_part(name, records, test_fraction).sum())
-    if min(test, records - test) < LEAST_RECORDS:
+    check = fingerprints.key_check(key)
+    index = RecordIndex(columns, test_fraction, check, records, _of_units(key, path, units, len(records)))
+    trained_on, held_out = index.counts
+    if min(trained_on, held_out) < LEAST:
+        what = "records" if units is None else "units"
         raise DataError(
-            f"{path} leaves too few records for training or for evaluation",
-            expected=f"at least {LEAST_RECORDS} of each",
-            got=f"{records - test} and {test} of {records}",
+            f"{path} leaves too few {what} for training or for evaluation",
+            expected=f"at least {LEAST} of each",
+            got=f"{trained_on} and {held_out} of {trained_on + held_out}",
             action="Add records or change the test fraction",
         )
-    return Dataset(name, kind, path.resolve(), schema_dict(parsed), test_fraction, records)
+    number_of_units = None if units is None else trained_on + held_out
+    described = Dataset(name, kind, path.resolve(), schema_dict(parsed), test_fraction, len(records), number_of_units)
+    return replace(described, content=content, index=write_index(site.records, index))
 
 
-def evaluation_part(name: str, records: int, fraction: float) -> npt.NDArray[np.bool_]:
-    """Which records are for evaluation, [records]: the same at every start and on every machine.
+def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
+    """Give a registered data set its account; all names that have it in common.
 
-    A record's lot is drawn by the data set's name and the record's number, so records that are added at the end leave
-    the lots of the others as they are.
+    Raises:
+        DataError: what was registered before cannot be compared, or was split otherwise. LedgerError.
     """
-    stream = hashlib.shake_256(_SPLIT_CONTEXT + name.encode()).digest(4 * records)
-    return np.frombuffer(stream, dtype="<u4") < fraction * 2**32
+    index, path = _index(dataset)
+    records = bytes.fromhex(path.name)
+    return ledger.register(dataset.name, dataset.unit, records, lambda known: shared_with(index, known, path.parent))
 
 
 def load_table(dataset: Dataset, wanted: TabularSchema) -> tuple[Table, Table]:
     """The training and the test part of a registered table, with the columns of a study's schema.
 
     Raises:
-        SchemaError: the data set does not have what the study asks for. DataError: the file does not fit its schema
-            any more, or holds another number of records.
+        SchemaError: the data set does not have what the study asks for. DataError: it is not what was registered.
     """
     offered = require_fit(_schema(dataset), wanted, dataset.name)
     used = {column.name for column in wanted.columns}
     unused = tuple(column.name for column in offered.columns if column.name not in used)
     file = offered.file.model_copy(update={"ignore": (*offered.file.ignore, *unused)})
+    index = unchanged_index(dataset)
     table = read_table(dataset.path, wanted.model_copy(update={"file": file}))
-    test = _unchanged_evaluation_part(dataset, table.records)
-    return table.part(~test), table.part(test)
+    table = Table(table.columns, table.labels, index.unit_numbers)
+    return table.part(~index.held_out), table.part(index.held_out)
 
 
 def load_images(dataset: Dataset, wanted: ImageSchema) -> tuple[Images, Images]:
     """The training and the test part of registered images. Raises as ``load_table`` does."""
     offered = require_fit(_schema(dataset), wanted, dataset.name)
+    index = unchanged_index(dataset)
     images = read_images(dataset.path, offered)
-    test = _unchanged_evaluation_part(dataset, images.records)
-    return images.part(~test), images.part(test)
+    images = Images(images.pixels, images.labels, index.unit_numbers)
+    return images.part(~index.held_out), images.part(index.held_out)
+
+
+def unchanged_index(dataset: Dataset) -> RecordIndex:
+    """What is known of a data set's records, after its file was found to be the one that was registered.
+
+    Raises:
+        DataError: it is another one: nobody would know whose records are in it.
+    """
+    if _digest(dataset.path) != dataset.content:
+        raise DataError(
+            f"The data set {dataset.name} has changed since it was registered",
+            expected=f"the file with its {dataset.records} records, byte by byte",
+            action="Register it again: `quorate-client data remove`, then `quorate-client data add`",
+        )
+    return _index(dataset)[0]
+
+
+def units_trained_on(dataset: Dataset, records: int) -> int:
+    """From how many units DP-SGD draws: records, or where the data set names units, units of the training part.
+
+    Args:
+        records: Of the training part.
+
+    Raises:
+        DataError: the fingerprints are gone.
+    """
+    return records if dataset.units is None else _index(dataset)[0].counts[0]
+
+
+def _index(dataset: Dataset) -> tuple[RecordIndex, Path]:
+    if dataset.index is None:
+        raise DataError(f"The records of the data set {dataset.name} have no fingerprints", action="Register it again")
+    return read_index(dataset.index), dataset.index
+
+
+def _of_units(key: bytes, path: Path, units: Sequence[str] | None, records: int) -> fingerprints.Fingerprints | None:
+    if units is not None and len(units) != records:
+        raise DataError(f"{path} does not say of each record whose it is", expected=str(records), got=str(len(units)))
+    return None if units is None else fingerprints.of_units(key, units)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return content_digest(path)
+    except OSError as error:
+        raise DataError(f"Cannot read {path}", got=error.strerror or "a damaged file") from None
 
 
 def _schema(dataset: Dataset) -> Schema:
     return parse_schema(dataset.schema, f"The schema of the data set {dataset.name}")
-
-
-def _unchanged_evaluation_part(dataset: Dataset, records: int) -> npt.NDArray[np.bool_]:
-    if records != dataset.records:
-        raise DataError(
-            f"The data set {dataset.name} has changed since it was registered",
-            expected=f"{dataset.records} records",
-            got=str(records),
-            action="Register it again",
-        )
-    return evaluation_part(dataset.name, records, dataset.test_fraction)

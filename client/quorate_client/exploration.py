@@ -16,6 +16,7 @@ from quorate.privacy.plan import TrainingPlan, training_plan
 from quorate.study import Study
 from quorate.tasks import task_reference
 from quorate_client.agreement import Dataset
+from quorate_client.data import units_trained_on
 from quorate_client.tasks import PrivateSession, PrivateSettings, TaskSession, load_task
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ def explore_study(study: Study, dataset: Dataset, epsilons: Sequence[float], rep
 
     private = PrivateTraining(session.trainable())
     training = study.privacy.training
+    units = units_trained_on(dataset, session.records)
     points = [_point(None, None, [_train_openly(study, session)])]
     for epsilon in epsilons:
         wanted = training.model_copy(update={"epsilon": epsilon, "noise_multiplier": None})
-        plan = training_plan(study.privacy, wanted, session.records, study.rounds.count)
-        found = [_train_privately(study, session, private, training.clip, plan) for _ in range(repeat)]
+        plan = training_plan(study.privacy, wanted, units, study.rounds.count)
+        found = [_train_privately(study, session, private, training.clip, plan, units) for _ in range(repeat)]
         points.append(_point(epsilon, plan.noise_multiplier, found))
     return points
 
@@ -80,7 +82,13 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
     for point in points:
         if point.epsilon is None:
             axes.axhline(point.auc, linestyle="--", color="0.4", label="without")
-    axes.set(xscale="log", xticks=x, xlabel="epsilon per record", ylabel="AUC on the site's test records", title=title)
+    axes.set(
+        xscale="log",
+        xticks=x,
+        xlabel="epsilon per record or unit",
+        ylabel="AUC on the site's test records",
+        title=title,
+    )
     axes.set_xticks(x, labels=[f"{epsilon:g}" for epsilon in x])
     axes.minorticks_off()
     axes.legend(loc="lower right", frameon=False)
@@ -88,10 +96,10 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
 
 
 def _train_privately(
-    study: Study, session: TaskSession, private: PrivateTraining, clip: float, plan: TrainingPlan
+    study: Study, session: TaskSession, private: PrivateTraining, clip: float, plan: TrainingPlan, units: int
 ) -> float:
     theta = session.initial()
-    batch = plan.sampling_rate * session.records
+    batch = plan.sampling_rate * units
     settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
     for _ in range(study.rounds.count):
         theta = theta + private.train(theta, settings, 0.0)

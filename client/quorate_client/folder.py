@@ -47,6 +47,10 @@ class SiteFolder:
         return self.root / "ledger.sqlite"
 
     @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    @property
     def spool(self) -> Path:
         return self.root / "spool"
 

@@ -47,6 +47,7 @@ class TaskHost:
     def __init__(self) -> None:
         self._session: TaskSession | None = None
         self._private: PrivateTraining | None = None
+        self._has_units = False
         self._guest_app: object = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +102,9 @@ class TaskHost:
         _check_digest(name, digest)
         task = load_task(task_reference(name))
         task.check(parameters)
-        self._session = task.open(parameters, Dataset(**{**dataset, "path": Path(dataset["path"])}), seed)
+        described = Dataset.from_plain(dataset)
+        self._has_units = described.unit == "unit"
+        self._session = task.open(parameters, described, seed)
         return {}
 
     def _begin(self, statistics: tuple[int, ...]) -> None:
@@ -130,7 +133,7 @@ class TaskHost:
     ) -> dict[str, Any]:
         """The loop is ours. What it trains is the task's, as it was begun the last time."""
         if self._private is None:
-            self._private = _private_training(self._opened)
+            self._private = _private_training(self._opened, has_units=self._has_units)
         _write(Path(update), self._private.train(_theta(theta), PrivateSettings(**settings), proximal_mu))
         return {"records": self._opened.records}
 
@@ -172,11 +175,12 @@ class TaskHost:
         return {"body": base64.b64encode(answer.body).decode()}
 
 
-def _private_training(session: TaskSession) -> PrivateTraining:
+def _private_training(session: TaskSession, *, has_units: bool) -> PrivateTraining:
     """DP-SGD of what a task hands over.
 
     Raises:
-        PrivacyUnsupportedError: it cannot hand over anything, or other records than it counted.
+        PrivacyUnsupportedError: it cannot hand over anything, or other records than it counted, or no units where the
+            account is theirs.
     """
     if not isinstance(session, PrivateSession):
         raise PrivacyUnsupportedError(
@@ -185,6 +189,10 @@ def _private_training(session: TaskSession) -> PrivateTraining:
     from quorate_client.tasks.private import PrivateTraining  # Opacus takes two seconds and 120 MB
 
     trainable = session.trainable()
+    if has_units and trainable.units is None:
+        raise PrivacyUnsupportedError(
+            "The task draws records where the account is of units", expected="the units that load_table gave it"
+        )
     if not len(trainable.features) == len(trainable.labels) == session.records:
         raise PrivacyUnsupportedError(
             "The task hands over other records than those that it counted",

@@ -40,9 +40,11 @@ from quorate_client.ledger_entries import (
     Limits,
     PolicyLimits,
     Refused,
+    Registered,
     Reserved,
     Spent,
     Unbounded,
+    Unit,
     make_entry,
 )
 from quorate_client.ledger_file import LedgerFile, open_file
@@ -197,6 +199,40 @@ class Ledger:
                     account=account,
                 )
                 self._append(book, unbounded)
+
+    # --- accounts ---
+
+    def register(
+        self,
+        dataset: str,
+        unit: Unit,
+        records: bytes,
+        shared_with: Callable[[Sequence[tuple[str, bytes]]], Sequence[str]],
+    ) -> set[str]:
+        """Give a data set its account: its own, or that of the data sets that are about the same people.
+
+        Args:
+            records: Digest of its records' fingerprints.
+            shared_with: Finds those among the names and fingerprints of all that were ever registered. Its errors
+                pass through, and then nothing was registered.
+
+        Returns:
+            All names that have the account in common.
+
+        Raises:
+            LedgerRolledBackError: the ledger is older than it was seen to be. LedgerError: it cannot be used.
+        """
+        with self._appending() as book:
+            registered = Registered(
+                number=book.number + 1,
+                unix_s=max(self._wall(), book.unix_s),
+                dataset=dataset,
+                unit=unit,
+                records=records,
+                shares=tuple(shared_with(book.registered)),
+            )
+            self._append(book, registered)
+            return book.names(dataset)
 
     # --- witnesses ---
 

@@ -27,9 +27,11 @@ from quorate_client.ledger_entries import (
     EventKind,
     Limited,
     Refused,
+    Registered,
     Reserved,
     Spent,
     Unbounded,
+    Unit,
     check_signature,
 )
 
@@ -78,6 +80,26 @@ class _AccountSums:
     """By the study's digest, or by the number of a reservation without a plan."""
     postings: list[Posting] = field(default_factory=list)
 
+    def add(self, other: _AccountSums) -> None:
+        """What was charged under another name: it is about the same people."""
+        self.ever.update(other.ever)
+        for digest, counts in other.studies.items():
+            self.studies.setdefault(digest, Counter()).update(counts)
+        for run, sums in other.runs.items():
+            mine = self.runs.setdefault(run, RunSums(run, sums.study))
+            mine.counts.update(sums.counts)
+            mine.rounds.update(sums.rounds)
+            mine.open += sums.open
+            mine.last_unix_s = max(mine.last_unix_s, sums.last_unix_s)
+        self.runs = dict(sorted(self.runs.items(), key=lambda item: item[1].last_unix_s))
+        self.postings = sorted([*self.postings, *other.postings], key=lambda posting: posting.entry.number)
+        for key, commitment in other.commitments.items():
+            mine_of = self.commitments.setdefault(key, _Commitment())
+            mine_of.counts |= commitment.counts
+            mine_of.last_unix_s = max(mine_of.last_unix_s, commitment.last_unix_s)
+            # Names that were joined later may have spent one study's plan each.
+            mine_of.counts |= self.studies.get(key, Counter()) if isinstance(key, bytes) else Counter()
+
 
 class Book:
     """The sums of the entries that were added, in their order."""
@@ -90,6 +112,9 @@ class Book:
         self.refused_unix_s: list[float] = []
         self.limits: list[Limited] = []
         """What the policy's limits were, oldest first; none before the first."""
+        self.registered: list[tuple[str, bytes]] = []
+        """The names and fingerprints of all data sets that were ever registered."""
+        self._names: dict[str, set[str]] = {}
         self._accounts: dict[Account, _AccountSums] = {}
         self._unbounded: dict[Account | None, dict[tuple[bytes, str], Unbounded]] = {}
         self._postings: dict[int, Posting] = {}
@@ -114,6 +139,8 @@ class Book:
         if entry.number != self.number + 1 or not content.unix_s >= self.unix_s:
             raise _impossible(entry.number, f"number {self.number + 1}, not dated before the entry in front of it")
         match content:
+            case Registered():
+                self._register(content)
             case Reserved():
                 self._reserve(entry, content)
             case Spent():
@@ -145,19 +172,33 @@ class Book:
     # --- sums ---
 
     def accounts(self) -> list[Account]:
+        """Each once, by the first of its names; per record as soon as anything in it was."""
+        units: dict[tuple[str, bool], set[Unit]] = {}
         named = {account for account in self._unbounded if account is not None}
-        return sorted(self._accounts.keys() | named, key=str)
+        for account in self._accounts.keys() | named:
+            units.setdefault((min(self.names(account.dataset)), account.unit == "site"), set()).add(account.unit)
+        return sorted((Account(name, min(found)) for (name, _), found in units.items()), key=str)
+
+    def names(self, dataset: str) -> set[str]:
+        """All data sets with which one has its account in common, itself among them."""
+        return self._names.get(dataset, {dataset})
 
     def runs(self, account: Account) -> list[RunSums]:
         """Oldest first."""
-        return list(self._accounts[account].runs.values()) if account in self._accounts else []
+        return list(self._sums(account).runs.values())
 
     def unbounded(self, account: Account | None, since_unix_s: float = -math.inf) -> list[Unbounded]:
         """The runs that used an account's records without a bound, oldest first; of None those that may have used any
         records of the site, which count for each data set. The statement of a whole site is not about records."""
-        if account is not None and account.unit != "record":
+        if account is not None and account.unit == "site":
             return []
-        runs = {run: each for key in (account, None) for run, each in self._unbounded.get(key, {}).items()}
+        names = set() if account is None else self.names(account.dataset)
+        runs = {
+            run: each
+            for used, of_account in self._unbounded.items()
+            if used is None or used.dataset in names
+            for run, each in of_account.items()
+        }
         return sorted((each for each in runs.values() if each.unix_s > since_unix_s), key=lambda each: each.number)
 
     def committed(
@@ -168,28 +209,26 @@ class Book:
         Args:
             besides: The digest of a study that is left out.
         """
-        sums = self._accounts.get(account, _AccountSums())
         counts: Tally = Counter()
-        for key, commitment in sums.commitments.items():
+        for key, commitment in self._sums(account).commitments.items():
             if key != besides and commitment.last_unix_s > since_unix_s:
                 counts.update(commitment.counts)
         return events_of(counts)
 
     def ever(self, account: Account) -> tuple[Event, ...]:
-        return events_of(self._accounts[account].ever) if account in self._accounts else ()
+        return events_of(self._sums(account).ever)
 
     def of_run(self, account: Account, run: str) -> tuple[Event, ...]:
-        sums = self._accounts.get(account)
-        return events_of(sums.runs[run].counts) if sums is not None and run in sums.runs else ()
+        sums = self._sums(account).runs.get(run)
+        return () if sums is None else events_of(sums.counts)
 
     def of_study(self, account: Account, study_digest: bytes) -> tuple[Event, ...]:
         """Of all its runs, on whatever servers."""
-        sums = self._accounts.get(account)
-        return events_of(sums.studies[study_digest]) if sums is not None and study_digest in sums.studies else ()
+        return events_of(self._sums(account).studies.get(study_digest, Counter()))
 
     def of_last_year(self, account: Account, unix_s: float) -> tuple[Event, ...]:
         """What was reserved in the 365 days before: all but what is older, which the first entries are."""
-        sums = self._accounts.get(account, _AccountSums())
+        sums = self._sums(account)
         counts = sums.ever.copy()
         for posting in sums.postings:
             if posting.reserved.unix_s > unix_s - YEAR_S:
@@ -197,7 +236,29 @@ class Book:
             counts.subtract(posting.counts)
         return events_of(counts)
 
+    def _sums(self, account: Account) -> _AccountSums:
+        """Of an account under all its names. What is per record and what is per unit are one sum: it is the same
+        people."""
+        names = self.names(account.dataset)
+        found = [
+            sums
+            for each, sums in self._accounts.items()
+            if each.dataset in names and (each.unit == "site") == (account.unit == "site")
+        ]
+        if len(found) == 1:
+            return found[0]
+        together = _AccountSums()
+        for sums in found:
+            together.add(sums)
+        return together
+
     # --- entries ---
+
+    def _register(self, registered: Registered) -> None:
+        """The names are one group from here on, and so are those with which each of them was one."""
+        group: set[str] = set().union(*(self.names(name) for name in (registered.dataset, *registered.shares)))
+        self._names |= dict.fromkeys(group, group)
+        self.registered.append((registered.dataset, registered.records))
 
     def _reserve(self, entry: Entry, reserved: Reserved) -> None:
         if self.paid_for(reserved.computation):

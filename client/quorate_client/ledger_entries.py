@@ -31,7 +31,8 @@ TRAIN = "train"
 SALT_BYTES = 16
 _CONTEXT = b"quorate/ledger-entry/v2\x00"
 
-Unit = Literal["record", "site"]
+Unit = Literal["record", "unit", "site"]
+"""What is added or removed: a record, all records of one unit of the data set (a patient, say), or a site's update."""
 EventKind = tuple[float, float]
 """Noise multiplier and sampling rate: only events in which both are the same may be counted together."""
 
@@ -40,7 +41,8 @@ EventKind = tuple[float, float]
 class Account:
     """What a statement of epsilon is about: a data set, and the unit that is added or removed.
 
-    The statements for a record and for the whole site are two; they are never added.
+    The statements for a record or unit and for the whole site are two; they are never added. Data sets that are about
+    the same people have one account (``ledger_book``), whichever of their names is given here.
     """
 
     dataset: str
@@ -87,7 +89,7 @@ class Limits:
     counts_unbounded: bool = True
 
 
-class _Content(BaseModel):
+class _Dated(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="hex", val_json_bytes="hex")
 
     salt: bytes = Field(default_factory=lambda: os.urandom(SALT_BYTES), min_length=SALT_BYTES, max_length=SALT_BYTES)
@@ -95,7 +97,22 @@ class _Content(BaseModel):
     unix_s: float
 
 
-class _OfWork(_Content):
+class Registered(_Dated):
+    """A data set was registered. Names stay with their records for ever, and accounts that were joined stay joined.
+
+    Args:
+        records: Digest of the file with the records' fingerprints.
+        shares: Names under which the same people are known. From here on they all have one account.
+    """
+
+    kind: Literal["registered"] = "registered"
+    dataset: str
+    unit: Unit
+    records: bytes = Field(min_length=32, max_length=32)
+    shares: tuple[str, ...]
+
+
+class _OfWork(_Dated):
     study_digest: bytes = Field(min_length=32, max_length=32)
     run: str
     round_number: int
@@ -150,7 +167,7 @@ PolicyLimits = Mapping[str, float | None]
 """What the site's policy bounds spending by, by its keys; None is no limit."""
 
 
-class Limited(_Content):
+class Limited(_Dated):
     """The policy's limits are not what they were; written before anything is computed under them."""
 
     kind: Literal["limits"] = "limits"
@@ -178,7 +195,7 @@ class Unbounded(_OfWork):
     account: Account | None
 
 
-Content = Reserved | Spent | Refused | Limited | Unbounded
+Content = Registered | Reserved | Spent | Refused | Limited | Unbounded
 _CONTENT: TypeAdapter[Content] = TypeAdapter(Annotated[Content, Field(discriminator="kind")])
 
 

@@ -33,10 +33,12 @@ class Images:
     Args:
         pixels: [records, channels, height, width].
         labels: [records] the number of the class in the schema's ``class_order``.
+        units: [records] equal numbers for the images of one unit; None where each is a unit of its own.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    units: npt.NDArray[np.int64] | None = None
 
     @property
     def records(self) -> int:
@@ -44,7 +46,8 @@ class Images:
 
     def part(self, chosen: npt.NDArray[np.bool_]) -> Images:
         """The records for which ``chosen`` is true."""
-        return Images(self.pixels[chosen], self.labels[chosen])
+        units = None if self.units is None else self.units[chosen]
+        return Images(self.pixels[chosen], self.labels[chosen], units)
 
 
 def read_images(path: Path, schema: ImageSchema) -> Images:
@@ -61,6 +64,34 @@ def read_images(path: Path, schema: ImageSchema) -> Images:
     except OSError as error:
         raise DataError(f"Cannot read {path}", got=error.strerror or "a damaged file") from None
     raise DataError(f"{path} holds no images that can be read", expected="an .npz file or a folder for each class")
+
+
+def read_image_units(path: Path, name: str) -> list[str]:
+    """Whose each image is: the array ``name`` of the .npz file, as text, [records].
+
+    Raises:
+        DataError: the file has no such array, or is a folder: there only file names say whose an image is, and they
+            do so in as many ways as there are hospitals.
+    """
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a folder, in which nothing says whose an image is",
+            expected=f"an .npz file with an array {name}: one whole number or word for each image",
+            action="Put the images into an .npz file, or register them without a unit: privacy is then per image",
+        )
+
+    def fits_units(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+        return "" if len(shape) == 1 and dtype.kind in "iuU" else "N whole numbers or words"
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            units = [str(unit) for unit in _array(path, archive, name, fits_units).tolist()]
+    except (OSError, zipfile.BadZipFile):
+        raise DataError(f"{path} is not an .npz file") from None
+    findings = Findings("image")
+    findings.add([place for place, unit in enumerate(units, 1) if not unit.strip()], f"its {name} is empty")
+    findings.refuse_if_any(path, "Say of each image whose it is")
+    return units
 
 
 def _read_npz(path: Path, schema: ImageSchema) -> Images:

@@ -83,7 +83,8 @@ least_records = 50
 # Largest delta of a study. Absent: 1 / records^1.1 of the data set.
 # largest_delta = 1e-5
 
-# Most epsilon per record that a data set spends in one run, in the last 365 days, and for ever. Absent: no limit.
+# Most epsilon per record (or per unit, where the data set names units) that a data set spends in one run, in the last
+# 365 days, and for ever. Absent: no limit.
 # Once there is a limit, no study without [privacy.training] runs here: nothing bounds what it would spend.
 # epsilon_per_run = 4.0
 # epsilon_per_year = 8.0
@@ -116,7 +117,9 @@ class PrivacyPolicy(BaseModel):
         default=0.0, ge=0, allow_inf_nan=False, description="least noise multiplier of each mechanism that is on"
     )
     largest_clip: _Positive | None = Field(default=None, description="largest norm to which a study may clip")
-    least_records: int = Field(default=50, ge=2, description="least records of a data set for DP-SGD")
+    least_records: int = Field(
+        default=50, ge=2, description="least training records (or units) of a data set for DP-SGD"
+    )
     largest_delta: _Positive | None = Field(
         default=None, description="largest delta of a study; absent: 1 / records^1.1 of the data set"
     )

@@ -127,10 +127,10 @@ class Assessor:
         """
         study, policy = question.study, question.policy
         self._ledger.require_newest()
-        account = Account(question.dataset.name, "record")
+        account = Account(question.dataset.name, question.dataset.unit)
         of_study = self._ledger.events_of_study(account, question.digest)
         others, unbounded = self._ledger.committed(account, question.digest), self._ledger.unbounded(account)
-        plan = plan_training(study, policy, about(training_records(question.dataset)))
+        plan = plan_training(study, policy, about(training_units(question.dataset)))
         if plan is None or study.privacy is None:
             return
         # All runs of a study stay within its plan together; what the earlier ones spent is part of its cost.
@@ -216,9 +216,9 @@ def _is_unknown_call(error: QuorateError) -> bool:
     return isinstance(error, WrongRoleError) or (isinstance(error, TransportError) and is_unimplemented)
 
 
-def training_records(dataset: Dataset) -> int:
-    """How many records a study would train on, but for the luck of the lots that split the data set."""
-    return round(dataset.records * (1 - dataset.test_fraction))
+def training_units(dataset: Dataset) -> int:
+    """From how many records or units a study would draw, but for the luck of the lots that split the data set."""
+    return round((dataset.records if dataset.units is None else dataset.units) * (1 - dataset.test_fraction))
 
 
 def about(records: int) -> int:

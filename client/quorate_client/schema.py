@@ -145,6 +145,11 @@ class TableFile(_Frozen):
         default=",", description="what stands between the cells of a CSV file"
     )
     ignore: tuple[ColumnName, ...] = Field(default=(), description="columns of the file that are never read")
+    unit: ColumnName | None = Field(
+        default=None,
+        description="the column that says whose record it is, such as a patient's number: what privacy is promised to; "
+        "none: each record is by itself",
+    )
 
 
 class TabularSchema(_Frozen):
@@ -159,7 +164,9 @@ class TabularSchema(_Frozen):
     def _columns_have_names(self) -> Self:
         if not self.columns:
             raise ValueError("columns must hold at least one column")
-        _distinct((*(column.name for column in self.columns), self.label.name, *self.file.ignore), "column names")
+        unit = () if self.file.unit is None else (self.file.unit,)
+        names = (*(column.name for column in self.columns), self.label.name, *self.file.ignore, *unit)
+        _distinct(names, "column names")
         return self
 
 
@@ -168,6 +175,12 @@ class ImageFile(_Frozen):
 
     images: str = Field(default="images", min_length=1, description="name of the array of images")
     labels: str = Field(default="labels", min_length=1, description="name of the array of class numbers")
+    unit: str | None = Field(
+        default=None,
+        min_length=1,
+        description="name of the array that says whose image it is: what privacy is promised to; none: each image is "
+        "by itself",
+    )
 
 
 class ImageSchema(Classified):
@@ -225,6 +238,11 @@ def read_schema(path: Path) -> dict[str, Any]:
 def schema_dict(schema: Schema) -> dict[str, Any]:
     """A schema as plain JSON values, all defaults filled in. ``parse_schema`` reads it back."""
     return schema.model_dump(mode="json")
+
+
+def named_unit(schema: Mapping[str, Any], unit: str | None) -> dict[str, Any]:
+    """A site's schema (``schema_dict``) in which ``unit`` says whose each record is, if it is given."""
+    return dict(schema) if unit is None else {**schema, "file": {**schema["file"], "unit": unit}}
 
 
 def _choice(words: tuple[str, ...], what: str) -> None:

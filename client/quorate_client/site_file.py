@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.errors import ConfigError
@@ -28,7 +28,7 @@ class Site:
 
     def write(self, path: Path) -> None:
         agreement = self.agreement
-        dataset = agreement.dataset and asdict(agreement.dataset) | {"path": str(agreement.dataset.path)}
+        dataset = agreement.dataset and agreement.dataset.to_plain()
         content = {
             "site": agreement.site,
             "folder": str(self.folder.absolute()),
@@ -49,7 +49,7 @@ class Site:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            dataset = content["dataset"] and Dataset(**content["dataset"] | {"path": Path(content["dataset"]["path"])})
+            dataset = content["dataset"] and Dataset.from_plain(content["dataset"])
             study = Study.from_canonical(content["study"].encode())
             agreement = Agreement(study, study.digest(), SiteName(content["site"]), dataset, node_config={})
             members = tuple(Member(SiteName(name), *map(bytes.fromhex, keys)) for name, *keys in content["members"])

@@ -28,7 +28,7 @@ CREATE TABLE journal_blobs (
 ) STRICT;
 CREATE TABLE datasets (
     name TEXT PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL, schema TEXT NOT NULL, test_fraction REAL NOT NULL,
-    records INTEGER NOT NULL, added_unix_s REAL NOT NULL
+    records INTEGER NOT NULL, units INTEGER, content TEXT NOT NULL, record_index TEXT, added_unix_s REAL NOT NULL
 ) STRICT;
 CREATE TABLE answers (
     digest BLOB PRIMARY KEY, canonical BLOB NOT NULL, answer TEXT NOT NULL, dataset TEXT, node_config TEXT NOT NULL,

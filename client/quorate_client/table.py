@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +36,12 @@ class Table:
         columns: By name, [records] each: a number, 0 or 1 of a flag, the place of a category in the schema's list; NaN
             where the value is missing.
         labels: [records] the number of the class in the schema's ``class_order``.
+        units: [records] equal numbers for the records of one unit; None where each is a unit of its own.
     """
 
     columns: Mapping[str, Vector]
     labels: npt.NDArray[np.int64]
+    units: npt.NDArray[np.int64] | None = None
 
     @property
     def records(self) -> int:
@@ -47,12 +49,13 @@ class Table:
 
     def part(self, chosen: Mask) -> Table:
         """The records for which ``chosen`` is true."""
-        return Table({name: values[chosen] for name, values in self.columns.items()}, self.labels[chosen])
+        columns = {name: values[chosen] for name, values in self.columns.items()}
+        return Table(columns, self.labels[chosen], None if self.units is None else self.units[chosen])
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some rows: the cells of the schema's columns in the schema's order, the label's last."""
+    """Some rows: the cells of the columns that were asked for, in their order."""
 
     first_row: int
     cells: Sequence[Cells]
@@ -67,7 +70,8 @@ def read_table(path: Path, schema: TabularSchema) -> Table:
     findings = Findings("row")
     kept: list[list[Vector]] = [[] for _ in schema.columns]
     labels: list[npt.NDArray[np.int64]] = []
-    with _opened(path, schema, findings) as (places, pieces):
+    names = [*(column.name for column in schema.columns), schema.label.name]
+    with _opened(path, schema, names, findings) as (places, pieces):
         for piece in pieces:
             for column, place, cells, target in zip(schema.columns, places, piece.cells, kept, strict=False):
                 target.append(checked(column, cells, _report(findings, piece.first_row, place, column.name)))
@@ -80,21 +84,44 @@ def read_table(path: Path, schema: TabularSchema) -> Table:
     return Table(columns, np.concatenate(labels))
 
 
+def read_units(path: Path, schema: TabularSchema, name: str) -> list[str]:
+    """Whose each record is: the cells of the column ``name``, as text, [records].
+
+    Raises:
+        DataError: the file cannot be read, or one is empty.
+    """
+    findings = Findings("row")
+    units: list[str] = []
+    with _opened(path, schema, [name], findings, as_text=True) as (places, pieces):
+        for piece in pieces:
+            cells = cast("Sequence[str]", piece.cells[0])
+            _report(findings, piece.first_row, places[0], name)(np.array([not cell for cell in cells]), "missing")
+            units += cells
+    findings.refuse_if_any(path, _ACTION)
+    return units
+
+
 def _report(findings: Findings, first_row: int, place: int, name: str) -> Report:
     return lambda wrong, what: findings.add((first_row + np.flatnonzero(wrong)).tolist(), what, place + 1, name)
 
 
 @contextmanager
-def _opened(path: Path, schema: TabularSchema, findings: Findings) -> Iterator[tuple[Sequence[int], Iterator[_Piece]]]:
-    """The places of the schema's columns in the file, counted from 0, and the file's pieces."""
+def _opened(
+    path: Path, schema: TabularSchema, names: Sequence[str], findings: Findings, *, as_text: bool = False
+) -> Iterator[tuple[Sequence[int], Iterator[_Piece]]]:
+    """The places of the columns ``names`` in the file, counted from 0, and the file's pieces.
+
+    Args:
+        as_text: Numbers of a Parquet file too: as numbers the longest would lose digits.
+    """
     try:
         match path.suffix.lower():
             case ".csv":
                 with path.open(encoding="utf-8-sig", newline="") as file:
-                    yield _open_csv(path, file, schema, findings)
+                    yield _open_csv(path, file, schema, names, findings)
             case ".parquet":
                 with path.open("rb") as file:
-                    yield _open_parquet(path, file, schema)
+                    yield _open_parquet(path, file, schema, names, as_text)
             case _:
                 raise DataError(f"{path} is no table that can be read", expected="a file named .csv or .parquet")
     except OSError as error:
@@ -104,13 +131,13 @@ def _opened(path: Path, schema: TabularSchema, findings: Findings) -> Iterator[t
 
 
 def _open_csv(
-    path: Path, file: TextIO, schema: TabularSchema, findings: Findings
+    path: Path, file: TextIO, schema: TabularSchema, names: Sequence[str], findings: Findings
 ) -> tuple[Sequence[int], Iterator[_Piece]]:
     rows = _csv_rows(path, file, schema.file.delimiter)
     header = next(rows, None)
     if header is None:
         raise DataError(f"{path} is empty", expected="a header and at least one row")
-    places = _places(path, header, schema)
+    places = _places(path, header, schema, names)
     return places, _csv_pieces(rows, places, len(header), findings)
 
 
@@ -144,7 +171,9 @@ def _csv_pieces(rows: Iterator[list[str]], places: Sequence[int], width: int, fi
         first_row += len(piece)
 
 
-def _open_parquet(path: Path, file: Any, schema: TabularSchema) -> tuple[Sequence[int], Iterator[_Piece]]:
+def _open_parquet(
+    path: Path, file: Any, schema: TabularSchema, names: Sequence[str], as_text: bool
+) -> tuple[Sequence[int], Iterator[_Piece]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -152,17 +181,17 @@ def _open_parquet(path: Path, file: Any, schema: TabularSchema) -> tuple[Sequenc
         source = pq.ParquetFile(file)
     except pa.ArrowException:
         raise DataError(f"{path} is not a Parquet file") from None
-    places = _places(path, list(source.schema_arrow.names), schema)
-    return places, _parquet_pieces(path, source, [*(column.name for column in schema.columns), schema.label.name])
+    places = _places(path, list(source.schema_arrow.names), schema, names)
+    return places, _parquet_pieces(path, source, names, _arrow_texts if as_text else _arrow_cells)
 
 
-def _parquet_pieces(path: Path, source: Any, names: Sequence[str]) -> Iterator[_Piece]:
+def _parquet_pieces(path: Path, source: Any, names: Sequence[str], cells: Callable[[Any], Cells]) -> Iterator[_Piece]:
     import pyarrow as pa
 
     first_row = 1
     try:
         for batch in source.iter_batches(batch_size=_PIECE_ROWS, columns=list(names)):
-            yield _Piece(first_row, [_arrow_cells(batch.column(name)) for name in names])
+            yield _Piece(first_row, [cells(batch.column(name)) for name in names])
             first_row += batch.num_rows
     except pa.ArrowException:
         raise DataError(f"{path} is damaged from row {first_row} on") from None
@@ -174,12 +203,17 @@ def _arrow_cells(column: Any) -> Cells:
     if types.is_integer(column.type) or types.is_floating(column.type) or types.is_decimal(column.type):
         missing = column.is_null().to_numpy(zero_copy_only=False)
         return Numbers(column.cast("float64", safe=False).fill_null(0).to_numpy(zero_copy_only=False), missing)
+    return _arrow_texts(column)
+
+
+def _arrow_texts(column: Any) -> list[str]:
     return ["" if cell is None else str(cell).strip() for cell in column.to_pylist()]
 
 
-def _places(path: Path, header: Sequence[str], schema: TabularSchema) -> list[int]:
-    """Where the schema's columns are, the label's last. All columns of the file must be accounted for."""
-    wanted = [*(column.name for column in schema.columns), schema.label.name]
+def _places(path: Path, header: Sequence[str], schema: TabularSchema, names: Sequence[str]) -> list[int]:
+    """Where the columns ``names`` are. All columns of the schema must be there, and all of the file accounted for."""
+    unit = [] if schema.file.unit is None else [schema.file.unit]
+    wanted = [*(column.name for column in schema.columns), schema.label.name, *unit]
     missing = [name for name in wanted if name not in header]
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
@@ -197,4 +231,4 @@ def _places(path: Path, header: Sequence[str], schema: TabularSchema) -> list[in
             )
         if name in header[:place]:
             raise DataError(f"Column {place + 1} of {path} has the same name as column {header.index(name) + 1}")
-    return [header.index(name) for name in wanted]
+    return [header.index(name) for name in names]

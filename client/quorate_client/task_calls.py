@@ -149,21 +149,14 @@ class TaskCalls:
         if worker.ready_for == _OPENED:
             return
         worker.ready_for = b""
-        study, dataset = self._agreement.study, self._dataset
+        study = self._agreement.study
         await self._call(
             worker,
             "open",
             name=study.task.name,
             digest=study.task.digest,
             parameters=study.task.parameters,
-            dataset={
-                "name": dataset.name,
-                "kind": dataset.kind,
-                "path": str(dataset.path.absolute()),
-                "schema": dataset.schema,
-                "test_fraction": dataset.test_fraction,
-                "records": dataset.records,
-            },
+            dataset=self._dataset.to_plain(),
             seed=study.seed,
         )
         worker.ready_for = _OPENED

@@ -51,7 +51,8 @@ class Accounting:
         """
         privacy = agreement.study.privacy
         if privacy is None or privacy.training is None:
-            account = _account(agreement.dataset, "record") if agreement.dataset is not None else None
+            dataset = agreement.dataset
+            account = Account(dataset.name, dataset.unit) if dataset is not None else None
             self.ledger.record_unbounded(account, agreement.study.name, agreement.digest, run)
 
     def note_limits(self) -> None:
@@ -113,13 +114,13 @@ class Trainer:
             return await task.train(state, update, number, self._seed(), pull)
         if self._records is None:
             self.admit(await task.measure())
-        records = self._records or 0
         if self._accounting is None or agreement.dataset is None:
             raise PrivacyUnsupportedError(
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
                 action="Open the site's ledger where its engine is made, as the daemon does",
             )
-        plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), records)
+        units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
+        plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), units)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy) for charge in charges]
         if plan is None or privacy.training is None:
@@ -130,14 +131,15 @@ class Trainer:
                 plan.noise_multiplier,
                 plan.sampling_rate,
                 plan.steps,
-                expected_batch=plan.sampling_rate * records,
+                expected_batch=plan.sampling_rate * units,
             )
             trained = (await task.train_privately(state, update, settings, pull)).records
         # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
         for reservation, charge in zip(paid, charges, strict=True):
             await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
         if plan is not None:
-            await asyncio.to_thread(_note, self._accounting, _account(agreement.dataset, "record"))
+            account = Account(agreement.dataset.name, agreement.dataset.unit)
+            await asyncio.to_thread(_note, self._accounting, account)
         return Trained(trained, 0)
 
     def _seed(self) -> int:
@@ -156,19 +158,21 @@ def _note(accounting: Accounting, account: Account) -> None:
     accounting.noted(accounting.ledger.spent(account, limits.delta), accounting.ledger.left(account, limits))
 
 
-def _account(dataset: Dataset, unit: Unit) -> Account:
-    return Account(dataset.name, unit)
+def _units(dataset: Dataset, records: int) -> int:
+    from quorate_client.data import units_trained_on  # imports numpy
+
+    return units_trained_on(dataset, records)
 
 
 def _charges(
     instruction: Instruction, agreement: Agreement, dataset: Dataset, plan: TrainingPlan | None, of_site: Event | None
 ) -> list[Charge]:
-    """What a round releases of the data set: per record, and of the site as a whole."""
-    events: list[tuple[Unit, Event]] = [("record", plan.round_event)] if plan is not None else []
+    """What a round releases of the data set: per record or unit, and of the site as a whole."""
+    events: list[tuple[Unit, Event]] = [(dataset.unit, plan.round_event)] if plan is not None else []
     events += [("site", of_site)] if of_site is not None else []
     return [
         Charge(
-            _account(dataset, unit),
+            Account(dataset.name, unit),
             agreement.study.name,
             agreement.digest,
             instruction.run,

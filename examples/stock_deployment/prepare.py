@@ -41,7 +41,7 @@ def prepare(file: Path, folder: Path, tables: dict[str, Path]) -> Study:
     (folder / "sites").mkdir(exist_ok=True)
     (folder / "study.json").write_bytes(study.canonical())
     for name, state in states.items():
-        dataset = register(DATASET, tables[name].resolve(), study.task.parameters["schema"], TEST_FRACTION)
+        dataset = register(DATASET, tables[name].resolve(), study.task.parameters["schema"], TEST_FRACTION, state)
         agreement = Agreement(study, study.digest(), name, dataset, node_config={})
         present = tuple(member for member in members if member.name in study.site_names)
         Site(agreement, state.root, present).write(folder / "sites" / f"{name}.json")

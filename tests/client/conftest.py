@@ -31,6 +31,7 @@ from quorate_client.metrics import ClientMetrics
 from quorate_client.state import ConnectionReport, State, open_state
 
 from .consortium import NAME, Authority, RunningServer, Server, Visit, blocking_server, start_server
+from .data_kit import fix_split
 
 SITE = SiteName("north")
 OTHERS = ("east", "south", "west")
@@ -88,6 +89,7 @@ def enrol(
     save_identity(folder.keys, identity, services.authority.pem, certificate)
     services.members[name] = keys.member(SiteName(name))
     folder.policy.write_text(POLICY)
+    fix_split(folder)
 
 
 @pytest.fixture

@@ -413,16 +413,6 @@ def test_a_data_set_is_not_registered_twice(run: Run, joined: SiteFolder, datase
     assert "already_exists" in result.err
 
 
-def test_the_same_records_are_not_registered_under_a_second_name(
-    run: Run, joined: SiteFolder, dataset: str, tmp_path: Path
-) -> None:
-    """It would be a second privacy budget for them."""
-    (tmp_path / "link.csv").symlink_to(tmp_path / "records.csv")
-    for path in ("records.csv", "link.csv"):
-        again = run("data", "add", "visits-2", tmp_path / path, "--schema", tmp_path / "schema.toml")
-        assert (again.code, "one privacy budget" in again.err) == (2, True)
-
-
 def test_records_that_do_not_fit_are_named_by_number_and_not_shown(
     run: Run, joined: SiteFolder, tmp_path: Path
 ) -> None:

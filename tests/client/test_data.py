@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from quorate.errors import DataError, InputError, SchemaError
 from quorate_client.agreement import Dataset
-from quorate_client.data import evaluation_part, load_images, load_table, register
+from quorate_client.data import load_images, load_table, register, unchanged_index
+from quorate_client.folder import SiteFolder
 from quorate_client.schema import ImageSchema, TabularSchema, parse_schema
+from tests.client.data_kit import a_site
 from tests.client.real_data import real_data
 
 TABLE: dict[str, Any] = {
@@ -34,6 +36,10 @@ def write_table(folder: Path, records: int) -> Path:
     return path
 
 
+def held_out(dataset: Dataset) -> npt.NDArray[np.bool_]:
+    return unchanged_index(dataset).held_out
+
+
 def wanted(columns: list[dict[str, Any]]) -> TabularSchema:
     schema = parse_schema({**TABLE, "columns": columns, "file": {}}, "The study")
     assert isinstance(schema, TabularSchema)
@@ -42,40 +48,40 @@ def wanted(columns: list[dict[str, Any]]) -> TabularSchema:
 
 def test_a_table_that_fits_is_registered_with_its_number_of_records(tmp_path: Path) -> None:
     path = write_table(tmp_path, 30)
-    dataset = register("numbers", path, TABLE, 0.2)
+    dataset = register("numbers", path, TABLE, 0.2, a_site(tmp_path))
     assert (dataset.name, dataset.kind, dataset.path, dataset.records) == ("numbers", "tabular", path.resolve(), 30)
     assert dataset.schema["columns"][0]["missing"] == "refuse"
-    assert register("numbers", path, dataset.schema, 0.2) == dataset
+    assert register("numbers", path, dataset.schema, 0.2, a_site(tmp_path)) == dataset
 
 
 def test_images_that_fit_are_registered(tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     np.savez(path, images=np.zeros((20, 2, 2), dtype=np.uint8), labels=np.arange(20) % 2)
-    dataset = register("images", path, IMAGES, 0.5)
+    dataset = register("images", path, IMAGES, 0.5, a_site(tmp_path))
     assert (dataset.kind, dataset.records) == ("images", 20)
     schema = parse_schema(IMAGES, "The study")
     assert isinstance(schema, ImageSchema)
     training, test = load_images(dataset, schema)
     assert training.records + test.records == 20
-    assert test.records == evaluation_part("images", 20, 0.5).sum()
+    assert test.records == held_out(dataset).sum()
 
 
 def test_data_that_do_not_fit_are_not_registered(tmp_path: Path) -> None:
     path = write_table(tmp_path, 1001)
     with pytest.raises(DataError, match="row 1001, column 1 \\(number\\): out of range"):
-        register("numbers", path, TABLE, 0.2)
+        register("numbers", path, TABLE, 0.2, a_site(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "error"), [("Jane Doe", InputError), ("", InputError), ("a" * 64, InputError)])
 def test_a_name_that_is_not_valid_is_refused(tmp_path: Path, name: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="cannot be the name of a data set"):
-        register(name, write_table(tmp_path, 30), TABLE, 0.2)
+        register(name, write_table(tmp_path, 30), TABLE, 0.2, a_site(tmp_path))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])
 def test_a_test_part_of_nothing_or_of_everything_is_refused(tmp_path: Path, fraction: float) -> None:
     with pytest.raises(DataError, match="above 0 and below 1"):
-        register("numbers", write_table(tmp_path, 30), TABLE, fraction)
+        register("numbers", write_table(tmp_path, 30), TABLE, fraction, a_site(tmp_path))
 
 
 @pytest.mark.parametrize(("records", "fraction"), [(3, 0.5), (30, 0.001), (30, 0.999)])
@@ -83,31 +89,29 @@ def test_fewer_than_two_records_to_train_or_to_evaluate_on_are_refused(
     tmp_path: Path, records: int, fraction: float
 ) -> None:
     with pytest.raises(DataError, match="leaves too few records"):
-        register("numbers", write_table(tmp_path, records), TABLE, fraction)
+        register("numbers", write_table(tmp_path, records), TABLE, fraction, a_site(tmp_path))
 
 
 def test_a_schema_that_is_not_valid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="The schema of the data set numbers has 1 problem"):
-        register("numbers", write_table(tmp_path, 30), {**TABLE, "columns": []}, 0.2)
+        register("numbers", write_table(tmp_path, 30), {**TABLE, "columns": []}, 0.2, a_site(tmp_path))
 
 
-def test_the_test_part_is_the_same_at_every_start_and_everywhere() -> None:
-    part = evaluation_part("heart", 20, 0.3)
-    assert np.flatnonzero(part).tolist() == [5, 8, 9, 13, 15, 16, 18, 19]
-    assert abs(evaluation_part("heart", 20_000, 0.3).mean() - 0.3) < 0.01
-
-
-def test_the_test_part_depends_on_the_name_and_grows_with_the_records() -> None:
-    assert (evaluation_part("heart", 1000, 0.3)[:400] == evaluation_part("heart", 400, 0.3)).all()
-    assert (evaluation_part("heart", 400, 0.3) != evaluation_part("lung", 400, 0.3)).any()
-    assert (evaluation_part("heart", 400, 0.3) <= evaluation_part("heart", 400, 0.5)).all()
+def test_the_test_part_is_the_same_at_every_start_and_another_at_each_site(tmp_path: Path) -> None:
+    path, site = write_table(tmp_path, 400), a_site(tmp_path)
+    first, again = (register("numbers", path, TABLE, 0.3, site) for _ in range(2))
+    assert (held_out(first) == held_out(again)).all()
+    assert 80 < held_out(first).sum() < 160
+    elsewhere = SiteFolder(tmp_path / "elsewhere")
+    elsewhere.create()
+    assert (held_out(first) != held_out(register("numbers", path, TABLE, 0.3, elsewhere))).any()
 
 
 def test_a_study_gets_the_columns_it_asks_for_in_its_own_order(tmp_path: Path) -> None:
-    dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3)
+    dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3, a_site(tmp_path))
     training, test = load_table(dataset, wanted(TABLE["columns"][::-1]))
     assert list(training.columns) == ["half", "number"]
-    chosen = evaluation_part("numbers", 30, 0.3)
+    chosen = held_out(dataset)
     assert test.columns["number"].tolist() == np.flatnonzero(chosen).tolist()
     assert training.columns["number"].tolist() == np.flatnonzero(~chosen).tolist()
     fewer, _ = load_table(dataset, wanted(TABLE["columns"][:1]))
@@ -115,7 +119,7 @@ def test_a_study_gets_the_columns_it_asks_for_in_its_own_order(tmp_path: Path) -
 
 
 def test_data_that_lack_what_a_study_asks_for_are_not_loaded(tmp_path: Path) -> None:
-    dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3)
+    dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3, a_site(tmp_path))
     with pytest.raises(SchemaError, match="The data set numbers does not have what the study asks for"):
         load_table(dataset, wanted([{"name": "third", "type": "flag"}]))
     schema = parse_schema(IMAGES, "The study")
@@ -125,20 +129,21 @@ def test_data_that_lack_what_a_study_asks_for_are_not_loaded(tmp_path: Path) -> 
 
 
 def test_data_that_changed_since_they_were_registered_are_not_loaded(tmp_path: Path) -> None:
-    dataset: Dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3)
+    dataset: Dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3, a_site(tmp_path))
     write_table(tmp_path, 31)
-    with pytest.raises(DataError, match=r"has changed since it was registered\. Expected 30 records; got 31"):
+    with pytest.raises(DataError, match="has changed since it was registered"):
         load_table(dataset, wanted(TABLE["columns"]))
-    assert load_table(replace(dataset, records=31), wanted(TABLE["columns"]))[0].records > 0
+    write_table(tmp_path, 30)
+    assert load_table(dataset, wanted(TABLE["columns"]))[0].records > 0
 
 
-def test_real_credit_records_are_registered() -> None:
+def test_real_credit_records_are_registered(tmp_path: Path) -> None:
     path = real_data("credit_default/credit_default.csv")
     numbers = [{"name": f"X{n}", "type": "number", "range": [-1e6, 1e7]} for n in range(1, 24)]
     schema = {"kind": "tabular", "columns": numbers, "label": {"name": "Y", "classes": [0, 1]}}
     with pytest.raises(DataError, match=r"Column 1 of .* is not in its schema"):
-        register("credit", path, schema, 0.3)
-    assert register("credit", path, {**schema, "file": {"ignore": ["ID"]}}, 0.3).records == 30_000
+        register("credit", path, schema, 0.3, a_site(tmp_path))
+    assert register("credit", path, {**schema, "file": {"ignore": ["ID"]}}, 0.3, a_site(tmp_path)).records == 30_000
     ages = [{"name": "X5", "type": "integer", "range": [21, 75]}, *numbers[:4], *numbers[5:]]
     with pytest.raises(DataError, match=r"in 1 place\. Got row 18246, column 6 \(X5\): out of range"):
-        register("credit", path, {**schema, "columns": ages, "file": {"ignore": ["ID"]}}, 0.3)
+        register("credit", path, {**schema, "columns": ages, "file": {"ignore": ["ID"]}}, 0.3, a_site(tmp_path))

@@ -17,6 +17,7 @@ from quorate_client.agreement import Dataset
 from quorate_client.data import load_images, register
 from quorate_client.tasks.image import TASK, ImageParameters
 from quorate_client.tasks.image_session import build, predict
+from tests.client.data_kit import a_site
 from tests.client.real_data import real_data
 
 SCHEMA: dict[str, Any] = {"kind": "images", "height": 12, "width": 10, "channels": 1, "classes": ["left", "right"]}
@@ -32,7 +33,7 @@ def bars(folder: Path, records: int = 200) -> Dataset:
         column = rng.integers(0, 5) + 5 * right
         image[2:10, column] = 200
     np.savez(folder / "bars.npz", images=pixels, labels=labels)
-    return register("bars", folder / "bars.npz", SCHEMA, 0.3)
+    return register("bars", folder / "bars.npz", SCHEMA, 0.3, a_site(folder))
 
 
 def trained(session: Any, rounds: int) -> npt.NDArray[np.float32]:
@@ -121,7 +122,7 @@ def test_colour_images_of_several_classes_are_learnt(tmp_path: Path) -> None:
     pixels[np.arange(150), 3, 4, labels] = 255
     np.savez(tmp_path / "dots.npz", images=pixels, labels=labels)
     schema = {"kind": "images", "height": 8, "width": 8, "channels": 3, "classes": ["red", "green", "blue"]}
-    dataset = register("dots", tmp_path / "dots.npz", schema, 0.3)
+    dataset = register("dots", tmp_path / "dots.npz", schema, 0.3, a_site(tmp_path))
     parameters = {"schema": schema, "filters": [8], "optimizer": "adam", "learning_rate": 0.02, "epochs": 4}
     session = TASK.open(parameters, dataset, 3)
     tally = session.evaluate(trained(session, 4))
@@ -145,6 +146,6 @@ def test_real_breast_ultrasound_is_learnt(tmp_path: Path) -> None:
         "classes": ["malignant", "benign"],
         "positive": "malignant",
     }
-    dataset = register("breast", tmp_path / "breast.npz", schema, 0.2)
+    dataset = register("breast", tmp_path / "breast.npz", schema, 0.2, a_site(tmp_path))
     session = TASK.open({"schema": schema, "optimizer": "adam", "learning_rate": 0.001}, dataset, 3)
     assert session.evaluate(trained(session, 15)).metrics()["auc"] > 0.82  # logistic regression on pixels: 0.800

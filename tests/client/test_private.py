@@ -18,8 +18,9 @@ from quorate.errors import ConfigError, PrivacyUnsupportedError, UpdateNotFinite
 from quorate.secagg.randomness import Randomness, SystemRandomness
 from quorate_client.tasks import PrivateSettings, Trainable, private
 from quorate_client.tasks.gaussian import standard_normal
-from quorate_client.tasks.private import PrivateTraining, poisson_batch
+from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.record_gradients import clipped_sum, gradients_of_records
+from quorate_client.tasks.sampling import poisson_batch
 from quorate_client.tasks.train import FlatModel, LocalSettings, Loss, log_loss
 
 CPU = torch.device("cpu")

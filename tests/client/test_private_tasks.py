@@ -31,6 +31,7 @@ from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.tabular import TASK as TABULAR
 from quorate_client.tasks.tabular_model import SUM_ONE, features, predict, range_standardisation
 from quorate_client.workers import TaskWorker, TaskWorkers, WorkerKey
+from tests.client.data_kit import a_site
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     make_agreement,
@@ -64,13 +65,13 @@ def dataset(folder: Path, records: int = 200) -> Dataset:
         table = csv.writer(file)
         table.writerow(["age", "pressure", "stage", "smoker", "died"])
         table.writerows([(*row[:3], int(row[3]), row[4]) for row in rows])
-    return register("records", path, SCHEMA, 0.2)
+    return register("records", path, SCHEMA, 0.2, a_site(folder))
 
 
 def images(folder: Path) -> Dataset:
     rng = np.random.default_rng(1)
     np.savez(folder / "images.npz", images=rng.integers(0, 256, (60, 8, 8)).astype(np.uint8), labels=np.arange(60) % 3)
-    return register("images", folder / "images.npz", IMAGE_SCHEMA, 0.2)
+    return register("images", folder / "images.npz", IMAGE_SCHEMA, 0.2, a_site(folder))
 
 
 IMAGE_SCHEMA: dict[str, Any] = {"kind": "images", "height": 8, "width": 8, "channels": 1, "classes": [0, 1, 2]}

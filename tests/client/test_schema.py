@@ -119,7 +119,7 @@ def test_something_that_is_no_mapping_is_refused(content: object) -> None:
 def test_a_schema_file_is_read_with_its_defaults_filled_in(tmp_path: Path) -> None:
     path = tmp_path / "images.toml"
     path.write_text('kind = "images"\nheight = 8\nwidth = 8\nchannels = 3\nclasses = ["a", "b"]\n')
-    assert read_schema(path)["file"] == {"images": "images", "labels": "labels"}
+    assert read_schema(path)["file"] == {"images": "images", "labels": "labels", "unit": None}
 
 
 def test_a_schema_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:

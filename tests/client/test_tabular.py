@@ -26,6 +26,7 @@ from quorate_client.table import Table
 from quorate_client.tasks import TaskSession
 from quorate_client.tasks.tabular import TASK
 from quorate_client.tasks.tabular_model import SUM_ONE, SUMS_PER_COLUMN, column_sums, features, predict, standardisation
+from tests.client.data_kit import a_site
 from tests.client.real_data import real_data
 
 SCHEMA: dict[str, Any] = {
@@ -81,7 +82,7 @@ def breast_cancer(folder: Path) -> tuple[dict[str, Any], list[Dataset]]:
         chosen = rng.permutation(members)
         rows = [[*map(repr, measured[i].tolist()), ("malignant", "benign")[benign[i]]] for i in chosen]
         path = write(folder / f"{number}.csv", [*names, "diagnosis"], rows)
-        datasets.append(register(f"hospital-{number}", path, content, 0.25))
+        datasets.append(register(f"hospital-{number}", path, content, 0.25, a_site(path.parent)))
     return content, datasets
 
 
@@ -253,7 +254,7 @@ def test_a_perceptron_learns_what_a_line_cannot(tmp_path: Path) -> None:
     rows = [[*map(repr, point.tolist()), int(point[0] * point[1] > 0)] for point in points]
     columns = [{"name": name, "type": "number", "range": [-1, 1]} for name in ("a", "b")]
     content = {"kind": "tabular", "columns": columns, "label": {"name": "same", "classes": [0, 1]}}
-    dataset = register("signs", write(tmp_path / "signs.csv", ["a", "b", "same"], rows), content, 0.3)
+    dataset = register("signs", write(tmp_path / "signs.csv", ["a", "b", "same"], rows), content, 0.3, a_site(tmp_path))
     areas = []
     for choice in ({"model": "logistic"}, {"model": "mlp", "hidden": [16, 8]}):
         parameters = {"schema": content, "optimizer": "adam", "learning_rate": 0.02, "epochs": 5, **choice}
@@ -273,7 +274,9 @@ def test_several_classes_are_learnt_and_released(tmp_path: Path) -> None:
     rows = [[repr(float(level)), "abc"[int(level)]] for level in levels]
     columns = [{"name": "level", "type": "number", "range": [0, 3]}]
     content = {"kind": "tabular", "columns": columns, "label": {"name": "grade", "classes": ["a", "b", "c"]}}
-    dataset = register("grades", write(tmp_path / "grades.csv", ["level", "grade"], rows), content, 0.3)
+    dataset = register(
+        "grades", write(tmp_path / "grades.csv", ["level", "grade"], rows), content, 0.3, a_site(tmp_path)
+    )
     session = TASK.open({"schema": content, "optimizer": "adam", "epochs": 10}, dataset, 3)
     theta = federate([session], rounds=5)
     found = session.evaluate(theta)
@@ -312,7 +315,7 @@ def test_a_session_that_has_not_begun_refuses_to_work(tmp_path: Path) -> None:
             attempt()
 
 
-def test_real_credit_records_give_the_reference_area() -> None:
+def test_real_credit_records_give_the_reference_area(tmp_path: Path) -> None:
     path = real_data("credit_default/credit_default.csv")
     ranges = {
         1: [0, 1e6],
@@ -333,7 +336,7 @@ def test_real_credit_records_give_the_reference_area() -> None:
         "label": {"name": "Y", "classes": [0, 1]},
         "file": {"ignore": ["ID"]},
     }
-    dataset = register("credit", path, content, 0.3)
+    dataset = register("credit", path, content, 0.3, a_site(tmp_path))
     session = TASK.open({"schema": content, "batch_size": 256, "learning_rate": 0.5}, dataset, 3)
     theta = federate([session], rounds=5)
     assert session.evaluate(theta).metrics()["auc"] > 0.71  # a central logistic regression: 0.716

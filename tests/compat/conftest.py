@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from demo.hospitals import write as write_tables
-from quorate_client.folder import RELEASED_MODEL
+from quorate_client.folder import RELEASED_MODEL, SiteFolder
+from tests.client.data_kit import fix_split
 from tests.client.engine_processes import end_engines
 from tests.compat import malignancy
 from tests.compat.consortium_kit import APPS, SITES, Consortium
@@ -69,9 +70,18 @@ def own_transport(
     return outcomes
 
 
+def _fix_splits(folder: Path) -> None:
+    """The sites of a stock deployment hold out the records that they hold out on Quorate's own transport."""
+    for name in SITES:
+        site = SiteFolder(folder / f"state-{name}")
+        site.create()
+        fix_split(site)
+
+
 @pytest.fixture
 def prepared(study_files: dict[str, Path], tables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
     """A folder with what the example's own program writes for a stock deployment, without protection."""
+    _fix_splits(tmp_path)
     PREPARE(study_files["none"], tmp_path, tables)
     yield tmp_path
     end_engines(tmp_path)
@@ -80,6 +90,7 @@ def prepared(study_files: dict[str, Path], tables: dict[str, Path], tmp_path: Pa
 @pytest.fixture
 def prepared_in_secret(study_files: dict[str, Path], tables: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
     """The same under secure aggregation."""
+    _fix_splits(tmp_path)
     PREPARE(study_files["secagg"], tmp_path, tables)
     yield tmp_path
     end_engines(tmp_path)

@@ -23,10 +23,12 @@ from quorate.secagg.release import ReleaseKey
 from quorate.study import Study, StudyFile
 from quorate.tasks import task_digest
 from quorate_client.cli import app as client_command
+from quorate_client.folder import SiteFolder
 from quorate_operator.client import OperatorClient
 from quorate_operator.files import invitation_text
 from quorate_operator.profile import Profile
 from quorate_server.founding import found
+from tests.client.data_kit import fix_split
 
 REPOSITORY = Path(__file__).parents[2]
 APPS = (REPOSITORY / "examples" / "flower_quickstart", Path(__file__).parent / "apps")
@@ -204,6 +206,7 @@ class Consortium:
 
     def register(self, name: str, dataset: str, table: Path, schema: Path) -> None:
         """Register records at a site."""
+        fix_split(SiteFolder(self.sites[name].state))
         _site_command("data", "add", dataset, table, "--schema", schema, "--state", self.sites[name].state)
 
     def approved(self, file: Path, node_config: Callable[[str], Sequence[str]]) -> Study:

@@ -11,15 +11,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 
-from quorate_client.data import evaluation_part
+from quorate_client.data import register, unchanged_index
 from quorate_client.schema import parse_schema, read_schema
 from quorate_client.table import read_table
 from quorate_client.tasks.tabular_model import predict
+from tests.client.data_kit import a_site
 from tests.compat.consortium_kit import REPOSITORY, SITES
 
 APP = REPOSITORY / "examples" / "stock_deployment"
@@ -67,7 +69,9 @@ def outcome(model: Path, tables: Mapping[str, Path]) -> Outcome:
     scores, truths = [], []
     for path in tables.values():
         table = read_table(path, schema)
-        held_out = evaluation_part(DATASET, table.records, 0.2)
+        with TemporaryDirectory() as folder:
+            registered = register(DATASET, path, read_schema(SCHEMA), 0.2, a_site(Path(folder)))
+            held_out = unchanged_index(registered).held_out
         positive = metadata["classes"].index("malignant")
         scores.append(predict(arrays, metadata, table)[held_out][:, positive])
         truths.append(np.asarray(table.labels)[held_out] == positive)

@@ -22,10 +22,12 @@ import numpy.typing as npt
 
 from quorate.errors import ServerIdentityError, ServerUnreachableError
 from quorate.runs import RunState, RunView
+from quorate_client.folder import SiteFolder
 from quorate_operator.client import OperatorClient
 from quorate_operator.files import write_download
 from quorate_operator.profile import Profile
 from quorate_operator.release import load_key, opened
+from tests.client.data_kit import fix_split
 from tests.integration.processes import (
     BIN,
     PATIENCE_S,
@@ -210,6 +212,10 @@ class Template:
         commands(
             "quorate-client",
             ["join", self.root / f"{name}.json", "--state", state],
+        )
+        fix_split(SiteFolder(state))
+        commands(
+            "quorate-client",
             ["data", "add", name, table, *schema, "--state", state],
         )
         policy = {

@@ -34,6 +34,7 @@ from quorate_client.keys import make_or_load_keys
 from quorate_client.model_state import THETA_OFFSET
 from quorate_client.site_file import Site
 from quorate_server import flower as server
+from tests.client.data_kit import fix_split
 from tests.client.engine_processes import end_engines, engines
 from tests.compat.reference import RUN_ID, InProcessGrid
 from tests.integration.consortium_kit import SCHEMA, SECRET, shares_in
@@ -70,6 +71,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     members = []
     for name, folder in folders.items():
         folder.create()
+        fix_split(folder)
         members.append(make_or_load_keys(folder.keys).member(name))
         (folder.work / "control").mkdir()
         (folder.work / "control" / "keep").touch()
@@ -79,7 +81,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     study = StudyFile.read(tmp_path / "study.toml").resolve("tests", keys, task_digest)
     (tmp_path / "study.json").write_bytes(study.canonical())
     for name, folder in folders.items():
-        dataset = register(name, tmp_path / f"{name}.csv", study.task.parameters["schema"], 0.5)
+        dataset = register(name, tmp_path / f"{name}.csv", study.task.parameters["schema"], 0.5, folder)
         agreement = Agreement(study, study.digest(), name, dataset, node_config={})
         Site(agreement, folder.root, tuple(members)).write(tmp_path / f"{name}.json")
     yield tmp_path

@@ -201,7 +201,7 @@ def test_privacy_names_each_mechanism_that_is_on(tmp_path: Path) -> None:
     text = GOOD.replace('mode = "none"', 'mode = "none"\n[privacy]\ndelta = 1e-4\n' + TRAINING)
     made = StudyFile.read(written(tmp_path, text)).resolve("north-sea", KEYS, digest_of)
     assert made.privacy is not None
-    assert made.privacy.summary == "DP-SGD (noise 1.1, delta 0.0001, per record)"
+    assert made.privacy.summary == "DP-SGD (noise 1.1, delta 0.0001, per record or unit)"
     assert (made.privacy.update, made.privacy.average, made.privacy.update_clip) == (None, None, None)
 
 

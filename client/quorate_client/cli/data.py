@@ -12,6 +12,7 @@ import typer
 
 from quorate_client.agreement import Dataset
 from quorate_client.approvals import Datasets
+from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import (
     DEFAULT_STATE,
     JsonOption,
@@ -38,21 +39,36 @@ def add(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A .csv, .parquet or .npz file, or a folder of images.")],
     schema: Annotated[Path, typer.Option(metavar="FILE", help="The schema, TOML.")],
     test_fraction: Annotated[float, typer.Option(help="Share of the records kept for evaluation.")] = 0.2,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The column (of an .npz file the array) that says whose record it is. It never leaves the site.",
+        ),
+    ] = None,
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Check records against a schema, one by one, and register them. They stay where they are."""
-    from quorate_client.data import register
-    from quorate_client.schema import read_schema
+    """Check records against a schema, one by one, and register them. They stay where they are.
 
-    with _datasets(state) as datasets:
+    Records that were registered before, under whatever name, keep their privacy account.
+    """
+    from quorate_client.data import open_account, register
+    from quorate_client.schema import named_unit, read_schema
+
+    site = SiteFolder(state)
+    with _datasets(state) as datasets, site_ledger(state) as ledger:
+        datasets.require_free(name)
         with err().status("Reading the records"):
-            dataset = register(name, path, read_schema(schema), test_fraction)
+            dataset = register(name, path, named_unit(read_schema(schema), unit), test_fraction, site)
+            account = open_account(dataset, ledger)
         datasets.add(dataset)
     if as_json:
-        show_json(_as_json(dataset))
+        show_json(_as_json(dataset, account))
         return
-    say(f"Registered {dataset.name}: {dataset.records} records fit the schema.", "green")
+    people = "" if dataset.units is None else f" of {dataset.units} units"
+    say(f"Registered {dataset.name}: {dataset.records} records{people} fit the schema.", "green")
+    say(f"Privacy is promised to each {dataset.unit}. {_told(name, account)}")
 
 
 @app.command("list")
@@ -63,24 +79,27 @@ def list_datasets(state: StateOption = DEFAULT_STATE, as_json: JsonOption = Fals
     if as_json:
         show_json([_as_json(dataset) for dataset in found])
         return
-    rows = table("name", "kind", "records", "test part", "path")
+    rows = table("name", "kind", "records", "units", "test part", "path")
     for each in found:
-        rows.add_row(cell(each.name), each.kind, str(each.records), f"{each.test_fraction:.0%}", cell(str(each.path)))
+        units = "-" if each.units is None else str(each.units)
+        fraction = f"{each.test_fraction:.0%}"
+        rows.add_row(cell(each.name), each.kind, str(each.records), units, fraction, cell(str(each.path)))
     out().print(rows)
 
 
 @app.command()
 def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Show one data set and its schema."""
-    with _datasets(state) as datasets:
+    with _datasets(state) as datasets, site_ledger(state) as ledger:
         dataset = datasets.get(name)
+        account = ledger.book().names(name)
     if as_json:
-        show_json(_as_json(dataset))
+        show_json(_as_json(dataset, account))
         return
     rows = table("", "")
-    for key, value in _as_json(dataset).items():
+    for key, value in _as_json(dataset, account).items():
         if key != "schema":
-            rows.add_row(key, cell(str(value)))
+            rows.add_row(key, cell(", ".join(value) if isinstance(value, list) else str(value)))
     out().print(rows)
     show_json(dataset.schema)
 
@@ -104,11 +123,22 @@ def _datasets(folder: Path) -> Iterator[Datasets]:
         yield Datasets(state, time.time)
 
 
-def _as_json(dataset: Dataset) -> dict[str, Any]:
+def _told(name: str, account: set[str]) -> str:
+    others = sorted(account - {name})
+    if not others:
+        return "It has an account of its own."
+    return f"It shares the privacy account of {', '.join(others)}: they are about the same people."
+
+
+def _as_json(dataset: Dataset, account: set[str] | None = None) -> dict[str, Any]:
+    """``account``: all names of the data set's account, where it was looked up."""
     return {
         "name": dataset.name,
         "kind": dataset.kind,
         "records": dataset.records,
+        "unit": dataset.unit,
+        "units": dataset.units,
+        **({} if account is None else {"account": sorted(account)}),
         "test_fraction": dataset.test_fraction,
         "path": str(dataset.path),
         "schema": dataset.schema,

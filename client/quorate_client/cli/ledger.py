@@ -61,7 +61,7 @@ def show(
     with site_ledger(state) as ledger:
         policy = read_policy(SiteFolder(state)).privacy
         book = ledger.book()
-        accounts = [account for account in book.accounts() if dataset in (None, account.dataset)]
+        accounts = [each for each in book.accounts() if dataset is None or dataset in book.names(each.dataset)]
         if dataset is not None and not accounts:
             raise NotFoundError(f"The privacy ledger holds nothing of a data set {dataset}")
         try:
@@ -157,6 +157,7 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
     left = {held.name: held.left for held in lasting(book, account, limits, accountants, now)}
     return {
         "dataset": account.dataset,
+        "datasets": sorted(book.names(account.dataset)),
         "unit": account.unit,
         "delta": delta,
         "accountant": accountants.name,
@@ -201,7 +202,7 @@ def _print_change(change: dict[str, Any]) -> None:
 
 
 def _print(statement: dict[str, Any]) -> None:
-    title = f"{statement['dataset']}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
+    title = f"{', '.join(statement['datasets'])}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
     rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
     for run in statement["unbounded"]:
         rows.add_row(cell(run["study"]), cell(run["run"]), "", "", cell(WITHOUT_BOUND, "bold yellow"), "")

@@ -51,18 +51,18 @@ def plan(
         )
     policy = policy_now(SiteFolder(state)).privacy
     chosen = choose_dataset(state, dataset)
-    records = training_records(offered, chosen)
-    made = plan_training(offered, policy, records)
+    units = training_units(offered, chosen)
+    made = plan_training(offered, policy, units)
     if made is None:
         raise InputError(f"The study {offered.name} plans no private training")
-    account = Account(chosen.name, "record")
+    account = Account(chosen.name, chosen.unit)
     with site_ledger(state) as ledger:
         begun, unbounded = ledger.committed(account, offered.digest()), ledger.unbounded(account)
     outlook = outlook_of(made, begun, len(unbounded), offered.privacy.delta, policy)
     if as_json:
-        show_json(_as_json(offered, chosen, records, made, outlook))
+        show_json(_as_json(offered, chosen, units, made, outlook))
     else:
-        _print(offered, chosen, records, made, outlook, policy)
+        _print(offered, chosen, units, made, outlook, policy)
 
 
 @app.command()
@@ -130,17 +130,20 @@ def choose_dataset(state: Path, name: str | None) -> Dataset:
         return datasets.get(name) if name is not None else registered[0]
 
 
-def training_records(study: Study, dataset: Dataset) -> int:
-    """How many records of a data set a study would train on. The task's code reads it."""
+def training_units(study: Study, dataset: Dataset) -> int:
+    """From how many records or units of a data set a study would draw. The task's code reads it."""
+    from quorate_client.data import units_trained_on  # imports numpy
+
     task = load_task(task_reference(study.task.name))
-    return task.open(study.task.parameters, dataset, study.seed).records
+    return units_trained_on(dataset, task.open(study.task.parameters, dataset, study.seed).records)
 
 
-def _as_json(study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook) -> dict[str, Any]:
+def _as_json(study: Study, dataset: Dataset, units: int, made: TrainingPlan, outlook: Outlook) -> dict[str, Any]:
     return {
         "study": study.name,
         "dataset": dataset.name,
-        "records": records,
+        "unit": dataset.unit,
+        "units": units,
         "sampling_rate": made.sampling_rate,
         "noise_multiplier": made.noise_multiplier,
         "steps_per_round": made.steps,
@@ -156,14 +159,15 @@ def _as_json(study: Study, dataset: Dataset, records: int, made: TrainingPlan, o
 
 
 def _print(
-    study: Study, dataset: Dataset, records: int, made: TrainingPlan, outlook: Outlook, policy: PrivacyPolicy
+    study: Study, dataset: Dataset, units: int, made: TrainingPlan, outlook: Outlook, policy: PrivacyPolicy
 ) -> None:
     delta = study.privacy.delta if study.privacy else 0.0
-    rows = table("", "", title=f"{study.name} on {dataset.name}: {records} training records, delta {delta:g}")
-    rows.add_row("each step", f"a record is in it with chance {made.sampling_rate:.4f}")
+    rows = table("", "", title=f"{study.name} on {dataset.name}: {units} training {dataset.unit}s, delta {delta:g}")
+    rows.add_row("promised to", _unit_in_words(dataset))
+    rows.add_row("each step", f"a {dataset.unit} is in it with chance {made.sampling_rate:.4f}")
     rows.add_row("noise", f"{made.noise_multiplier:.4g} x the clipping norm on the sum of a step's gradients")
     rows.add_row("all of it", f"{made.rounds} rounds of {made.steps} steps, spare rounds included")
-    rows.add_row("the study costs", f"epsilon {outlook.stated:.3f} per record (PLD: a fixed plan)")
+    rows.add_row("the study costs", f"epsilon {outlook.stated:.3f} per {dataset.unit} (PLD: a fixed plan)")
     at = f"at the policy's delta {policy.delta:g}"
     rows.add_row("begun so far", f"epsilon {outlook.before:.3f} {at} (RDP: whole studies, one after the other)")
     rows.add_row("with the study", f"epsilon {outlook.after:.3f} {at}")
@@ -177,3 +181,9 @@ def _print(
     out().print(rows)
     if not outlook.limits:
         say("The policy has no limit on what this data set may spend.", "yellow")
+
+
+def _unit_in_words(dataset: Dataset) -> str:
+    if dataset.unit == "record":
+        return "one record; a person with several is promised less"
+    return "one unit, with all its records"

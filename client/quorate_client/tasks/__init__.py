@@ -43,9 +43,9 @@ class PrivateSettings:
     Args:
         clip: Each record's gradient is cut to this L2 norm.
         noise_multiplier: The standard deviation of the noise on the sum of a step's gradients, over ``clip``.
-        sampling_rate: The chance of each record to be in a step.
+        sampling_rate: The chance of each unit to be in a step: of a record, unless the data set names its units.
         steps: Of this round.
-        expected_batch: What the noisy sum is divided by: the records times ``sampling_rate``, never those that a step
+        expected_batch: What the noisy sum is divided by: the units times ``sampling_rate``, never those that a step
             happened to draw.
     """
 
@@ -92,6 +92,7 @@ class Trainable:
     labels: Tensor
     loss: Callable[[Tensor, Tensor], Tensor]
     settings: LocalSettings
+    units: npt.NDArray[np.int64] | None = None
 
 
 @runtime_checkable

@@ -36,6 +36,10 @@ class ImageSession(ClassifierSession):
     def records(self) -> int:
         return self._parts[0].records
 
+    @property
+    def unit_numbers(self) -> npt.NDArray[np.int64] | None:
+        return self._parts[0].units
+
     def statistics(self) -> tuple[int, ...]:
         return ()
 

@@ -68,6 +68,12 @@ def schema_parameter(kind: type[Kind], parameters: Mapping[str, Any], task: str)
             expected=f"a schema of the kind {kind.model_fields['kind'].annotation.__args__[0]!r}",  # type: ignore[union-attr]  # a Literal of one value
             got=repr(schema.kind),
         )
+    if schema.file.unit is not None:
+        raise StudyError(
+            f"The schema in the parameters of the task {task} says whose each record is",
+            expected="no file.unit: each site names its own column, which nobody else has to know",
+            action="Remove file.unit; sites pass --unit to `quorate-client data add`",
+        )
     return schema
 
 

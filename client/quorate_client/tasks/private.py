@@ -1,7 +1,8 @@
-"""Local training with differential privacy for each record: DP-SGD (Abadi et al. 2016, algorithm 1).
+"""Local training with differential privacy for each unit: DP-SGD (Abadi et al. 2016, algorithm 1).
 
-A step takes each record with the same chance, cuts each record's gradient to a norm, adds noise to the sum and divides
-by the number of records that were to be expected. Neighbouring data sets differ by one record that is added or removed.
+A step takes each unit with the same chance, cuts the gradient of one of its records to a norm (``sampling``), adds
+noise to the sum and divides by the number of units that were to be expected. Neighbouring data sets differ by one unit,
+with all its records, that is added or removed.
 
 The loop is here and not in a task: a task hands over a model, its records and its loss, and has no say in what is
 drawn, how many steps are taken and what noise is added.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import copy
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from quorate_client.tasks.record_gradients import (
     gradients_of_records,
     require_separable,
 )
+from quorate_client.tasks.sampling import Units
 from quorate_client.tasks.train import FlatModel, FlatOptimizer, Vector, update_since
 
 _MOST_VALUES = 1 << 26
@@ -51,6 +52,7 @@ class PrivateTraining:
 
     def __init__(self, trainable: Trainable, randomness: Randomness | None = None) -> None:
         self._trainable = trainable
+        self._units = Units(len(trainable.labels), trainable.units)
         self._randomness = randomness or SystemRandomness()
         # A copy, since the task goes on with its own, which may have other vectors under its parameters.
         self._model = FlatModel(copy.deepcopy(trainable.module), trainable.features.device)
@@ -65,7 +67,7 @@ class PrivateTraining:
             PrivacyUnsupportedError: one record's gradient depends on others, or it cannot be told. Nothing was trained.
             UpdateNotFiniteError: the update holds NaN or infinity.
         """
-        model, records = self._model, len(self._trainable.labels)
+        model = self._model
         largest = self._require_separable(private.sampling_rate)
         model.load(theta)
         start = model.theta.clone()
@@ -73,7 +75,7 @@ class PrivateTraining:
         model.module.train()
         with gradients_of_records(model) as gradients:
             for _ in range(private.steps):
-                chosen = poisson_batch(self._randomness, records, private.sampling_rate).to(start.device)
+                chosen = self._units.batch(self._randomness, private.sampling_rate).to(start.device)
                 total = self._clipped_sum(gradients, chosen, private.clip, largest)
                 noise = standard_normal(self._randomness, len(total)).mul_(private.noise_multiplier * private.clip)
                 # Summed in double precision and rounded to the model's after that; what leaves the site is rounded
@@ -87,7 +89,7 @@ class PrivateTraining:
     def _require_separable(self, sampling_rate: float) -> int:
         """Try the model, unless it was tried; returns how many records it may see at one time."""
         features, labels = self._trainable.features, self._trainable.labels
-        expected = sampling_rate * len(labels)
+        expected = sampling_rate * self._units.count
         each = len(self._model.theta) + _VALUES_PER_INPUT * features[:1].numel()
         fitting = min(_MOST_RECORDS, _MOST_VALUES // each)
         largest = max(1, min(fitting, math.ceil(expected + _SPREAD * math.sqrt(expected))))
@@ -103,14 +105,3 @@ class PrivateTraining:
         for piece in torch.split(chosen, largest) if len(chosen) else ():
             total += clipped_sum(gradients, self._model, data.loss, data.features[piece], data.labels[piece], clip)
         return total
-
-
-def poisson_batch(randomness: Randomness, records: int, sampling_rate: float) -> Tensor:
-    """Numbers of the records in a step, each there with chance ``sampling_rate`` and independently of all others.
-
-    The rate is rounded down to a multiple of 2^-64, which is never more than what is accounted for.
-    """
-    words = np.frombuffer(randomness.draw(8 * records), dtype="<u8")
-    bound = int(sampling_rate * 2.0**64)
-    taken = words < np.uint64(bound) if bound < 1 << 64 else np.ones(records, dtype=bool)
-    return torch.from_numpy(np.flatnonzero(taken))

@@ -54,6 +54,11 @@ class ClassifierSession(ABC):
     @abstractmethod
     def records(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def unit_numbers(self) -> npt.NDArray[np.int64] | None:
+        """Of each training record the number of its unit; None where each is a unit of its own."""
+
     @abstractmethod
     def statistics(self) -> tuple[int, ...]: ...
 
@@ -82,7 +87,7 @@ class ClassifierSession(ABC):
         return train(self._begun(), *self._training, log_loss, self._settings, theta, rng_seed, proximal_mu)
 
     def trainable(self) -> Trainable:
-        return Trainable(self._begun().module, *self._training, log_loss, self._settings)
+        return Trainable(self._begun().module, *self._training, log_loss, self._settings, self.unit_numbers)
 
     def evaluate(self, theta: Vector) -> ClassificationTally:
         model, (features, labels) = self._begun(), self._test

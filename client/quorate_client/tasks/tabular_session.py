@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from quorate.errors import ContributionError
@@ -37,6 +39,10 @@ class TabularSession(ClassifierSession):
     @property
     def records(self) -> int:
         return self._tables[0].records
+
+    @property
+    def unit_numbers(self) -> npt.NDArray[np.int64] | None:
+        return self._tables[0].units
 
     def statistics(self) -> tuple[int, ...]:
         return () if self._by_range else column_sums(self._schema, self._tables[0])

@@ -89,7 +89,10 @@ def _plainly_per_record(training: TrainingPrivacy, delta: float) -> Iterator[str
             f"the probability, and at least 1/{math.exp(training.epsilon):.3g} of it, had your record not been there "
             f"(epsilon {training.epsilon:g}), but for a chance of {delta:g}."
         )
-    yield "If several records are about you, this holds for each of them, and for all of them together less."
+    yield (
+        "If several records are about you, this holds for all of them together at a site that has named whose each "
+        "record is. Elsewhere it holds for each of them, and for all of them together far less."
+    )
 
 
 def _exactly_per_record(privacy: Privacy, training: TrainingPrivacy, rounds: int) -> str:
@@ -108,8 +111,10 @@ def _exactly_per_record(privacy: Privacy, training: TrainingPrivacy, rounds: int
     return (
         f"DP-SGD (Abadi et al. 2016): Poisson sampling with {training.batch_size} expected records a step, "
         f"{training.steps} steps a round, per-record gradients clipped to an L2 norm of {training.clip:g}, Gaussian "
-        f"noise; {strength}. Unit: one training record; neighbours differ by one record added or removed. Holds "
-        "against everybody who sees the model, the sums or the site's own updates."
+        f"noise; {strength}. Unit: one training record, or, at a site whose data set names units (patients, say), one "
+        "unit with all its records, of which a random one stands for it in a step; records are then counted as units. "
+        "Neighbours differ by one unit added or removed. Holds against everybody who sees the model, the sums or the "
+        "site's own updates."
     )
 
 

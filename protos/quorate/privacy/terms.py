@@ -16,13 +16,15 @@ class _Frozen(BaseModel):
 class TrainingPrivacy(_Frozen):
     """DP-SGD at each site (Abadi et al. 2016, algorithm 1): noise on the gradients, holds against everybody.
 
-    Each site computes the noise from its own number of records, so that ``epsilon`` is what every site pays for the
-    whole study; or the study gives the noise, and sites with fewer records pay more.
+    Each site computes the noise from its own number of units, so that ``epsilon`` is what every site pays for the
+    whole study; or the study gives the noise, and sites with fewer units pay more.
     """
 
     clip: Positive = Field(description="each record's gradient is clipped to this L2 norm")
     batch_size: int = Field(
-        ge=1, description="expected records of a step; each record is in it with the same chance (Poisson sampling)"
+        ge=1,
+        description="expected records (or units, where a data set names units) of a step; each is in it with the same "
+        "chance (Poisson sampling)",
     )
     steps: int = Field(ge=1, le=100_000, description="steps of each round; in place of the task's epochs")
     epsilon: Positive | None = Field(default=None, description="what the study may cost each site; gives the noise")
@@ -121,7 +123,7 @@ class Privacy(_Frozen):
                 if self.training.epsilon is not None
                 else f"noise {self.training.noise_multiplier:g}"
             )
-            parts.append(f"DP-SGD ({strength}, delta {self.delta:g}, per record)")
+            parts.append(f"DP-SGD ({strength}, delta {self.delta:g}, per record or unit)")
         if self.update is not None:
             parts.append(f"noise before sending ({self.update.noise_multiplier:g}, per site)")
         if self.average is not None:

@@ -1,0 +1,21 @@
+"""A site's folder in which data sets can be registered, with a key that splits them alike in each run of the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quorate_client.folder import SiteFolder, write_private
+
+
+def a_site(folder: Path) -> SiteFolder:
+    site = SiteFolder(folder / "site")
+    site.create()
+    fix_split(site)
+    return site
+
+
+def fix_split(site: SiteFolder) -> None:
+    """Give the site the key of its records' fingerprints: by it the test part is drawn."""
+    key = site.keys / "records.key"
+    if not key.exists():
+        write_private(key, b"r" * 32)
