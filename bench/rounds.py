@@ -72,7 +72,7 @@ def rows(size: Size) -> list[Row]:
             *_large_updates(root / "large", size),
             *_many_sites(root / "many", size),
         ]
-    peer = statistics.median(flower_peer.measure(size.sites, size.peer_rounds).round_s)
+    peer = statistics.median(flower_peer.measure(size.sites, size.peer_rounds))
     return [Row(**{**row, "peer": peer} if row["name"].startswith("round") else row) for row in found]
 
 

@@ -46,10 +46,10 @@ from quorate.readiness import Readiness
 from quorate.study import Study
 from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from quorate.wire import DETAIL_KEY, detail_of, status_of
+from tests.patience import PATIENCE_S
 
 NAME = "testers"
 DAY_S = 86_400.0
-PATIENCE_S = 20.0
 
 
 class Authority:

@@ -37,6 +37,7 @@ from quorate_client.ledger_entries import Account, Charge, Limits
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.readiness import Assessor, Question, about
 from quorate_client.state import open_state
+from tests.patience import PATIENCE_S
 
 from .conftest import APP, POLICY, RunningSite, ScriptedEngine, add_others, enrol, instruct, live, make_study
 from .consortium import RunningServer, Server
@@ -319,7 +320,7 @@ class SlowAssessor(Assessor):
 
     def answer(self, question: Question) -> StudyCost | None:
         self.begun.set()
-        assert self.released.wait(20)
+        assert self.released.wait(PATIENCE_S)
         return super().answer(question)
 
 

@@ -28,7 +28,6 @@ from quorate_operator.profile import Profile
 from quorate_operator.release import load_key, opened
 from tests.integration.processes import (
     BIN,
-    PATIENCE_S,
     Daemon,
     commands,
     eventually,
@@ -52,11 +51,11 @@ ALLOCATE = "allocate"
 
 STUDIES = {
     # Waits for its sites: who is killed and started again takes part.
-    "patient": {"count": 3, "quorum": 2, "deadline_s": 60.0, "absent_grace_s": 30.0, "checkpoint_every": 2},
+    "patient": {"count": 3, "quorum": 2, "deadline_s": 600.0, "absent_grace_s": 300.0, "checkpoint_every": 2},
     # Goes on without those who are gone.
-    "brisk": {"count": 3, "quorum": 2, "deadline_s": 60.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
-    # Waits for nobody very long.
-    "hasty": {"count": 2, "quorum": 2, "deadline_s": 5.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
+    "brisk": {"count": 3, "quorum": 2, "deadline_s": 600.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
+    # Waits for nobody very long: a few times what the work of a round takes where ten other things are done.
+    "hasty": {"count": 2, "quorum": 2, "deadline_s": 15.0, "absent_grace_s": 0.3, "checkpoint_every": 10},
 }
 
 
@@ -84,14 +83,14 @@ class Plan:
 
 PLAIN = Plan(RECORDS, STUDIES)
 
-SECRET_ROUNDS = {"count": 3, "quorum": 3, "deadline_s": 120.0, "absent_grace_s": 0.3}
+SECRET_ROUNDS = {"count": 3, "quorum": 3, "deadline_s": 600.0, "absent_grace_s": 0.3}
 SECRET = Plan(
     # Numbers that are not met by chance in what a server stores.
     records={"east": 20_011, "north": 30_011, "south": 40_009, "west": 10_007},
     studies={
         "brisk": SECRET_ROUNDS,
-        "patient": SECRET_ROUNDS | {"absent_grace_s": 60.0},
-        "hasty": SECRET_ROUNDS | {"count": 2, "deadline_s": 15.0},
+        "patient": SECRET_ROUNDS | {"absent_grace_s": 300.0},
+        "hasty": SECRET_ROUNDS | {"count": 2},
         "thrifty": SECRET_ROUNDS | {"checkpoint_every": 1},
         "kept": SECRET_ROUNDS,
         "open": SECRET_ROUNDS,
@@ -182,7 +181,7 @@ class Template:
         address = f"127.0.0.1:{free_port()}"
         names = ("--consortium", NAME, "--address", address, "--listen", address)
         commands("quorate-server", ["init", self._server, *names])
-        settings = {"metrics_listen": '""', "heartbeat_s": "0.3", "silent_after_s": "1.0"}
+        settings = {"metrics_listen": '""', "silent_after_s": "600.0"}
         write_settings(self._server / "server.toml", settings)
         (root / "schema.toml").write_text(SCHEMA)
         daemon = Daemon(root / "template.log", BIN / "quorate-server", "run", "--state", self._server)
@@ -358,9 +357,7 @@ class Consortium:
     def view(self, run: str) -> RunView:
         return self.operator.run(run)
 
-    def await_run(
-        self, run: str, reached: Callable[[RunView], bool], what: str, within_s: float = PATIENCE_S
-    ) -> RunView:
+    def await_run(self, run: str, reached: Callable[[RunView], bool], what: str) -> RunView:
         """The run, once ``reached`` says so. A server that is away is waited for."""
 
         def look() -> RunView | None:
@@ -370,7 +367,7 @@ class Consortium:
                 return None
             return view if reached(view) else None
 
-        return eventually(look, f"the run {what}", within_s)
+        return eventually(look, f"the run {what}")
 
     def await_phase(self, run: str, phase: str, replied: Sequence[str] = ()) -> RunView:
         """The run, once it is in that phase and at least these sites have replied in it."""
