@@ -15,7 +15,7 @@ from bench.__main__ import BENCHES, main
 from tests.leftovers import running_in
 from tests.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 COMPARED = {
@@ -37,7 +37,7 @@ def test_a_small_bench_ends_with_rows_that_programs_can_read_and_leaves_nothing_
         capture_output=True,
         text=True,
         check=False,
-        timeout=2 * PATIENCE_S,  # three consortia and a stock deployment, one after the other
+        timeout=5 * PATIENCE_S,  # several consortia and a stock deployment, one after the other
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert running_in(tmp_path) == []

@@ -15,9 +15,9 @@ from tests.compat.consortium_kit import SITES
 from tests.compat.malignancy import APP, STUDIES, Outcome, assert_same, outcome
 from tests.integration.test_secagg import samples, seen
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(1800)]
 
-RUN_S = 600.0
+RUN_S = 1500.0
 
 
 def node_configs(prepared: Path) -> list[dict[str, str]]:

@@ -12,9 +12,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -191,26 +191,35 @@ class Template:
             profile = ("--profile", self._operator)
             invite = [*profile, "site", "invite"]
             commands("quorate", *([*invite, name, "-o", root / f"{name}.json"] for name in plan.sites))
-            with ThreadPoolExecutor(len(plan.sites)) as pool:
-                list(pool.map(self._join, plan.sites))
-                files = [self._write_study(study) for study in plan.studies]
-                commands("quorate", *([*profile, "study", "publish", file] for file in files))
-                list(pool.map(self._approve, plan.sites))
+            commands("quorate-client", *(line for name in plan.sites for line in self._joining(name)))
+            for name in plan.sites:
+                self._settle(name)
+            files = [self._write_study(study) for study in plan.studies]
+            commands("quorate", *([*profile, "study", "publish", file] for file in files))
+            pairs = product(plan.studies, plan.sites)
+            commands(
+                "quorate-client",
+                *(["approve", study, "--dataset", site, "--state", root / site] for study, site in pairs),
+            )
             assert daemon.stop() == 0
         finally:
             daemon.end()
 
-    def _join(self, name: str) -> None:
+    def _joining(self, name: str) -> list[list[str | Path]]:
+        """The commands with which a site joins, with its data."""
         state = self.root / name
         table = self.root / f"{name}.csv"
         rows = [f"{number % 100 / 100},{'yes' if number % 2 else 'no'}" for number in range(self.plan.records[name])]
         table.write_text("\n".join(["measured,outcome", *rows, ""]))
         schema = ("--schema", self.root / "schema.toml", "--test-fraction", "0.5")
-        commands(
-            "quorate-client",
+        return [
             ["join", self.root / f"{name}.json", "--state", state],
             ["data", "add", name, table, *schema, "--state", state],
-        )
+        ]
+
+    def _settle(self, name: str) -> None:
+        """What a site's administrator writes."""
+        state = self.root / name
         policy = {
             "protection": json.dumps(["none", "secagg"] if self.plan.secret else ["none"]),
             "release": json.dumps(["operator", "sites"] if self.plan.kept else ["operator"]),
@@ -235,10 +244,6 @@ class Template:
             f'[rounds]\n{rounds}\n[protection]\nmode = "{mode}"\n[release]\nmodel = "{release}"\n'
         )
         return path
-
-    def _approve(self, site: str) -> None:
-        answers = (["approve", study, "--dataset", site, "--state", self.root / site] for study in self.plan.studies)
-        commands("quorate-client", *answers)
 
 
 class Consortium:

@@ -20,12 +20,12 @@ import pytest
 
 import demo
 from demo import hospitals
-from demo.consortium import CommandFailedError, Consortium
+from demo.consortium import DATASET, CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
 from quorate_client.ledger_entries import Refused, Reserved, Spent
 from quorate_client.ledger_export import read_export
-from tests.integration.processes import eventually
+from tests.integration.processes import commands, eventually
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
@@ -86,7 +86,8 @@ def agree(consortium: Consortium, name: str, rounds: int = ROUNDS, steps: int = 
     file = consortium.root / f"{name}.toml"
     file.write_text(STUDY.format(name=name, rounds=rounds, steps=steps))
     consortium.operator("study", "publish", file)
-    consortium.approve(name)
+    answers = (["approve", name, "--dataset", DATASET, "--state", consortium.site_state(site)] for site in SITES)
+    commands("quorate-client", *answers)
 
 
 def view(consortium: Consortium, study: str) -> dict[str, Any]:
@@ -105,8 +106,8 @@ def ended(consortium: Consortium, study: str) -> dict[str, Any]:
 def entries(consortium: Consortium, site: str) -> list[Any]:
     """What a site's ledger holds, as an auditor gets it; the chain and its signatures are checked on the way."""
     file = consortium.root / f"{site}-{time.monotonic_ns()}.jsonl"
-    consortium.site(site, "ledger", "verify")
-    consortium.site(site, "ledger", "export", file)
+    state = ("--state", consortium.site_state(site))
+    commands("quorate-client", ["ledger", "verify", *state], ["ledger", "export", file, *state])
     return [entry.content for entry in read_export(file)[1]]
 
 
@@ -194,9 +195,10 @@ def test_a_site_that_is_killed_while_it_trains_has_paid_in_full(consortium: Cons
     run = ended(consortium, "third")
 
     assert "west" not in run["results"][0]["contributed"]
-    (rate,) = {event.sampling_rate for event in spent(entries(consortium, "west"), "record")}
+    found = entries(consortium, "west")
+    (rate,) = {event.sampling_rate for event in spent(found, "record")}
     rounds_paid = 1 + sum("west" in result["contributed"] for result in run["results"])
-    assert spent(entries(consortium, "west"), "record", run["run"]) == [Event(2.0, rate, steps)] * rounds_paid
+    assert spent(found, "record", run["run"]) == [Event(2.0, rate, steps)] * rounds_paid
 
 
 def test_an_older_ledger_put_back_is_found_out_by_what_the_server_has_seen(consortium: Consortium) -> None:
