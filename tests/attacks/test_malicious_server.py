@@ -93,8 +93,14 @@ async def test_an_instruction_that_cannot_be_is_refused_and_leaves_nothing(
     assert (await visit.next("reply")).code == ""
 
 
+@pytest.fixture
+def slow_heartbeat(services: Server) -> None:
+    """While the site is kept busy it must not take the server for silent."""
+    services.heartbeat_s = PATIENCE_S
+
+
 async def test_instructions_without_end_do_not_fill_the_memory(
-    server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
+    slow_heartbeat: None, server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
 ) -> None:
     async def never(*_: object) -> Reply:
         await asyncio.Event().wait()
@@ -107,11 +113,6 @@ async def test_instructions_without_end_do_not_fill_the_memory(
     assert (await site.state.until("waiting")).code == FrameError.code
     assert site.metric("quorate_client_instructions_open") == MOST_OPEN
     await server.services.visit()  # it comes back
-
-
-@pytest.fixture
-def slow_heartbeat(services: Server) -> None:
-    services.heartbeat_s = PATIENCE_S
 
 
 async def test_large_instructions_do_not_fill_the_memory_either(

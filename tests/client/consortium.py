@@ -193,7 +193,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
     def __init__(self, authority: Authority, folder: Path) -> None:
         self.authority = authority
         self.spool = Spool(folder)
-        self.heartbeat_s = 0.2
+        self.heartbeat_s = 1.0
         self.clock: Callable[[], float] = time.time
         self.certificate_ends_s = DAY_S
         self.faults = Faults()
