@@ -33,7 +33,7 @@ demo: setup ## Four hospitals train a model on this machine
 	@$(BIN)/python -m demo
 
 test: setup ## Run all tests
-	@$(BIN)/pytest -q -n 2 --dist loadfile
+	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## Style, types, and who may import whom
 	@$(BIN)/ruff check .

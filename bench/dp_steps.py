@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,15 +26,13 @@ from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.train import LocalSettings, initial_vector, log_loss
 
 RECORDS = 4096
-BATCHES = (64, 256)
-TURNS = 15
 MOST = 1.1
 """Times the peer's time that a step of ours may take."""
 RATE, CLIP, NOISE = 0.1, 1.0, 1.1
 
 
-def training_steps() -> list[Row]:
-    """A step for each model and batch."""
+def training_steps(batches: Sequence[int], turns: int) -> list[Row]:
+    """A step for each model and batch, the median of so many turns."""
     generator = torch.Generator().manual_seed(1)
     table = torch.randn(RECORDS, 30, generator=generator)
     images = torch.randint(0, 256, (RECORDS, 1, 28, 28), dtype=torch.uint8, generator=generator)
@@ -49,18 +47,20 @@ def training_steps() -> list[Row]:
     torch.set_num_threads(1)
     try:
         return [
-            _step(f"a step, {name}, batch {batch}", module, features, labels, batch, steps)
+            _step(f"a step, {name}, batch {batch}", module, features, labels, batch, steps, turns)
             for name, module, features, steps in cases
-            for batch in BATCHES
+            for batch in batches
         ]
     finally:
         torch.set_num_threads(threads)
 
 
-def _step(name: str, module: Callable[[], nn.Module], features: Tensor, labels: Tensor, batch: int, steps: int) -> Row:
+def _step(
+    name: str, module: Callable[[], nn.Module], features: Tensor, labels: Tensor, batch: int, steps: int, turns: int
+) -> Row:
     ours, peer = _ours(module(), features, labels, batch), _peer(module(), features, labels, batch)
     seconds: tuple[list[float], list[float]] = [], []
-    for turn in range(TURNS + 1):
+    for turn in range(turns + 1):
         for work, spent in zip((ours, peer), seconds, strict=True):
             started = time.process_time()
             work(steps)

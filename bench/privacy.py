@@ -5,22 +5,26 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bench.dp_steps import training_steps
 from bench.table import Row
 from demo import hospitals
 from demo.consortium import DATASET, TEST_FRACTION
 from quorate.evaluation import ClassificationTally
+from quorate.identity import parse_name
 from quorate.privacy import accounting
 from quorate.privacy.events import Event
 from quorate.privacy.plan import training_plan
-from quorate.study import Study
+from quorate.secagg.release import ReleaseKey
+from quorate.study import Study, StudyFile
+from quorate.tasks import task_digest
 from quorate_client.data import register
 from quorate_client.folder import SiteFolder, write_private
 from quorate_client.ledger import open_ledger
@@ -33,13 +37,34 @@ from quorate_client.tasks.tabular import TASK
 from quorate_client.tasks.tabular_session import TabularSession
 
 DEMO = Path(hospitals.__file__).parent
-SEEDS = 5
 DELTA = 1e-3
 PLAN = Event(1.0, 256 / 10_000, 800)
 
 
-def rows() -> list[Row]:
-    return [*training_steps(), *_account(), *_ledger(), _policy(), *_utility()]
+@dataclass(frozen=True)
+class Size:
+    """Batches of training steps and how often each thing is done; the hospitals that train the demo's model."""
+
+    batches: tuple[int, ...]
+    turns: int
+    spendings: int
+    checks: int
+    hospitals: int
+    trainings: int
+
+
+FULL = Size(batches=(64, 256), turns=15, spendings=200, checks=100, hospitals=4, trainings=5)
+SMALL = Size(batches=(4,), turns=1, spendings=3, checks=1, hospitals=1, trainings=1)
+
+
+def rows(size: Size) -> list[Row]:
+    return [
+        *training_steps(size.batches, size.turns),
+        *_account(),
+        _ledger(size.spendings),
+        _policy(size.checks),
+        *_utility(size),
+    ]
 
 
 def _account() -> list[Row]:
@@ -55,43 +80,43 @@ def _account() -> list[Row]:
     ]
 
 
-def _ledger() -> list[Row]:
+def _ledger(spendings: int) -> Row:
     """Reserve and spend with all limits on, to the disk; wall time, for it is mostly waiting for it."""
     key, limits = Ed25519PrivateKey.generate(), Limits(DELTA, (Event(4.0, 0.1, 10_000),), 50.0, 50.0, 50.0)
     event = Event(4.0, 0.1, 20)
     spent: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         ledger = open_ledger(Path(folder) / "ledger", Path(folder) / "state", key, shipped_accountants())
-        for number in range(200):
+        for number in range(spendings):
             charge = Charge(Account("cells", "record"), "hearts", bytes(32), "run", number, 0, (event,))
             started = time.perf_counter()
             ledger.spend(ledger.reserve(charge, limits, time.time()), charge.events)
             spent.append((time.perf_counter() - started) * 1000)
         ledger.close()
-    return [Row("ledger: reserve and spend, median of 200", "ms", statistics.median(spent), 20.0)]
+    return Row(f"ledger: reserve and spend, median of {spendings}", "ms", statistics.median(spent), 20.0)
 
 
-def _policy() -> Row:
+def _policy(checks: int) -> Row:
     policy = Policy(
         release=frozenset({"operator"}), privacy=PrivacyPolicy(epsilon_per_run=5.0, least_noise=0.5, largest_clip=2.0)
     )
     study = _study(3.0)
-    return Row("policy: a study held against all rules", "ms", 1000 * _cpu_s(lambda: policy.check(study), 100), 5.0)
+    return Row("policy: a study held against all rules", "ms", 1000 * _cpu_s(lambda: policy.check(study), checks), 5.0)
 
 
-def _utility() -> list[Row]:
-    """Pooled AUC on the demo's held-out records, mean of 5 trainings, beside the same study without noise.
+def _utility(size: Size) -> list[Row]:
+    """Pooled AUC on the demo's held-out records, mean of some trainings, beside the same study without noise.
 
     In one process, with the weights and the noise of the demo's hospitals; the settings are those of demo/study.toml.
     """
     with tempfile.TemporaryDirectory() as folder:
-        sessions = _hospitals(Path(folder))
+        sessions = _hospitals(Path(folder), size.hospitals)
     without = _federated(sessions, None)
     return [
         Row(
-            f"AUC of the demo with epsilon {epsilon:g}, mean of {SEEDS}",
+            f"AUC of the demo with epsilon {epsilon:g}, mean of {size.trainings}",
             "",
-            statistics.mean(_federated(sessions, epsilon) for _ in range(SEEDS)),
+            statistics.mean(_federated(sessions, epsilon) for _ in range(size.trainings)),
             goal,
             without,
             more_is_better=True,
@@ -127,13 +152,13 @@ def _auc(sessions: list[TabularSession], theta: np.ndarray[tuple[int], np.dtype[
     return ClassificationTally.decode(tuple(int(count) for count in counts)).metrics()["auc"]
 
 
-def _hospitals(folder: Path) -> list[TabularSession]:
+def _hospitals(folder: Path, count: int) -> list[TabularSession]:
     parameters = _study(1.0).task.parameters
     opened = []
     site = SiteFolder(folder / "site")
     site.create()
     write_private(site.keys / "records.key", bytes(32))  # the same records are held out each time
-    for path in hospitals.write(folder).values():
+    for path in list(hospitals.write(folder).values())[:count]:
         dataset = register(DATASET, path, parameters["schema"], TEST_FRACTION, site)
         session: TabularSession = TASK.open(parameters, dataset, 1)
         session.begin(())
@@ -142,14 +167,13 @@ def _hospitals(folder: Path) -> list[TabularSession]:
 
 
 def _study(epsilon: float) -> Study:
-    content = tomllib.loads((DEMO / "study.toml").read_text(encoding="utf-8"))
-    content["task"] |= {"digest": "0" * 64}
-    content["task"]["parameters"]["schema"] = tomllib.loads((DEMO / "schema.toml").read_text(encoding="utf-8"))
-    del content["task"]["parameters"]["schema_file"]
+    """The demo's, with another epsilon, as the operator's command makes it."""
+    file = StudyFile.read(DEMO / "study.toml")
+    content = file.model_dump(mode="json")
     content["privacy"]["training"]["epsilon"] = epsilon
-    names = sorted(content["sites"])
-    content["sites"] = [{"name": name, "signing_key": f"{number:064x}"} for number, name in enumerate(names)]
-    return Study.model_validate({"consortium": "bench"} | content)
+    keys = {parse_name(name): bytes([number]) * 32 for number, name in enumerate(file.sites)}
+    release_key = ReleaseKey(X25519PrivateKey.generate())
+    return StudyFile.model_validate(content).resolve("bench", keys, task_digest, release_key)
 
 
 def _cpu_s(work: Callable[[], object], times: int = 1) -> float:

@@ -31,29 +31,69 @@ from quorate_operator.client import OperatorClient
 from quorate_operator.profile import Profile
 
 DEMO = Path(hospitals.__file__).parent
-SITES = 4
-WARM_UP, COUNTED = 10, 100
-LARGE_SITES, LARGE_BYTES, LARGE_ROUNDS = 8, 100_000_000, 4
-MANY_SITES = 200
 LINE_DELAY_MS = 20  # one way; 40 ms there and back
 PATIENCE_S = 240.0
 
 
-def rows() -> list[Row]:
+@dataclass(frozen=True)
+class Size:
+    """Real sites and their rounds, of which the first do not count; the large updates of light sites; many of these."""
+
+    sites: int
+    warm_up: int
+    counted: int
+    large_sites: int
+    large_bytes: int
+    light_rounds: int
+    many_sites: int
+    peer_sites: int
+    peer_rounds: int
+
+
+FULL = Size(
+    sites=4,
+    warm_up=10,
+    counted=100,
+    large_sites=8,
+    large_bytes=100_000_000,
+    light_rounds=4,
+    many_sites=200,
+    peer_sites=4,
+    peer_rounds=3,
+)
+# One site of the peer: on a busy machine several take so long to start an app that they start it again and again.
+SMALL = Size(
+    sites=3,
+    warm_up=1,
+    counted=2,
+    large_sites=2,
+    large_bytes=1_000_000,
+    light_rounds=1,
+    many_sites=3,
+    peer_sites=1,
+    peer_rounds=1,
+)
+
+
+def rows(size: Size) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        found = [*_real_sites(root / "real"), *_large_updates(root / "large"), *_many_sites(root / "many")]
-    peer = statistics.median(flower_peer.measure(SITES, 3).round_s)
+        found = [
+            *_real_sites(root / "real", size),
+            *_large_updates(root / "large", size),
+            *_many_sites(root / "many", size),
+        ]
+    peer = statistics.median(flower_peer.measure(size.peer_sites, size.peer_rounds))
     return [Row(**{**row, "peer": peer} if row["name"].startswith("round") else row) for row in found]
 
 
-# --- four real sites --------------------------------------------------------------------------------------------------
+# --- real sites -------------------------------------------------------------------------------------------------------
 
 
-def _real_sites(root: Path) -> Iterator[dict[str, object]]:
+def _real_sites(root: Path, size: Size) -> Iterator[dict[str, object]]:
     """Overhead per round, start and reconnect, with real client daemons and a tiny model."""
     tables = {}
-    for name, table in hospitals.hospitals().items():
+    for name, table in list(hospitals.hospitals().items())[: size.sites]:
         root.mkdir(parents=True, exist_ok=True)
         tables[name] = root / f"{name}.csv"
         table.head(40).to_csv(tables[name], index=False)
@@ -68,30 +108,30 @@ def _real_sites(root: Path) -> Iterator[dict[str, object]]:
             root,
             consortium,
             sorted(tables),
-            WARM_UP + COUNTED,
+            size.warm_up + size.counted,
             'schema_file = "schema.toml"\nepochs = 1\nbatch_size = 64',
         )
         consortium.approve("bench")
         with operator_of(consortium) as operator:
-            seconds = _seconds_per_round(operator)
-            yield _row("round of train and evaluate, 4 sites", "s", seconds, goal=0.03)
+            seconds = _seconds_per_round(operator, size)
+            yield _row(f"round of train and evaluate, {size.sites} sites", "s", seconds, goal=0.03)
         yield _row("start of the server to the first round", "s", _server_start_s(consortium), goal=5)
         yield _row("reconnect of a killed client", "s", _reconnect_s(consortium), goal=3)
 
 
-def _seconds_per_round(operator: OperatorClient) -> float:
-    """From the end of round WARM_UP to the end of the run."""
+def _seconds_per_round(operator: OperatorClient, size: Size) -> float:
+    """From the end of the warm-up to the end of the run."""
     run = operator.start("bench").run
     warm: tuple[int, float] | None = None
     for view in operator.watch(run):
-        if warm is None and len(view.results) >= WARM_UP:
+        if warm is None and len(view.results) >= size.warm_up:
             warm = (len(view.results), time.monotonic())
         if view.state is not RunState.RUNNING:
             _require_completed(view)
             break
     if warm is None:
         raise RuntimeError("the run ended before it was warm")
-    return (time.monotonic() - warm[1]) / (WARM_UP + COUNTED - warm[0])
+    return (time.monotonic() - warm[1]) / (size.warm_up + size.counted - warm[0])
 
 
 def _server_start_s(consortium: Consortium) -> float:
@@ -100,7 +140,7 @@ def _server_start_s(consortium: Consortium) -> float:
     started = time.monotonic()
     consortium.start_server()
     with operator_of(consortium) as operator:
-        _until(lambda: _online(operator) == SITES)
+        _until(lambda: _online(operator) == len(consortium.sites))
         run = operator.start("bench").run
         next(view for view in operator.watch(run) if view.results)
         seconds = time.monotonic() - started
@@ -112,16 +152,16 @@ def _reconnect_s(consortium: Consortium) -> float:
     with operator_of(consortium) as operator:
         name = next(iter(consortium.sites))
         _kill(consortium.sites[name])
-        _until(lambda: _online(operator) == SITES - 1)
+        _until(lambda: _online(operator) == len(consortium.sites) - 1)
         started = time.monotonic()
         consortium.start_site(name)
-        _until(lambda: _online(operator) == SITES)
+        _until(lambda: _online(operator) == len(consortium.sites))
         return time.monotonic() - started
 
 
 def _idle_client_mb(consortium: Consortium) -> float:
     with operator_of(consortium) as operator:
-        _until(lambda: _online(operator) == SITES)
+        _until(lambda: _online(operator) == len(consortium.sites))
     return max(memory_mb(process.pid) for process in consortium.sites.values())
 
 
@@ -135,22 +175,29 @@ class _Light:
     connected_s: float
 
 
-def _large_updates(root: Path) -> Iterator[dict[str, object]]:
-    """100 MB from each of 8 sites: memory and processor time of the server, then the same over a slow line."""
-    with _light_consortium(root / "idle", LARGE_SITES, 31) as (consortium, _), operator_of(consortium) as operator:
-        idle_mb, _, _ = _watched_run(consortium, operator)
-    dimension = LARGE_BYTES // 4
+def _large_updates(root: Path, size: Size) -> Iterator[dict[str, object]]:
+    """Large updates: memory and processor time of the server, then the same over a slow line."""
     with (
-        _light_consortium(root / "large", LARGE_SITES, dimension) as (consortium, _),
+        _light_consortium(root / "idle", size, size.large_sites, 31) as (consortium, _),
+        operator_of(consortium) as operator,
+    ):
+        idle_mb, _, _ = _watched_run(consortium, operator)
+    dimension = size.large_bytes // 4
+    with (
+        _light_consortium(root / "large", size, size.large_sites, dimension) as (consortium, _),
         operator_of(consortium) as operator,
     ):
         peak_mb, cpu_s, view = _watched_run(consortium, operator)
-    megabytes = LARGE_SITES * LARGE_BYTES * LARGE_ROUNDS / 1e6
-    yield _row("peak memory over idle, in updates of 100 MB", "x", (peak_mb - idle_mb) / (LARGE_BYTES / 1e6), goal=1.5)
+    update_mb = size.large_bytes / 1e6
+    megabytes = size.large_sites * update_mb * size.light_rounds
+    name = f"peak memory over idle, in updates of {update_mb:g} MB"
+    yield _row(name, "x", (peak_mb - idle_mb) / update_mb, goal=1.5)
     yield _row("received per CPU second of the server", "MB/s", megabytes / cpu_s, goal=250, more_is_better=True)
-    yield _row("the same only hashed and written", "MB/s", _hashed_and_written(root / "plain"), more_is_better=True)
+    yield _row(
+        "the same only hashed and written", "MB/s", _hashed_and_written(root / "plain", size), more_is_better=True
+    )
     with (
-        _light_consortium(root / "line", LARGE_SITES, dimension, LINE_DELAY_MS) as (consortium, _),
+        _light_consortium(root / "line", size, size.large_sites, dimension, LINE_DELAY_MS) as (consortium, _),
         operator_of(consortium) as operator,
     ):
         _, _, view = _watched_run(consortium, operator)
@@ -158,27 +205,27 @@ def _large_updates(root: Path) -> Iterator[dict[str, object]]:
     yield _row("received over a line of 40 ms", "MB/s", megabytes / seconds, goal=50, more_is_better=True)
 
 
-def _hashed_and_written(folder: Path) -> float:
+def _hashed_and_written(folder: Path, size: Size) -> float:
     """What this machine allows: the least that a server must do with one round's updates, per CPU second."""
     folder.mkdir()
     frame = os.urandom(FRAME_BYTES)
-    frames = LARGE_BYTES // FRAME_BYTES
+    frames = size.large_bytes // FRAME_BYTES
     started = time.process_time()
-    for site in range(LARGE_SITES):
+    for site in range(size.large_sites):
         with (folder / str(site)).open("wb", buffering=0) as file:
             for _ in range(frames):
                 hashlib.sha256(frame).digest()
                 file.write(frame)
             os.fsync(file.fileno())
-    return LARGE_SITES * frames * FRAME_BYTES / 1e6 / (time.process_time() - started)
+    return size.large_sites * frames * FRAME_BYTES / 1e6 / (time.process_time() - started)
 
 
-def _many_sites(root: Path) -> Iterator[dict[str, object]]:
-    with _light_consortium(root, MANY_SITES, 31) as (consortium, light), operator_of(consortium) as operator:
+def _many_sites(root: Path, size: Size) -> Iterator[dict[str, object]]:
+    with _light_consortium(root, size, size.many_sites, 31) as (consortium, light), operator_of(consortium) as operator:
         _, _, view = _watched_run(consortium, operator)
-    yield _row("200 sites connect", "s", light.connected_s, goal=3)
+    yield _row(f"{size.many_sites} sites connect", "s", light.connected_s, goal=3)
     worst = max(sum(result.phase_seconds.values()) for result in view.results)
-    yield _row("slowest round of 200 sites", "s", worst, goal=2)
+    yield _row(f"slowest round of {size.many_sites} sites", "s", worst, goal=2)
 
 
 def _watched_run(consortium: Consortium, operator: OperatorClient) -> tuple[float, float, RunView]:
@@ -192,7 +239,9 @@ def _watched_run(consortium: Consortium, operator: OperatorClient) -> tuple[floa
 
 
 @contextmanager
-def _light_consortium(root: Path, sites: int, dimension: int, delay_ms: int = 0) -> Iterator[tuple[Consortium, _Light]]:
+def _light_consortium(
+    root: Path, size: Size, sites: int, dimension: int, delay_ms: int = 0
+) -> Iterator[tuple[Consortium, _Light]]:
     root.mkdir(parents=True)
     with Consortium(root) as consortium:
         consortium.found()
@@ -207,7 +256,7 @@ def _light_consortium(root: Path, sites: int, dimension: int, delay_ms: int = 0)
         process = _module("bench.light_sites", str(consortium.server_dir), str(sites), str(dimension), address)
         try:
             names = json.loads(_line(process).partition(" ")[2])
-            _publish(root, consortium, sorted(names), LARGE_ROUNDS, "")
+            _publish(root, consortium, sorted(names), size.light_rounds, "")
             _write(process, "go\n")
             yield consortium, _Light(json.loads(_line(process))["seconds"])
         finally:

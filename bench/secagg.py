@@ -35,20 +35,33 @@ from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.ring import DEGREE
 from quorate_server.aggregate import SecureAdder
 
-PARAMETERS = 1 << 20
 SITES, LANES = 16, 2
 FRAME = 64  # polynomials
 TENSORS = 16
-FEW_SITES, MANY_SITES = 1, 64
-DEMO_ROUNDS, WARM_UP = 60, 10
-OURS_REPEATED, PEERS_REPEATED = 15, 3
+FEW_SITES = 1
 SEED = bytes(range(32))
 BITS = {"flare": (8192, [60, 40, 40], 2.0**40), "tenseal": (4096, [53, 53], 2.0**40)}
 
 
 @dataclass(frozen=True)
+class Size:
+    """Values of an update, sites of the server with many, how often a cost is measured, and the demo's rounds."""
+
+    parameters: int
+    many_sites: int
+    ours_repeated: int
+    peers_repeated: int
+    demo_rounds: int
+    warm_up: int
+
+
+FULL = Size(parameters=1 << 20, many_sites=64, ours_repeated=15, peers_repeated=3, demo_rounds=60, warm_up=10)
+SMALL = Size(parameters=1 << 18, many_sites=2, ours_repeated=1, peers_repeated=1, demo_rounds=2, warm_up=1)
+
+
+@dataclass(frozen=True)
 class Cost:
-    """Of one update of PARAMETERS values; times in milliseconds of CPU."""
+    """Of one update; times in milliseconds of CPU."""
 
     bytes_per_parameter: float
     encrypt: float
@@ -57,13 +70,13 @@ class Cost:
     add_alone: float | None = None
 
 
-def rows() -> list[Row]:
-    update = np.random.default_rng(1).normal(0, 0.05, PARAMETERS).astype(np.float32)
+def rows(size: Size) -> list[Row]:
+    update = np.random.default_rng(1).normal(0, 0.05, size.parameters).astype(np.float32)
     # TenSEAL warns at every vector that is longer than one ciphertext.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        flare, tenseal_best = _peer(update, "flare"), _peer(update, "tenseal")
-    ours, floats = _ours(update), _floats(update)
-    few, many = _server_peak_mb(update, FEW_SITES), _server_peak_mb(update, MANY_SITES)
+        flare, tenseal_best = (_peer(update, name, size.peers_repeated) for name in ("flare", "tenseal"))
+    ours, floats = _ours(update, size.ours_repeated), _floats(update, size.ours_repeated)
+    few, many = (_server_peak_mb(update, sites, size.many_sites) for sites in (FEW_SITES, size.many_sites))
     return [
         Row("bytes per parameter, up and down", "B", ours.bytes_per_parameter, 3.3, flare.bytes_per_parameter),
         Row(
@@ -94,13 +107,13 @@ def rows() -> list[Row]:
         _times("server against NVIDIA FLARE's way", flare.add_with_parsing / ours.add_with_parsing, 100),
         _times("server, of both the addition alone", (flare.add_alone or 0) / (ours.add_alone or 1), None),
         _times("decryption against NVIDIA FLARE's way", flare.decrypt / ours.decrypt, 5),
-        *_demo_rounds(),
+        *_demo_rounds(size.demo_rounds, size.warm_up),
         Row(f"server's peak memory, {FEW_SITES} site", "MB", few),
-        Row(f"server's peak memory, {MANY_SITES} sites", "MB", many, few * 1.01),
+        Row(f"server's peak memory, {size.many_sites} sites", "MB", many, few * 1.01),
     ]
 
 
-def _demo_rounds() -> list[Row]:
+def _demo_rounds(rounds: int, warm_up: int) -> list[Row]:
     """A round of the demo's study with four real sites, under secure aggregation and without protection."""
     demo = Path(hospitals.__file__).parent
     seconds = {}
@@ -118,12 +131,12 @@ def _demo_rounds() -> list[Row]:
                 text = (demo / "study-without-noise.toml").read_text(encoding="utf-8")
                 text = text.replace('mode = "secagg"', f'mode = "{mode}"')
                 text = text.replace('"malignancy-without-noise"', f'"{mode}"')
-                (root / f"{mode}.toml").write_text(text.replace("count = 20", f"count = {DEMO_ROUNDS}"))
+                (root / f"{mode}.toml").write_text(text.replace("count = 20", f"count = {rounds}"))
                 consortium.operator("study", "publish", root / f"{mode}.toml")
                 consortium.approve(mode)
                 with operator_of(consortium) as operator:
                     view = completed(operator, operator.start(mode).run)
-                seconds[mode] = statistics.median(sum(r.phase_seconds.values()) for r in view.results[WARM_UP:])
+                seconds[mode] = statistics.median(sum(r.phase_seconds.values()) for r in view.results[warm_up:])
     ours, plain = seconds["secagg"], seconds["none"]
     return [
         Row("a secure round of the demo, beside a plain one", "s", ours, None, plain),
@@ -135,13 +148,13 @@ def _times(what: str, ratio: float, goal: float | None) -> Row:
     return Row(f"times less: {what}", "x", ratio, goal, more_is_better=True)
 
 
-def _ours(update: npt.NDArray[np.float32]) -> Cost:
+def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
     packing, randomness = Packing(1.0, SITES, LANES), SystemRandomness()
     weight = WEIGHT_ONE // SITES
     key = ring.uniform(randomness, DEGREE)
 
     values = FRAME * LANES * DEGREE
-    frames = range(0, packing.polynomials(PARAMETERS), FRAME)
+    frames = range(0, packing.polynomials(len(update)), FRAME)
 
     def encrypt() -> list[bytes]:
         sent = []
@@ -162,7 +175,7 @@ def _ours(update: npt.NDArray[np.float32]) -> Cost:
         return np.concatenate(averages)
 
     sent = encrypt()
-    joined, adder = io.BytesIO(b"".join(sent)), SecureAdder(packing.polynomials(PARAMETERS))
+    joined, adder = io.BytesIO(b"".join(sent)), SecureAdder(packing.polynomials(len(update)))
     key_sum = np.zeros(DEGREE, dtype=np.uint64)
     for _ in range(SITES):
         add()
@@ -172,15 +185,15 @@ def _ours(update: npt.NDArray[np.float32]) -> Cost:
     _require_close(decrypt(), update, SITES * packing.step)
     received = words.unpack(b"".join(sent))
     return Cost(
-        sum(map(len, sent)) / PARAMETERS,
-        _ms(encrypt, OURS_REPEATED),
-        _ms(add, OURS_REPEATED),
-        _ms(decrypt, OURS_REPEATED),
-        _ms(lambda: ring.add(total, received), OURS_REPEATED),
+        sum(map(len, sent)) / len(update),
+        _ms(encrypt, repeated),
+        _ms(add, repeated),
+        _ms(decrypt, repeated),
+        _ms(lambda: ring.add(total, received), repeated),
     )
 
 
-def _peer(update: npt.NDArray[np.float32], name: str) -> Cost:
+def _peer(update: npt.NDArray[np.float32], name: str, repeated: int) -> Cost:
     """TenSEAL: a vector to a tensor; the server parses and adds; a site decrypts and divides by the sum of weights."""
     degree, bits, scale = BITS[name]
     kind = tenseal.ENCRYPTION_TYPE.ASYMMETRIC if name == "flare" else tenseal.ENCRYPTION_TYPE.SYMMETRIC
@@ -207,29 +220,29 @@ def _peer(update: npt.NDArray[np.float32], name: str) -> Cost:
 
     _require_close(decrypt(), update, 1e-3)
     return Cost(
-        sum(map(len, sent)) / PARAMETERS,
-        _ms(encrypt, PEERS_REPEATED),
-        _ms(lambda: add([tenseal.ckks_vector_from(context, data) for data in sent]), PEERS_REPEATED),
-        _ms(decrypt, PEERS_REPEATED),
-        _ms(lambda: add(parsed), PEERS_REPEATED),
+        sum(map(len, sent)) / len(update),
+        _ms(encrypt, repeated),
+        _ms(lambda: add([tenseal.ckks_vector_from(context, data) for data in sent]), repeated),
+        _ms(decrypt, repeated),
+        _ms(lambda: add(parsed), repeated),
     )
 
 
-def _floats(update: npt.NDArray[np.float32]) -> Cost:
+def _floats(update: npt.NDArray[np.float32], repeated: int) -> Cost:
     sent = update.tobytes()
     total = update.copy()
     return Cost(
-        len(sent) / PARAMETERS,
-        _ms(lambda: (update * np.float32(1 / SITES)).tobytes(), OURS_REPEATED),
-        _ms(lambda: np.add(total, np.frombuffer(sent, dtype=np.float32), out=total), OURS_REPEATED),
-        _ms(lambda: np.frombuffer(sent, dtype=np.float32) * np.float32(SITES), OURS_REPEATED),
+        len(sent) / len(update),
+        _ms(lambda: (update * np.float32(1 / SITES)).tobytes(), repeated),
+        _ms(lambda: np.add(total, np.frombuffer(sent, dtype=np.float32), out=total), repeated),
+        _ms(lambda: np.frombuffer(sent, dtype=np.float32) * np.float32(SITES), repeated),
     )
 
 
-def _server_peak_mb(update: npt.NDArray[np.float32], sites: int) -> float:
+def _server_peak_mb(update: npt.NDArray[np.float32], sites: int, most_sites: int) -> float:
     """Peak of what numpy and Python allocate while so many updates arrive and are folded, frame by frame."""
-    packing, randomness = Packing(1.0, MANY_SITES, LANES), SystemRandomness()
-    coefficients, _ = packing.encode(update, WEIGHT_ONE // MANY_SITES)
+    packing, randomness = Packing(1.0, most_sites, LANES), SystemRandomness()
+    coefficients, _ = packing.encode(update, WEIGHT_ONE // most_sites)
     encrypted = ring.encrypt(coefficients, ring.uniform(randomness, DEGREE), SEED, 0, randomness)
     sent = [words.pack(encrypted[first : first + FRAME]) for first in range(0, len(encrypted), FRAME)]
     shape = coefficients.shape

@@ -18,8 +18,8 @@ from typing import Self
 from quorate_client.folder import write_private
 
 BIN = Path(sys.executable).parent
-STOP_S = 10.0
-COMMAND_S = 120.0
+START_S = STOP_S = 60.0
+COMMAND_S = 600.0
 DATASET = "cells"
 TEST_FRACTION = 0.2
 QUIET = {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -119,7 +119,8 @@ class Consortium:
     def start_server(self) -> None:
         self.server = start(self.root / "server.log", "quorate-server", "run", "--state", self.server_dir)
         self._running.enter_context(ended(self.server))
-        for _ in range(200):
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
             if self.server.poll() is not None:
                 raise CommandFailedError(f"quorate-server ended by itself; see {self.root / 'server.log'}")
             try:

@@ -27,9 +27,9 @@ from quorate_server.founding import found
 from quorate_server.open_calls import MOST_CALLS
 from quorate_server.rounds_service import RoundsService
 from quorate_server.server_identity import ServerIdentity
+from tests.patience import PATIENCE_S
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, SiteKeys
 
-PATIENCE_S = 20.0
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
 """How much a peer that does not read lets the other one send."""
 RUN = RunId("malignancy-0a1b2c")

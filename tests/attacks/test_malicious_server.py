@@ -52,8 +52,7 @@ from tests.client.conftest import (
     make_study,
 )
 from tests.client.consortium import NAME, Authority, RunningServer, Server, Visit, server_credentials, start_server
-
-WAIT_S = 20.0
+from tests.patience import PATIENCE_S
 
 
 def rows(site: RunningSite) -> int:
@@ -94,8 +93,14 @@ async def test_an_instruction_that_cannot_be_is_refused_and_leaves_nothing(
     assert (await visit.next("reply")).code == ""
 
 
+@pytest.fixture
+def slow_heartbeat(services: Server) -> None:
+    """While the site is kept busy it must not take the server for silent."""
+    services.heartbeat_s = PATIENCE_S
+
+
 async def test_instructions_without_end_do_not_fill_the_memory(
-    server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
+    slow_heartbeat: None, server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
 ) -> None:
     async def never(*_: object) -> Reply:
         await asyncio.Event().wait()
@@ -108,11 +113,6 @@ async def test_instructions_without_end_do_not_fill_the_memory(
     assert (await site.state.until("waiting")).code == FrameError.code
     assert site.metric("quorate_client_instructions_open") == MOST_OPEN
     await server.services.visit()  # it comes back
-
-
-@pytest.fixture
-def slow_heartbeat(services: Server) -> None:
-    services.heartbeat_s = WAIT_S
 
 
 async def test_large_instructions_do_not_fill_the_memory_either(
@@ -183,7 +183,7 @@ async def test_answers_that_the_server_does_not_take_do_not_fill_the_memory(
             yield event
 
     hostile = await deaf(nonsense)
-    async with live(folder, engine) as site, asyncio.timeout(WAIT_S):
+    async with live(folder, engine) as site, asyncio.timeout(PATIENCE_S):
         assert (await site.state.until("waiting")).code == FrameError.code
         await hostile.left.wait()
         assert not site.running.done()
@@ -196,7 +196,7 @@ async def test_bytes_that_are_no_message_end_the_connection_and_not_the_daemon(
         yield b"\xff\xff\xff\xff"
 
     await deaf(garbage)
-    async with live(folder, engine) as site, asyncio.timeout(WAIT_S):
+    async with live(folder, engine) as site, asyncio.timeout(PATIENCE_S):
         await site.state.until("waiting")
         await site.state.until("connected")
         assert not site.running.done()
@@ -210,7 +210,7 @@ async def test_a_clock_that_shows_no_time_does_not_end_the_daemon(
     services.clock = lambda: clock
     running = await start_server(services)
     enrol(folder, services, running.address)
-    async with live(folder, engine) as site, asyncio.timeout(WAIT_S):
+    async with live(folder, engine) as site, asyncio.timeout(PATIENCE_S):
         assert (await site.state.until("waiting")).code == FrameError.code
         assert not site.running.done()
     await running.stop()
@@ -275,7 +275,7 @@ async def test_more_rounds_than_were_approved_are_refused_at_once(
     async with engine_kit.site(server, tmp_path / "site") as alone:
         server.prepared([await alone.do(Phase.PREPARE)])
         with pytest.raises(FrameError):
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(PATIENCE_S):
                 await alone.perform(server.instruction(phase, number))
         assert not list((tmp_path / "site").rglob("*.state"))
 
@@ -310,7 +310,7 @@ async def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path) -> Non
     spool = Spool(tmp_path / "spool")
     downloads = Downloads(Link(), spool, lambda: 0.5, lambda _: None, lambda: 10**6)
     with pytest.raises(DiskFullError):
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             await downloads.fetch(Blob(BlobId(os.urandom(32)), 10**6 + 1))
     assert list(spool.folder.iterdir()) == []
 

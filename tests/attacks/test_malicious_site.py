@@ -205,7 +205,7 @@ async def test_a_silent_site_cannot_take_the_model_that_another_one_released_out
     thief, honest = (HonestSite(consortium.site(name), model) for name in ("east", "west"))
     for each in (thief, honest):
         await each.site.connect()
-    _, view = await start(consortium, "malignancy", (thief.site, honest.site), deadline_s=3.0)
+    _, view = await start(consortium, "malignancy", (thief.site, honest.site), deadline_s=8.0)
     for _ in (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE):
         for each in (thief, honest):
             await each.do(await each.next_work())
@@ -226,7 +226,7 @@ async def test_the_updates_of_a_run_that_is_stopped_do_not_stay_at_the_server(co
     sites = [HonestSite(consortium.site(name), b"") for name in ("east", "west")]
     for each in sites:
         await each.site.connect()
-    _, view = await start(consortium, "stopped", (each.site for each in sites), deadline_s=60.0)
+    _, view = await start(consortium, "stopped", (each.site for each in sites), deadline_s=600.0)
     for each in sites:
         await each.do(await each.next_work())
     await sites[0].do(await sites[0].next_work())

@@ -29,6 +29,7 @@ from quorate_client.ledger import open_ledger
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.metrics import ClientMetrics
 from quorate_client.state import ConnectionReport, State, open_state
+from tests.patience import PATIENCE_S
 
 from .consortium import NAME, Authority, RunningServer, Server, Visit, blocking_server, start_server
 from .data_kit import fix_split
@@ -169,7 +170,7 @@ class WatchedState(State):
 
     async def until(self, state: str) -> ConnectionReport:
         """Wait until the connection is reported in that state."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (report := await self._reports.get()).state != state:
                 pass
         return report
@@ -188,7 +189,7 @@ class RunningSite:
 
     async def stop(self) -> None:
         self.daemon.agent.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await self.running
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -258,7 +259,7 @@ def instruct(services: Server, round_number: int = 1, **changes: Any) -> Instruc
         "phase": Phase.GUEST,
         "attempt": 0,
         "study_digest": make_study(services).digest(),
-        "deadline_s": 60.0,
+        "deadline_s": 600.0,
         "body": b"abc",
     }
     return Instruction(**(content | changes))

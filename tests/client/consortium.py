@@ -46,10 +46,10 @@ from quorate.readiness import Readiness
 from quorate.study import Study
 from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from quorate.wire import DETAIL_KEY, detail_of, status_of
+from tests.patience import PATIENCE_S
 
 NAME = "testers"
 DAY_S = 86_400.0
-PATIENCE_S = 20.0
 
 
 class Authority:
@@ -193,7 +193,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
     def __init__(self, authority: Authority, folder: Path) -> None:
         self.authority = authority
         self.spool = Spool(folder)
-        self.heartbeat_s = 0.2
+        self.heartbeat_s = 1.0
         self.clock: Callable[[], float] = time.time
         self.certificate_ends_s = DAY_S
         self.faults = Faults()

@@ -25,6 +25,7 @@ from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
 from quorate_client.ballots import MOST_FAILURES, MOST_SETS, Ballots, Members, Question, check
 from quorate_client.state import State, open_state, site_state
+from tests.patience import PATIENCE_S
 from tests.protos.secagg.parties import Consortium
 
 RUN = RunId("run-1")
@@ -281,7 +282,7 @@ def test_a_site_that_is_killed_has_voted_if_and_only_if_the_vote_was_committed(
     done = subprocess.run(
         [sys.executable, "-c", _VOTE_AND_DIE, str(path), moment],
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == -signal.SIGKILL

@@ -14,6 +14,7 @@ import pytest
 
 from quorate.errors import SiteInterruptedError
 from quorate_client.ledger_entries import Reserved, Spent
+from tests.patience import PATIENCE_S
 
 from .ledger_dying import LIMIT, RELEASED, RESERVED, ROUNDS
 from .ledger_kit import DELTA, NO_LIMITS, NOW, VISITS, a_charge, opened
@@ -31,7 +32,7 @@ def dead() -> Iterator[list[Path]]:
     # In memory: a kill leaves all that was written, on whatever disk, and hundreds of sites flush thousands of times.
     memory = Path("/dev/shm")  # noqa: S108
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        done = subprocess.run(command("die", folder), cwd=PROJECT, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command("die", folder), cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stderr
         yield sorted(Path(folder).iterdir())
 
@@ -85,7 +86,7 @@ def test_processes_that_spend_at_once_stay_within_the_limit_together(tmp_path: P
         subprocess.Popen(command("race", tmp_path, first), cwd=PROJECT, stdout=subprocess.PIPE, text=True)
         for first in (1000, 2000, 3000)
     ]
-    won = [int(process.communicate(timeout=100)[0]) for process in racing]
+    won = [int(process.communicate(timeout=PATIENCE_S)[0]) for process in racing]
     assert all(process.returncode == 0 for process in racing)
     with opened(tmp_path) as ledger:
         assert ledger.spent(VISITS, DELTA) == sum(won)

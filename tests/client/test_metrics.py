@@ -13,6 +13,7 @@ from quorate.errors import ConfigError
 from quorate.exchange import Phase
 from quorate.metric import OTHER, MetricKind
 from quorate_client.metrics import CLIENT_METRICS, ClientMetrics, ConnectionState, serve_metrics
+from tests.patience import PATIENCE_S
 
 
 def exposed_name(name: str, kind: MetricKind) -> str:
@@ -72,7 +73,7 @@ def test_the_endpoint_answers_until_it_is_stopped() -> None:
     ClientMetrics(registry)
     server = serve_metrics("127.0.0.1:0", registry)
     try:
-        with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:  # our own address
+        with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=PATIENCE_S) as answer:  # our own address
             families = list(text_string_to_metric_families(answer.read().decode()))
     finally:
         server.stop()

@@ -36,6 +36,7 @@ from quorate_client.ledger_entries import Account, Charge, Limits
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.readiness import Assessor, Question, about
 from quorate_client.state import open_state
+from tests.patience import PATIENCE_S
 
 from .conftest import APP, POLICY, RunningSite, ScriptedEngine, add_others, enrol, instruct, live, make_study
 from .consortium import RunningServer, Server
@@ -305,7 +306,7 @@ class SlowAssessor(Assessor):
 
     def answer(self, question: Question) -> None:
         self.begun.set()
-        assert self.released.wait(20)
+        assert self.released.wait(PATIENCE_S)
         super().answer(question)
 
 

@@ -39,7 +39,8 @@ from tests.client.engine_kit import (
     make_agreement,
     make_study,
 )
-from tests.client.engine_processes import STOP_S, end_engines, engines
+from tests.client.engine_processes import end_engines, engines
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +207,7 @@ def test_work_that_nobody_waits_for_any_more_is_stopped(installed: Path, tmp_pat
         connection.connect(name)
         connection.sendall(b"".join(packed([str(place.file("north")).encode(), instruction_to_bytes(instruction)])))
         task = psutil.Process(int(pipe.read_text()))
-    assert psutil.wait_procs([task], STOP_S)[1] == []
+    assert psutil.wait_procs([task], PATIENCE_S)[1] == []
     assert place.ask(Phase.PREPARE).code == ""
 
 
@@ -231,8 +232,8 @@ def test_an_engine_that_dies_at_work_is_a_crash_and_the_next_message_starts_anot
     killer = subprocess.Popen(["sh", "-c", f"cat {pipe} && kill -9 {engine.pid}"], stdout=subprocess.DEVNULL)
     with pytest.raises(TaskCrashedError, match="ended while it worked"):
         ask(place.folders["north"], [str(place.file("north")).encode(), instruction])
-    killer.wait(STOP_S)
-    psutil.wait_procs([engine], STOP_S)
+    killer.wait(PATIENCE_S)
+    psutil.wait_procs([engine], PATIENCE_S)
     assert place.ask(Phase.PREPARE).code == ""
 
 
@@ -240,7 +241,7 @@ def test_an_engine_whose_folder_is_gone_ends(place: Place) -> None:
     place.ask(Phase.PREPARE)
     running = engines(place.root)
     shutil.rmtree(place.folders["north"].root)
-    assert psutil.wait_procs(running, STOP_S)[1] == []
+    assert psutil.wait_procs(running, PATIENCE_S)[1] == []
 
 
 async def test_an_engine_stays_for_as_long_as_a_message_can_come(place: Place) -> None:

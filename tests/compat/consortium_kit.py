@@ -29,6 +29,7 @@ from quorate_operator.files import invitation_text
 from quorate_operator.profile import Profile
 from quorate_server.founding import found
 from tests.client.data_kit import fix_split
+from tests.patience import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]
 APPS = (REPOSITORY / "examples" / "flower_quickstart", Path(__file__).parent / "apps")
@@ -47,8 +48,6 @@ TASKS = (
     "tabular-classifier",
 )
 BIN = Path(sys.executable).parent
-PATIENCE_S = 60.0
-STOP_S = 15.0
 
 Value = TypeVar("Value")
 RunConfig = Mapping[str, str | int | float | bool]
@@ -65,11 +64,11 @@ def environment() -> dict[str, str]:
     }
 
 
-def eventually(found: Callable[[], Value | None], what: str, within_s: float = PATIENCE_S) -> Value:
+def eventually(found: Callable[[], Value | None], what: str) -> Value:
     """What ``found`` gives once that is true."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + PATIENCE_S
     while not (value := found()):
-        assert time.monotonic() < end, f"waited {within_s:g} s for {what}"
+        assert time.monotonic() < end, f"waited {PATIENCE_S:g} s for {what}"
         time.sleep(0.02)
     return value
 
@@ -126,7 +125,7 @@ class Consortium:
         address = f"127.0.0.1:{_free_port()}"
         profile = found(self.server_dir, consortium="compat", address=address, listen=address, now=time.time())
         with (self.server_dir / "server.toml").open("a") as file:
-            file.write(_lines({"metrics_listen": "", "heartbeat_s": 0.3, "silent_after_s": 1.0}))
+            file.write(_lines({"metrics_listen": "", "silent_after_s": 600.0}))
             file.write(_lines({"guest_apps": SERVER_APPS}))
         try:
             self.operator = OperatorClient(Profile.load(profile, time.time())).__enter__()
@@ -146,7 +145,7 @@ class Consortium:
             daemon.terminate()
         for daemon in reversed(self._daemons):
             try:
-                daemon.wait(STOP_S)
+                daemon.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
@@ -159,7 +158,7 @@ class Consortium:
     def kill_server(self) -> None:
         """As a power cut would."""
         self.server.kill()
-        self.server.wait(STOP_S)
+        self.server.wait(PATIENCE_S)
 
     def await_sites(self) -> None:
         eventually(lambda: self._presence() == dict.fromkeys(SITES, "online"), "the sites to be connected")
@@ -222,7 +221,7 @@ class Consortium:
     def guest(self, name: str, server_app: str, run_config: RunConfig, task: str = TASKS[1], **rounds: float) -> Study:
         """An approved study of one of the tests' apps."""
         file = self.root / f"{name}.toml"
-        settings = {"count": 1, "quorum": 3, "deadline_s": 100} | rounds
+        settings = {"count": 1, "quorum": 3, "deadline_s": 600} | rounds
         file.write_text(
             _lines({"name": name, "purpose": "To be compatible", "sites": SITES})
             + f'[task]\n{_lines({"name": task})}[protection]\nmode = "none"\n[rounds]\n{_lines(settings)}'

@@ -50,7 +50,7 @@ def write_study(folder: Path, mode: str) -> Path:
         'name = "malignancy-without-noise"': f'name = "{STUDIES[mode]}"',
         "batch_size = 32": "batch_size = 4096",
         "count = 20": f"count = {ROUNDS}",
-        "deadline_s = 120": "deadline_s = 300",
+        "deadline_s = 120": "deadline_s = 600",
         'mode = "secagg"': f'mode = "{mode}"',
     }.items():
         assert old in text

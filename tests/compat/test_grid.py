@@ -29,10 +29,10 @@ from quorate.study import Guest, Protection, Rounds, Site, Study, TaskRef
 from quorate_server.flower import QuorateGrid, node_id, run_number
 from quorate_server.pipe import Note, Verb, receive_note
 from quorate_server.pipe_exchange import PipeExchange
+from tests.patience import PATIENCE_S
 
 RUN = RunId("run-1")
 SITES = ("east", "north", "south")
-PATIENCE_S = 20.0
 
 
 def make_study(absent_grace_s: float = 3600.0) -> Study:
@@ -225,7 +225,7 @@ def test_a_replys_metadata_follow_from_what_was_asked(bench: Bench) -> None:
 
 def test_at_the_end_of_the_time_the_replies_that_are_there_are_given_back(bench: Bench) -> None:
     messages = bench.messages(*SITES)
-    sending, replies = in_thread(bench, messages, timeout=0.5)
+    sending, replies = in_thread(bench, messages, timeout=3.0)
     answered = bench.daemon.answer(2)
     sending.join(PATIENCE_S)
     assert len(replies) == 2

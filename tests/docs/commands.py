@@ -25,6 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.patience import PATIENCE_S
+
 _BLOCK = re.compile(
     r"^<!-- run: (?P<terminal>\w+)(?P<interrupts> after Ctrl-C)?(?: until (?P<until>.+?))? -->\n"
     r"```(?P<language>\w+)\n(?P<text>.*?)^```$",
@@ -42,8 +44,6 @@ _VARIES = (
     (re.compile(r"\d+\.\d+"), "DECIMAL"),
     (re.compile(r"[\d,]+ bytes"), "BYTES"),
 )
-_TIMEOUT_S = 90.0
-_STOP_S = 15.0
 
 
 class CommandError(AssertionError):
@@ -146,14 +146,15 @@ class Terminal:
         """Ctrl-C: end the command that stays, and see it gone."""
         started = psutil.Process(self._shell.pid).children()
         for process in started:
-            process.send_signal(signal.SIGINT)
-        if psutil.wait_procs(started, _STOP_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGINT)
+        if psutil.wait_procs(started, PATIENCE_S)[1]:
             raise CommandError("Ctrl-C does not end what runs in this terminal")
 
     def close(self) -> None:
         """End the shell and all that it started, politely first; by its own group and nothing else."""
         self._end(signal.SIGTERM)
-        end_s = time.monotonic() + _STOP_S
+        end_s = time.monotonic() + PATIENCE_S
         while self._lives() and time.monotonic() < end_s:
             time.sleep(0.05)
         self._end(signal.SIGKILL)
@@ -185,7 +186,7 @@ class Terminal:
 
     def _wait(self, text: str, start: int) -> None:
         with self._news:
-            self._news.wait_for(lambda: text in self._printed[start:] or self._ended, _TIMEOUT_S)
+            self._news.wait_for(lambda: text in self._printed[start:] or self._ended, PATIENCE_S)
         if text not in self._printed[start:]:
             raise CommandError(f"failed, or did not come to its end:\n{self._printed[start:][-4000:]}")
 

@@ -8,11 +8,11 @@ import socket
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from quorate.errors import error_classes
 from tests.docs.commands import Block, CommandError, Terminal, blocks, fits, run_document
+from tests.leftovers import running_in
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
@@ -74,20 +74,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _running_in(folder: Path) -> list[str]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()).is_relative_to(folder):
-                found.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue  # not ours, or gone
-    return found
-
-
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("path", WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_of_a_document_works_as_shown(path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "try"
@@ -108,7 +96,7 @@ def test_every_command_of_a_document_works_as_shown(path: Path, tmp_path: Path) 
     other_metrics = f"\necho 'metrics_listen = \"{metrics}\"' >> server/server.toml"
     replaced = {"--listen 127.0.0.1:8443": f"--listen {server}{other_metrics}", "127.0.0.1:8443": server}
     assert run_document(path, folder, environment, replaced) > 0
-    assert _running_in(tmp_path) == []
+    assert running_in(tmp_path) == []
 
 
 def test_a_console_block_is_read_as_commands_and_what_they_print() -> None:
@@ -153,6 +141,6 @@ def test_a_command_that_fails_or_prints_something_else_fails_its_document(
 def test_closing_a_terminal_ends_what_was_left_running_in_it(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, dict(os.environ))
     terminal.run("sleep 600 & sleep 601 &", 1)
-    assert len(_running_in(tmp_path)) == 3
+    assert len(running_in(tmp_path)) == 3
     terminal.close()
-    assert _running_in(tmp_path) == []
+    assert running_in(tmp_path) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import psutil
 import pytest
 
 from tests.integration.consortium_kit import SECRET, Consortium, Template
+from tests.patience import PATIENCE_S
 
 PR_SET_CHILD_SUBREAPER = 36
 LINES_SHOWN = 60
-LEAVE_S = 5.0
 FOLDER = pytest.StashKey[Path]()
 
 
@@ -55,10 +56,12 @@ def found(founded: Template, tmp_path: Path, request: pytest.FixtureRequest) -> 
         for each in made:
             each.close()
         left = [child for child in psutil.Process().children(recursive=True) if child not in before]
-        _, alive = psutil.wait_procs(left, LEAVE_S)
-        described = [" ".join(child.cmdline()) for child in alive]
+        _, alive = psutil.wait_procs(left, PATIENCE_S)
+        described = []
         for child in alive:
-            child.kill()
+            with suppress(psutil.NoSuchProcess):
+                described.append(" ".join(child.cmdline()))
+                child.kill()
         assert not described, "processes were left behind"
 
 

@@ -15,11 +15,10 @@ from typing import TypeVar
 
 import psutil
 
+from tests.patience import PATIENCE_S
+
 BIN = Path(sys.executable).parent
 TASK_FOLDER = Path(__file__).parent / "slow_task"
-PATIENCE_S = 40.0
-COMMAND_S = 60.0
-STOP_S = 15.0
 
 _APPS = {
     "quorate": "quorate_operator.cli.app",
@@ -58,20 +57,20 @@ def commands(program: str, *lines: Sequence[str | Path]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=COMMAND_S,
+        timeout=PATIENCE_S,
         env=environment(),
     )
     assert done.returncode == 0, f"{program}: {lines}\n{done.stdout}{done.stderr}"
 
 
-def eventually(found: Callable[[], Value | None], what: str, within_s: float = PATIENCE_S) -> Value:
+def eventually(found: Callable[[], Value | None], what: str) -> Value:
     """What ``found`` gives once that is true."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + PATIENCE_S
     while True:
         value = found()
         if value:
             return value
-        assert time.monotonic() < end, f"waited {within_s:g} s for {what}"
+        assert time.monotonic() < end, f"waited {PATIENCE_S:g} s for {what}"
         time.sleep(0.02)
 
 
@@ -114,14 +113,14 @@ class Daemon:
     def kill(self) -> None:
         """As a power cut would: it learns nothing of it."""
         self.process.kill()
-        self.process.wait(STOP_S)
+        self.process.wait(PATIENCE_S)
 
     def stop(self) -> int:
         """Politely. Returns its exit code."""
         if self.runs:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
-        return self.process.wait(STOP_S)
+        return self.process.wait(PATIENCE_S)
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)

@@ -47,7 +47,8 @@ from tests.integration.consortium_kit import (
     Consortium,
     contributed,
 )
-from tests.integration.processes import PATIENCE_S, eventually
+from tests.integration.processes import eventually
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 

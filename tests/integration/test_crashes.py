@@ -21,6 +21,7 @@ from tests.integration.consortium_kit import (
 )
 from tests.integration.processes import eventually
 from tests.integration.relay import relay
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -77,10 +78,8 @@ def test_a_run_goes_on_by_itself_when_the_server_was_killed_in(
         assert consortium.sites[name].began(step) == 1
 
 
-def test_a_run_goes_on_by_itself_when_the_server_was_killed_in_a_checkpoint(found: Found) -> None:
+def test_a_run_goes_on_by_itself_when_the_server_was_killed_in_a_checkpoint(consortium: Consortium) -> None:
     """The site that was asked for the checkpoint is asked again; the round before it counts once."""
-    consortium = found(silent_after_s="30.0")
-    consortium.start()
     consortium.sites["west"].order("evaluate-2", HOLD)
     run = consortium.run("patient")
     consortium.sites["west"].await_step("evaluate-2")
@@ -256,8 +255,10 @@ def test_the_death_of_a_tasks_process_ends_the_job_and_not_the_daemon(consortium
     assert east.began("evaluate-2") == 1
 
 
-def test_a_frozen_site_is_absent_and_takes_part_again_when_it_thaws(consortium: Consortium) -> None:
+def test_a_frozen_site_is_absent_and_takes_part_again_when_it_thaws(found: Found) -> None:
     """A stopped process keeps its connection open: the missing heartbeats tell."""
+    consortium = found(heartbeat_s="0.3", silent_after_s="3.0")
+    consortium.start()
     east, north = consortium.sites["east"], consortium.sites["north"]
     east.order("train-2", HOLD)
     north.order("evaluate-2", HOLD)
@@ -275,10 +276,8 @@ def test_a_frozen_site_is_absent_and_takes_part_again_when_it_thaws(consortium: 
     assert dict(view.results[1].missing) == {"east": "absent"}
 
 
-def test_a_site_that_is_frozen_past_the_deadline_is_late(found: Found) -> None:
+def test_a_site_that_is_frozen_past_the_deadline_is_late(consortium: Consortium) -> None:
     """Nobody noticed that it stood still, so the round waits until its deadline, and not longer."""
-    consortium = found(silent_after_s="60.0")
-    consortium.start()
     east, north = consortium.sites["east"], consortium.sites["north"]
     east.order("train-1", HOLD)
     north.order("evaluate-1", HOLD)
@@ -345,5 +344,5 @@ def test_nothing_is_left_running_when_the_daemons_were_killed(consortium: Consor
     assert len(children) >= 1 + len(SITES)
     for daemon in daemons:
         daemon.kill()
-    _, alive = psutil.wait_procs(children, 5.0)
+    _, alive = psutil.wait_procs(children, PATIENCE_S)
     assert alive == []

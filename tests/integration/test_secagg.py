@@ -59,14 +59,6 @@ def founded(secret_template: Template) -> Template:
     return secret_template
 
 
-@pytest.fixture
-def consortium(found: Found) -> Consortium:
-    """One server and four sites; who is frozen is not missed for a minute."""
-    made = found(silent_after_s="60.0")
-    made.start()
-    return made
-
-
 def run_to_vote(consortium: Consortium, study: str, *frozen: str) -> str:
     """A run whose second round is in the vote; all have voted but the ``frozen``, whose daemons stand still."""
     west = consortium.sites["west"]
@@ -387,7 +379,7 @@ def test_a_site_that_missed_rounds_arrives_at_the_same_model(
 
 def test_a_site_that_was_not_there_when_the_run_began_joins_it(found: Found) -> None:
     """It finds its part of the study key, and the sum of the statistics that it is not in."""
-    consortium = found(silent_after_s="60.0")
+    consortium = found()
     consortium.start_server()
     for name in OTHERS:
         consortium.start_site(name)
@@ -436,7 +428,7 @@ def test_a_run_whose_voters_stay_away_pauses_after_one_more_attempt(consortium: 
     run = run_to_vote(consortium, "hasty", "north", "south")
     for name in ("north", "south"):
         consortium.sites[name].running.kill()
-    paused = consortium.await_run(run, lambda view: view.state is not RunState.RUNNING, "to pause", 90.0)
+    paused = consortium.await_run(run, lambda view: view.state is not RunState.RUNNING, "to pause")
     assert paused.state is RunState.PAUSED
     assert paused.reason is not None
     assert paused.reason.code == "quorum_missing"

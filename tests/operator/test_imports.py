@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 HEAVY = ("quorate_server", "quorate_client", "flwr", "numpy", "torch", "sqlalchemy", "structlog", "prometheus_client")
 SCRIPT = f"""
 import sys
@@ -14,7 +16,9 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 
 
 def test_the_command_imports_no_daemon_and_no_framework() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -25,6 +25,7 @@ from quorate.blobs import (
     frame_count,
 )
 from quorate.errors import BlobMismatchError, BlobMissingError, FrameError
+from tests.patience import PATIENCE_S
 
 SIZES = (0, 1, FRAME_BYTES - 1, FRAME_BYTES, FRAME_BYTES + 1, 3 * FRAME_BYTES)
 
@@ -413,7 +414,11 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_frame_leaves_a_state_that_can_b
     if probe.returncode != 0:
         pytest.skip(f"no tmpfs in a user namespace here: {probe.stderr.decode().strip()}")
     done = subprocess.run(
-        [*command, str(disk), sys.executable, _FULL_DISK, then], capture_output=True, text=True, check=False, timeout=60
+        [*command, str(disk), sys.executable, _FULL_DISK, then],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("resumed")

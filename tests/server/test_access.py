@@ -35,6 +35,7 @@ from quorate.v1 import (
 from quorate.wire import DETAIL_KEY, error_from_call
 from quorate_server.access import METHODS
 from quorate_server.ca import Authority
+from tests.patience import PATIENCE_S
 from tests.server.door import NAME_OVERRIDE, Door, SiteKeys, open_door
 
 
@@ -46,7 +47,7 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 async def refusal(channel: grpc.aio.Channel, method: str, *, request: bytes = b"") -> QuorateError | None:
     """What the server says to an empty request. Any method can be called as a stream of bytes."""
-    call = channel.stream_stream(method)(iter([request]), timeout=20)
+    call = channel.stream_stream(method)(iter([request]), timeout=PATIENCE_S)
     try:
         async for _ in call:
             break

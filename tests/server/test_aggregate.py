@@ -20,6 +20,7 @@ from quorate.secagg import ring
 from quorate.secagg import words as packed
 from quorate.secagg.plain import MAX_TOTAL_WEIGHT, WEIGHT_ONE
 from quorate_server.aggregate import BLOCK_BYTES, BLOCK_POLYNOMIALS, MOST_UNREDUCED, Adder, SecureAdder
+from tests.patience import PATIENCE_S
 from tests.server.study_kit import words
 
 DIGEST = bytes(32)
@@ -147,7 +148,7 @@ def test_eight_updates_take_the_memory_of_one_accumulator(tmp_path: Path) -> Non
     update = tmp_path / "update"
     update.write_bytes(bytes(48 * 1024 * 1024))
     done = subprocess.run(
-        [sys.executable, "-c", _MEMORY, str(update)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _MEMORY, str(update)], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1.3
@@ -251,7 +252,11 @@ def test_eight_ciphertexts_take_the_memory_of_one_accumulator(tmp_path: Path) ->
     update = tmp_path / "update"
     update.write_bytes(packed.pack(random_polynomials(1, BLOCK_POLYNOMIALS)) * 48)
     done = subprocess.run(
-        [sys.executable, "-c", _SECURE_MEMORY, str(update)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _SECURE_MEMORY, str(update)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1.3

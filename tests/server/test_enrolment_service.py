@@ -24,6 +24,7 @@ from quorate.messages import member_to_proto
 from quorate.v1 import common_pb2, enrolment_pb2, enrolment_pb2_grpc
 from quorate.wire import error_from_call
 from quorate_server.registry_tables import Standing
+from tests.patience import PATIENCE_S
 from tests.server.door import Door, SiteKeys, open_door
 
 NORTH = SiteName("north")
@@ -45,7 +46,7 @@ async def redeem(
     async with door.channel(credential) as channel:
         stub: Any = enrolment_pb2_grpc.EnrolmentStub(channel)
         try:
-            return await stub.Redeem(request, timeout=20)
+            return await stub.Redeem(request, timeout=PATIENCE_S)
         except grpc.aio.AioRpcError as failure:
             return error_from_call(failure, "the server")
 
@@ -155,7 +156,7 @@ async def test_a_site_renews_its_certificate_under_its_own_name(door: Door) -> N
     door.clock.forward(days=2)
     async with door.channel(door.credential(issued, keys.key_pem())) as channel:
         stub: Any = enrolment_pb2_grpc.EnrolmentStub(channel)
-        renewed = await stub.Renew(enrolment_pb2.RenewRequest(csr_pem=keys.csr("operator")), timeout=20)
+        renewed = await stub.Renew(enrolment_pb2.RenewRequest(csr_pem=keys.csr("operator")), timeout=PATIENCE_S)
     certificate = x509.load_pem_x509_certificate(renewed.certificate_pem)
     subject = Subject.of(certificate)
     assert subject == Subject("north-sea", Role.SITE, "north")
@@ -168,7 +169,7 @@ async def test_revocation_reaches_renewed_certificates_too(door: Door) -> None:
     keys, issued = door.enrol("north")
     async with door.channel(door.credential(issued, keys.key_pem())) as channel:
         stub: Any = enrolment_pb2_grpc.EnrolmentStub(channel)
-        renewed = await stub.Renew(enrolment_pb2.RenewRequest(csr_pem=keys.csr()), timeout=20)
+        renewed = await stub.Renew(enrolment_pb2.RenewRequest(csr_pem=keys.csr()), timeout=PATIENCE_S)
     door.registry.revoke_site(NORTH)
     certificate = x509.load_pem_x509_certificate(renewed.certificate_pem)
     with pytest.raises(CertificateRevokedError):

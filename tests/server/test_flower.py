@@ -29,10 +29,11 @@ from quorate_server.pipe import Note, Verb, receive_note
 from quorate_server.pipe_exchange import PipeExchange
 from quorate_server.progress import StudyProgress
 from quorate_server.study_loop import StudyLoop
+from tests.patience import PATIENCE_S
 from tests.server.study_kit import MemoryBlobs, SimulatedSite, a_study
 
 RUN = RunId("malignancy-0a1b2c")
-STUDY = a_study(rounds={"count": 2, "absent_grace_s": 0.2, "deadline_s": 20.0})
+STUDY = a_study(rounds={"count": 2, "absent_grace_s": 0.2, "deadline_s": 600.0})
 
 # --- a stock ClientApp, as in Flower's quickstart ---
 
@@ -101,7 +102,7 @@ class Sites:
 
     def close(self) -> None:
         self.sock.shutdown(socket.SHUT_RDWR)
-        assert self._gone.wait(10)
+        assert self._gone.wait(PATIENCE_S)
         self._answering.join()
         self.sock.close()
         self._theirs.close()

@@ -16,6 +16,7 @@ from quorate.identity import RunId, SiteName
 from quorate.runs import RunState
 from quorate_server.database import open_database
 from quorate_server.journal import Journal
+from tests.patience import PATIENCE_S
 from tests.server.study_kit import NAMES, RUN
 
 EAST, NORTH, SOUTH, WEST = NAMES
@@ -144,7 +145,7 @@ async def test_a_waiter_that_gave_up_does_not_leave_the_others_waiting(opened: O
 
     @event.listens_for(opened.engine, "begin")
     def _(_: object) -> None:
-        release.wait(10)
+        release.wait(PATIENCE_S)
 
     asked = [instruction(site) for site in NAMES]
     waiting = [asyncio.ensure_future(opened.journal.record_reply(EAST, a, reply_to(a))) for a in asked]
@@ -153,7 +154,7 @@ async def test_a_waiter_that_gave_up_does_not_leave_the_others_waiting(opened: O
     waiting[1].cancel()
     await asyncio.sleep(0)
     release.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*waiting[2:])
     assert set(opened.journal.replies(RUN)) == {a.message_id for a in asked}
 

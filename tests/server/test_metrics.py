@@ -15,6 +15,7 @@ from quorate.exchange import Phase
 from quorate.metric import MetricKind
 from quorate.runs import RunState
 from quorate_server.metrics import SERVER_METRICS, RoundOutcome, ServerMetrics, serve_metrics, watch_event_loop
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ async def test_the_watcher_measures_how_late_it_was_woken(registry: CollectorReg
 
 
 def fetch(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:  # loopback
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:  # loopback
         return str(answer.read().decode())
 
 

@@ -25,6 +25,7 @@ from quorate_server.phases import Arrived, Presence, Status
 from quorate_server.pipe import MAX_PAYLOAD_BYTES, Note, Verb, read_note, receive_note
 from quorate_server.pipe_exchange import PipeExchange
 from quorate_server.progress import StudyProgress, result_from_json
+from tests.patience import PATIENCE_S
 from tests.server.study_kit import RUN
 
 EAST = SiteName("east")
@@ -121,7 +122,7 @@ class Daemon:
         self.exchange.start()
 
     def heard(self) -> Note:
-        self.sock.settimeout(10)
+        self.sock.settimeout(PATIENCE_S)
         note = receive_note(self.sock)
         assert note is not None
         return note
@@ -131,7 +132,7 @@ class Daemon:
 
     def close(self) -> None:
         self.sock.close()
-        assert self.gone.wait(10)
+        assert self.gone.wait(PATIENCE_S)
         self.theirs.close()
 
 
@@ -161,8 +162,8 @@ def test_the_worker_hears_replies_and_who_is_gone_in_their_order(daemon: Daemon)
     reply = Reply(MessageId(bytes(32)), body=b"work")
     daemon.say(Note(Verb.PRESENCE, json.dumps({"west": 2.5}).encode()))
     daemon.say(Note(Verb.REPLY, reply_to_bytes(reply), EAST))
-    assert daemon.exchange.next_event(10) == Presence({SiteName("west"): 2.5})
-    assert daemon.exchange.next_event(10) == Arrived(EAST, reply)
+    assert daemon.exchange.next_event(PATIENCE_S) == Presence({SiteName("west"): 2.5})
+    assert daemon.exchange.next_event(PATIENCE_S) == Arrived(EAST, reply)
     assert daemon.exchange.next_event(0.0) is None
 
 
@@ -215,4 +216,4 @@ def test_the_released_model_is_kept_in_the_run_s_folder(daemon: Daemon) -> None:
 def test_a_worker_without_its_daemon_ends(daemon: Daemon, last: bytes) -> None:
     daemon.sock.sendall(last)
     daemon.sock.shutdown(socket.SHUT_WR)
-    assert daemon.gone.wait(10)
+    assert daemon.gone.wait(PATIENCE_S)

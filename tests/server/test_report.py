@@ -22,6 +22,7 @@ from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study import Protection, Study
 from quorate_server.disclosure import protection_warning, server_could_see
 from quorate_server.report import MAX_TABLE_ROUNDS, report_html, report_json
+from tests.patience import PATIENCE_S
 
 NOW = 1_795_471_300.0
 SITES = ("east-hospital", "north-hospital", "south-hospital", "west-hospital")
@@ -152,7 +153,7 @@ def test_every_mode_of_protection_has_its_sentences(kind: str, mode: str) -> Non
 
 def test_a_report_for_programs_does_not_load_the_plotting_library() -> None:
     probe = "import quorate_server.report, sys; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", probe], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", probe], check=False, timeout=PATIENCE_S).returncode == 0
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

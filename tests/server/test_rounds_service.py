@@ -42,6 +42,7 @@ from quorate_server.registry import Registry
 from quorate_server.rounds_service import RoundsService
 from quorate_server.server_identity import ServerIdentity
 from quorate_server.sessions import Sessions
+from tests.patience import PATIENCE_S
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, Clock, SiteKeys, a_study
 from tests.server.study_kit import RUN
 
@@ -49,7 +50,6 @@ EAST, WEST = SiteName("east"), SiteName("west")
 CONTENT = bytes(range(256)) * (5 * FRAME_BYTES // 512) + b"and a short last frame"
 UPDATE = Blob(blob_id(CONTENT), len(CONTENT))
 FRAMES = list(cut([CONTENT]))
-WAIT_S = 20.0
 
 
 @dataclass
@@ -69,19 +69,19 @@ class Client:
     async def open_upload(self, message: MessageId, blob: Blob = UPDATE) -> rounds_pb2.OpenUploadReply:
         request = rounds_pb2.OpenUploadRequest(message_id=message, blob=blob_to_proto(blob))
         with refusals():
-            return await self.stub.OpenUpload(request, timeout=WAIT_S)
+            return await self.stub.OpenUpload(request, timeout=PATIENCE_S)
 
     async def upload(self, frames: Iterable[Frame], blob: Blob = UPDATE) -> rounds_pb2.UploadReply:
         messages = [rounds_pb2.UploadFrame(frame=frame_to_proto(frame)) for frame in frames]
         if messages:
             messages[0].blob_id = blob.id
         with refusals():
-            return await self.stub.Upload(iter(messages), timeout=WAIT_S)
+            return await self.stub.Upload(iter(messages), timeout=PATIENCE_S)
 
     async def download(self, blob: Blob, first_frame: int = 0) -> list[Frame]:
         request = rounds_pb2.DownloadRequest(blob_id=blob.id, first_frame=first_frame)
         with refusals():
-            return [frame_from_proto(proto) async for proto in self.stub.Download(request, timeout=WAIT_S)]
+            return [frame_from_proto(proto) async for proto in self.stub.Download(request, timeout=PATIENCE_S)]
 
 
 class Stream:
@@ -95,7 +95,7 @@ class Stream:
 
     async def hear(self) -> rounds_pb2.ServerEvent:
         """The next event that is no heartbeat."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 with refusals():
                     event = await self.call.read()
@@ -166,13 +166,13 @@ class Server:
         return name
 
     async def until(self, condition: Any) -> None:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():  # what is waited for happens behind the line
                 await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
-async def open_server(folder: Path, *, slots: int = 4, idle_s: float = WAIT_S) -> AsyncIterator[Server]:
+async def open_server(folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S) -> AsyncIterator[Server]:
     clock = Clock()
     authority = Authority.create(folder / "ca", CONSORTIUM, clock())
     engine = open_database(f"sqlite:///{folder / 'server.sqlite'}")
@@ -536,7 +536,7 @@ async def test_uploads_wait_for_a_slot_and_a_stalled_one_gives_its_slot_back(tmp
         waiting = asyncio.create_task(west.upload(cut([other]), Blob(blob_id(other), len(other))))
         with pytest.raises(TransportError, match="stood still"), refusals():
             await stalled
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await waiting).complete
 
 
@@ -557,7 +557,7 @@ async def test_no_more_uploads_than_slots_are_taken_at_once(tmp_path: Path) -> N
             for frame in FRAMES[2:]:
                 await call.write(rounds_pb2.UploadFrame(frame=frame_to_proto(frame)))
             await call.done_writing()
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             assert all(await asyncio.gather(*calls))
         assert arriving() == 0
         assert server.spool.content(UPDATE) == CONTENT

@@ -18,6 +18,7 @@ from quorate.v1 import rounds_pb2
 from quorate_server.database import open_database
 from quorate_server.journal import Journal
 from quorate_server.sessions import Session, Sessions
+from tests.patience import PATIENCE_S
 from tests.server.study_kit import Time
 
 EAST, WEST = SiteName("east"), SiteName("west")
@@ -136,7 +137,7 @@ class SlowJournal(Journal):
     def raise_session(self, site: SiteName, number: int) -> bool:
         raised = super().raise_session(site, number)
         if number == 1:
-            self.go_on.wait(10)
+            self.go_on.wait(PATIENCE_S)
         return raised
 
 

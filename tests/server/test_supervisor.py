@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from quorate_server.metrics import ServerMetrics
 from quorate_server.registry import Registry
 from quorate_server.sessions import Sessions
 from quorate_server.supervisor import Runs
+from tests.patience import PATIENCE_S
 from tests.server.study_kit import MemoryBlobs, SimulatedSite, a_study
 
-WAIT_S = 60.0
 Handle = Callable[[SiteName, Instruction, Reply], "Reply | None"]
 
 
@@ -95,13 +95,13 @@ class Daemon:
                         await self.mailbox.take(site.name, reply)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():  # what is waited for happens in another process
                 await asyncio.sleep(0.01)
 
     async def ended(self, run: RunId) -> RunView:
         """The run when it has stopped to move."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             await self.until(lambda: self.runs.view(run).state is not RunState.RUNNING)
         return self.runs.view(run)
 
@@ -116,11 +116,12 @@ class Daemon:
 
 
 def worker_pids() -> list[int]:
-    return [
-        child.pid
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "quorate_server.run_worker" in child.cmdline()
-    ]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it may end while we look
+            if "quorate_server.run_worker" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 @asynccontextmanager

@@ -85,6 +85,7 @@ class Trainable:
         labels: [n], on the same device.
         loss: (outputs [n, ...], labels [n]) -> the loss of each record [n], from that record alone.
         settings: Of the optimiser. Epochs and batch size do not count: ``PrivateSettings`` has its own.
+        units: Of each record the number of its unit, as ``data.load_table`` gives them; a step then draws units.
     """
 
     module: nn.Module

@@ -78,4 +78,4 @@ def partial(grid: Grid) -> tuple[int, bool]:
     sent = [Message(RecordDict(), node, "query.wait") for node in grid.get_node_ids()]
     started = time.monotonic()
     replies = list(grid.send_and_receive(sent, timeout=5.0))
-    return len(replies), 5.0 <= time.monotonic() - started < 15.0
+    return len(replies), time.monotonic() - started >= 5.0
