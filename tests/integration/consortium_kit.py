@@ -193,7 +193,11 @@ class Template:
             profile = ("--profile", self._operator)
             invite = [*profile, "site", "invite"]
             commands("quorate", *([*invite, name, "-o", root / f"{name}.json"] for name in plan.sites))
-            commands("quorate-client", *(line for name in plan.sites for line in self._joining(name)))
+            states = {name: root / name for name in plan.sites}
+            commands("quorate-client", *(["join", root / f"{name}.json", "--state", states[name]] for name in states))
+            for state in states.values():
+                fix_split(SiteFolder(state))
+            commands("quorate-client", *(self._adding(name) for name in plan.sites))
             for name in plan.sites:
                 self._settle(name)
             files = [self._write_study(study) for study in plan.studies]
@@ -207,21 +211,13 @@ class Template:
         finally:
             daemon.end()
 
-    def _joining(self, name: str) -> list[list[str | Path]]:
-        """The commands with which a site joins, with its data."""
-        state = self.root / name
+    def _adding(self, name: str) -> list[str | Path]:
+        """The command with which a site registers its data."""
         table = self.root / f"{name}.csv"
         rows = [f"{number % 100 / 100},{'yes' if number % 2 else 'no'}" for number in range(self.plan.records[name])]
         table.write_text("\n".join(["measured,outcome", *rows, ""]))
         schema = ("--schema", self.root / "schema.toml", "--test-fraction", "0.5")
-        return [
-            ["join", self.root / f"{name}.json", "--state", state],
-        )
-        fix_split(SiteFolder(state))
-        commands(
-            "quorate-client",
-            ["data", "add", name, table, *schema, "--state", state],
-        ]
+        return ["data", "add", name, table, *schema, "--state", self.root / name]
 
     def _settle(self, name: str) -> None:
         """What a site's administrator writes."""
