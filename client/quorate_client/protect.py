@@ -157,7 +157,8 @@ class _Integers:
         for block in read_blocks(file, size):
             values = np.frombuffer(block, "<f4")
             if bounded:
-                values = values.astype(np.float64) * scale
+                with np.errstate(invalid="ignore"):  # nothing times infinity
+                    values = values.astype(np.float64) * scale
             integers, outside = self._scheme.quantise(values, self._weight, toward_zero=bounded)
             if bounded:
                 squares += _squares(integers)
@@ -179,11 +180,13 @@ class _Integers:
 
 
 def _scale_to(norm: float, file: BinaryIO, size: int) -> float:
-    """What brings an update's L2 norm to ``norm`` or below. One that is not finite is left to be refused."""
+    """What brings an update's L2 norm to ``norm`` or below; of one that is not finite nothing is left."""
     import numpy as np
 
     found = math.sqrt(sum(_squares(np.frombuffer(block, "<f4")) for block in read_blocks(file, size)))
-    return norm / found if norm < found < math.inf else 1.0
+    if not math.isfinite(found):
+        return 0.0
+    return norm / found if norm < found else 1.0
 
 
 def _squares(values: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> float:

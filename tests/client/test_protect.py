@@ -15,9 +15,11 @@ import pytest
 
 from quorate.blobs import INLINE_BYTES, Spool
 from quorate.errors import ContributionError, QuorateError, TaskFailedError, UpdateNotFiniteError
-from quorate.schemes import plain_scheme_of
+from quorate.privacy.update_noise import update_noise
+from quorate.schemes import packing_of, plain_scheme_of
 from quorate.secagg.plain import WEIGHT_ONE, PlainScheme
 from quorate.study import Protection, Site, Study, TaskRef
+from quorate_client import protect as protect_module
 from quorate_client.protect import Protected, protect, store_file
 
 STUDY = Study.model_validate(
@@ -211,3 +213,23 @@ def test_an_update_that_is_not_finite_is_not_hidden_in_noise(tmp_path: Path, spo
     with pytest.raises(UpdateNotFiniteError):
         integers_sent(noisy(update=NOISE), update, tmp_path, spool)
     assert list(spool.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_under_secure_aggregation_no_value_lets_an_update_be_longer_than_its_clip(tmp_path: Path, value: float) -> None:
+    """What is not finite leaves as nothing there, and the norm of the whole counts before single bounds do."""
+    rounds = {"count": 1, "quorum": 3, "weights": "equal"}
+    sites = [{"name": f"site-{number}", "signing_key": f"{number:064x}"} for number in range(4)]
+    changes = {
+        "rounds": rounds,
+        "protection": {"mode": "secagg"},
+        "sites": sites,
+        "privacy": {"delta": 1e-4, "average": NOISE},
+    }
+    study = Study.model_validate(STUDY.model_dump(mode="json") | changes)
+    update = np.full(1000, 4.0, np.float32)
+    update[7] = value
+    with written(tmp_path, update).open("rb") as file:
+        integers = protect_module._Integers(packing_of(study), WEIGHT_ONE // 4, update_noise(study))
+        found = np.concatenate(list(integers.of(file, len(update))))
+    assert np.linalg.norm(found * packing_of(study).step) <= 0.5 / 4

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from quorate.errors import UpdateNotFiniteError
 from quorate.evaluation import BINS, LOG_ODDS_SCALE, LOSS_CAP, LOSS_ONE
 from quorate_client.tasks.scoring import tally
 
@@ -69,9 +68,12 @@ def test_a_loss_is_cut_so_that_sums_cannot_overflow() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_outputs_that_are_not_finite_are_refused(bad: float) -> None:
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_outputs_that_are_not_finite_are_counted_like_any(bad: float, classes: int) -> None:
+    """Whether an evaluation is refused would say something of the records."""
     labels = np.array([0, 1])
-    with pytest.raises(UpdateNotFiniteError):
-        tally(np.array([[0.0], [bad]]), np.zeros(2), labels)
-    with pytest.raises(UpdateNotFiniteError):
-        tally(np.zeros((2, 1)), np.array([0.0, bad]), labels)
+    outputs = np.zeros((2, classes))
+    outputs[1, -1] = bad
+    found = tally(outputs, np.array([0.0, bad]), labels)
+    assert sum(found.confusion) == 2
+    assert found.loss_fixed == (0.0 if bad == -np.inf else LOSS_CAP) * LOSS_ONE

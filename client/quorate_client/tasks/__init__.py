@@ -145,11 +145,10 @@ class TaskSession(Protocol):
             proximal_mu: FedProx's pull towards ``theta``; 0 is none.
 
         Raises:
-            UpdateNotFiniteError: training produced NaN or infinity.
         """
 
     def evaluate(self, theta: Vector) -> ClassificationTally:
-        """Count how ``theta`` does on the test records. Raises UpdateNotFiniteError if its outputs are not finite."""
+        """Count how ``theta`` does on the test records, whatever its outputs are."""
 
     def export(self, theta: Vector) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """The model as named arrays, and what is needed to apply it, as plain JSON values."""

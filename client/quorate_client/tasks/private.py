@@ -65,7 +65,6 @@ class PrivateTraining:
 
         Raises:
             PrivacyUnsupportedError: one record's gradient depends on others, or it cannot be told. Nothing was trained.
-            UpdateNotFiniteError: the update holds NaN or infinity.
         """
         model = self._model
         largest = self._require_separable(private.sampling_rate)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quorate.errors import UpdateNotFiniteError
 from quorate.evaluation import BINS, LOG_ODDS_SCALE, LOSS_CAP, LOSS_ONE, ClassificationTally
 
 Floats = npt.NDArray[np.float64]
+_LARGEST = 1e300
 
 
 def tally(outputs: npt.NDArray[Any], losses: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> ClassificationTally:
@@ -21,15 +21,11 @@ def tally(outputs: npt.NDArray[Any], losses: npt.NDArray[Any], labels: npt.NDArr
         losses: [records] the loss of each.
         labels: [records] the true classes, from 0.
 
-    Raises:
-        UpdateNotFiniteError: outputs or losses hold NaN or infinity.
+    Whatever the values are, they are counted: infinity is a very large score, what is no number says nothing of a class
+    and has the largest loss. A refusal would say something of the records.
     """
-    logits, losses = np.asarray(outputs, dtype=np.float64), np.asarray(losses, dtype=np.float64)
-    if not (np.isfinite(logits).all() and np.isfinite(losses).all()):
-        raise UpdateNotFiniteError(
-            "The model gives values that are not finite, so its evaluation was not sent",
-            action="Lower the learning rate or look for extreme values in the data",
-        )
+    logits = np.clip(np.nan_to_num(np.asarray(outputs, dtype=np.float64), nan=0.0), -_LARGEST, _LARGEST)
+    losses = np.nan_to_num(np.asarray(losses, dtype=np.float64), nan=LOSS_CAP)
     if logits.shape[1] <= 2:
         classes = 2
         odds = {1: logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0.0)}
