@@ -6,6 +6,7 @@ be reported, and a test demands them for each mode.
 
 from __future__ import annotations
 
+from quorate.privacy.statement import NEIGHBOURING_ROUNDS
 from quorate.runs import RunState
 
 _WARNINGS = {
@@ -14,7 +15,7 @@ _WARNINGS = {
     "that need no protection.",
     "secagg": "Updates were encrypted at the sites, and the server added what it cannot read. What protects them is a "
     "composition from the literature that has not yet been externally reviewed. The sums that the sites opened, and "
-    "the model, still say something of the records; only noise limits that.",
+    f"the model, still say something of the records. {NEIGHBOURING_ROUNDS}",
 }
 _SERVER_SAW_STUDY = {
     "none": (

@@ -193,6 +193,17 @@ def test_what_an_evaluation_without_protection_tells_is_shown_before_approval(
     assert any("choose the models" in sentence for sentence in run("show", "hearts", "--json").json()["evaluation"])
 
 
+def test_what_secure_aggregation_leaves_open_is_shown_before_approval(
+    run: Run, joined: SiteFolder, services: Server
+) -> None:
+    task = TaskRef(name="tabular-classifier", digest=task_digest("tabular-classifier"))
+    for mode, is_shown in (("secagg", True), ("none", False)):
+        name = f"hearts-{mode}"
+        protection = Protection(mode=mode, colluders=0)
+        services.studies.append(make_study(services, name=name, task=task, guest=None, protection=protection))
+        assert ("the difference of the two sums" in run("show", name).out.replace("\n", " ")) == is_shown
+
+
 def test_the_fingerprint_of_the_key_to_which_the_model_is_sealed_is_shown_before_approval(
     run: Run, joined: SiteFolder, services: Server
 ) -> None:

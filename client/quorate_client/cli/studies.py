@@ -14,7 +14,7 @@ import typer
 
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
-from quorate.privacy.statement import evaluation_statement, privacy_statement
+from quorate.privacy.statement import NEIGHBOURING_ROUNDS, evaluation_statement, privacy_statement
 from quorate.study import Study
 from quorate_client.approvals import Answers, Datasets, NodeConfig
 from quorate_client.cli.output import (
@@ -89,6 +89,9 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     say("What the study promises about the people in the data:", "bold")
     for sentence in privacy_statement(assessment.offer.study).exact:
         say(f"- {sentence}")
+    if assessment.offer.study.protection.mode == "secagg":
+        say("What the sums tell:", "bold")
+        say(f"- {NEIGHBOURING_ROUNDS}")
     say("What the evaluation tells:", "bold")
     for sentence in evaluation_statement(assessment.offer.study):
         say(f"- {sentence}")

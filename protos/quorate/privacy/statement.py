@@ -60,6 +60,14 @@ def privacy_statement(study: Study) -> Statement:
     return Statement((*plain, *_plain_limits(privacy, study)), (*exact, *_exact_limits(privacy, study)))
 
 
+NEIGHBOURING_ROUNDS = (
+    "Sites help to open few sums of the same input, but two rounds are not the same input: of a site that is in one "
+    "round and missing in the next, the difference of the two sums tells nearly as much as its update would. Only "
+    "noise limits that."
+)
+"""What secure aggregation leaves open, in every study under it."""
+
+
 def evaluation_statement(study: Study) -> tuple[str, ...]:
     """What trying the model on held-out records tells, and whom; one sentence or more in each entry."""
     if study.guest is not None:
