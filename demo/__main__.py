@@ -57,7 +57,7 @@ def run(root: Path) -> None:
             consortium.operator("model", "fetch", study, "-o", root / file)
         for form in ("html", "json"):
             consortium.operator("run", "report", PRIVATE, "--format", form, "-o", root / f"report.{form}")
-        console.print("\nWhat the hospital east has on its ledger now:")
+        console.print("\nWhat the hospital east has on its ledger now, at its policy's delta and not the study's:")
         consortium.site("east", "ledger", "show", show=True)
     sites = {name: consortium.site_state(name) for name in tables}
     compare.show(console, tables, sites, SCHEMA, root / "model.npz", root / "model-without-noise.npz")
