@@ -24,11 +24,12 @@ from quorate_client.folder import SiteFolder
 from quorate_client.isolation import Confinement
 from quorate_client.keys import load_keys, make_or_load_keys
 from quorate_client.ledger import open_ledger
+from quorate_client.ledger_book import verify
 from quorate_client.metrics import ClientMetrics
-from quorate_client.state import open_state
+from quorate_client.state import open_state, site_state
 from quorate_client.workers import ProcessWorkers, WorkerKey
 from tests.client.engine_kit import ServerPart, make_agreement, make_study, process_settings
-from tests.client.ledger_kit import ACCOUNTANTS, NO_LIMITS, NOW, a_charge, opened, steps
+from tests.client.ledger_kit import ACCOUNTANTS, KEY, NO_LIMITS, NOW, a_charge, opened, steps
 
 ALLOWED = {"use its own folder", "use a temporary file"}
 
@@ -57,8 +58,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     folder.policy.write_text("require_isolation = true\n")
     with opened(folder.root) as ledger:
         ledger.spend(ledger.reserve(a_charge(), NO_LIMITS, NOW), steps(1))
-    kept = (folder.policy, folder.database, folder.ledger, thief_installed / "thief_task.py")
-    before = {path: path.read_bytes() for path in kept}
+    before = {path: path.read_bytes() for path in (folder.policy, thief_installed / "thief_task.py")}
     spool = Spool(folder.spool)
     state = open_state(folder.database)
     ledger = open_ledger(folder.ledger, folder.database, load_keys(folder.keys).signing, ACCOUNTANTS)
@@ -85,6 +85,11 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     assert {name for name, outcome in outcomes.items() if outcome == "done"} == ALLOWED
     assert len(outcomes) == 17
     assert {path: path.read_bytes() for path in before} == before
+    with site_state(folder.database) as state:
+        assert state.database.execute("SELECT * FROM answers").fetchall() == []
+    with opened(folder.root) as ledger:  # its own entry of the run is there, and each is signed
+        keys = (KEY, load_keys(folder.keys).signing)
+        verify(ledger.entries(), [key.public_key().public_bytes_raw() for key in keys])
 
 
 async def nothing_to_fetch(_: object) -> None: ...

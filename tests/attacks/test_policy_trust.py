@@ -27,6 +27,7 @@ from tests.client.test_training import Site, study
 
 LOOSE = 'protection = ["none", "secagg"]\nminimum_sites = 1\n'
 STRICT = 'protection = ["secagg"]\nminimum_sites = 9\n'
+POLICY_OF_NONE = 'protection = ["none"]\nevaluation_without_protection = true\nminimum_sites = 3\ntasks = ["linear"]\n'
 ANOTHER = 65_534
 OURS = frozenset({0, os.geteuid()})
 
@@ -128,7 +129,7 @@ def test_where_flowers_daemons_run_a_policy_that_is_taken_away_is_missed_too(ins
         assert place.ask(Phase.PREPARE).code == ""
         write(place.folders["north"].policy, STRICT)
         assert place.ask(Phase.PREPARE).code == "protection_refused"
-        write(place.folders["north"].policy, 'protection = ["none"]\nminimum_sites = 3\ntasks = ["linear"]\n')
+        write(place.folders["north"].policy, POLICY_OF_NONE)
         assert place.ask(Phase.PREPARE).code == ""
         place.folders["north"].policy.unlink()
         assert place.ask(Phase.PREPARE).code == "policy_refused"

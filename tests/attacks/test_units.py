@@ -36,11 +36,11 @@ from quorate_client.ledger_entries import Account, Charge, Limits, Spent
 from quorate_client.policy import PrivacyPolicy
 from quorate_client.schema import ImageSchema, TabularSchema, parse_schema
 from quorate_client.state import site_state
-from quorate_client.tasks import PrivateSettings
+from quorate_client.tasks import PrivateSettings, Trainable
 from quorate_client.tasks.private import PrivateTraining
 from quorate_client.tasks.sampling import Units
 from quorate_client.tasks.tabular import NAME, TASK
-from quorate_client.tasks.train import FlatModel, LocalSettings, log_loss
+from quorate_client.tasks.train import LocalSettings, log_loss
 from quorate_client.training import Accounting, Trainer
 from tests.client.command_kit import Result, Run, runner
 from tests.client.consortium import Server
@@ -162,7 +162,7 @@ def test_leaving_the_unit_out_begins_no_account(target: Target) -> None:
     again = target.run("data", "add", "again", target.files / "visits.csv", "--schema", schema)
     assert "shares the privacy account of visits" in again.out
     target.spend("again", Event(2.0, 0.1, 50))
-    (statement,) = target.run("ledger", "show", "--json").json()
+    (statement,) = target.run("ledger", "show", "--json").json()["accounts"]
     assert (statement["datasets"], statement["unit"]) == (["again", "visits"], "record")
 
 
@@ -185,7 +185,7 @@ def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
     target.add("visits", visits())
     dataset, task, of = target.get("visits"), Task(records=5 * PATIENTS), study(training=TRAINING)
     with opened(target.folder.root, key=load_keys(target.folder.keys).signing) as ledger:
-        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda _: None))
+        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None))
         name = message_id(RunId("run-1"), 1, Phase.TRAIN, 0, SiteName("east"))
         instruction = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
         agreement = Agreement(of, of.digest(), SiteName("east"), dataset, {})
@@ -242,11 +242,9 @@ def moved(rows: int, of_row: np.ndarray[Any, np.dtype[np.int64]] | None) -> floa
     """How far one step moves a model whose only data are so many extreme rows, in clips."""
     settings = LocalSettings(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, optimizer="sgd")
     features, labels = torch.full((rows, 3), 100.0), torch.ones(rows, dtype=torch.int64)
-    training = PrivateTraining(
-        FlatModel(torch.nn.Linear(3, 1), CPU), features, labels, log_loss, settings, units=Units(rows, of_row)
-    )
+    training = PrivateTraining(Trainable(torch.nn.Linear(3, 1), features, labels, log_loss, settings, of_row))
     private = PrivateSettings(clip=0.5, noise_multiplier=1e-9, sampling_rate=0.5, steps=1, expected_batch=1.0)
-    updates = [training.train(np.zeros(4, np.float32), private, 0.0)[0] for _ in range(20)]
+    updates = [training.train(np.zeros(4, np.float32), private, 0.0) for _ in range(20)]
     return max(float(np.linalg.norm(update)) for update in updates) / 0.5
 
 
@@ -261,27 +259,25 @@ def test_the_shipped_task_trains_on_units(target: Target) -> None:
     session.begin(())
     theta = session.initial()
     settings = PrivateSettings(clip=1.0, noise_multiplier=1e-9, sampling_rate=0.5, steps=1, expected_batch=1.0)
-    longest = max(np.linalg.norm(session.train_privately(theta, 1, settings, 0.0)[0]) for _ in range(5))
+    training = PrivateTraining(session.trainable())
+    longest = max(np.linalg.norm(training.train(theta, settings, 0.0)) for _ in range(5))
     assert session.records > 700
     assert longest < 0.1 * PATIENTS  # a tenth is the learning rate
 
 
 def test_a_task_that_knows_no_units_does_not_train_privately() -> None:
-    class Rows:
+    class Unaware:
         records = 10
 
-        def train_privately(self, *_: object) -> Any:
-            raise AssertionError
-
-    class Unaware(Rows):
-        unit_numbers = None
+        def trainable(self) -> Trainable:
+            settings = LocalSettings(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, optimizer="sgd")
+            return Trainable(torch.nn.Linear(3, 1), torch.zeros(10, 3), torch.zeros(10), log_loss, settings)
 
     host = TaskHost()
     host._has_units = True
-    for session in (Rows(), Unaware()):
-        host._session = session  # type: ignore[assignment]
-        with pytest.raises(PrivacyUnsupportedError):
-            host._train_privately({}, "", 1, {}, 0.0)
+    host._session = Unaware()  # type: ignore[assignment]
+    with pytest.raises(PrivacyUnsupportedError, match="of units"):
+        host._train_privately({}, "", {}, 0.0)
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------

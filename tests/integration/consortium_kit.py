@@ -92,7 +92,7 @@ SECRET = Plan(
     studies={
         "brisk": SECRET_ROUNDS,
         "patient": SECRET_ROUNDS | {"absent_grace_s": 300.0},
-        "hasty": SECRET_ROUNDS | {"count": 2},
+        "hasty": SECRET_ROUNDS | {"count": 2, "deadline_s": 15.0},
         "thrifty": SECRET_ROUNDS | {"checkpoint_every": 1},
         "kept": SECRET_ROUNDS,
         "open": SECRET_ROUNDS,

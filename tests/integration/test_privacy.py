@@ -43,7 +43,7 @@ name = "tabular-classifier"
 [task.parameters]
 schema_file = "schema.toml"
 standardise = "range"
-learning_rate = 0.1
+learning_rate = {learning_rate}
 [rounds]
 count = {rounds}
 quorum = 3
@@ -86,7 +86,9 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
 
 def agree(consortium: Consortium, name: str, rounds: int = ROUNDS, steps: int = STEPS) -> None:
     file = consortium.root / f"{name}.toml"
-    file.write_text(STUDY.format(name=name, rounds=rounds, steps=steps))
+    # Each asks something else of the records: a site may be missing in its first sums that was in the others'.
+    learning_rate = 0.1 + 0.001 * len(list(consortium.root.glob("*.toml")))
+    file.write_text(STUDY.format(name=name, rounds=rounds, steps=steps, learning_rate=learning_rate))
     consortium.operator("study", "publish", file)
     answers = (["approve", name, "--dataset", DATASET, "--state", consortium.site_state(site)] for site in SITES)
     commands("quorate-client", *answers)
@@ -157,7 +159,8 @@ def test_held_out_records_are_counted_once_with_noise_that_is_paid_for(consortiu
     for site in SITES:
         found = entries(consortium, site)
         assert spent(found, "record", purpose=EVALUATE) == [Event(1.0)]
-        assert {each.account.dataset for each in found if each.purpose == EVALUATE} == {f"{DATASET}, test part"}
+        of_test_part = {each.account.dataset for each in found if getattr(each, "purpose", None) == EVALUATE}
+        assert of_test_part == {f"{DATASET}, test part"}
 
 
 def test_no_value_of_a_record_is_in_what_anybody_keeps_or_logs(consortium: Consortium) -> None:
@@ -185,7 +188,7 @@ def test_a_site_whose_budget_is_spent_is_missed_and_the_others_go_on(consortium:
     run = ended(consortium, "second")
     policy.write_text(before)
 
-    assert [result["missing"] for result in run["results"]] == [{"east": "budget_exhausted"}] * ROUNDS
+    assert [result["missing"] for result in run["results"]] == [{"east": "site_interrupted"}] * ROUNDS
     found = entries(consortium, "east")
     assert spent(found, "record", run["run"]) == []
     assert {each.code for each in found if isinstance(each, Refused)} == {"budget_exhausted"}
