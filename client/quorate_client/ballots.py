@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from quorate.errors import BaseModelMismatchError, SiteInterruptedError, VoteRefusedError
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
+from quorate.secagg.survivor_sets import MOST_SETS, go_together
 from quorate.secagg.terms import Roster
 from quorate_client.state import State, transaction
 
-MOST_SETS = 2
 MOST_FAILURES = 2
 Members = tuple[tuple[SiteName, str], ...]
 """Survivors by name, each with its signing key in hex."""
@@ -77,10 +77,11 @@ def check(survivors: Members, earlier: Collection[Members], colluders: int) -> N
     for old in others:
         for by in (0, 1):
             one, other = ({member[by] for member in members} for members in (old, survivors))
-            if len(one ^ other) < colluders + 2:
-                problem = f"survivors that differ from earlier ones by {len(one ^ other)}"
-            elif len(one & other) < colluders + 2:
-                problem = f"survivors that have {len(one & other)} in common with earlier ones"
+            if not go_together(one, other, colluders):
+                differing, common = len(one ^ other), len(one & other)
+                problem = (
+                    f"survivors that differ from earlier ones by {differing} and have {common} in common with them"
+                )
     if problem:
         raise VoteRefusedError(
             "The server asks this site to open what would tell too much about one of the sites",
@@ -160,7 +161,7 @@ class Ballots:
             if (failures or 0) >= MOST_FAILURES:
                 raise SiteInterruptedError(
                     f"This site could not compute on its records {failures} times in this run, and sits the rest out",
-                    action="See the site's log for the reason; a new run asks it again",
+                    action="See the site's log for the reason; `quorate-client resume` lets it take part again",
                 )
             written = database.execute(
                 "INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, 0)", (run, round_number, attempt)
@@ -174,6 +175,15 @@ class Ballots:
                 "UPDATE uploads SET failed = 1 WHERE run = ? AND round = ? AND attempt = ?",
                 (run, round_number, attempt),
             )
+
+    def note_counted(self, run: RunId, records: int) -> None:
+        """With how many records this site was counted in a run. Ones that come later do not raise its weight."""
+        with self._written_later() as database:
+            database.execute("INSERT OR REPLACE INTO counted VALUES (?, ?)", (run, records))
+
+    def counted(self, run: RunId) -> int | None:
+        row = self.state.database.execute("SELECT records FROM counted WHERE run = ?", (run,)).fetchone()
+        return None if row is None else int(row[0])
 
     @contextmanager
     def _written_later(self) -> Iterator[sqlite3.Connection]:

@@ -1,8 +1,10 @@
 """When two sums are of the same input: what a site computes on its records and has added up.
 
-In are the task with its parameters (the schema is one of them) and the model; out are study, run, round, seed and
-attempt, whether a sum trains or evaluates, and by what the features were scaled: where two sums could differ by so
-little, they count as the same. A model file's name would not do: its header holds the round.
+In are the task by name, the schema among its parameters, and the model; out are study, run, round, seed and attempt,
+the task's version, whether a sum trains or evaluates, by what the features were scaled, and all parameters that only
+steer training: where two sums could differ by so little, they count as the same. (A study with another learning rate,
+over all sites but one, gave that site's exact statistics while they were in.) A model file's name would not do: its
+header holds the round.
 """
 
 from __future__ import annotations
@@ -21,5 +23,5 @@ def query_of(task: TaskRef, theta: bytes) -> bytes:
     Args:
         theta: The digest of the model's parameters; empty for the sum of the statistics, which needs none.
     """
-    parameters = rfc8785.dumps(task.parameters)
-    return hashlib.sha256(bound(b"query", task.name.encode(), task.digest.encode(), parameters, theta)).digest()
+    schema = rfc8785.dumps(task.parameters.get("schema"))
+    return hashlib.sha256(bound(b"query", task.name.encode(), schema, theta)).digest()

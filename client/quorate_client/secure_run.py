@@ -34,7 +34,7 @@ from quorate.evaluation import LEAST_RECORDS, LOSS_ONE, ClassificationTally
 from quorate.exchange import Instruction, Phase, Reply
 from quorate.identity import RunId, SiteName
 from quorate.privacy.evaluation import tally_form
-from quorate.secagg import sealing
+from quorate.secagg import pad, sealing
 from quorate.secagg.participant import Ballot, Member, Participant
 from quorate.secagg.plain import weight_of
 from quorate.secagg.randomness import SystemRandomness
@@ -180,8 +180,7 @@ class SecureRun:
     ) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         measure = await task.measure()
         self._trainer.admit(measure)
-        self._states.states()  # makes the folder
-        self._measured.write_text(str(measure.records), encoding="ascii")
+        self._site.ballots.note_counted(self._run, measure.records)
         counts = (measure.records, *measure.statistics)
         participant.begin_upload(work.hellos, b"", Layout(0, len(counts)))
         answer, shares = await self._finish(participant, counts, measure.dimension)
@@ -212,7 +211,10 @@ class SecureRun:
     async def _finish(
         self, participant: Participant, counts: tuple[int, ...], dimension: int = 0, *, has_ciphertext: bool = False
     ) -> tuple[SecureAnswer, Blob]:
-        """The counts, masked, and a share of what masks them for each of the others."""
+        """The counts, masked, and a share of what masks them for each of the others. None is so large that it would be
+        refused: that would say something of the records."""
+        largest = pad.MAX_VALUE // len(self._study.sites)
+        counts = tuple(max(-largest, min(largest, count)) for count in counts)
         dealt_bytes = len(participant.member.roster) * sealing.message_bytes(len(counts) + DEGREE)
         masked, boxes = await offload(dealt_bytes, participant.finish_upload, counts)
         shares = await offload(dealt_bytes, store, shares_to_bytes(boxes), self._spool)
@@ -282,15 +284,11 @@ class SecureRun:
         sites, pooled = len(self._study.sites), self._chain.pooled(state)
         if self._study.rounds.weights == "equal":
             return weight_of(1, sites)
-        if self._measured.exists():
-            records = min(records, int(self._measured.read_text(encoding="ascii")))
+        counted = self._site.ballots.counted(self._run)
+        if site in pooled.counted:  # who no longer knows with how many weighs as little as anybody may
+            records = min(records, counted or 1)
         missing = sites - len(pooled.counted)
         return record_weight(records, pooled.statistics[0], sites, missing, is_counted=site in pooled.counted)
-
-    @property
-    def _measured(self) -> Path:
-        """Where this site keeps how many records it was counted with."""
-        return self._states.folder / "records"
 
     async def _vote(self, instruction: Instruction, work: SecureWork, fetch: Fetch) -> Vote:
         participant = self._of(instruction)

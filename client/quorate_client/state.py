@@ -51,6 +51,7 @@ CREATE TABLE uploads (
     run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, failed INTEGER NOT NULL,
     PRIMARY KEY (run, round, attempt)
 ) STRICT;
+CREATE TABLE counted (run TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT;
 """
 
 
@@ -92,7 +93,11 @@ class State:
         return self._get("paused") == "1"
 
     def pause(self, paused: bool) -> None:
+        """Whoever lets the daemon go on has looked at why it failed: what it counted of that is forgotten."""
         self._set("paused", "1" if paused else "0")
+        if not paused:
+            with disk_errors():
+                self.database.execute("UPDATE uploads SET failed = 0 WHERE failed")
 
     @property
     def had_policy(self) -> bool:

@@ -51,9 +51,10 @@ class StoredSecureSum(BaseModel):
 class StudyProgress(BaseModel):
     """Committed steps of a study's run. ``trained`` counts rounds whose sum is committed, ``evaluated`` rounds done.
 
-    Under secure aggregation ``summed`` counts the sums that are closed, ``secure_sums`` holds all after the checkpoint,
-    which ``checkpoint_sealer`` sealed and signed, ``attempt`` grows whenever a sum is begun anew, ``keys`` the sealed
-    parts of the study key, and ``waiting`` the results of rounds whose evaluation the sites have not told yet.
+    Under secure aggregation ``summed`` counts the sums that are closed, ``secure_sums`` holds all after the
+    checkpoint, which ``checkpoint_sealer`` sealed and signed, ``attempt`` grows whenever a sum is begun anew,
+    ``keys`` the sealed parts of the study key, ``reached`` is the last sum for which a quorum uploaded, and
+    ``waiting`` the results of rounds whose evaluation the sites have not told yet.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -75,6 +76,7 @@ class StudyProgress(BaseModel):
     keys: StoredBlob | None = None
     summed: int = 0
     attempt: int = 0
+    reached: int = -1
     secure_sums: tuple[StoredSecureSum, ...] = ()
     waiting: tuple[dict[str, Any], ...] = ()
 

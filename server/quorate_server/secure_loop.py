@@ -32,6 +32,7 @@ from quorate.errors import (
     QuorateError,
     QuorumMissingError,
     SumRefusedError,
+    VoteRefusedError,
 )
 from quorate.exchange import Phase, Reply
 from quorate.identity import RunId, SiteName
@@ -42,6 +43,7 @@ from quorate.secagg.opening import Opening
 from quorate.secagg.release import ReleaseTerms, pack_release, released
 from quorate.secagg.sizes import reveal_bytes, share_words, shares_bytes
 from quorate.secagg.study_key import SealedPart, is_from_sender
+from quorate.secagg.survivor_sets import may_vote
 from quorate.secagg.tag import TAGS
 from quorate.secagg.terms import (
     Hello,
@@ -144,7 +146,6 @@ class SecureLoop:
         self._parts: dict[SiteName, tuple[SealedPart, ...]] = {}
         self._newest: tuple[Blob | None, Blob] | None = None
         self._holders: set[SiteName] = set()
-        self._reached = -1
         self._tries = 0
         self._counts = USUAL_COUNTS
         self._passing: set[BlobId] = set()
@@ -208,7 +209,7 @@ class SecureLoop:
             before = self._progress
             progress = before.after(attempt=before.attempt + 1)
             # Once sites arrived there, they may have voted on a sum that starts from the last one.
-            is_undecided = number > self._reached
+            is_undecided = number > before.reached
             if (
                 is_undecided
                 and self._does_not_open(error)
@@ -237,8 +238,9 @@ class SecureLoop:
         require_room(self._exchange, update_bytes, len(self._roster), self._share_room(polynomials))
         hellos, greeted = self._greet(terms)
         collected, uploaded = self._collect(terms, hellos, polynomials)
-        if number > self._reached:  # the sites could open what was before
-            self._reached, self._tries = number, 0
+        if number > self._progress.reached:  # the sites could open what was before, and may vote from there
+            self._tries = 0
+            self._commit(self._progress.after(reached=number))
         self._checkpoint_if_due(terms, collected.survivors)
         votes, voted = self._votes(terms, collected)
         reveals, following, done = self._reveals(terms, collected, votes)
@@ -342,7 +344,8 @@ class SecureLoop:
             terms.round_number,
             lambda _: (work, ()),
             _parsed(take),
-            candidates=survivors,
+            # Not always the same one: what a site sealed may be of no use, and shows only when somebody joins.
+            candidates=_turned(survivors, terms.round_number),
             attempt=terms.attempt,
         )
         if not sealed:
@@ -432,20 +435,33 @@ class SecureLoop:
     def _survivors(
         self, agreeing: set[SiteName], opened: Mapping[SiteName, Iterable[tuple[SiteName, ...]]]
     ) -> set[SiteName]:
-        """Whose uploads are added: all, or those of an earlier sum of the same input that sites voted for.
+        """Whose uploads are added: the largest set for which enough of the sites in it may vote.
 
         A site votes for few sets of survivors of one input, in this run or an earlier one, and for none that differ by
-        little. So many say so that one of them is honest.
+        little; each says for which it voted. A lie costs the liar's own vote. Where no set has enough votes, none is
+        asked for: one that cannot be opened would only bind those who give it.
+
+        Raises:
+            QuorumMissingError: there is no such set.
         """
-        said = Counter(frozenset(sites) for sets in opened.values() for sites in {tuple(names) for names in sets})
-        usable = [
-            (count, sorted(sites))
-            for sites, count in said.items()
-            if count > self._rules.colluders and sites <= agreeing and len(sites) >= self._quorum
-        ]
-        if not usable or frozenset(agreeing) in said:
-            return agreeing
-        return set(max(usable)[1])
+        told = {site: {frozenset(names) for names in sets} for site, sets in opened.items()}
+        every: set[frozenset[SiteName]] = {frozenset(agreeing)}.union(*told.values())
+        sets: set[frozenset[SiteName]] = {each for each in every if each <= agreeing}
+
+        def votes(chosen: frozenset[SiteName]) -> int:
+            return sum(may_vote(chosen, told[site], self._rules.colluders) for site in chosen)
+
+        usable = [each for each in sets if len(each) >= self._quorum and votes(each) >= self._rules.votes]
+        if not usable:
+            error = QuorumMissingError(
+                "Too few of the sites that are there may vote for a sum over them",
+                expected="the sites of an earlier sum of the same input, or many fewer or more",
+                action="Have those sites connected, then `quorate run resume`",
+            )
+            error.codes = (VoteRefusedError.code,)
+            raise error
+        largest = max(usable, key=lambda each: (len(each), sorted(each)))
+        return set(largest)
 
     def _votes(self, terms: Terms, collected: _Collected) -> tuple[tuple[Vote, ...], PhaseTally]:
         votes: dict[SiteName, Vote] = {}
@@ -671,6 +687,11 @@ class SecureLoop:
     ) -> None:
         self._exchange.commit(progress, result, set(obsolete) - progress.blobs())
         self._progress = progress
+
+
+def _turned(sites: tuple[SiteName, ...], by: int) -> tuple[SiteName, ...]:
+    first = by % len(sites)
+    return (*sites[first:], *sites[:first])
 
 
 def _without_the_last(progress: StudyProgress) -> StudyProgress:

@@ -162,15 +162,23 @@ def test_the_same_query_is_the_same_wherever_it_is_asked(tmp_path: Path, where: 
     server.close()
 
 
-def test_another_model_another_task_and_other_parameters_are_other_queries() -> None:
+def test_another_model_another_task_and_another_schema_are_other_queries() -> None:
     queries = {
         query_of(task(), b""),
         query_of(task(), b"theta"),
         query_of(task(), b"other"),
         query_of(task(schema="wide"), b"theta"),
-        query_of(task().model_copy(update={"digest": "1" * 64}), b"theta"),
+        query_of(task().model_copy(update={"name": "image-classifier"}), b"theta"),
     }
     assert len(queries) == 5
+
+
+def test_parameters_that_only_steer_training_make_no_other_query() -> None:
+    """A learning rate that was tuned again, over all sites but one, gave that site's exact statistics."""
+    tuned = task(schema="wide", learning_rate="0.2")
+    assert query_of(task(schema="wide"), b"") == query_of(tuned, b"")
+    assert query_of(task(schema="wide"), b"theta") == query_of(tuned, b"theta")
+    assert query_of(task(), b"") == query_of(task().model_copy(update={"digest": "1" * 64}), b"")
 
 
 @pytest.mark.parametrize("changed", ["name", "key"])

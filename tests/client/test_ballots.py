@@ -228,13 +228,18 @@ def test_records_are_read_once_for_each_attempt_at_a_sum(tmp_path: Path) -> None
         Ballots(state).begin_upload(RunId("run-2"), 1, 0)
 
 
-def test_a_site_that_fails_on_its_records_sits_the_rest_of_the_run_out(ballots: Ballots) -> None:
+def test_a_site_that_fails_on_its_records_sits_the_rest_of_the_run_out(state: State, ballots: Ballots) -> None:
     for number in range(1, 1 + MOST_FAILURES):
         ballots.begin_upload(RUN, number, 0)
         ballots.upload_failed(RUN, number, 0)
     with pytest.raises(SiteInterruptedError, match="sits the rest out"):
         ballots.begin_upload(RUN, 9, 0)
     ballots.begin_upload(RunId("run-2"), 1, 0)
+    state.pause(True)
+    with pytest.raises(SiteInterruptedError):
+        ballots.begin_upload(RUN, 9, 0)
+    state.pause(False)  # its administrator looked at it
+    ballots.begin_upload(RUN, 9, 0)
 
 
 # --- more than one process, and none ---
