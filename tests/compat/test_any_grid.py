@@ -109,7 +109,7 @@ def test_a_private_study_on_any_grid_is_paid_for_on_each_sites_ledger(prepared_i
 def test_a_private_study_on_any_grid_is_held_to_the_policy_in_a_sites_folder(prepared_in_private: Path) -> None:
     north = SiteFolder(prepared_in_private / "state-north")
     north.policy.write_text('release = ["operator"]\n[privacy]\nleast_records = 100000\n')
-    with pytest.raises(QuorumMissingError, match=r"phase upload.* north \(privacy_refused\)"):
+    with pytest.raises(QuorumMissingError, match=r"phase upload.* north \(site_interrupted\)"):
         run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
     assert spent_rounds(prepared_in_private, "north") == 0
 
