@@ -22,7 +22,6 @@ from demo import hospitals
 from demo.consortium import DATASET, CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
-from quorate_client.evaluating import EVALUATE
 from quorate_client.ledger_entries import TRAIN, Refused, Reserved, Spent
 from quorate_client.ledger_export import read_export
 from tests.integration.processes import commands, eventually
@@ -159,8 +158,8 @@ def test_held_out_records_are_counted_once_with_noise_that_is_paid_for(consortiu
     for site in SITES:
         found = entries(consortium, site)
         assert spent(found, "record", purpose=EVALUATE) == [Event(1.0)]
-        of_test_part = {each.account.dataset for each in found if getattr(each, "purpose", None) == EVALUATE}
-        assert of_test_part == {f"{DATASET}, test part"}
+        accounts = {each.account for each in found if getattr(each, "purpose", None) == EVALUATE}
+        assert accounts == {Account(DATASET, "record", "test")}
 
 
 def test_no_value_of_a_record_is_in_what_anybody_keeps_or_logs(consortium: Consortium) -> None:
