@@ -95,8 +95,8 @@ least_records = 50
 delta = 1e-5
 
 # What limits for a year and for ever say to records that were released without a bound, by a study without
-# [privacy.training] or a guest app: "refuse" every further private study of theirs, or "set_aside" that and hold the
-# rest to the limit.
+# [privacy.training] or a guest app, or held-out ones by exact counts: "refuse" every further private study of theirs,
+# or "set_aside" that and hold the rest to the limit.
 unbounded = "refuse"
 """
 
@@ -144,7 +144,7 @@ class PrivacyPolicy(BaseModel):
     @property
     def limits(self) -> dict[str, float | str | None]:
         """The same with how it is held, which can loosen it too: as it is written on the ledger."""
-        return self.epsilons | {"delta": self.delta, "unbounded": self.unbounded}
+        return {**self.epsilons, "delta": self.delta, "unbounded": self.unbounded}
 
     @property
     def budget(self) -> str | None:

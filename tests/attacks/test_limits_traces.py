@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def noted(ledger: Ledger, key: str) -> list[Any]:
 
 def loosened(ledger: Ledger) -> list[list[str]]:
     entries = ledger.book().limits
-    return [after.loosened(before.limits) for before, after in zip(entries, entries[1:], strict=False)]
+    return [after.loosened(before.limits) for before, after in pairwise(entries)]
 
 
 @pytest.mark.parametrize(("key", "loose"), [("delta", 0.09), ("unbounded", "set_aside")])

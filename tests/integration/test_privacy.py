@@ -22,7 +22,7 @@ from demo import hospitals
 from demo.consortium import DATASET, CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
-from quorate_client.ledger_entries import TRAIN, Refused, Reserved, Spent
+from quorate_client.ledger_entries import EVALUATE, TRAIN, Account, Refused, Reserved, Spent
 from quorate_client.ledger_export import read_export
 from tests.integration.processes import commands, eventually
 from tests.patience import PATIENCE_S
@@ -187,7 +187,7 @@ def test_a_site_whose_budget_is_spent_is_missed_and_the_others_go_on(consortium:
     run = ended(consortium, "second")
     policy.write_text(before)
 
-    assert [result["missing"] for result in run["results"]] == [{"east": "site_interrupted"}] * ROUNDS
+    assert [result["missing"] for result in run["results"]] == [{"east": "budget_exhausted"}] * ROUNDS
     found = entries(consortium, "east")
     assert spent(found, "record", run["run"]) == []
     assert {each.code for each in found if isinstance(each, Refused)} == {"budget_exhausted"}

@@ -160,7 +160,6 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
         "datasets": sorted(book.names(account.dataset)),
         "unit": account.unit,
         "part": account.part,
-        "subject": account.subject,
         "delta": delta,
         "accountant": accountants.name,
         "epsilon_ever": finite(spent["ever"]),
@@ -204,7 +203,8 @@ def _print_change(change: dict[str, Any]) -> None:
 
 
 def _print(statement: dict[str, Any]) -> None:
-    title = f"{', '.join(statement['datasets'])}, {statement['subject']}, at delta {statement['delta']:g}; runs by PLD"
+    subject = Account(statement["dataset"], statement["unit"], statement["part"]).subject
+    title = f"{', '.join(statement['datasets'])}, {subject}, at delta {statement['delta']:g}; runs by PLD"
     rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
     for run in statement["unbounded"]:
         rows.add_row(cell(run["study"]), cell(run["run"]), "", "", cell(WITHOUT_BOUND, "bold yellow"), "")
