@@ -135,6 +135,7 @@ def test_a_study_whose_evaluation_does_not_fit_is_refused_before_anything_of_its
     with pytest.raises(BudgetExhaustedError, match="test part"):
         begin(site, noisy(**DEAR))
     assert (site.ledger.book().accounts(), site.spent()) == ([], [])
+    assert [code for *_, code in site.ledger.book().refusals] == ["budget_exhausted"]
     begin(site, noisy())
     site.evaluate(noisy())
     begin(site, noisy())  # once more, after a restart
