@@ -19,20 +19,13 @@ from quorate.secagg.randomness import Randomness, SystemRandomness
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.ledger import Reservation
-from quorate_client.ledger_entries import Account, Charge
+from quorate_client.ledger_entries import EVALUATE, Charge
 from quorate_client.model_state import ModelState
-from quorate_client.privacy_plan import limits_of
+from quorate_client.privacy_plan import account_of_test_part, limits_of
 from quorate_client.task_calls import TaskCalls
 
 if TYPE_CHECKING:
     from quorate_client.training import Accounting
-
-EVALUATE = "evaluate"
-
-
-def account_of_test_part(dataset: Dataset) -> Account:
-    """The held-out records of a data set have an account of their own: nothing else is ever released of them."""
-    return Account(f"{dataset.name}, test part", "record")
 
 
 class Evaluator:
@@ -94,7 +87,7 @@ class Evaluator:
             (plan.round_event,),
             EVALUATE,
         )
-        limits = limits_of(charge.account, accounting.policy(), privacy, self._study.rounds.count, plan)
+        limits = limits_of(charge.account, accounting.noted_policy(), privacy, self._study.rounds.count, plan)
         return accounting.ledger.reserve(charge, limits, accounting.wall())
 
 

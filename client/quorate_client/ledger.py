@@ -117,14 +117,26 @@ class Ledger:
         problem: BudgetExhaustedError | SiteInterruptedError | None
         with self._appending() as book:
             reserved = self._reserved(book, charge, limits, max(now, book.unix_s))
-            problem = paid_before(book, reserved) or over_limit(book, reserved, limits, self._accountants)
+            problem = paid_before(book, reserved) or self._over_limit(book, reserved, limits)
             if problem is None:
                 entry = self._append(book, reserved)
-            elif isinstance(problem, BudgetExhaustedError):
-                self._append_refusal(book, _refusal_of(reserved, problem.code))
         if problem is not None:
             raise problem
         return Reservation(entry.number, entry.head.hash)
+
+    def foresee(self, charge: Charge, limits: Limits, now: float) -> None:
+        """Refuse now what ``reserve`` would refuse later, so that nothing else is spent for it. Pays for nothing.
+
+        Args:
+            charge: Without events it asks whether what the study plans, in ``limits``, stays within the others.
+
+        Raises:
+            As ``reserve`` does, but for what was paid for before.
+        """
+        with self._appending() as book:
+            problem = self._over_limit(book, self._reserved(book, charge, limits, max(now, book.unix_s)), limits)
+        if problem is not None:
+            raise problem
 
     def spend(self, reservation: Reservation, events: Sequence[Event]) -> Entry:
         """Settle a reservation before anything of the computation leaves the site; the entry is the receipt.
@@ -386,6 +398,13 @@ class Ledger:
         book.add(entry)
         return entry
 
+    def _over_limit(self, book: Book, reserved: Reserved, limits: Limits) -> BudgetExhaustedError | None:
+        """The refusal of a reservation, which was written down."""
+        problem = over_limit(book, reserved, limits, self._accountants)
+        if problem is not None:
+            self._append_refusal(book, _refusal_of(reserved, problem.code))
+        return problem
+
     def _append_refusal(self, book: Book, refused: Refused) -> None:
         if (refused.study_digest, refused.run, refused.round_number, refused.code) in book.refusals:
             return
@@ -462,8 +481,10 @@ def open_ledger(
 
 
 def _newest_limits(book: Book, now: PolicyLimits) -> PolicyLimits:
-    """What was written last of the limits; before anything was, there are none."""
-    return book.limits[-1].limits if book.limits else dict.fromkeys(now)
+    """What was written last of the limits; before anything was, there are none, however they would be held."""
+    if book.limits:
+        return book.limits[-1].limits
+    return {key: None if key.startswith("epsilon_") else value for key, value in now.items()}
 
 
 def _refusal_of(reserved: Reserved, code: str) -> Refused:

@@ -26,6 +26,7 @@ from quorate_client.ledger_entries import (
     Entry,
     EventKind,
     Limited,
+    Part,
     Refused,
     Registered,
     Reserved,
@@ -173,11 +174,11 @@ class Book:
 
     def accounts(self) -> list[Account]:
         """Each once, by the first of its names; per record as soon as anything in it was."""
-        units: dict[tuple[str, bool], set[Unit]] = {}
+        units: dict[tuple[str, Part, bool], set[Unit]] = {}
         named = {account for account in self._unbounded if account is not None}
         for account in self._accounts.keys() | named:
-            units.setdefault((min(self.names(account.dataset)), account.unit == "site"), set()).add(account.unit)
-        return sorted((Account(name, min(found)) for (name, _), found in units.items()), key=str)
+            units.setdefault((min(self.names(account.dataset)), *account.statement), set()).add(account.unit)
+        return sorted((Account(name, min(found), part) for (name, part, _), found in units.items()), key=str)
 
     def names(self, dataset: str) -> set[str]:
         """All data sets with which one has its account in common, itself among them."""
@@ -192,11 +193,10 @@ class Book:
         records of the site, which count for each data set. The statement of a whole site is not about records."""
         if account is not None and account.unit == "site":
             return []
-        names = set() if account is None else self.names(account.dataset)
         runs = {
             run: each
             for used, of_account in self._unbounded.items()
-            if used is None or used.dataset in names
+            if used is None or (account is not None and self._is_same(used, account))
             for run, each in of_account.items()
         }
         return sorted((each for each in runs.values() if each.unix_s > since_unix_s), key=lambda each: each.number)
@@ -237,20 +237,18 @@ class Book:
         return events_of(counts)
 
     def _sums(self, account: Account) -> _AccountSums:
-        """Of an account under all its names. What is per record and what is per unit are one sum: it is the same
-        people."""
-        names = self.names(account.dataset)
-        found = [
-            sums
-            for each, sums in self._accounts.items()
-            if each.dataset in names and (each.unit == "site") == (account.unit == "site")
-        ]
+        """Of an account under all its names."""
+        found = [sums for each, sums in self._accounts.items() if self._is_same(each, account)]
         if len(found) == 1:
             return found[0]
         together = _AccountSums()
         for sums in found:
             together.add(sums)
         return together
+
+    def _is_same(self, one: Account, other: Account) -> bool:
+        """Whether two accounts make one statement about the same people."""
+        return one.statement == other.statement and one.dataset in self.names(other.dataset)
 
     # --- entries ---
 

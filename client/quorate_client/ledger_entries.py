@@ -27,29 +27,44 @@ from quorate.privacy.ledger_head import SignedHead, sign_head
 
 GENESIS = bytes(32)
 """What stands for the hash before the first entry's."""
-TRAIN = "train"
+TRAIN, EVALUATE = "train", "evaluate"
+"""Purposes of computations."""
 SALT_BYTES = 16
-_CONTEXT = b"quorate/ledger-entry/v2\x00"
+_CONTEXT = b"quorate/ledger-entry/v3\x00"
 
 Unit = Literal["record", "unit", "site"]
 """What is added or removed: a record, all records of one unit of the data set (a patient, say), or a site's update."""
+Part = Literal["training", "test"]
+"""The records of a data set that are trained on, or those that are held out."""
 EventKind = tuple[float, float]
 """Noise multiplier and sampling rate: only events in which both are the same may be counted together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a statement of epsilon is about: a data set, and the unit that is added or removed.
+    """What a statement of epsilon is about: a part of a data set, and the unit that is added or removed.
 
-    The statements for a record or unit and for the whole site are two; they are never added. Data sets that are about
-    the same people have one account (``ledger_book``), whichever of their names is given here.
+    The statements for a record or unit and for the whole site are two, and so are those for a record that is trained on
+    and for a held-out one; they are never added. Data sets that are about the same people have one account
+    (``ledger_book``), whichever of their names is given here.
     """
 
     dataset: str
     unit: Unit
+    part: Part = "training"
+
+    @property
+    def statement(self) -> tuple[Part, bool]:
+        """Which of a data set's statements it is. Per record and per unit are one: it is the same people."""
+        return self.part, self.unit == "site"
+
+    @property
+    def subject(self) -> str:
+        """For people, what the statement is about beside the data set."""
+        return f"test part, per {self.unit}" if self.part == "test" else f"per {self.unit}"
 
     def __str__(self) -> str:
-        return f"{self.dataset} (per {self.unit})"
+        return f"{self.dataset} ({self.subject})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +178,15 @@ class Refused(_OfWork):
     account: Account | None = None
 
 
-PolicyLimits = Mapping[str, float | None]
-"""What the site's policy bounds spending by, by its keys; None is no limit."""
+PolicyLimits = Mapping[str, float | str | None]
+"""What the site's policy bounds spending by, and how that is held, by its keys; None is no limit."""
 
 
 class Limited(_Dated):
     """The policy's limits are not what they were; written before anything is computed under them."""
 
     kind: Literal["limits"] = "limits"
-    limits: dict[str, float | None]
+    limits: dict[str, float | str | None]
 
     def loosened(self, before: PolicyLimits) -> list[str]:
         """The keys that allow more than before."""
@@ -179,7 +194,10 @@ class Limited(_Dated):
         return [key for key in keys if _size(self.limits.get(key)) > _size(before.get(key))]
 
 
-def _size(limit: float | None) -> float:
+def _size(limit: float | str | None) -> float:
+    """How much it allows. The larger delta is, the less epsilon the same releases come to."""
+    if isinstance(limit, str):
+        return 0.0 if limit == "refuse" else math.inf
     return math.inf if limit is None else limit
 
 

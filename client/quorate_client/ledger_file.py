@@ -19,7 +19,7 @@ from quorate_client.state import alone
 BUSY_TIMEOUT_S = 60.0
 """Whoever writes holds the file while an accountant computes, which takes a second or so."""
 RESTORE = "Restore the newest copy of ledger.sqlite; nothing is spent without it"
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE entries (
     number INTEGER PRIMARY KEY, content BLOB NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL

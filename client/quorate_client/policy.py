@@ -95,8 +95,8 @@ least_records = 50
 delta = 1e-5
 
 # What limits for a year and for ever say to records that were released without a bound, by a study without
-# [privacy.training] or a guest app: "refuse" every further private study of theirs, or "set_aside" that and hold the
-# rest to the limit.
+# [privacy.training] or a guest app, or held-out ones by exact counts: "refuse" every further private study of theirs,
+# or "set_aside" that and hold the rest to the limit.
 unbounded = "refuse"
 """
 
@@ -137,14 +137,19 @@ class PrivacyPolicy(BaseModel):
     )
 
     @property
-    def limits(self) -> dict[str, float | None]:
-        """What bounds the spending of a data set, by key: also written on the ledger."""
+    def epsilons(self) -> dict[str, float | None]:
+        """What bounds the spending of a data set, by key."""
         return {name: getattr(self, name) for name in ("epsilon_ever", "epsilon_per_year", "epsilon_per_run")}
+
+    @property
+    def limits(self) -> dict[str, float | str | None]:
+        """The same with how it is held, which can loosen it too: as it is written on the ledger."""
+        return {**self.epsilons, "delta": self.delta, "unbounded": self.unbounded}
 
     @property
     def budget(self) -> str | None:
         """The first limit on what a data set may spend, as it stands in the file."""
-        return next((f"privacy.{name} = {limit:g}" for name, limit in self.limits.items() if limit is not None), None)
+        return next((f"privacy.{name} = {limit:g}" for name, limit in self.epsilons.items() if limit is not None), None)
 
     def delta_for(self, records: int) -> float:
         """The largest delta for so many records."""

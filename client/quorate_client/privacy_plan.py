@@ -11,6 +11,7 @@ from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event, training_plan
 from quorate.privacy.terms import Privacy
 from quorate.study import Study
+from quorate_client.agreement import Dataset
 from quorate_client.ledger_entries import Account, Limits
 from quorate_client.policy import PrivacyPolicy
 
@@ -56,6 +57,16 @@ def limits_of(
     if account.unit == "site" and of_site is not None:
         return replace(limits, plan=(replace(of_site, count=rounds + privacy.spare_rounds),))
     return replace(limits, plan=(plan.study_event,) if plan is not None else None)
+
+
+def account_of(dataset: Dataset) -> Account:
+    """Of the records that are trained on."""
+    return Account(dataset.name, dataset.unit)
+
+
+def account_of_test_part(dataset: Dataset) -> Account:
+    """Of the held-out records: each is counted by itself, also where the data set names units."""
+    return Account(dataset.name, "record", "test")
 
 
 def limits_of_policy(account: Account, policy: PrivacyPolicy) -> Limits:

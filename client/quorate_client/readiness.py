@@ -30,6 +30,7 @@ from quorate.errors import (
     WrongRoleError,
 )
 from quorate.messages import readiness_to_proto
+from quorate.privacy.evaluation import evaluation_plan
 from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan
 from quorate.readiness import Readiness
@@ -46,7 +47,7 @@ from quorate_client.ledger import Ledger
 from quorate_client.ledger_entries import Account
 from quorate_client.link import Connection
 from quorate_client.policy import PrivacyPolicy, check_policy_now
-from quorate_client.privacy_plan import Outlook, outlook_of, plan_training
+from quorate_client.privacy_plan import Outlook, account_of, account_of_test_part, outlook_of, plan_training
 from quorate_client.studies import CALL_TIMEOUT_S, Offer, Unsound, check_roster, read_offers
 
 log = structlog.get_logger()
@@ -125,22 +126,29 @@ class Assessor:
         Raises:
             QuorateError: the policy, the budget or the ledger is against it.
         """
-        study, policy = question.study, question.policy
+        study, dataset = question.study, question.dataset
         self._ledger.require_newest()
-        account = Account(question.dataset.name, question.dataset.unit)
+        training = plan_training(study, question.policy, about(training_units(dataset)))
+        if training is not None:
+            self._require_room(question, account_of(dataset), training, study.rounds.count)
+        evaluation = evaluation_plan(study)
+        if evaluation is not None:
+            self._require_room(question, account_of_test_part(dataset), evaluation, study.evaluations)
+
+    def _require_room(self, question: Question, account: Account, plan: TrainingPlan, rounds: int) -> None:
+        """For so many rounds of a plan. Raises BudgetExhaustedError."""
+        study = question.study
         of_study = self._ledger.events_of_study(account, question.digest)
         others, unbounded = self._ledger.committed(account, question.digest), self._ledger.unbounded(account)
-        plan = plan_training(study, policy, about(training_units(question.dataset)))
-        if plan is None or study.privacy is None:
-            return
         # All runs of a study stay within its plan together; what the earlier ones spent is part of its cost.
-        if sum(event.count for event in of_study) + plan.steps * study.rounds.count > plan.study_event.count:
+        if sum(event.count for event in of_study) + plan.steps * rounds > plan.study_event.count:
             raise BudgetExhaustedError(f"Earlier runs spent what another run of the study {study.name} would need")
-        outlook = _remembered(plan, tuple(others), len(unbounded), study.privacy.delta, policy)
+        delta = study.privacy.delta if study.privacy is not None else question.policy.delta
+        outlook = _remembered(plan, tuple(others), len(unbounded), delta, question.policy)
         if outlook.refused_by:
             raise BudgetExhaustedError(
-                f"The study {study.name} would spend more of the privacy budget of {question.dataset.name} than this "
-                "site's policy allows",
+                f"The study {study.name} would spend more of the privacy budget of {account} than this site's policy "
+                "allows",
                 expected=", ".join(outlook.refused_by),
             )
 

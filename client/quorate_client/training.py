@@ -7,23 +7,23 @@ be a release that no noise hides.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from quorate.errors import PrivacyUnsupportedError
 from quorate.exchange import Instruction
 from quorate.identity import RunId
+from quorate.privacy.evaluation import evaluation_plan
 from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event
-from quorate.privacy.terms import Privacy
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
-from quorate_client.ledger import Ledger, Reservation
-from quorate_client.ledger_entries import Account, Charge, Unit
+from quorate_client.ledger import Ledger
+from quorate_client.ledger_entries import EVALUATE, Account, Charge, Unit
 from quorate_client.model_state import ModelState
 from quorate_client.policy import PrivacyPolicy
-from quorate_client.privacy_plan import limits_of, limits_of_policy, plan_training
+from quorate_client.privacy_plan import account_of, account_of_test_part, limits_of, limits_of_policy, plan_training
 from quorate_client.task_calls import Measure, TaskCalls, Trained
 from quorate_client.tasks import PrivateSettings
 
@@ -44,20 +44,29 @@ class Accounting:
     noted: Callable[[float, float], None]
 
     def begin(self, agreement: Agreement, run: RunId) -> None:
-        """Before anything of a run: what it will use in a way that no epsilon bounds is on the ledger first.
+        """Before anything of a run: what it will use in a way that no epsilon bounds is on the ledger first, and what
+        its evaluation will come to is held against the limits, or a refusal in the last sum would cost all rounds.
 
         Raises:
+            BudgetExhaustedError: the evaluation would pass a limit.
             LedgerError, DiskFullError, WrongStateError: it could not be written; no record may be touched.
         """
-        privacy = agreement.study.privacy
-        if privacy is None or privacy.training is None:
-            dataset = agreement.dataset
-            account = Account(dataset.name, dataset.unit) if dataset is not None else None
-            self.ledger.record_unbounded(account, agreement.study.name, agreement.digest, run)
+        study, dataset = agreement.study, agreement.dataset
+        plan = evaluation_plan(study)
+        if plan is not None and dataset is not None and study.privacy is not None:
+            account = account_of_test_part(dataset)
+            limits = limits_of(account, self.noted_policy(), study.privacy, study.rounds.count, plan)
+            charge = Charge(account, study.name, agreement.digest, run, 0, 0, (), EVALUATE)
+            self.ledger.foresee(charge, limits, self.wall())
+        for used in _used_without_bound(study, dataset):
+            self.ledger.record_unbounded(used, study.name, agreement.digest, run)
 
-    def note_limits(self) -> None:
-        """Whoever loosens the policy, trains, and tightens it again leaves an entry on the ledger."""
-        self.ledger.note_limits(self.policy().limits)
+    def noted_policy(self) -> PrivacyPolicy:
+        """The policy for one piece of work, once its limits are on the ledger: whoever loosens them, computes, and
+        tightens them again leaves an entry. It is read once, so that no other one is used than was noted."""
+        policy = self.policy()
+        self.ledger.note_limits(policy.limits)
+        return policy
 
 
 class Trainer:
@@ -107,22 +116,29 @@ class Trainer:
             BudgetExhaustedError, PrivacyRefusedError, PrivacyUnsupportedError, LedgerError: nothing was computed then.
             TaskFailedError and others of the task.
         """
-        if self._accounting is not None:
-            await asyncio.to_thread(self._accounting.note_limits)
+        policy = await asyncio.to_thread(self._accounting.noted_policy) if self._accounting is not None else None
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
             return await task.train(state, update, number, self._seed(), pull)
         if self._records is None:
             self.admit(await task.measure())
-        if self._accounting is None or agreement.dataset is None:
+        if self._accounting is None or policy is None or agreement.dataset is None:
             raise PrivacyUnsupportedError(
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
                 action="Open the site's ledger where its engine is made, as the daemon does",
             )
         units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
-        plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), units)
+        plan = await asyncio.to_thread(plan_training, self._study, policy, units)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
-        paid = [await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy) for charge in charges]
+        paid = [
+            await asyncio.to_thread(
+                self._accounting.ledger.reserve,
+                charge,
+                limits_of(charge.account, policy, privacy, self._study.rounds.count, plan),
+                self._accounting.wall(),
+            )
+            for charge in charges
+        ]
         if plan is None or privacy.training is None:
             trained = (await task.train(state, update, number, self._seed(), pull)).records
         else:
@@ -138,23 +154,27 @@ class Trainer:
         for reservation, charge in zip(paid, charges, strict=True):
             await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
         if plan is not None:
-            account = Account(agreement.dataset.name, agreement.dataset.unit)
-            await asyncio.to_thread(_note, self._accounting, account)
+            await asyncio.to_thread(_note, self._accounting, account_of(agreement.dataset), policy)
         return Trained(trained, 0)
 
     def _seed(self) -> int:
         """Told to nobody: whoever could choose it would know which records made the update."""
         return int.from_bytes(self._randomness(8), "big") >> 1
 
-    def _reserve(
-        self, accounting: Accounting, charge: Charge, plan: TrainingPlan | None, privacy: Privacy
-    ) -> Reservation:
-        limits = limits_of(charge.account, accounting.policy(), privacy, self._study.rounds.count, plan)
-        return accounting.ledger.reserve(charge, limits, accounting.wall())
+
+def _used_without_bound(study: Study, dataset: Dataset | None) -> Iterator[Account | None]:
+    """Of which records a study tells something that no epsilon bounds: None is any at the site, for a guest app."""
+    if dataset is None:
+        yield None
+        return
+    if study.privacy is None or study.privacy.training is None:
+        yield account_of(dataset)
+    if study.tells_exact_counts:
+        yield account_of_test_part(dataset)
 
 
-def _note(accounting: Accounting, account: Account) -> None:
-    limits = limits_of_policy(account, accounting.policy())
+def _note(accounting: Accounting, account: Account, policy: PrivacyPolicy) -> None:
+    limits = limits_of_policy(account, policy)
     accounting.noted(accounting.ledger.spent(account, limits.delta), accounting.ledger.left(account, limits))
 
 

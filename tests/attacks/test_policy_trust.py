@@ -353,10 +353,10 @@ def test_the_ledger_shows_that_a_limit_was_loosened(run: Run, joined: SiteFolder
     signing = make_or_load_keys(joined.keys).signing
     with closing(open_ledger(joined.ledger, joined.database, signing, ACCOUNTANTS, Clock())) as ledger:
         for limit in (4.0, 40.0, 3.0):
-            ledger.note_limits({"epsilon_ever": limit, "epsilon_per_run": None})
+            ledger.note_limits({"epsilon_ever": limit, "epsilon_per_run": None, "delta": 1e-5})
     first, second, third = run("ledger", "show").out.splitlines()[-3:]
-    assert "epsilon_ever = 4.000, epsilon_per_run = no limit." in first
-    assert "(entry 2): epsilon_ever = 40.000, epsilon_per_run = no limit. LOOSENED: epsilon_ever" in second
+    assert "delta = 1e-05, epsilon_ever = 4, epsilon_per_run = no limit." in first
+    assert "(entry 2): delta = 1e-05, epsilon_ever = 40, epsilon_per_run = no limit. LOOSENED: epsilon_ever" in second
     assert "LOOSENED" not in first + third
     assert run("ledger", "verify").code == 0
 

@@ -34,7 +34,8 @@ from tests.server.study_kit import RUN as SECURE_RUN
 
 __all__ = ["private_site"]
 
-RECORDS, VISITS = Account("records", "record"), Account("visits", "record")
+RECORDS, HELD_OUT = Account("records", "record"), Account("records", "record", "test")
+VISITS, HELD_OUT_VISITS = Account("visits", "record"), Account("visits", "record", "test")
 ON_PARAMETERS: dict[str, Any] = {
     "rounds": Rounds(count=3, quorum=1, weights="equal"),
     "privacy": {"delta": 1e-3, "update": {"clip": 1.0, "noise_multiplier": 2.0}},
@@ -68,12 +69,12 @@ async def test_every_run_that_uses_records_without_an_epsilon_is_on_the_ledger_o
             for _ in range(2):
                 with suppress(PrivacyUnsupportedError):  # beside noise the task's exact sums are refused, once made
                     await east.do(Phase.PREPARE)
-    assert unbounded(ledger) == [(RUN, RECORDS)]
+    assert unbounded(ledger) == [(RUN, RECORDS), (RUN, HELD_OUT)]
     async with site(server, tmp_path / "site", accounting=accounting(ledger)) as east:
         name = message_id(RunId("run-2"), 0, Phase.PREPARE, 0, SiteName("north"))
         with suppress(PrivacyUnsupportedError):
             await east.perform(replace(server.instruction(Phase.PREPARE), message_id=name, run=RunId("run-2")))
-    assert unbounded(ledger) == [(RUN, RECORDS), ("run-2", RECORDS)]
+    assert unbounded(ledger)[2:] == [("run-2", RECORDS), ("run-2", HELD_OUT)]
 
 
 @pytest.mark.usefixtures("installed")
@@ -83,7 +84,7 @@ def test_secure_aggregation_hides_no_record_and_its_runs_are_on_the_ledger_too(t
         east.accounting = accounting(ledger)
         east.restart()
         exchange.loop().run()
-    assert unbounded(ledger) == [(SECURE_RUN, RECORDS)]
+    assert unbounded(ledger) == [(SECURE_RUN, RECORDS), (SECURE_RUN, HELD_OUT)]
 
 
 @pytest.mark.usefixtures("installed")
@@ -95,7 +96,7 @@ async def test_a_guest_app_may_read_any_records_of_the_site(tmp_path: Path, ledg
         with pytest.raises(TaskFailedError):  # it was no message of Flower's; the app was asked all the same
             await east.perform(asked)
     assert unbounded(ledger) == [(RUN, None)]
-    assert len(ledger.unbounded(VISITS)) == 1
+    assert [len(ledger.unbounded(account)) for account in (VISITS, HELD_OUT_VISITS)] == [1, 1]
 
 
 @pytest.mark.usefixtures("installed")
@@ -131,5 +132,5 @@ def test_a_limit_that_is_set_afterwards_does_not_start_from_zero(private_site: S
 
 
 def test_a_study_with_an_epsilon_for_each_record_needs_no_such_entry(private_site: Site) -> None:
-    plainly(private_site, study(training=TRAINING))
-    assert private_site.ledger.entries() == []
+    plainly(private_site, study(training=TRAINING, evaluation={"noise_multiplier": 2.0}))
+    assert private_site.ledger.book().accounts() == []

@@ -29,12 +29,13 @@ from quorate.schemes import LEAST_STEPS
 from quorate.secagg.terms import Rules
 from quorate.study import Study
 from quorate_client.agreement import Agreement, Dataset
-from quorate_client.evaluating import Evaluator, account_of_test_part
+from quorate_client.evaluating import Evaluator
 from quorate_client.ledger import Ledger, open_ledger
 from quorate_client.ledger_entries import Account, Reserved, Spent
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.model_state import ModelState
 from quorate_client.policy import PrivacyPolicy
+from quorate_client.privacy_plan import account_of_test_part
 from quorate_client.task_calls import TaskCalls
 from quorate_client.tasks.scoring import tally
 from quorate_client.training import Accounting
@@ -56,7 +57,7 @@ def study(
             "name": "hearts",
             "purpose": "To see whether it works",
             "task": {"name": "tabular-classifier", "digest": "0" * 64},
-            "rounds": {"count": ROUNDS, "quorum": sites, "evaluate": evaluate},
+            "rounds": {"count": ROUNDS, "quorum": sites, "weights": "equal", "evaluate": evaluate},
             "protection": {"mode": mode, "colluders": colluders},
             "privacy": {"delta": 1e-3} | privacy if privacy else None,
             "sites": [{"name": f"site-{i:03}", "signing_key": f"{i:064x}"} for i in range(sites)],
@@ -92,16 +93,22 @@ class Site:
     ledger: Ledger
     policy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     task: Task = field(default_factory=Task)
+    dataset: Dataset = DATASET
+
+    def accounting(self) -> Accounting:
+        return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, lambda *_: None)
+
+    def agreement(self, of: Study) -> Agreement:
+        return Agreement(of, of.digest(), SiteName("east"), self.dataset, {})
 
     def evaluate(self, of: Study, after: int = ROUNDS, attempt: int = 0, run: str = "run-1") -> tuple[int, ...]:
-        accounting = Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, lambda _: None)
-        return self._evaluate(Evaluator(of, accounting), of, after, attempt, RunId(run))
+        return self._evaluate(Evaluator(of, self.accounting()), of, after, attempt, RunId(run))
 
     def _evaluate(self, evaluator: Evaluator, of: Study, after: int, attempt: int, run: RunId) -> tuple[int, ...]:
         name = message_id(run, after + 1, Phase.UPLOAD, attempt, SiteName("east"))
         instruction = Instruction(name, run, after + 1, Phase.UPLOAD, attempt, of.digest(), 60.0, b"")
-        agreement = Agreement(of, of.digest(), SiteName("east"), DATASET, {})
-        return asyncio.run(evaluator.evaluate(cast(TaskCalls, self.task), STATE, after, instruction, agreement))
+        task = cast(TaskCalls, self.task)
+        return asyncio.run(evaluator.evaluate(task, STATE, after, instruction, self.agreement(of)))
 
     def refused(self, of: Study, error: type[QuorateError], **of_round: Any) -> None:
         """That nothing was read, and nothing spent."""
@@ -111,7 +118,7 @@ class Site:
         assert (self.task.asked, self.spent()) == (asked, before)
 
     def spent(self) -> list[Event]:
-        return self.ledger.events(account_of_test_part(DATASET))
+        return self.ledger.events(account_of_test_part(self.dataset))
 
 
 @pytest.fixture(name="site")
@@ -211,7 +218,7 @@ def test_it_is_paid_for_on_the_account_of_the_test_part(site: Site) -> None:
     reserved, spent = (entry.content for entry in site.ledger.entries())
     assert isinstance(reserved, Reserved)
     assert isinstance(spent, Spent)
-    assert (reserved.purpose, str(reserved.account)) == ("evaluate", "visits, test part (per record)")
+    assert (reserved.purpose, str(reserved.account)) == ("evaluate", "visits (test part, per record)")
 
 
 def test_it_is_paid_for_before_a_record_is_read(site: Site) -> None:

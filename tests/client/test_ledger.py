@@ -766,7 +766,7 @@ def test_entries_are_the_same_bytes_for_ever(ledger: Ledger) -> None:
     reserve, spend, refused, unbounded = entries
     digest, salt = b"73" * 32, b"000102030405060708090a0b0c0d0e0f"
     assert reserve.text == (
-        b'{"account":{"dataset":"visits","unit":"record"},"accountant":"head","attempt":0,"delta":0.00001,'
+        b'{"account":{"dataset":"visits","part":"training","unit":"record"},"accountant":"head","attempt":0,"delta":0.00001,'
         b'"epsilon_after":10,"epsilon_before":0,"events":[{"count":10,"noise_multiplier":1,"sampling_rate":1}],'
         b'"kind":"reserve","number":1,"plan":[],"purpose":"train","round_number":1,"run":"run-1","salt":"'
         + salt
@@ -781,11 +781,11 @@ def test_entries_are_the_same_bytes_for_ever(ledger: Ledger) -> None:
         b'"salt":"' + salt + b'","study_digest":"' + digest + b'","unix_s":1800000000}'
     )
     assert unbounded.text == (
-        b'{"account":{"dataset":"visits","unit":"record"},"kind":"unbounded","number":4,"round_number":0,"run":"run-2",'
+        b'{"account":{"dataset":"visits","part":"training","unit":"record"},"kind":"unbounded","number":4,"round_number":0,"run":"run-2",'
         b'"salt":"' + salt + b'","study":"hearts","study_digest":"' + digest + b'","unix_s":1800000000}'
     )
-    assert unbounded.head.hash.hex() == "ef3c363de8efe7fd22fb41ddfb5c19f1a57a49e1ffc881ee441eb0010360f825"
-    assert unbounded.head.signature.hex().startswith("7ddcd695c9f1bf5b324b9543f2786a1c")
+    assert unbounded.head.hash.hex() == "3e072828998de31ebad2b87b1f9fc2c54378b5da034b3dfdce382a270ba65691"
+    assert unbounded.head.signature.hex().startswith("bfc5dab8936b8d4aeef4fe810956569c")
 
 
 def test_what_is_exported_is_read_back_and_changed_nowhere(ledger: Ledger) -> None:

@@ -113,6 +113,19 @@ def test_a_guest_app_s_run_is_shown_beside_all_data_sets(run: Run, site: SiteFol
     assert [each["run"] for each in run("ledger", "show", "--json").json()["unbounded_anywhere"]] == ["run-9"]
 
 
+def test_the_test_part_of_a_data_set_is_shown_beside_its_training_part(run: Run, spent: SiteFolder) -> None:
+    """Whoever asked for the data set by its name was not told of it."""
+    ledger = open_ledger(spent.ledger, spent.database, make_or_load_keys(spent.keys).signing, ACCOUNTANTS, Clock())
+    ledger.reserve(a_charge(1, account=Account("visits", "record", "test"), events=[EVENT]), LIMITS, NOW)
+    ledger.close()
+    shown = run("ledger", "show", "visits", "--json").json()["accounts"]
+    assert [(each["unit"], each["part"]) for each in shown] == [
+        ("record", "training"), ("site", "training"), ("record", "test")
+    ]  # fmt: skip
+    assert "visits, test part, per record, at delta 1e-05" in run("ledger", "show", "visits").out
+    assert run("ledger", "verify").code == 0
+
+
 def test_people_see_tables(run: Run, spent: SiteFolder) -> None:
     out = run("ledger", "show", "visits").out
     assert "visits, per record, at delta 1e-05" in out

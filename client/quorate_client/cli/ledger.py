@@ -159,6 +159,7 @@ def _statement(book: Book, account: Account, limits: Limits, accountants: Accoun
         "dataset": account.dataset,
         "datasets": sorted(book.names(account.dataset)),
         "unit": account.unit,
+        "part": account.part,
         "delta": delta,
         "accountant": accountants.name,
         "epsilon_ever": finite(spent["ever"]),
@@ -193,7 +194,7 @@ def _changes_of_limits(book: Book) -> list[dict[str, Any]]:
 
 
 def _print_change(change: dict[str, Any]) -> None:
-    limits = ", ".join(f"{key} = {_number(limit, 'no limit')}" for key, limit in sorted(change["limits"].items()))
+    limits = ", ".join(f"{key} = {_limit(limit)}" for key, limit in sorted(change["limits"].items()))
     when = f"Limits since {moment(change['unix_s'])} (entry {change['entry']}): {limits}"
     if change["loosened"]:
         say(f"{when}. LOOSENED: {', '.join(change['loosened'])}", "bold yellow")
@@ -202,7 +203,8 @@ def _print_change(change: dict[str, Any]) -> None:
 
 
 def _print(statement: dict[str, Any]) -> None:
-    title = f"{', '.join(statement['datasets'])}, per {statement['unit']}, at delta {statement['delta']:g}; runs by PLD"
+    subject = Account(statement["dataset"], statement["unit"], statement["part"]).subject
+    title = f"{', '.join(statement['datasets'])}, {subject}, at delta {statement['delta']:g}; runs by PLD"
     rows = table("study", "run", "rounds", "unsettled", "epsilon", "left", title=title)
     for run in statement["unbounded"]:
         rows.add_row(cell(run["study"]), cell(run["run"]), "", "", cell(WITHOUT_BOUND, "bold yellow"), "")
@@ -215,6 +217,11 @@ def _print(statement: dict[str, Any]) -> None:
     ):
         rows.add_row(name, "", "", "", _number(statement[spent]), _number(statement[left], "no limit"))
     out().print(rows)
+
+
+def _limit(limit: float | str | None) -> str:
+    """Delta is too small for three decimals."""
+    return limit if isinstance(limit, str) else "no limit" if limit is None else f"{limit:g}"
 
 
 def _number(value: float | None, absent: str = WITHOUT_BOUND) -> str:

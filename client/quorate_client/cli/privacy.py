@@ -19,9 +19,8 @@ from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
 from quorate_client.cli.studies import StudyArgument, desk
 from quorate_client.folder import SiteFolder
-from quorate_client.ledger_entries import Account
 from quorate_client.policy import PrivacyPolicy, policy_now
-from quorate_client.privacy_plan import Outlook, outlook_of, plan_training
+from quorate_client.privacy_plan import Outlook, account_of, outlook_of, plan_training
 from quorate_client.state import site_state
 from quorate_client.studies import find_offer
 from quorate_client.tasks import load_task
@@ -55,7 +54,7 @@ def plan(
     made = plan_training(offered, policy, units)
     if made is None:
         raise InputError(f"The study {offered.name} plans no private training")
-    account = Account(chosen.name, chosen.unit)
+    account = account_of(chosen)
     with site_ledger(state) as ledger:
         begun, unbounded = ledger.committed(account, offered.digest()), ledger.unbounded(account)
     outlook = outlook_of(made, begun, len(unbounded), offered.privacy.delta, policy)
