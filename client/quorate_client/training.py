@@ -51,7 +51,7 @@ class Accounting:
         """
         privacy = agreement.study.privacy
         if privacy is None or privacy.training is None:
-            dataset = agreement.dataset
+            dataset = agreement.dataset if agreement.study.kind != "guest" else None  # a guest app reads what it likes
             account = Account(dataset.name, dataset.unit) if dataset is not None else None
             self.ledger.record_unbounded(account, agreement.study.name, agreement.digest, run)
 
@@ -119,7 +119,9 @@ class Trainer:
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
                 action="Open the site's ledger where its engine is made, as the daemon does",
             )
-        units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
+        units = 0
+        if privacy.training is not None:
+            units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
         plan = await asyncio.to_thread(plan_training, self._study, self._accounting.policy(), units)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [await asyncio.to_thread(self._reserve, self._accounting, charge, plan, privacy) for charge in charges]
@@ -131,7 +133,7 @@ class Trainer:
                 plan.noise_multiplier,
                 plan.sampling_rate,
                 plan.steps,
-                expected_batch=plan.sampling_rate * units,
+                units,
             )
             trained = (await task.train_privately(state, update, settings, pull)).records
         # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
