@@ -74,7 +74,7 @@ def _ours(module: nn.Module, features: Tensor, labels: Tensor, batch: int) -> Ca
     local = LocalSettings(epochs=1, batch_size=batch, learning_rate=RATE, weight_decay=0.0, optimizer="sgd")
     training = PrivateTraining(Trainable(module, features, labels, log_loss, local))
     theta = initial_vector(module, 1)
-    settings = PrivateSettings(CLIP, NOISE, batch / len(labels), 1, batch)
+    settings = PrivateSettings(CLIP, NOISE, batch / len(labels), 1, len(labels))
     return lambda steps: (training.train(theta, replace(settings, steps=steps), 0.0), None)[1]
 
 

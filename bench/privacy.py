@@ -140,8 +140,8 @@ def _federated(sessions: list[TabularSession], epsilon: float | None) -> float:
                 updates.append(session.train(theta, number, number, 0.0)[0])
                 continue
             plan = training_plan(study.privacy, training, session.records, rounds)
-            batch = plan.sampling_rate * session.records
-            settings = PrivateSettings(training.clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
+            noise, rate = plan.noise_multiplier, plan.sampling_rate
+            settings = PrivateSettings(training.clip, noise, rate, plan.steps, session.records)
             updates.append(private.train(theta, settings, 0.0))
         theta = (theta + np.average(updates, axis=0, weights=weights)).astype(np.float32)
     return _auc(sessions, theta)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -37,6 +39,11 @@ class Dataset:
     def unit(self) -> Literal["record", "unit"]:
         """What privacy is promised to: one record, or one unit with all its records. All that is told of it."""
         return "record" if self.units is None else "unit"
+
+    @property
+    def identity(self) -> str:
+        """Another one whenever something was registered otherwise: the file, what is held out, whose a record is."""
+        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
 
     def to_plain(self) -> dict[str, Any]:
         """JSON values."""

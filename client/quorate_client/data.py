@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
-from quorate.errors import DataError
+from quorate.errors import DataError, PrivacyUnsupportedError
 from quorate.identity import parse_name
 from quorate_client import fingerprints
 from quorate_client.agreement import Dataset
@@ -137,12 +137,21 @@ def units_trained_on(dataset: Dataset, records: int) -> int:
     """From how many units DP-SGD draws: records, or where the data set names units, units of the training part.
 
     Args:
-        records: Of the training part.
+        records: Of the training part, as a task says. It is not believed: one that balances classes has some of them
+            more than once, and each is drawn more often than the account says.
 
     Raises:
-        DataError: the fingerprints are gone.
+        DataError: the fingerprints are gone. PrivacyUnsupportedError: the task has other records.
     """
-    return records if dataset.units is None else _index(dataset)[0].counts[0]
+    units = _index(dataset)[0].counts[0]
+    if dataset.units is None and records != units:
+        raise PrivacyUnsupportedError(
+            "The task has other records than the data set's training part",
+            expected=f"{units} records, each of them once",
+            got=f"{records}",
+            action="Have the operator take a task that neither repeats nor leaves out records",
+        )
+    return units
 
 
 def _index(dataset: Dataset) -> tuple[RecordIndex, Path]:

@@ -19,6 +19,7 @@ from quorate.blobs import Spool
 from quorate.errors import (
     FrameError,
     ProtectionRefusedError,
+    SiteInterruptedError,
     StudyNotApprovedError,
     TaskTimeoutError,
     WorkWithdrawnError,
@@ -70,7 +71,7 @@ class Engine:
         self._randomness = randomness
         self._secure = secure
         self._accounting = accounting
-        self._live: dict[RunId, tuple[bytes, StudyRun | SecureRun | GuestRun]] = {}
+        self._live: dict[RunId, tuple[Agreement, StudyRun | SecureRun | GuestRun]] = {}
         self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._limits: dict[MessageId, asyncio.Timeout] = {}
         self._withdrawn: set[MessageId] = set()
@@ -99,7 +100,8 @@ class Engine:
                 raise
             if name in self._withdrawn:
                 raise WorkWithdrawnError("The server does not need this work any more") from error
-            raise TaskTimeoutError(
+            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
+            raise kind(
                 "The work was not done before the round's deadline",
                 action="Give the task a faster machine, or have the operator raise rounds.deadline_s",
             ) from error
@@ -130,13 +132,15 @@ class Engine:
         await self._workers.close()
 
     async def _perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
-        if instruction.run not in self._live:
-            self._live[instruction.run] = agreement.digest, await asyncio.to_thread(self._begin, instruction, agreement)
-        digest, run = self._live[instruction.run] = self._live.pop(instruction.run)  # the last that was used
+        begun, run = self._live.get(instruction.run, (None, None))
+        if begun is not None and begun.digest != agreement.digest:
+            raise FrameError("The server gives one run's name to two studies")
+        if begun is None or run is None or begun.dataset != agreement.dataset:  # a study may be approved with another
+            run = await asyncio.to_thread(self._begin, instruction, agreement)
+        self._live.pop(instruction.run, None)
+        self._live[instruction.run] = agreement, run  # the last that was used
         while len(self._live) > MOST_LIVE:
             del self._live[next(iter(self._live))]  # what it needs is in its folder
-        if digest != agreement.digest:
-            raise FrameError("The server gives one run's name to two studies")
         return await run.perform(instruction, agreement, fetch)
 
     def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | SecureRun | GuestRun:

@@ -99,8 +99,7 @@ def _train_privately(
     study: Study, session: TaskSession, private: PrivateTraining, clip: float, plan: TrainingPlan, units: int
 ) -> float:
     theta = session.initial()
-    batch = plan.sampling_rate * units
-    settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, batch)
+    settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, units)
     for _ in range(study.rounds.count):
         theta = theta + private.train(theta, settings, 0.0)
     return session.evaluate(theta).metrics(least=1)["auc"]

@@ -237,6 +237,9 @@ class SecureRun:
     async def _on_records(self, instruction: Instruction) -> AsyncIterator[None]:
         """Whatever happens in here may depend on records: it has one code, and leaves at one of few moments.
 
+        Being stopped counts as a failure too where the server gave less time than the study does. Within the study's
+        time a slow site may be stopped as often as it comes.
+
         Raises:
             SiteInterruptedError: for whatever went wrong. VoteRefusedError: it was asked before in this attempt;
                 nothing was read then.
@@ -246,11 +249,15 @@ class SecureRun:
         started = self._clock()
         try:
             yield
+            await self._until_slot(started)
+        except asyncio.CancelledError:
+            if instruction.deadline_s < self._study.rounds.deadline_s:
+                ballots.upload_failed(*sum_name)
+            raise
         except Exception as error:
             ballots.upload_failed(*sum_name)
             await self._until_slot(started)
             raise _interrupted() from error
-        await self._until_slot(started)
 
     async def _until_slot(self, started: float) -> None:
         await asyncio.sleep(slot_s(self._clock() - started) - (self._clock() - started))

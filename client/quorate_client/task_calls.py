@@ -7,14 +7,13 @@ answer. What crosses is trusted in one direction only: an answer that is not of 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quorate.errors import DatasetMissingError, PrivacyUnsupportedError, TaskFailedError, UpdateNotFiniteError
-from quorate.evaluation import LOSS_ONE
+from quorate.errors import DatasetMissingError, PrivacyUnsupportedError, TaskFailedError
+from quorate.evaluation import LOSS_CAP, LOSS_ONE
 from quorate.exchange import MAX_EXTRAS
 from quorate_client.agreement import Agreement, Dataset
 from quorate_client.model_state import THETA_OFFSET, ModelState
@@ -64,6 +63,7 @@ class TaskCalls:
         self._workers = workers
         self._agreement = agreement
         self._dataset: Dataset = agreement.dataset
+        self._key = WorkerKey(agreement.digest, agreement.dataset.identity)
         self._statistics = statistics
         self._clock = clock
         self.working_s = 0.0
@@ -94,12 +94,8 @@ class TaskCalls:
         loss = answer.get("loss_sum")
         if not isinstance(loss, int | float):
             raise _malformed()
-        if not math.isfinite(loss) or abs(loss) * LOSS_ONE >= _INT64_END:
-            raise UpdateNotFiniteError(
-                "Training ended with a loss that is not a finite number, so nothing was sent",
-                action="Lower the learning rate or look for extreme values in the data",
-            )
-        return Trained(_count(answer, "records"), round(loss * LOSS_ONE))
+        records = _count(answer, "records")
+        return Trained(records, _fixed_loss(loss, records))
 
     async def train_privately(
         self, state: ModelState, update: Path, settings: PrivateSettings, proximal_mu: float
@@ -128,10 +124,6 @@ class TaskCalls:
 
     async def export(self, state: ModelState, path: Path) -> None:
         await self._ready_call("export", theta=_theta(state), path=str(path))
-
-    @property
-    def _key(self) -> WorkerKey:
-        return WorkerKey(self._agreement.digest, self._dataset.name)
 
     async def _ready_call(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """Call a worker that has the study's model built with the sites' summed statistics."""
@@ -182,6 +174,13 @@ def _count(answer: dict[str, Any], key: str) -> int:
     if type(value) is not int or not 0 <= value < _INT64_END:
         raise _malformed()
     return value
+
+
+def _fixed_loss(loss: float, records: int) -> int:
+    """A summed loss in units of 1/LOSS_ONE, cut to what so many records may add. One that is no number is the most, and
+    no refusal: whether a site answers must not depend on its records."""
+    most = min(int(LOSS_CAP) * LOSS_ONE * records, _INT64_END - 1)
+    return round(max(-most, min(most, loss * LOSS_ONE)))  # in this order: min keeps its first before NaN
 
 
 def _integers(answer: dict[str, Any], key: str) -> tuple[int, ...]:

@@ -127,7 +127,9 @@ class Trainer:
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
                 action="Open the site's ledger where its engine is made, as the daemon does",
             )
-        units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
+        units = 0
+        if privacy.training is not None:
+            units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
         plan = await asyncio.to_thread(plan_training, self._study, policy, units)
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [
@@ -147,7 +149,7 @@ class Trainer:
                 plan.noise_multiplier,
                 plan.sampling_rate,
                 plan.steps,
-                expected_batch=plan.sampling_rate * units,
+                units,
             )
             trained = (await task.train_privately(state, update, settings, pull)).records
         # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.

@@ -174,7 +174,8 @@ class Work:
             if not deadline.expired():
                 raise
             await self._site.engine.withdraw(instruction.message_id)
-            raise TaskTimeoutError(
+            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
+            raise kind(
                 "The work was not done by its deadline", expected=f"at most {instruction.deadline_s:g} s"
             ) from error
 

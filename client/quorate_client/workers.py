@@ -19,7 +19,7 @@ from quorate_client.worker_process import ProcessWorker, WorkerSettings
 
 @dataclass(frozen=True, slots=True)
 class WorkerKey:
-    """What a worker is for. ``dataset`` is empty for a guest app."""
+    """What a worker is for. ``dataset`` says which one (``Dataset.identity``); it is empty for a guest app."""
 
     study: bytes
     dataset: str

@@ -46,6 +46,12 @@ class Phase(StrEnum):
         return self in (Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL)
 
     @property
+    def has_one_code(self) -> bool:
+        """Whether whatever keeps a site from it is one code to the server: the reason may depend on the site's records,
+        and in the steps of secure sums nothing of them is told."""
+        return self in (Phase.UPLOAD, Phase.RELEASE)
+
+    @property
     def has_uploads(self) -> bool:
         """Whether a reply has more than its body."""
         return self in (Phase.TRAIN, Phase.UPLOAD, Phase.CHECKPOINT, Phase.RELEASE, Phase.GUEST)

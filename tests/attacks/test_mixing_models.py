@@ -30,7 +30,7 @@ from tests.client.engine_kit import make_agreement, make_study
 from tests.client.in_process import InProcessWorkers
 
 LOCAL = LocalSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.0, optimizer="sgd")
-PRIVATE = PrivateSettings(clip=1.0, noise_multiplier=1.0, sampling_rate=0.1, steps=2, expected_batch=40.0)
+PRIVATE = PrivateSettings(clip=1.0, noise_multiplier=1.0, sampling_rate=0.1, steps=2, units=400)
 RECORDS = 400
 LARGEST = 78
 """So many records are in a batch at most: six standard deviations above the 40 that are expected."""

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pytest
 
 from quorate.blobs import Blob, Spool
-from quorate.errors import TaskFailedError
+from quorate.errors import TaskFailedError, UpdateNotFiniteError
 from quorate.exchange import Instruction, Phase
 from quorate.secagg.participant import Participant
 from quorate.secagg.plain import WEIGHT_ONE
 from quorate.study import Protection, Rounds, Study
+from quorate_client import protect as protect_module
 from quorate_client.protect import Protected, protect, protect_secretly
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
@@ -76,28 +77,45 @@ def send(study: Study, update: Path, spool: Spool) -> Protected:
     return protect_secretly(update, DIMENSION, WEIGHT, study, cast(Participant, Clear()), spool)
 
 
-def honest(values: Floats) -> Floats:
-    return values
-
-
-def not_finite_at_first(values: Floats) -> Floats:
-    """What has no norm was passed on unscaled, to be refused where it is met."""
-    return np.append(values[:-1], np.float32(np.nan))
-
-
-@pytest.mark.parametrize("before", [honest, not_finite_at_first])
 @pytest.mark.parametrize("growth", [1000, 2.4])  # of 67 % of the values, which had half of the norm that is allowed
 @pytest.mark.parametrize("mode", ["none", "secagg"])
-def test_an_update_that_grows_after_its_norm_was_taken_does_not_leave(
-    tmp_path: Path, mode: str, growth: float, before: Callable[[Floats], Floats]
-) -> None:
+def test_an_update_that_grows_after_its_norm_was_taken_does_not_leave(tmp_path: Path, mode: str, growth: float) -> None:
     study, path = a_study(mode), tmp_path / "update"
     values = np.full(DIMENSION, CLIP / np.sqrt(DIMENSION) / 2, "<f4")
-    before(values).tofile(path)
+    values.tofile(path)
     spool = Interrupted(tmp_path / "spool", lambda: rewrite(path, growth * values))
     with pytest.raises(TaskFailedError, match="changed"):
         send(study, path, spool)
     assert list(spool.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("growth", [1000, 2.4])
+@pytest.mark.parametrize("mode", ["none", "secagg"])
+def test_of_an_update_that_had_no_norm_at_first_nothing_is_left_whatever_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, growth: float
+) -> None:
+    """What has no norm was passed on unscaled once, to be refused where it is met, and by then it was met no more."""
+    study, path, left = a_study(mode), tmp_path / "update", []
+
+    def watched(integers: npt.NDArray[np.int64]) -> float:
+        left.append(int(np.abs(integers).max()))
+        return 0.0
+
+    values = np.full(DIMENSION, CLIP / np.sqrt(DIMENSION) / 2, "<f4")
+    np.append(values[:-1], np.float32(np.nan)).tofile(path)
+    squares = protect_module._squares
+    monkeypatch.setattr(
+        protect_module, "_squares", lambda each: watched(each) if each.dtype == np.int64 else squares(each)
+    )
+    send(study, path, Interrupted(tmp_path / "spool", lambda: rewrite(path, growth * values)))
+    assert left == [0, 0, 0, 0]
+
+
+def test_without_protection_an_update_that_has_no_norm_is_refused(tmp_path: Path) -> None:
+    study, path = a_study("none"), tmp_path / "update"
+    np.full(DIMENSION, np.nan, "<f4").tofile(path)
+    with pytest.raises(UpdateNotFiniteError):
+        send(study, path, Spool(tmp_path / "spool"))
 
 
 @pytest.mark.parametrize("mode", ["none", "secagg"])

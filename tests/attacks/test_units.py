@@ -243,9 +243,10 @@ def moved(rows: int, of_row: np.ndarray[Any, np.dtype[np.int64]] | None) -> floa
     settings = LocalSettings(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, optimizer="sgd")
     features, labels = torch.full((rows, 3), 100.0), torch.ones(rows, dtype=torch.int64)
     training = PrivateTraining(Trainable(torch.nn.Linear(3, 1), features, labels, log_loss, settings, of_row))
-    private = PrivateSettings(clip=0.5, noise_multiplier=1e-9, sampling_rate=0.5, steps=1, expected_batch=1.0)
+    units = rows if of_row is None else len({*of_row.tolist()})
+    private = PrivateSettings(clip=0.5, noise_multiplier=1e-9, sampling_rate=0.5, steps=1, units=units)
     updates = [training.train(np.zeros(4, np.float32), private, 0.0) for _ in range(20)]
-    return max(float(np.linalg.norm(update)) for update in updates) / 0.5
+    return max(float(np.linalg.norm(update)) for update in updates) * private.expected_batch / private.clip
 
 
 def test_a_unit_moves_a_step_by_one_clip_however_many_rows_it_has() -> None:
@@ -258,9 +259,11 @@ def test_the_shipped_task_trains_on_units(target: Target) -> None:
     session = TASK.open(PARAMETERS, target.get("visits"), 1)
     session.begin(())
     theta = session.initial()
-    settings = PrivateSettings(clip=1.0, noise_multiplier=1e-9, sampling_rate=0.5, steps=1, expected_batch=1.0)
+    units = unchanged_index(target.get("visits")).counts[0]
+    settings = PrivateSettings(clip=1.0, noise_multiplier=1e-9, sampling_rate=0.5, steps=1, units=units)
     training = PrivateTraining(session.trainable())
-    longest = max(np.linalg.norm(training.train(theta, settings, 0.0)) for _ in range(5))
+    updates = [training.train(theta, settings, 0.0) for _ in range(5)]
+    longest = max(np.linalg.norm(update) for update in updates) * settings.expected_batch
     assert session.records > 700
     assert longest < 0.1 * PATIENTS  # a tenth is the learning rate
 

@@ -325,7 +325,6 @@ async def test_a_blob_that_does_not_arrive_is_said(installed: Path, tmp_path: Pa
     ("trouble", "refusal"),
     [
         ("nan", UpdateNotFiniteError),
-        ("lost", UpdateNotFiniteError),
         ("short", TaskFailedError),
         ("liar", TaskFailedError),
     ],

@@ -26,7 +26,7 @@ MODELS = 800
 DELTA = 1e-3
 CONFIDENCE = 0.95
 LOCAL = LocalSettings(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, optimizer="sgd")
-PRIVATE = PrivateSettings(clip=1.0, noise_multiplier=1.2, sampling_rate=0.5, steps=4, expected_batch=20.0)
+PRIVATE = PrivateSettings(clip=1.0, noise_multiplier=1.2, sampling_rate=0.5, steps=4, units=40)
 CANARY = torch.tensor([[0.0, 0.0, 0.0, 10.0]]), torch.tensor([1])
 
 
@@ -55,8 +55,9 @@ def scores(settings: PrivateSettings, canary: bool) -> npt.NDArray[np.float64]:
     training = PrivateTraining(Trainable(model.module, *records(canary), log_loss, LOCAL), Repeated(canary))
     found = np.empty(MODELS)
     theta = np.zeros(5, np.float32)
+    own = replace(settings, units=40 + canary)
     for i in range(MODELS):
-        update = training.train(theta, settings, 0.0)
+        update = training.train(theta, own, 0.0)
         found[i] = -float(log_loss(outputs_of(model, CANARY[0], update), CANARY[1]))
     return found
 

@@ -25,7 +25,7 @@ from quorate_client.tasks.train import FlatModel, LocalSettings, Loss, log_loss
 
 CPU = torch.device("cpu")
 LOCAL = LocalSettings(epochs=1, batch_size=1, learning_rate=0.1, weight_decay=0.0, optimizer="sgd")
-PRIVATE = PrivateSettings(clip=0.5, noise_multiplier=1.5, sampling_rate=0.2, steps=4, expected_batch=12.0)
+PRIVATE = PrivateSettings(clip=0.5, noise_multiplier=1.5, sampling_rate=0.2, steps=4, units=60)
 SILENT = replace(PRIVATE, noise_multiplier=1e-30)
 
 
@@ -84,7 +84,8 @@ def training_of(
 
 def train_once(module: nn.Module, data: tuple[Tensor, Tensor] | None = None, loss: Loss = log_loss) -> None:
     theta = np.zeros(sum(parameter.numel() for parameter in module.parameters()), np.float32)
-    training_of(module, data or records(), loss).train(theta, PRIVATE, 0.0)
+    features, labels = data or records()
+    training_of(module, (features, labels), loss).train(theta, replace(PRIVATE, units=max(1, len(labels))), 0.0)
 
 
 def no_loss(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ def test_a_step_without_records_is_noise_alone(module: Callable[[], nn.Module]) 
     rare = replace(PRIVATE, sampling_rate=1e-12, steps=3)
     update = training_of(model, records()).train(start(model), rare, 0.0)
     assert (update != 0).all()
-    assert np.abs(update).max() < 8 * 0.1 * 1.5 * 0.5 * math.sqrt(3) / 12.0
+    assert np.abs(update).max() < 8 * 0.1 * 1.5 * 0.5 * math.sqrt(3) / rare.expected_batch
 
 
 def test_the_pull_and_the_weight_decay_come_after_the_noise_and_are_not_clipped() -> None:
@@ -402,10 +403,17 @@ def test_weights_that_are_public_are_of_each_record_alone() -> None:
     train_once(logistic(), loss=public)
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_records_are_refused(count: int) -> None:
-    with pytest.raises(PrivacyUnsupportedError, match="too few"):
+@pytest.mark.parametrize(("count", "why"), [(0, "other units"), (1, "too few")])
+def test_too_few_records_are_refused(count: int, why: str) -> None:
+    with pytest.raises(PrivacyUnsupportedError, match=why):
         train_once(logistic(), records(count))
+
+
+@pytest.mark.parametrize("units", [59, 61])
+def test_other_units_than_those_of_the_account_are_not_trained_on(units: int) -> None:
+    model = flat(logistic())
+    with pytest.raises(PrivacyUnsupportedError, match=rf"other units.* {units} units; got 60"):
+        training_of(model, records()).train(start(model), replace(PRIVATE, units=units), 0.0)
 
 
 @pytest.mark.parametrize("rate", [0.51, 1.0, 2.0, math.inf])
@@ -421,7 +429,7 @@ def test_a_step_that_would_take_most_records_is_refused(rate: float) -> None:
         {"clip": math.inf},
         {"noise_multiplier": 0.0},
         {"noise_multiplier": math.nan},
-        {"expected_batch": 0.0},
+        {"units": 0},
         {"sampling_rate": 0.0},
         {"sampling_rate": math.nan},
         {"steps": 0},

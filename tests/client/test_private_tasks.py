@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ SCHEMA: dict[str, Any] = {
     "label": {"name": "died", "classes": ["no", "yes"]},
 }
 RANGED = {"schema": SCHEMA, "standardise": "range"}
-SETTINGS = PrivateSettings(clip=1.0, noise_multiplier=1.0, sampling_rate=0.25, steps=3, expected_batch=40.0)
+SETTINGS = PrivateSettings(clip=1.0, noise_multiplier=1.0, sampling_rate=0.25, steps=3, units=170)
 
 
 def dataset(folder: Path, records: int = 200) -> Dataset:
@@ -134,18 +134,19 @@ def test_the_shipped_tasks_can_be_trained_privately(tmp_path: Path) -> None:
     for session in sessions(tmp_path):
         assert isinstance(session, PrivateSession)
         theta, training = session.initial(), PrivateTraining(session.trainable())
-        update = training.train(theta, SETTINGS, 0.1)
+        settings = replace(SETTINGS, units=session.records)
+        update = training.train(theta, settings, 0.1)
         assert update.shape == theta.shape
         assert update.dtype == np.float32
         assert np.isfinite(update).all()
-        assert (update != training.train(theta, SETTINGS, 0.1)).all()
+        assert (update != training.train(theta, settings, 0.1)).all()
 
 
 def test_a_session_goes_on_with_its_own_model_beside_private_training(tmp_path: Path) -> None:
     for session in sessions(tmp_path):
         theta = session.initial() + np.float32(0.01)
         before = session.train(theta, 1, 1, 0.0)[0], session.evaluate(theta).encode()
-        PrivateTraining(session.trainable()).train(theta, SETTINGS, 0.0)
+        PrivateTraining(session.trainable()).train(theta, replace(SETTINGS, units=session.records), 0.0)
         np.testing.assert_array_equal(session.train(theta, 1, 1, 0.0)[0], before[0])
         assert session.evaluate(theta).encode() == before[1]
 
@@ -212,9 +213,9 @@ async def test_statistics_of_training_records_are_refused_before_anything_is_com
 async def test_a_task_without_private_training_is_refused(installed: Path, tmp_path: Path) -> None:
     workers = InProcessWorkers()
     agreement = make_agreement(make_study(), tmp_path)
-    measure = await TaskCalls(workers, agreement, (), time.monotonic).measure()
-    request = training_request(tmp_path, measure.dimension)
-    async with workers.lease(WorkerKey(agreement.digest, "records")) as worker:
+    task = TaskCalls(workers, agreement, (), time.monotonic)
+    request = training_request(tmp_path, (await task.measure()).dimension)
+    async with workers.lease(task._key) as worker:
         with pytest.raises(PrivacyUnsupportedError):
             await worker.call("train_privately", request)
     assert not (tmp_path / "update").exists()

@@ -230,7 +230,15 @@ def test_an_update_that_is_not_finite_leaves_as_bounds_and_is_said_in_the_sites_
         same_everywhere(exchange)
 
 
-@pytest.mark.parametrize("trouble", ["raise", "short", "lost"])
+def test_a_loss_that_is_no_number_is_no_refusal_either(tmp_path: Path) -> None:
+    parameters = {"trouble": "lost", "trouble_at": WEST}
+    with engines(tmp_path, rounds=Rounds(count=2, quorum=3), parameters=parameters) as exchange:
+        exchange.loop().run()
+        assert all(result.contributed == NAMES for result in exchange.results.values())
+        same_everywhere(exchange)
+
+
+@pytest.mark.parametrize("trouble", ["raise", "short"])
 def test_whatever_goes_wrong_in_training_is_one_code_to_the_server_and_the_run_goes_on(
     tmp_path: Path, trouble: str
 ) -> None:

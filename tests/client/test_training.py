@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from quorate.errors import (
@@ -34,6 +35,7 @@ from quorate_client.ledger_entries import Account
 from quorate_client.ledger_limits import shipped_accountants
 from quorate_client.model_state import ModelState
 from quorate_client.policy import PrivacyPolicy
+from quorate_client.record_index import RecordIndex, write_index
 from quorate_client.task_calls import Measure, TaskCalls, Trained
 from quorate_client.tasks import PrivateSettings
 from quorate_client.training import Accounting, Trainer
@@ -42,10 +44,17 @@ from quorate_client.workers import TaskWorker, WorkerKey
 from .ledger_kit import KEY
 
 RUN, SITE = RunId("run-1"), SiteName("east")
-RECORDS = 400
+RECORDS, HELD_OUT = 400, 100
 TRAINING = {"clip": 1.0, "batch_size": 40, "steps": 5, "epsilon": 3.0}
 PER_RECORD, PER_SITE = Account("visits", "record"), Account("visits", "site")
 STATE = cast(ModelState, SimpleNamespace(path=Path("state"), dimension=3))  # the task is a double that does not read it
+
+
+def an_index(folder: Path, records: int) -> Path:
+    """Fingerprints of so many records to train on, and of some that are held out."""
+    numbers = np.arange(records + HELD_OUT, dtype=np.uint64)
+    numbers[HELD_OUT:] += np.uint64(1 << 63)
+    return write_index(folder / "records", RecordIndex(("age",), 0.2, "check", numbers, None))
 
 
 @dataclass
@@ -115,7 +124,8 @@ class Site:
         return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, self.agreement(of)))
 
     def agreement(self, of: Study) -> Agreement:
-        return Agreement(of, of.digest(), SITE, Dataset("visits", "tabular", self.folder, {}, 0.2, 500), {})
+        dataset = Dataset("visits", "tabular", self.folder, {}, 0.2, self.task.records + HELD_OUT)
+        return Agreement(of, of.digest(), SITE, replace(dataset, index=an_index(self.folder, self.task.records)), {})
 
     def refused(self, of: Study, error: type[QuorateError], **of_round: int) -> QuorateError:
         """The refusal, after making sure that nothing was computed and nothing spent."""
@@ -147,7 +157,7 @@ def test_private_training_is_paid_for_and_tells_no_loss(site: Site) -> None:
     assert site.task.asked == ["train_privately"]
     (event,) = site.spent()
     assert (event.sampling_rate, event.count) == (0.1, 5)
-    assert site.task.settings == PrivateSettings(1.0, event.noise_multiplier, 0.1, 5, 40.0)
+    assert site.task.settings == PrivateSettings(1.0, event.noise_multiplier, 0.1, 5, RECORDS)
 
 
 def test_all_planned_rounds_together_cost_what_the_study_says_and_not_more(site: Site) -> None:

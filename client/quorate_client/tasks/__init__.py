@@ -45,22 +45,25 @@ class PrivateSettings:
         noise_multiplier: The standard deviation of the noise on the sum of a step's gradients, over ``clip``.
         sampling_rate: The chance of each unit to be in a step: of a record, unless the data set names its units.
         steps: Of this round.
-        expected_batch: What the noisy sum is divided by: the units times ``sampling_rate``, never those that a step
-            happened to draw.
+        units: From how many a step draws.
     """
 
     clip: float
     noise_multiplier: float
     sampling_rate: float
     steps: int
-    expected_batch: float
+    units: int
+
+    @property
+    def expected_batch(self) -> float:
+        """What the noisy sum is divided by, and never by those that a step happened to draw."""
+        return self.units * self.sampling_rate
 
     def __post_init__(self) -> None:
-        sizes = (self.clip, self.noise_multiplier, self.expected_batch)
-        if not all(math.isfinite(size) and size > 0 for size in sizes):
-            raise ConfigError("Private training needs a clip, a noise multiplier and an expected batch above 0")
-        if not self.sampling_rate > 0 or self.steps < 1:
-            raise ConfigError("Private training needs a sampling rate above 0 and at least one step")
+        if not all(math.isfinite(size) and size > 0 for size in (self.clip, self.noise_multiplier)):
+            raise ConfigError("Private training needs a clip and a noise multiplier above 0")
+        if not self.sampling_rate > 0 or min(self.steps, self.units) < 1:
+            raise ConfigError("Private training needs a sampling rate above 0, and at least one step and one unit")
         if self.sampling_rate > 0.5:
             raise PrivacyUnsupportedError(
                 "There are too few training records for the steps of DP-SGD that the study asks for",

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from quorate.errors import PrivacyUnsupportedError
 from quorate.secagg.randomness import Randomness, SystemRandomness
 from quorate_client.tasks import PrivateSettings, Trainable
 from quorate_client.tasks.gaussian import standard_normal
@@ -64,8 +65,16 @@ class PrivateTraining:
         Weight decay and FedProx's pull (Li et al. 2020, equation 2) depend on no record and are added after the noise.
 
         Raises:
-            PrivacyUnsupportedError: one record's gradient depends on others, or it cannot be told. Nothing was trained.
+            PrivacyUnsupportedError: one record's gradient depends on others, or it cannot be told, or the units are not
+                those of the account. Nothing was trained.
         """
+        if private.units != self._units.count:
+            raise PrivacyUnsupportedError(
+                "The task would draw from other units than those of the account",
+                expected=f"{private.units} units",
+                got=f"{self._units.count}",
+                action="Tell the author of the task",
+            )
         model = self._model
         largest = self._require_separable(private.sampling_rate)
         model.load(theta)

@@ -1,0 +1,165 @@
+"""A server that cuts a site off in the middle, to hear whether its records let it answer by then.
+
+It chose a deadline of 0.05 s twenty times and got twenty times `task_timeout`, which counted as nothing. A loss that
+was not finite was a refusal, and so a bit about the records too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorate.errors import QuorateError
+from quorate.evaluation import LOSS_CAP, LOSS_ONE
+from quorate.exchange import Phase
+from quorate_client.secure_run import SecureRun
+from quorate_client.task_calls import TaskCalls, Trained
+from quorate_client.training import Trainer
+from tests.attacks.hand_server import VICTIM, HandServer
+from tests.client.engine_kit import (
+    installed_fixture,  # noqa: F401  # a fixture, found because it is here
+    make_agreement,
+    make_study,
+)
+
+pytestmark = pytest.mark.usefixtures("installed")
+
+STUDY_S = 600.0
+
+
+@pytest.fixture(name="server")
+async def server_fixture(installed: Path, tmp_path: Path) -> HandServer:
+    made = HandServer(tmp_path)
+    await made.exchange_keys()
+    await made.run_to(1)
+    return made
+
+
+async def cut_off(
+    server: HandServer, attempt: int, deadline_s: float, how: str, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The code that the server hears of a site that was stopped while it computed on its records."""
+    site = server.sites[VICTIM]
+    begun = asyncio.Event()
+
+    async def endless(*_: Any) -> Trained:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    hellos = await server.greet(2, attempt)
+    work = replace(server.way(VICTIM), hellos=hellos)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "train", endless)
+        job = asyncio.create_task(server.reply(VICTIM, Phase.UPLOAD, 2, work, attempt, deadline_s=deadline_s))
+        waiting = asyncio.create_task(begun.wait())
+        await asyncio.wait({job, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        for message, limit in list(site.engine._limits.items()):
+            if how == "withdrawn":
+                await site.engine.withdraw(message)
+            else:
+                limit.reschedule(asyncio.get_running_loop().time())
+        with pytest.raises(QuorateError) as caught:
+            await job
+    return caught.value.code
+
+
+@pytest.mark.parametrize("how", ["too late", "withdrawn"])
+async def test_a_server_that_gives_less_time_than_the_study_may_cut_a_site_off_twice(
+    server: HandServer, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = {"too late": "site_interrupted", "withdrawn": "work_withdrawn"}[how]
+    for attempt in range(2):
+        assert await cut_off(server, attempt, STUDY_S / 2, how, monkeypatch) == code
+    assert server.sites[VICTIM].uploads()[-2:] == [(2, 0, 1), (2, 1, 1)]
+    assert await cut_off(server, 2, STUDY_S / 2, how, monkeypatch) == "site_interrupted"
+    assert server.sites[VICTIM].uploads()[-1] == (2, 1, 1), "no record was read a third time"
+
+
+@pytest.mark.parametrize("how", ["too late", "withdrawn"])
+async def test_a_site_that_is_slow_by_the_studys_own_deadline_stays_in_the_run(
+    server: HandServer, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for attempt in range(3):
+        await cut_off(server, attempt, STUDY_S, how, monkeypatch)
+    assert server.sites[VICTIM].uploads()[-3:] == [(2, attempt, 0) for attempt in range(3)]
+    await server.require_sound()
+
+
+async def test_a_site_that_is_cut_off_while_it_waits_to_answer_is_as_one_that_computes(
+    server: HandServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done, and its answer waits for one of the few moments at which something leaves."""
+    waiting = asyncio.Event()
+
+    async def endless(*_: Any) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(SecureRun, "_until_slot", endless)
+    hellos = await server.greet(2)
+    work = replace(server.way(VICTIM), hellos=hellos)
+    job = asyncio.create_task(server.reply(VICTIM, Phase.UPLOAD, 2, work, deadline_s=STUDY_S / 2))
+    await waiting.wait()
+    for limit in server.sites[VICTIM].engine._limits.values():
+        limit.reschedule(asyncio.get_running_loop().time())
+    with pytest.raises(QuorateError) as caught:
+        await job
+    assert caught.value.code == "site_interrupted"
+    assert server.sites[VICTIM].uploads()[-1] == (2, 0, 1)
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+class Says:
+    """A worker that answers what a test says."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.answer, self.ready_for = answer, b""
+
+    def lease(self, key: object) -> Any:
+        return self
+
+    async def __aenter__(self) -> Any:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def call(self, verb: str, arguments: object) -> dict[str, Any]:
+        return self.answer
+
+    async def close(self) -> None: ...
+
+
+MOST = 10 * int(LOSS_CAP) * LOSS_ONE
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (2.5, int(2.5 * LOSS_ONE)),
+        (-2.5, int(-2.5 * LOSS_ONE)),
+        (float("nan"), MOST),
+        (float("inf"), MOST),
+        (float("-inf"), -MOST),
+        (1e300, MOST),
+        pytest.param(10**400, MOST, id="too large for a float"),
+        (10 * LOSS_CAP, MOST),
+    ],
+)
+async def test_a_loss_that_is_not_finite_or_too_large_is_the_most_that_the_records_may_add(
+    tmp_path: Path, loss: float, told: int
+) -> None:
+    agreement = make_agreement(make_study(), tmp_path)
+    state: Any = type("State", (), {"path": tmp_path, "dimension": 1})
+    for records, expected in ((10, told), (0, 0)):
+        task = TaskCalls(Says(records=records, loss_sum=loss), agreement, (), lambda: 0.0)
+        assert await task.train(state, tmp_path / "update", 1, 7, 0.0) == Trained(records, expected)
+    task = TaskCalls(Says(records=1 << 62, loss_sum=float("nan")), agreement, (), lambda: 0.0)
+    assert (await task.train(state, tmp_path / "update", 1, 7, 0.0)).loss == (1 << 63) - 1
