@@ -184,7 +184,7 @@ def _size(limit: float | None) -> float:
 
 
 class Unbounded(_OfWork):
-    """Written before records are used in a way that no epsilon bounds, once for each run and data set.
+    """Written before records are used in a way that no epsilon bounds, once a day for each run and data set.
 
     Args:
         account: None where the code may read any records of the site: a guest app without a data set.
@@ -193,6 +193,11 @@ class Unbounded(_OfWork):
     kind: Literal["unbounded"] = "unbounded"
     study: str
     account: Account | None
+
+    @property
+    def use(self) -> tuple[bytes, str]:
+        """What names the run: of a study, on whatever server."""
+        return self.study_digest, self.run
 
 
 Content = Registered | Reserved | Spent | Refused | Limited | Unbounded

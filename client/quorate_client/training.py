@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quorate.errors import PrivacyUnsupportedError
+from quorate.errors import LedgerRolledBackError, PrivacyUnsupportedError
 from quorate.exchange import Instruction
 from quorate.identity import RunId
 from quorate.privacy.events import Event
@@ -44,16 +44,36 @@ class Accounting:
     noted: Callable[[float, float], None]
 
     def begin(self, agreement: Agreement, run: RunId) -> None:
-        """Before anything of a run: what it will use in a way that no epsilon bounds is on the ledger first.
+        """Before anything of a run: its data set has its account, and what will be used in a way that no epsilon bounds
+        is on the ledger.
 
         Raises:
-            LedgerError, DiskFullError, WrongStateError: it could not be written; no record may be touched.
+            DataError: the records cannot be compared with those that have accounts. LedgerError, DiskFullError,
+            WrongStateError: it could not be written. In each case no record may be touched.
         """
-        privacy = agreement.study.privacy
-        if privacy is None or privacy.training is None:
+        if agreement.dataset is not None:
+            self._require_account(agreement.dataset, is_bounded=_is_bounded(agreement.study))
+        self.note_use(agreement, run)
+
+    def note_use(self, agreement: Agreement, run: RunId) -> None:
+        """Before each use of training records. Raises as ``begin`` does of the ledger."""
+        if not _is_bounded(agreement.study):
             dataset = agreement.dataset
             account = Account(dataset.name, dataset.unit) if dataset is not None else None
             self.ledger.record_unbounded(account, agreement.study.name, agreement.digest, run)
+
+    def _require_account(self, dataset: Dataset, *, is_bounded: bool) -> None:
+        """Whoever wrote a site file may have registered the records and opened no account. A ledger that lost entries
+        may lack the one that was opened; it takes what has no bound all the same."""
+        if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
+            return
+        from quorate_client.data import open_account  # imports numpy
+
+        try:
+            open_account(dataset, self.ledger)
+        except LedgerRolledBackError:
+            if is_bounded:
+                raise
 
     def note_limits(self) -> None:
         """Whoever loosens the policy, trains, and tightens it again leaves an entry on the ledger."""
@@ -109,6 +129,7 @@ class Trainer:
         """
         if self._accounting is not None:
             await asyncio.to_thread(self._accounting.note_limits)
+            await asyncio.to_thread(self._accounting.note_use, agreement, instruction.run)
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
             return await task.train(state, update, number, self._seed(), pull)
@@ -151,6 +172,11 @@ class Trainer:
     ) -> Reservation:
         limits = limits_of(charge.account, accounting.policy(), privacy, self._study.rounds.count, plan)
         return accounting.ledger.reserve(charge, limits, accounting.wall())
+
+
+def _is_bounded(study: Study) -> bool:
+    """Whether an epsilon bounds what is released of the training records."""
+    return study.privacy is not None and study.privacy.training is not None
 
 
 def _note(accounting: Accounting, account: Account) -> None:

@@ -38,6 +38,7 @@ from quorate_client.task_calls import Measure, TaskCalls, Trained
 from quorate_client.tasks import PrivateSettings
 from quorate_client.training import Accounting, Trainer
 from quorate_client.workers import TaskWorker, WorkerKey
+from tests.client.data_kit import an_index
 
 from .ledger_kit import KEY
 
@@ -115,7 +116,10 @@ class Site:
         return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, self.agreement(of)))
 
     def agreement(self, of: Study) -> Agreement:
-        return Agreement(of, of.digest(), SITE, Dataset("visits", "tabular", self.folder, {}, 0.2, 500), {})
+        index = an_index(self.folder / "records", 500)
+        return Agreement(
+            of, of.digest(), SITE, Dataset("visits", "tabular", self.folder, {}, 0.2, 500, index=index), {}
+        )
 
     def refused(self, of: Study, error: type[QuorateError], **of_round: int) -> QuorateError:
         """The refusal, after making sure that nothing was computed and nothing spent."""
