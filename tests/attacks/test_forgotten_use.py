@@ -201,6 +201,17 @@ def test_a_copy_that_only_a_site_file_names_has_the_account_of_its_records(priva
     assert len(book.registered) == 3
 
 
+def test_records_with_other_words_for_their_classes_are_others_as_the_documentation_says(tmp_path: Path) -> None:
+    folder, ages = a_site(tmp_path), [number % 119 + number / 1000 for number in range(400)]
+    path = table(tmp_path / "words.csv", ages)
+    recoded = tmp_path / "numbers.csv"
+    recoded.write_text(path.read_text().replace("yes", "1").replace("no", "0"))
+    with opened(tmp_path) as ledger:
+        open_account(register("words", path, SCHEMA, 0.2, folder), ledger)
+        numbers = SCHEMA | {"label": {"name": "ill", "classes": ["0", "1"]}}
+        assert open_account(register("numbers", recoded, numbers, 0.2, folder), ledger) == {"numbers"}
+
+
 def test_an_account_that_is_open_is_not_opened_again(private_site: Site, tmp_path: Path) -> None:
     folder = a_site(tmp_path)
     dataset = register("cells", table(tmp_path / "cells.csv", [float(age) for age in range(100)]), SCHEMA, 0.2, folder)
