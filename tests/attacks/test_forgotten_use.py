@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ from quorate_client.data import open_account, register
 from quorate_client.ledger import Ledger
 from quorate_client.ledger_book import YEAR_S
 from quorate_client.ledger_entries import Account, Limits, PolicyLimits, Reserved, Spent, Unbounded
+from quorate_client.ledger_witness import Witness
 from quorate_client.training import Accounting
 from tests.client.data_kit import a_site
 from tests.client.ledger_kit import (
@@ -138,6 +140,8 @@ def test_what_was_used_while_the_ledger_lacked_entries_is_on_the_newest_copy_too
             with pytest.raises(BudgetExhaustedError, match="without a bound"):
                 ledger.reserve(a_charge(3), FOR_EVER, NOW)
             ledger.verify()
+    with closing(Witness(lived / "state.sqlite")) as witness:
+        assert witness.kept() == []
     shutil.copy(newest / "ledger.sqlite", lived)  # what was put back is one of the entries that may not be missing
     with opened(lived) as ledger, pytest.raises(LedgerRolledBackError):
         ledger.require_newest()
