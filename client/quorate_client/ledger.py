@@ -6,8 +6,9 @@ never below the true one: a reservation that nobody closes counts in full. The c
 ``ledger_entries``, what they add up to in ``ledger_book``, what is too much in ``ledger_limits``.
 
 An older ledger put in the place of this one is found out by its witnesses (``ledger_witness``): the site's other
-database, and the servers, which repeat the newest head that they were shown. There is no command that accepts a loss:
-what was spent and forgotten cannot be known.
+database, and the servers, which repeat the newest head that they were shown. One whose entries were signed with a key
+of which that database knows nothing has lost its witness, and is refused as well. There is no command that accepts a
+loss: what was spent and forgotten cannot be known.
 
 A clock that is set back dates nothing before the newest entry. One that is set forward lets a year pass; what an
 account may spend for ever does not depend on it.
@@ -49,7 +50,7 @@ from quorate_client.ledger_entries import (
 )
 from quorate_client.ledger_file import LedgerFile, open_file
 from quorate_client.ledger_limits import Accountants, described, finite, lasting, over_limit, paid_before, remembering
-from quorate_client.ledger_witness import SeenHead, Witness
+from quorate_client.ledger_witness import Witness
 
 log = structlog.get_logger()
 
@@ -89,8 +90,8 @@ class Ledger:
         self._accountants = remembering(accountants)
         self._wall = wall
         self._lock = threading.Lock()
-        self._book = Book()
         self._head: SignedHead | None = None
+        self._start_anew()
 
     def close(self) -> None:
         self.file.close()
@@ -188,10 +189,12 @@ class Ledger:
                 self._append(book, Limited(number=book.number + 1, unix_s=unix_s, limits=dict(limits)))
 
     def record_unbounded(self, account: Account | None, study: str, study_digest: bytes, run: str) -> None:
-        """Write down, before records are touched, that a run uses them in a way that no epsilon bounds; once for a run.
+        """Write down, before records are touched, that a run uses them in a way that no epsilon bounds; once a day for
+        a run, so that a year counts from its last use.
 
         A ledger that lost entries takes it too: it says the most that an entry can say, whatever was forgotten. No
-        witness sees it there, or it would take the place of what was lost.
+        witness sees its head then, or it would take the place of what was lost. The other database keeps the use until
+        the ledger is whole again, and it is written there anew.
 
         Args:
             account: None where the code may read any records of the site.
@@ -200,17 +203,18 @@ class Ledger:
             LedgerError, DiskFullError, WrongStateError: it could not be written, and no record may be touched.
         """
         with self._appending(require_newest=False) as book:
-            if all((each.study_digest, each.run) != (study_digest, run) for each in book.unbounded(account)):
-                unbounded = Unbounded(
-                    number=book.number + 1,
-                    unix_s=max(self._wall(), book.unix_s),
-                    study_digest=study_digest,
-                    run=run,
-                    round_number=0,
-                    study=study,
-                    account=account,
-                )
-                self._append(book, unbounded)
+            use = Unbounded(
+                number=book.number + 1,
+                unix_s=max(self._wall(), book.unix_s),
+                study_digest=study_digest,
+                run=run,
+                round_number=0,
+                study=study,
+                account=account,
+            )
+            if self._distrusted() is not None:
+                self._witness.keep(use)
+            self._append_use(book, use)
 
     # --- accounts ---
 
@@ -246,6 +250,11 @@ class Ledger:
             self._append(book, registered)
             return book.names(dataset)
 
+    def is_registered(self, dataset: str, records: bytes) -> bool:
+        """Whether these records have their account under this name. Raises LedgerError."""
+        with self._reading() as book:
+            return (dataset, records) in book.registered
+
     # --- witnesses ---
 
     def head(self) -> SignedHead | None:
@@ -263,15 +272,15 @@ class Ledger:
         """Compare what a server repeated. If the ledger does not hold it, ``reserve`` refuses from now on.
 
         A head that this site did not sign, with the key that it has or one that it had, is passed over: a server must
-        not be able to stop a site. A folder that knows nothing yet believes the server of an ``earlier`` key of this
-        site: there a ledger was deleted, and has nothing to say against it.
+        not be able to stop a site. A ledger that never paid for anything believes the server of an ``earlier`` key of
+        this site: there one was deleted, and has nothing to say against it.
 
         Raises:
             LedgerError: the ledger cannot be read.
         """
         with self._reading() as book:
             is_own = any(head.is_signed_by(key) for key in self._witness.signing_keys())
-            if not (is_own or (is_earlier and book.head is None)):
+            if not (is_own or (is_earlier and not book.paid)):
                 log.warning("the server repeats a head of the privacy ledger that this site did not sign")
                 return
             if self.file.holds(head.number, head.hash):
@@ -282,9 +291,9 @@ class Ledger:
 
     def require_newest(self) -> None:
         """Raises LedgerRolledBackError when the ledger does not hold what it was seen to hold."""
-        with self._reading() as book:
-            if (lost := self._lost()) is not None:
-                raise _rolled_back(lost.number, book.number)
+        with self._reading():
+            if (problem := self._distrusted()) is not None:
+                raise problem
 
     # --- reading ---
 
@@ -324,6 +333,7 @@ class Ledger:
         Raises:
             LedgerError: naming the first one that does not follow from the one before it.
         """
+        self._write_kept()
         with self._lock:
             return list(self.file.entries_from(1, GENESIS))
 
@@ -348,7 +358,6 @@ class Ledger:
 
     def _reserved(self, book: Book, charge: Charge, limits: Limits, unix_s: float) -> Reserved:
         before = book.ever(charge.account)
-        epsilon = self._accountants.adaptive
         return Reserved(
             number=book.number + 1,
             unix_s=unix_s,
@@ -363,8 +372,8 @@ class Ledger:
             plan=limits.plan or (),
             accountant=self._accountants.name,
             delta=limits.delta,
-            epsilon_before=finite(epsilon(before, limits.delta)),
-            epsilon_after=finite(epsilon((*before, *charge.events), limits.delta)),
+            epsilon_before=self._epsilon(book, charge.account, before, limits.delta),
+            epsilon_after=self._epsilon(book, charge.account, (*before, *charge.events), limits.delta),
         )
 
     def _spent(self, book: Book, posting: Posting, events: tuple[Event, ...]) -> Spent:
@@ -373,7 +382,6 @@ class Ledger:
         after = tally(before)
         after.subtract(posting.counts)
         after.update(tally(events))
-        epsilon = self._accountants.adaptive
         return Spent(
             number=book.number + 1,
             unix_s=max(self._wall(), book.unix_s),
@@ -387,10 +395,13 @@ class Ledger:
             events=events,
             accountant=self._accountants.name,
             delta=reserved.delta,
-            epsilon_before=finite(epsilon(before, reserved.delta)),
-            epsilon_after=finite(epsilon(events_of(after), reserved.delta)),
+            epsilon_before=self._epsilon(book, reserved.account, before, reserved.delta),
+            epsilon_after=self._epsilon(book, reserved.account, events_of(after), reserved.delta),
             reservation=reserved.number,
         )
+
+    def _epsilon(self, book: Book, account: Account, events: Sequence[Event], delta: float) -> float | None:
+        return None if book.unbounded(account) else finite(self._accountants.adaptive(events, delta))
 
     def _append(self, book: Book, content: Content) -> Entry:
         entry = make_entry(content, book.hash, self._signing_key)
@@ -412,6 +423,19 @@ class Ledger:
         if len(last) < MOST_REFUSALS_A_DAY or last[0] <= refused.unix_s - _DAY_S:
             self._append(book, refused)
 
+    def _append_use(self, book: Book, use: Unbounded) -> None:
+        """At its time, or if later entries were written since, at theirs; nothing if it is written already."""
+        written = (each.unix_s for each in book.unbounded(use.account) if each.use == use.use)
+        if max(written, default=-math.inf) < use.unix_s - _DAY_S:
+            unix_s = max(use.unix_s, book.unix_s)
+            self._append(book, use.model_copy(update={"number": book.number + 1, "unix_s": unix_s}))
+
+    def _write_kept(self) -> None:
+        """What was used without a bound while the ledger lacked entries, as soon as it has them."""
+        if self._witness.kept():
+            with self._appending(require_newest=False):
+                pass
+
     @contextmanager
     def _appending(self, *, require_newest: bool = True) -> Iterator[Book]:
         """Alone with the newest entries, of which nothing was lost; what is appended is on disk and witnessed after.
@@ -422,39 +446,55 @@ class Ledger:
             try:
                 with self.file.alone():
                     self._catch_up()
-                    lost = self._lost()
-                    if lost is not None and require_newest:
-                        raise _rolled_back(lost.number, self._book.number)
+                    problem = self._distrusted()
+                    if problem is not None and require_newest:
+                        raise problem
+                    kept = self._witness.kept() if problem is None else []
+                    for use in kept:
+                        self._append_use(self._book, use)
                     yield self._book
             except BaseException:
-                self._book = Book()  # it may hold what was not written: the file is read anew
+                self._start_anew()  # it may hold what was not written: the file is read anew
                 raise
-            self._head = self._book.head if lost is None else None
+            self._head = self._book.head if problem is None else None
             if self._head is not None:
                 self._witness.saw(self._head)
+            self._witness.release(kept)
 
     @contextmanager
     def _reading(self) -> Iterator[Book]:
+        self._write_kept()
         with self._lock:
             try:
                 self._catch_up()
             except BaseException:
-                self._book = Book()
+                self._start_anew()
                 raise
-            self._head = self._book.head if self._lost() is None else None
+            self._head = self._book.head if self._distrusted() is None else None
             yield self._book
+
+    def _start_anew(self) -> None:
+        self._book = Book()
+        self._stranger: int | None = None
+        """The first entry that was signed with a key that is not known as this site's."""
 
     def _catch_up(self) -> None:
         """Add to the book what is new: each entry is read once, and the chain followed from the last one read."""
         book = self._book
         if book.head is not None and not self.file.holds(book.number, book.hash):
             raise _rolled_back(book.number)
+        keys = self._witness.signing_keys()
         for entry in self.file.entries_from(book.number + 1, book.hash):
             book.add(entry)
+            if self._stranger is None and not any(entry.head.is_signed_by(key) for key in keys):
+                self._stranger = entry.number
 
-    def _lost(self) -> SeenHead | None:
-        """What the ledger was seen to hold and does not."""
-        return next((seen for seen in self._witness.heads() if not self.file.holds(seen.number, seen.hash)), None)
+    def _distrusted(self) -> LedgerRolledBackError | None:
+        """Why nothing is spent on this ledger: it lacks what it was seen to hold, or nobody here saw it before."""
+        lost = next((seen for seen in self._witness.heads() if not self.file.holds(seen.number, seen.hash)), None)
+        if lost is not None:
+            return _rolled_back(lost.number, self._book.number)
+        return None if self._stranger is None else _unwitnessed(self._stranger)
 
 
 def open_ledger(
@@ -506,4 +546,15 @@ def _rolled_back(seen: int, newest: int | None = None) -> LedgerRolledBackError:
         got="another one or none in its place" + (f"; the newest entry is {newest}" if newest is not None else ""),
         action="Restore the newest copy of ledger.sqlite. Without one nobody knows what was spent: use the records of "
         "this site in no private study again",
+    )
+
+
+def _unwitnessed(number: int) -> LedgerRolledBackError:
+    return LedgerRolledBackError(
+        "Nobody here saw whether the privacy ledger is the newest: it is signed with a key that state.sqlite does not "
+        "know as this site's",
+        expected="the state.sqlite that was used with this ledger",
+        got=f"another or a new one, to which the signature of entry {number} is strange",
+        action="Restore the newest copies of ledger.sqlite and state.sqlite together. Without them nobody knows what "
+        "was spent: use the records of this site in no private study again",
     )

@@ -152,10 +152,15 @@ class Book:
             case Limited():
                 self.limits.append(content)
             case Unbounded():
-                self._unbounded.setdefault(content.account, {}).setdefault((content.study_digest, content.run), content)
+                self._unbounded.setdefault(content.account, {})[content.use] = content
             case _:
                 assert_never(content)
         self.head, self.unix_s = entry.head, content.unix_s
+
+    @property
+    def paid(self) -> bool:
+        """Whether anything was ever paid for."""
+        return bool(self._postings)
 
     def paid_for(self, computation: tuple[object, ...]) -> bool:
         """Whether there was a reservation for it, open or closed."""
@@ -189,17 +194,22 @@ class Book:
         return list(self._sums(account).runs.values())
 
     def unbounded(self, account: Account | None, since_unix_s: float = -math.inf) -> list[Unbounded]:
-        """The runs that used an account's records without a bound, oldest first; of None those that may have used any
-        records of the site, which count for each data set. The statement of a whole site is not about records."""
+        """The runs that used an account's records without a bound, each by its newest entry, oldest first; of None
+        those that may have used any records of the site, which count for each data set. The statement of a whole site
+        is not about records."""
         if account is not None and account.unit == "site":
             return []
-        runs = {
-            run: each
-            for used, of_account in self._unbounded.items()
-            if used is None or (account is not None and self._is_same(used, account))
-            for run, each in of_account.items()
-        }
-        return sorted((each for each in runs.values() if each.unix_s > since_unix_s), key=lambda each: each.number)
+        uses = sorted(
+            (
+                each
+                for used, of_account in self._unbounded.items()
+                if used is None or (account is not None and self._is_same(used, account))
+                for each in of_account.values()
+            ),
+            key=lambda each: each.number,
+        )
+        newest = {each.use: each for each in uses}.values()
+        return sorted((each for each in newest if each.unix_s > since_unix_s), key=lambda each: each.number)
 
     def committed(
         self, account: Account, since_unix_s: float = -math.inf, besides: bytes | None = None

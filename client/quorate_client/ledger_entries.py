@@ -202,7 +202,7 @@ def _size(limit: float | str | None) -> float:
 
 
 class Unbounded(_OfWork):
-    """Written before records are used in a way that no epsilon bounds, once for each run and data set.
+    """Written before records are used in a way that no epsilon bounds, once a day for each run and data set.
 
     Args:
         account: None where the code may read any records of the site: a guest app without a data set.
@@ -211,6 +211,11 @@ class Unbounded(_OfWork):
     kind: Literal["unbounded"] = "unbounded"
     study: str
     account: Account | None
+
+    @property
+    def use(self) -> tuple[bytes, str]:
+        """What names the run: of a study, on whatever server."""
+        return self.study_digest, self.run
 
 
 Content = Registered | Reserved | Spent | Refused | Limited | Unbounded

@@ -4,6 +4,9 @@ Whoever puts back an older ``ledger.sqlite`` would forget what was spent. So the
 are written down here after each one, and beside them what a server repeated and the ledger does not hold. Both are
 evidence for ever: the ledger is used only while it holds both.
 
+What was used without a bound while the ledger lacked entries is kept here until it has them: the copy that is put back
+then knows nothing of it.
+
 The keys that ever signed here are written down too: a site that joins anew has another one, and what a server repeats
 was signed with an earlier one.
 """
@@ -12,16 +15,19 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from quorate.errors import LedgerError
 from quorate.privacy.ledger_head import SignedHead
+from quorate_client.ledger_entries import Unbounded
 from quorate_client.state import disk_errors, open_state, transaction
 
 Source = Literal["ledger_head", "ledger_head_of_server"]
 _KEYS = "ledger_keys"
+_KEPT = "ledger_unbounded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,28 @@ class Witness:
         """A server repeated what this site signed and the ledger does not hold."""
         with transaction(self.database):
             self._write("ledger_head_of_server", head)
+
+    def kept(self) -> list[Unbounded]:
+        """What was used without a bound and may be missing on the ledger."""
+        try:
+            return [Unbounded.model_validate_json(text) for text in self._setting(_KEPT) or ()]
+        except ValueError as error:
+            raise _unreadable() from error
+
+    def keep(self, use: Unbounded) -> None:
+        """Until ``release``; of each run and account the newest."""
+        with transaction(self.database):
+            others = [each for each in self.kept() if (each.use, each.account) != (use.use, use.account)]
+            self._keep([*others, use])
+
+    def release(self, uses: Sequence[Unbounded]) -> None:
+        """They are on the ledger."""
+        if uses:
+            with transaction(self.database):
+                self._keep([each for each in self.kept() if each not in uses])
+
+    def _keep(self, uses: Sequence[Unbounded]) -> None:
+        self._set(_KEPT, [each.model_dump_json() for each in uses])
 
     def _read(self, source: Source) -> SeenHead | None:
         value = self._setting(source)

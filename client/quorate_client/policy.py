@@ -84,7 +84,7 @@ least_records = 50
 # largest_delta = 1e-5
 
 # Most epsilon per record (or per unit, where the data set names units) that a data set spends in one run, in the last
-# 365 days, and for ever. Absent: no limit.
+# 365 days, and for ever. Absent: no limit. Of its test part it is per held-out record, also where there are units.
 # Once there is a limit, no study without [privacy.training] runs here: nothing bounds what it would spend.
 # epsilon_per_run = 4.0
 # epsilon_per_year = 8.0
@@ -123,7 +123,11 @@ class PrivacyPolicy(BaseModel):
     largest_delta: _Positive | None = Field(
         default=None, description="largest delta of a study; absent: 1 / records^1.1 of the data set"
     )
-    epsilon_per_run: _Positive | None = Field(default=None, description="most epsilon of a data set in one run")
+    epsilon_per_run: _Positive | None = Field(
+        default=None,
+        description="most epsilon of a data set in one run: of its training part per record (or unit, where it names "
+        "units), of its test part per held-out record; so are the next two",
+    )
     epsilon_per_year: _Positive | None = Field(
         default=None, description="most epsilon of a data set in the last 365 days"
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from quorate.errors import PrivacyUnsupportedError
+from quorate.errors import LedgerRolledBackError, PrivacyUnsupportedError
 from quorate.exchange import Instruction
 from quorate.identity import RunId
 from quorate.privacy.evaluation import evaluation_plan
@@ -44,21 +44,30 @@ class Accounting:
     noted: Callable[[float, float], None]
 
     def begin(self, agreement: Agreement, run: RunId) -> None:
-        """Before anything of a run: what it will use in a way that no epsilon bounds is on the ledger first, and what
-        its evaluation will come to is held against the limits, or a refusal in the last sum would cost all rounds.
+        """Before anything of a run: its data set has its account, what will be used in a way that no epsilon bounds is
+        on the ledger, and what its evaluation will come to is held against the limits, or a refusal in the last sum
+        would cost all rounds.
 
         Raises:
-            BudgetExhaustedError: the evaluation would pass a limit.
-            LedgerError, DiskFullError, WrongStateError: it could not be written; no record may be touched.
+            BudgetExhaustedError: the evaluation would pass a limit. DataError: the records cannot be compared with
+            those that have accounts. LedgerError, DiskFullError, WrongStateError: it could not be written. In each
+            case no record may be touched.
         """
         study, dataset = agreement.study, agreement.dataset
+        if dataset is not None:
+            self._require_account(dataset, is_bounded=study.privacy is not None and study.privacy.training is not None)
         plan = evaluation_plan(study)
         if plan is not None and dataset is not None and study.privacy is not None:
             account = account_of_test_part(dataset)
             limits = limits_of(account, self.noted_policy(), study.privacy, study.rounds.count, plan)
             charge = Charge(account, study.name, agreement.digest, run, 0, 0, (), EVALUATE)
             self.ledger.foresee(charge, limits, self.wall())
-        for used in _used_without_bound(study, dataset):
+        self.note_use(agreement, run)
+
+    def note_use(self, agreement: Agreement, run: RunId) -> None:
+        """Before each use of records. Raises as ``begin`` does of the ledger."""
+        study = agreement.study
+        for used in _used_without_bound(study, agreement.dataset):
             self.ledger.record_unbounded(used, study.name, agreement.digest, run)
 
     def noted_policy(self) -> PrivacyPolicy:
@@ -67,6 +76,19 @@ class Accounting:
         policy = self.policy()
         self.ledger.note_limits(policy.limits)
         return policy
+
+    def _require_account(self, dataset: Dataset, *, is_bounded: bool) -> None:
+        """Whoever wrote a site file may have registered the records and opened no account. A ledger that lost entries
+        may lack the one that was opened; it takes what has no bound all the same."""
+        if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
+            return
+        from quorate_client.data import open_account  # imports numpy
+
+        try:
+            open_account(dataset, self.ledger)
+        except LedgerRolledBackError:
+            if is_bounded:
+                raise
 
 
 class Trainer:
@@ -117,6 +139,8 @@ class Trainer:
             TaskFailedError and others of the task.
         """
         policy = await asyncio.to_thread(self._accounting.noted_policy) if self._accounting is not None else None
+        if self._accounting is not None:
+            await asyncio.to_thread(self._accounting.note_use, agreement, instruction.run)
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
             return await task.train(state, update, number, self._seed(), pull)
@@ -166,7 +190,7 @@ class Trainer:
 
 def _used_without_bound(study: Study, dataset: Dataset | None) -> Iterator[Account | None]:
     """Of which records a study tells something that no epsilon bounds: None is any at the site, for a guest app."""
-    if dataset is None:
+    if dataset is None or study.kind == "guest":
         yield None
         return
     if study.privacy is None or study.privacy.training is None:

@@ -350,7 +350,7 @@ class LedgerError(SiteRefusalError):
 
 
 class LedgerRolledBackError(LedgerError):
-    """The site's privacy ledger is older than what it was seen to be: spending would be forgotten."""
+    """The site's privacy ledger is older than it was seen to be, or nobody saw it: spending would be forgotten."""
 
     code = "ledger_rolled_back"
 

@@ -133,4 +133,4 @@ def test_a_limit_that_is_set_afterwards_does_not_start_from_zero(private_site: S
 
 def test_a_study_with_an_epsilon_for_each_record_needs_no_such_entry(private_site: Site) -> None:
     plainly(private_site, study(training=TRAINING, evaluation={"noise_multiplier": 2.0}))
-    assert private_site.ledger.book().accounts() == []
+    assert unbounded(private_site.ledger) == []

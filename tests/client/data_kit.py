@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from quorate_client.folder import SiteFolder, write_private
+from quorate_client.record_index import RecordIndex, write_index
 
 
 def a_site(folder: Path) -> SiteFolder:
@@ -12,6 +15,11 @@ def a_site(folder: Path) -> SiteFolder:
     site.create()
     fix_split(site)
     return site
+
+
+def an_index(folder: Path, records: int) -> Path:
+    """The fingerprints of so many records that nobody reads."""
+    return write_index(folder, RecordIndex(("a",), 0.2, "a key", np.arange(records, dtype=np.uint64), None))
 
 
 def fix_split(site: SiteFolder) -> None:

@@ -31,6 +31,7 @@ from quorate_client.isolation import Confinement
 from quorate_client.training import Accounting
 from quorate_client.worker_process import WorkerSettings
 from quorate_client.workers import ProcessWorkers, TaskWorkers
+from tests.client.data_kit import an_index
 from tests.client.in_process import InProcessWorkers
 
 RUN = RunId("run-1")
@@ -87,7 +88,7 @@ def make_agreement(study: Study, folder: Path, site: str = "north", **node_confi
         x, y = records_of(site)
         path = folder / f"{site}.npz"
         np.savez(path, x=x, y=y)
-        dataset = Dataset("records", "tabular", path, {}, 0.2, len(x))
+        dataset = Dataset("records", "tabular", path, {}, 0.2, len(x), index=an_index(folder / "records", len(x)))
     return Agreement(study, study.digest(), SiteName(site), dataset, dict(node_config))
 
 

@@ -25,6 +25,7 @@ from quorate_client.folder import RELEASED_MODEL
 from quorate_client.secure_site import SecureSite
 from quorate_client.state import State, open_state
 from quorate_client.training import Accounting
+from tests.client.data_kit import an_index
 from tests.client.engine_kit import make_study, records_of
 from tests.client.in_process import InProcessWorkers
 from tests.server.secure_kit import Keys
@@ -136,7 +137,8 @@ def an_agreement(study: Study, folder: Path, site: SiteName, records: int) -> Ag
     x, y = records_of(site, records)
     path = folder / f"{site}.npz"
     np.savez(path, x=x, y=y)
-    return Agreement(study, study.digest(), site, Dataset("records", "tabular", path, {}, 0.2, len(x)), {})
+    index = an_index(folder / "records", len(x))
+    return Agreement(study, study.digest(), site, Dataset("records", "tabular", path, {}, 0.2, len(x), index=index), {})
 
 
 @contextmanager
