@@ -40,7 +40,6 @@ from quorate_client.task_calls import Measure, TaskCalls, Trained
 from quorate_client.tasks import PrivateSettings
 from quorate_client.training import Accounting, Trainer
 from quorate_client.workers import TaskWorker, WorkerKey
-from tests.client.data_kit import an_index
 
 from .ledger_kit import KEY
 
