@@ -149,7 +149,7 @@ def _federated(sessions: list[TabularSession], epsilon: float | None) -> float:
 
 def _auc(sessions: list[TabularSession], theta: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
     counts = np.sum([session.evaluate(theta).encode() for session in sessions], axis=0)
-    return ClassificationTally.decode(tuple(int(count) for count in counts)).metrics()["auc"]
+    return ClassificationTally.decode(tuple(int(count) for count in counts)).metrics(least=1)["auc"]
 
 
 def _hospitals(folder: Path, count: int) -> list[TabularSession]:
