@@ -168,7 +168,7 @@ def _print(
     rows.add_row("all of it", f"{made.rounds} rounds of {made.steps} steps, spare rounds included")
     rows.add_row("the study costs", f"epsilon {outlook.stated:.3f} per {dataset.unit} (PLD: a fixed plan)")
     at = f"at the policy's delta {policy.delta:g}"
-    rows.add_row("begun so far", f"epsilon {outlook.before:.3f} {at} (RDP: whole studies, one after the other)")
+    rows.add_row("begun so far", f"epsilon {outlook.before:.3f} {at} (RDP: whole studies)")
     rows.add_row("with the study", f"epsilon {outlook.after:.3f} {at}")
     if outlook.unbounded:
         rows.add_row("without bound", cell(f"runs that released these records: {outlook.unbounded}", "bold yellow"))
