@@ -32,11 +32,12 @@ from quorate_client.ledger import Ledger
 from quorate_client.ledger_entries import Account, Spent, Unbounded
 from quorate_client.model_state import THETA_OFFSET
 from quorate_client.policy import PrivacyPolicy
+from quorate_client.record_index import RecordIndex, write_index
 from quorate_client.schema import named_unit
 from quorate_client.task_calls import TaskCalls
 from quorate_client.tasks.sampling import Units
 from quorate_client.training import Accounting, Trainer
-from tests.client.data_kit import a_site
+from tests.client.data_kit import a_site, an_index
 from tests.client.engine_kit import (
     RUN,
     ServerPart,
@@ -84,10 +85,13 @@ async def test_a_study_that_is_approved_with_another_data_set_in_mid_run_is_on_t
         first = north.agreement.dataset
         assert first is not None
         server.prepared([await north.do(Phase.PREPARE)])
-        for dataset in (replace(first, name="archive"), replace(first, name="archive", units=20), first):
+        numbers = RecordIndex(("a",), 0.2, "a key", np.arange(10_000, 10_300, dtype=np.uint64), None)
+        archive = replace(first, name="archive", index=write_index(first.index.parent, numbers))
+        for dataset in (archive, replace(archive, units=20), first):
             north.agreement = replace(north.agreement, dataset=dataset)
             await north.perform(server.instruction(Phase.TRAIN, 1))
-    assert used(ledger) == [Account("records", "record"), Account("archive", "record")]  # either unit is one account
+    trained_on = [account for account in used(ledger) if account is None or account.part == "training"]
+    assert trained_on == [Account("records", "record"), Account("archive", "record")]  # either unit is one account
 
 
 @pytest.mark.usefixtures("installed")
@@ -112,7 +116,10 @@ async def test_a_guest_app_counts_for_all_data_sets_whichever_it_was_approved_wi
     name = message_id(RUN, 1, Phase.GUEST, 0, SiteName("north"))
     asked = Instruction(name, RUN, 1, Phase.GUEST, 0, server.study.digest(), 60.0, blobs=(Blob.of(b"?"),))
     async with site(server, tmp_path / "site", accounting=accounting(ledger)) as north:
-        north.agreement = replace(north.agreement, dataset=Dataset("visits", "tabular", tmp_path, {}, 0.2, 500))
+        north.agreement = replace(
+            north.agreement,
+            dataset=Dataset("visits", "tabular", tmp_path, {}, 0.2, 500, index=an_index(tmp_path / "records", 500)),
+        )
         with pytest.raises(QuorateError):  # it was no message of Flower's; the app was asked all the same
             await north.perform(asked)
     assert used(ledger) == [None]

@@ -221,7 +221,7 @@ def test_an_account_that_is_open_is_not_opened_again(private_site: Site, tmp_pat
     dataset = register("cells", table(tmp_path / "cells.csv", [float(age) for age in range(100)]), SCHEMA, 0.2, folder)
     open_account(dataset, private_site.ledger)
     begin(private_site, dataset, "hearts")
-    assert len(private_site.ledger.entries()) == 1
+    assert len(private_site.ledger.book().registered) == 1
     begin(private_site, replace(dataset, name="beats"), "hearts")  # the same fingerprints under another name
     assert private_site.ledger.book().names("beats") == {"beats", "cells"}
 

@@ -31,6 +31,7 @@ from tests.client.test_evaluating import DATASET, TRAINING, Site, noisy, study
 
 TEST_PART, RECORDS = account_of_test_part(DATASET), Account("visits", "record")
 AGAIN = replace(DATASET, name="again")
+FINGERPRINTS = b"r" * 32
 
 
 @pytest.fixture
@@ -41,7 +42,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def begin(site: Site, of: Study, run: str = "run-1") -> None:
-    site.accounting().begin(site.agreement(of), RunId(run))
+    agreement = site.agreement(of)
+    assert agreement.dataset is not None
+    dataset = replace(agreement.dataset, index=Path(FINGERPRINTS.hex()))
+    if (dataset.name, FINGERPRINTS) not in site.ledger.book().registered:
+        site.ledger.register(dataset.name, "record", FINGERPRINTS, lambda _: [])
+    site.accounting().begin(replace(agreement, dataset=dataset), RunId(run))
 
 
 def named(of: Study, name: str) -> Study:
@@ -84,7 +90,7 @@ def test_the_accounts_of_one_data_sets_parts_stay_two(site: Site) -> None:
 def register(site: Site) -> None:
     for name in (DATASET.name, AGAIN.name):
         shares = [DATASET.name] if name == AGAIN.name else []
-        site.ledger.register(name, "record", b"r" * 32, lambda _, shares=shares: shares)  # type: ignore[misc]
+        site.ledger.register(name, "record", FINGERPRINTS, lambda _, shares=shares: shares)  # type: ignore[misc]
 
 
 # --- exact counts ---

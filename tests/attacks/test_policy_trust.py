@@ -319,7 +319,7 @@ def test_a_loosening_is_on_the_ledger_before_anything_is_computed_under_it(train
         trained.train(private, number)
     trained.train(private, 4)
     told = [(entry.limits["epsilon_ever"], entry.number) for entry in trained.ledger.book().limits]
-    assert told == [(9.0, 1), (90.0, 4), (9.0, 7)]
+    assert told == [(9.0, 1), (90.0, 5), (9.0, 8)]
     trained.policy = trained.policy.model_copy(update={"epsilon_ever": None})
     trained.train(study())  # releases what no epsilon bounds, which a limit forbids
     newest = trained.ledger.book().limits[-1]

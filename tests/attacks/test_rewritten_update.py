@@ -142,7 +142,7 @@ def rewrite(path: Path, values: Floats) -> None:
 def test_a_model_that_was_rewritten_on_the_disk_is_not_sealed_as_a_checkpoint(tmp_path: Path) -> None:
     """It went out to all sites, sealed: a way around every bound on what leaves."""
     with engines(tmp_path, rounds=Rounds(count=2, quorum=3, checkpoint_every=1)) as exchange:
-        victim: EngineSite = exchange.sites[NAMES[0]]
+        victim: EngineSite = exchange.sites[NAMES[3]]  # whose turn it is
 
         def write_a_record(instruction: Instruction) -> None:
             if instruction.phase is Phase.CHECKPOINT:
