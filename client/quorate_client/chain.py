@@ -64,7 +64,6 @@ class Chain:
         self, run: RunId, study: Study, states: StateFolder, spool: Spool, ballots: Ballots, learn: Learn
     ) -> None:
         self._run = run
-        self._study = study
         self._digest = study.digest()
         self._sites = tuple(sorted(study.site_names))
         self._states = states
@@ -85,7 +84,8 @@ class Chain:
 
         Raises:
             BaseModelMismatchError: there is no way to it, or what came is not this run's. SumRefusedError: a sum does
-                not open. DiskFullError. What was here is still here.
+                not open. DiskFullError. A state that the site had goes only once a whole one,
+                which was accepted, is in its place.
         """
         sums = {ref.round_number: ref for ref in way.sums}
         if len(sums) != len(way.sums):

@@ -55,7 +55,7 @@ class Accounting:
         """
         study, dataset = agreement.study, agreement.dataset
         if dataset is not None:
-            self._require_account(dataset, is_bounded=study.privacy is not None and study.privacy.training is not None)
+            self._require_account(dataset, is_bounded=study.bounds_training)
         plan = evaluation_plan(study)
         if plan is not None and dataset is not None and study.privacy is not None:
             account = account_of_test_part(dataset)
@@ -138,8 +138,9 @@ class Trainer:
             BudgetExhaustedError, PrivacyRefusedError, PrivacyUnsupportedError, LedgerError: nothing was computed then.
             TaskFailedError and others of the task.
         """
-        policy = await asyncio.to_thread(self._accounting.noted_policy) if self._accounting is not None else None
+        policy = None
         if self._accounting is not None:
+            policy = await asyncio.to_thread(self._accounting.noted_policy)
             await asyncio.to_thread(self._accounting.note_use, agreement, instruction.run)
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
@@ -193,7 +194,7 @@ def _used_without_bound(study: Study, dataset: Dataset | None) -> Iterator[Accou
     if dataset is None or study.kind == "guest":
         yield None
         return
-    if study.privacy is None or study.privacy.training is None:
+    if not study.bounds_training:
         yield account_of(dataset)
     if study.tells_exact_counts:
         yield account_of_test_part(dataset)

@@ -269,6 +269,11 @@ class Study(_Readable):
         return self.rounds.count - self.evaluations < round_number <= self.rounds.count
 
     @property
+    def bounds_training(self) -> bool:
+        """Whether an epsilon bounds what is told of single training records."""
+        return self.privacy is not None and self.privacy.training is not None
+
+    @property
     def tells_exact_counts(self) -> bool:
         """Whether counts over held-out records leave a site without noise."""
         return self.evaluations > 0 and (self.privacy is None or self.privacy.evaluation is None)

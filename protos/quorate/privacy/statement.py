@@ -134,9 +134,7 @@ def _plainly_per_site(when: str, whom: str) -> str:
 
 
 def _exactly_before_sending(privacy: Privacy, update: UpdatePrivacy, study: Study) -> str:
-    against = "everybody who sees an update, the model or the sums"
-    if study.protection.mode == "secagg":
-        against = _against_few(study)
+    against = _against(study, unprotected="everybody who sees an update, the model or the sums")
     return (
         f"Noise before sending: each site's update is clipped to an L2 norm of {update.clip:g} and gets its share of "
         f"discrete Gaussian noise (Kairouz, Liu, Steinke 2021), noise multiplier {update.noise_multiplier:g} a round; "
@@ -162,9 +160,7 @@ _PLAINLY_ON_COUNTS = (
 
 
 def _exactly_on_counts(privacy: Privacy, evaluation: EvaluationPrivacy, study: Study) -> str:
-    against = "everybody"
-    if study.protection.mode == "secagg":
-        against = _against_few(study)
+    against = _against(study, unprotected="everybody")
     return (
         f"Noise on the evaluation: discrete Gaussian noise on all counts over held-out records, noise multiplier "
         f"{evaluation.noise_multiplier:g} (over the L2 norm of what one record changes) an evaluation; "
@@ -173,7 +169,10 @@ def _exactly_on_counts(privacy: Privacy, evaluation: EvaluationPrivacy, study: S
     )
 
 
-def _against_few(study: Study) -> str:
+def _against(study: Study, *, unprotected: str) -> str:
+    """Against whom noise holds of which a site adds a share where sums are secure, and else all."""
+    if study.protection.mode != "secagg":
+        return unprotected
     return (
         f"the server, outsiders and up to {study.protection.colluders} colluding sites, as long as the secure "
         "aggregation holds"

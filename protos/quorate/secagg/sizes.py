@@ -14,6 +14,7 @@ from typing import Final
 from quorate.errors import FrameError
 from quorate.exchange import MAX_EXTRAS
 from quorate.identity import SiteName
+from quorate.secagg.chunks import TAG_BYTES
 from quorate.secagg.ring import DEGREE
 from quorate.secagg.sealing import BOX_OVERHEAD_BYTES, message_bytes
 from quorate.secagg.study_key import KEY_BYTES
@@ -26,7 +27,6 @@ KEY_PART_BYTES: Final = BOX_OVERHEAD_BYTES + KEY_BYTES
 MOST_MASKED: Final = MAX_EXTRAS + TAGS
 """Masked words beside a sum's ciphertext: as many integers as a study may add, and the tags."""
 MOST_NAME_BYTES: Final = 63
-_TAG_BYTES = 16
 _FRAMING_BYTES = 8
 """Most that protobuf puts around one field: its number, and its length."""
 
@@ -38,7 +38,7 @@ def share_words(polynomials: int, masked: int) -> int:
 
 def reveal_bytes(words: int) -> int:
     """A share of the key's sum, sealed."""
-    return packed_bytes(words) + _TAG_BYTES
+    return packed_bytes(words) + TAG_BYTES
 
 
 def shares_bytes(names: Iterable[SiteName], words: int) -> int:
