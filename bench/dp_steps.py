@@ -19,11 +19,12 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from bench.table import Row
-from quorate_client.schema import ImageSchema
-from quorate_client.tasks import PrivateSettings, Trainable, image_session, tabular_session
+from quorate_client.tasks import PrivateSettings, Trainable
+from quorate_client.tasks.data.schema import ImageSchema
 from quorate_client.tasks.image import ImageParameters
-from quorate_client.tasks.private import PrivateTraining
-from quorate_client.tasks.train import LocalSettings, initial_vector, log_loss
+from quorate_client.tasks.models import image, tabular
+from quorate_client.tasks.training.dp_sgd import PrivateTraining
+from quorate_client.tasks.training.sgd import LocalSettings, initial_vector, log_loss
 
 RECORDS = 4096
 MOST = 1.1
@@ -39,9 +40,9 @@ def training_steps(batches: Sequence[int], turns: int) -> list[Row]:
     labels = torch.randint(0, 2, (RECORDS,), generator=generator)
     schema = ImageSchema(kind="images", height=28, width=28, channels=1, classes=("0", "1"))
     cases: list[tuple[str, Callable[[], nn.Module], Tensor, int]] = [
-        ("logistic regression, 30 features", lambda: tabular_session.build(30, (), 1), table, 200),
-        ("perceptron 30-64-32-1", lambda: tabular_session.build(30, (64, 32), 1), table, 50),
-        ("convolutions on 28 x 28 pixels", lambda: image_session.build(ImageParameters(), schema), images, 2),
+        ("logistic regression, 30 features", lambda: tabular.build(30, (), 1), table, 200),
+        ("perceptron 30-64-32-1", lambda: tabular.build(30, (64, 32), 1), table, 50),
+        ("convolutions on 28 x 28 pixels", lambda: image.build(ImageParameters(), schema), images, 2),
     ]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -24,20 +24,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from quorate.blobs import INLINE_BYTES, Blob, Spool, blob_id
+from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.errors import QuorateError
-from quorate.evaluation import BINS, ClassificationTally
-from quorate.exchange import Instruction, Phase, Reply, StudyContribution
 from quorate.identity import Member, SiteName, sealing_proof
-from quorate.messages import contribution_to_bytes, instruction_from_proto, reply_to_proto
-from quorate.secagg.plain import WEIGHT_ONE
+from quorate.rounds.blobs import INLINE_BYTES, Blob, blob_id
+from quorate.rounds.instruction import Instruction, Phase, Reply, StudyContribution
+from quorate.rounds.spool import Spool
+from quorate.tally import BINS, ClassificationTally
 from quorate.v1 import rounds_pb2
-from quorate_client.channel import open_channel, rounds_stub
-from quorate_client.keys import Credentials
-from quorate_client.transfers import upload
-from quorate_server.ca import Authority
-from quorate_server.config import ServerConfig
-from quorate_server.founding import open_registry
+from quorate.wire.messages import contribution_to_bytes, instruction_from_proto, reply_to_proto
+from quorate_client.connection.channel import open_channel, rounds_stub
+from quorate_client.connection.transfers import upload
+from quorate_client.site.keys import Credentials
+from quorate_server.cli.founding import open_registry
+from quorate_server.consortium.ca import Authority
+from quorate_server.consortium.config import ServerConfig
 
 RECORDS = 100
 HISTOGRAM = (50, *(0,) * (BINS - 1))

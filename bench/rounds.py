@@ -23,10 +23,10 @@ from bench.processes import Watch, memory_mb
 from bench.table import Row
 from demo import hospitals
 from demo.consortium import QUIET, Consortium, ended, free_port
-from quorate.blobs import FRAME_BYTES
 from quorate.errors import QuorateError
 from quorate.identity import RunId
-from quorate.runs import RunState, RunView
+from quorate.rounds.blobs import FRAME_BYTES
+from quorate.rounds.run import RunState, RunView
 from quorate_operator.client import OperatorClient
 from quorate_operator.profile import Profile
 

@@ -28,12 +28,12 @@ from bench.rounds import completed, operator_of
 from bench.table import Row
 from demo import hospitals
 from demo.consortium import Consortium
-from quorate.secagg import ring, words
-from quorate.secagg.packing import Packing
-from quorate.secagg.plain import WEIGHT_ONE
-from quorate.secagg.randomness import SystemRandomness
-from quorate.secagg.ring import DEGREE
-from quorate_server.aggregate import SecureAdder
+from quorate.aggregation import ring, rlwe, words
+from quorate.aggregation.packing import Packing
+from quorate.aggregation.plain import WEIGHT_ONE
+from quorate.aggregation.ring import DEGREE
+from quorate.process.randomness import SystemRandomness
+from quorate_server.rounds.aggregate import SecureAdder
 
 SITES, LANES = 16, 2
 FRAME = 64  # polynomials
@@ -151,7 +151,7 @@ def _times(what: str, ratio: float, goal: float | None) -> Row:
 def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
     packing, randomness = Packing(1.0, SITES, LANES), SystemRandomness()
     weight = WEIGHT_ONE // SITES
-    key = ring.uniform(randomness, DEGREE)
+    key = rlwe.uniform(randomness, DEGREE)
 
     values = FRAME * LANES * DEGREE
     frames = range(0, packing.polynomials(len(update)), FRAME)
@@ -160,7 +160,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
         sent = []
         for first in frames:
             coefficients, _ = packing.encode(update[first * LANES * DEGREE :][:values], weight)
-            sent.append(words.pack(ring.encrypt(coefficients, key, SEED, first, randomness)))
+            sent.append(words.pack(rlwe.encrypt(coefficients, key, SEED, first, randomness)))
         return sent
 
     def add() -> None:
@@ -170,7 +170,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
     def decrypt() -> npt.NDArray[np.float64]:
         averages = []
         for first, frame in zip(frames, down, strict=True):
-            opened = ring.open_sum(words.unpack(frame), key_sum, SEED, first)
+            opened = rlwe.open_sum(words.unpack(frame), key_sum, SEED, first)
             averages.append(packing.average(packing.decode(opened, values), SITES * weight))
         return np.concatenate(averages)
 
@@ -243,7 +243,7 @@ def _server_peak_mb(update: npt.NDArray[np.float32], sites: int, most_sites: int
     """Peak of what numpy and Python allocate while so many updates arrive and are folded, frame by frame."""
     packing, randomness = Packing(1.0, most_sites, LANES), SystemRandomness()
     coefficients, _ = packing.encode(update, WEIGHT_ONE // most_sites)
-    encrypted = ring.encrypt(coefficients, ring.uniform(randomness, DEGREE), SEED, 0, randomness)
+    encrypted = rlwe.encrypt(coefficients, rlwe.uniform(randomness, DEGREE), SEED, 0, randomness)
     sent = [words.pack(encrypted[first : first + FRAME]) for first in range(0, len(encrypted), FRAME)]
     shape = coefficients.shape
     del coefficients, encrypted

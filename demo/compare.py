@@ -20,13 +20,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from demo.consortium import DATASET
-from quorate_client.approvals import Datasets
-from quorate_client.data import unchanged_index
-from quorate_client.folder import SiteFolder
-from quorate_client.schema import parse_schema, read_schema
-from quorate_client.state import site_state
-from quorate_client.table import read_table
-from quorate_client.tasks.tabular_model import predict
+from quorate_client.approval.datasets import Datasets
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.tasks.data.datasets import unchanged_index
+from quorate_client.tasks.data.schema import parse_schema, read_schema
+from quorate_client.tasks.data.table import read_table
+from quorate_client.tasks.models.tabular_model import predict
 
 
 def show(

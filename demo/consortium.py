@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
-from quorate_client.folder import write_private
+from quorate.process.private_files import write_private
 
 BIN = Path(sys.executable).parent
 START_S = STOP_S = 60.0

@@ -11,8 +11,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from quorate.blobs import FRAME_BYTES
-from quorate.study import Study
+from quorate.rounds.blobs import FRAME_BYTES
+from quorate.study.study import Study
 from quorate_operator.files import write_download
 from quorate_operator.release import load_key, opened
 

@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 
 from quorate.identity import SiteName
-from quorate.study import Study, StudyFile
-from quorate.tasks import task_digest
-from quorate_client.agreement import Agreement
-from quorate_client.data import register
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import make_or_load_keys
-from quorate_client.site_file import Site
+from quorate.study.study import Study
+from quorate.study.study_file import StudyFile
+from quorate.study.task_digest import task_digest
+from quorate_client.flower.site_file import NodeSite
+from quorate_client.site.agreement import Agreement
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import make_or_load_keys
+from quorate_client.tasks.data.datasets import register
 from quorate_operator.release import load_key, make_key
 
 DATASET = "records"
@@ -44,7 +45,7 @@ def prepare(file: Path, folder: Path, tables: dict[str, Path]) -> Study:
         dataset = register(DATASET, tables[name].resolve(), study.task.parameters["schema"], TEST_FRACTION, state)
         agreement = Agreement(study, study.digest(), name, dataset, node_config={})
         present = tuple(member for member in members if member.name in study.site_names)
-        Site(agreement, state.root, present).write(folder / "sites" / f"{name}.json")
+        NodeSite(agreement, state.root, present).write(folder / "sites" / f"{name}.json")
     return study
 
 

@@ -4,7 +4,7 @@ Every refusal that a person or a program can meet is a class here. Its ``code`` 
 records and other programs key on it. The classes are grouped by who must act. A message says what happened, what was
 expected, what came and what to do; it never holds patient data, keys or weights.
 
-Foreign exceptions are translated at the doors (``raise ... from``); how an error travels over gRPC is in ``wire.py``.
+Foreign exceptions are translated at the doors (``raise ... from``); how an error travels over gRPC is in ``wire/refusal.py``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ GrpcStatus = Literal[
     "INTERNAL",
 ]
 
+EXIT_OTHER = 1
+EXIT_INPUT = 2
+EXIT_REFUSED = 3
+EXIT_UNREACHABLE = 4
+EXIT_RUN_NOT_COMPLETED = 5
+
 
 class QuorateError(Exception):
     """A refusal with a stable code.
@@ -39,6 +45,8 @@ class QuorateError(Exception):
 
     code: ClassVar[str] = "internal"
     status: ClassVar[GrpcStatus] = "INTERNAL"
+    exit_code: ClassVar[int] = EXIT_OTHER
+    """With which a command ends that meets it."""
     alleged: str = ""
     """The name of the site whose fault it is, as the one says that raises it. It may lie."""
 
@@ -68,6 +76,7 @@ class InputError(QuorateError):
 
     code = "bad_input"
     status: ClassVar[GrpcStatus] = "INVALID_ARGUMENT"
+    exit_code = EXIT_INPUT
 
 
 class ConfigError(InputError):
@@ -123,6 +132,7 @@ class IdentityError(QuorateError):
 
     code = "identity_refused"
     status: ClassVar[GrpcStatus] = "UNAUTHENTICATED"
+    exit_code = EXIT_REFUSED
 
 
 class WrongRoleError(IdentityError):
@@ -190,6 +200,7 @@ class SiteRefusalError(QuorateError):
 
     code = "site_refused"
     status = "FAILED_PRECONDITION"
+    exit_code = EXIT_REFUSED
 
 
 class StudyNotApprovedError(SiteRefusalError):
@@ -370,6 +381,7 @@ class TransportError(QuorateError):
 
     code = "transport"
     status: ClassVar[GrpcStatus] = "UNAVAILABLE"
+    exit_code = EXIT_UNREACHABLE
 
 
 class ServerUnreachableError(TransportError):
@@ -420,6 +432,7 @@ class RoundError(QuorateError):
 
     code = "round_failed"
     status = "FAILED_PRECONDITION"
+    exit_code = EXIT_RUN_NOT_COMPLETED
 
 
 class QuorumMissingError(RoundError):

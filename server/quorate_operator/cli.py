@@ -14,12 +14,11 @@ import typer
 from rich.console import RenderableType
 
 from quorate import __version__
-from quorate.errors import QuorateError
-from quorate.exits import REFUSED, RUN_NOT_COMPLETED, exit_code
+from quorate.errors import EXIT_REFUSED, EXIT_RUN_NOT_COMPLETED, QuorateError
 from quorate.identity import SiteName, parse_name
-from quorate.runs import RunState, RunView
-from quorate.terminal import Terminal, say, say_json, unexpected_ends_it
-from quorate_operator import machine, render, watch
+from quorate.process.terminal import Terminal, say, say_json, unexpected_ends_it
+from quorate.rounds.run import RunState, RunView
+from quorate_operator import json_output, tables, watch
 from quorate_operator.files import invitation_text, private_file, write_download
 from quorate_operator.times import until
 
@@ -119,7 +118,7 @@ def site_list(context: Context, as_json: AsJson = False) -> None:
     """Show all sites."""
     with _client(context) as client:
         sites = client.sites()
-    _show(as_json, [machine.site_json(site) for site in sites], lambda: render.sites_table(sites, time.time()))
+    _show(as_json, [json_output.site_json(site) for site in sites], lambda: tables.sites_table(sites, time.time()))
 
 
 @site_app.command("revoke")
@@ -127,7 +126,7 @@ def site_revoke(context: Context, site: SiteArgument, as_json: AsJson = False) -
     """Shut a site out, at once and for good; an invitation afterwards makes a new identity."""
     with _client(context) as client:
         view = client.revoke(parse_name(site))
-    _show(as_json, machine.site_json(view), lambda: render.sites_table([view], time.time()))
+    _show(as_json, json_output.site_json(view), lambda: tables.sites_table([view], time.time()))
 
 
 # --- studies ---
@@ -140,8 +139,8 @@ def study_publish(
     as_json: AsJson = False,
 ) -> None:
     """Publish a study, for the sites to read and answer."""
-    from quorate.study import StudyFile
-    from quorate.tasks import task_digest
+    from quorate.study.study_file import StudyFile
+    from quorate.study.task_digest import task_digest
 
     wanted = StudyFile.read(file)
     profile = _profile(context)
@@ -149,7 +148,7 @@ def study_publish(
     with _connect(profile) as client:
         keys = {site.name: site.member.signing_key for site in client.sites() if site.member and site.can_take_part}
         view = client.publish(wanted.resolve(profile.consortium, keys, task_digest, release_key))
-    _show(as_json, machine.study_json(view), lambda: render.study_page(view, time.time()))
+    _show(as_json, json_output.study_json(view), lambda: tables.study_page(view, time.time()))
     if not as_json:
         study = view.study.name
         say(f"Now each site's administrator reads and answers it: quorate-client show {study}")
@@ -161,7 +160,9 @@ def study_list(context: Context, as_json: AsJson = False) -> None:
     """Show all studies."""
     with _client(context) as client:
         studies = client.studies()
-    _show(as_json, [machine.study_json(view) for view in studies], lambda: render.studies_table(studies, time.time()))
+    _show(
+        as_json, [json_output.study_json(view) for view in studies], lambda: tables.studies_table(studies, time.time())
+    )
 
 
 @study_app.command("show")
@@ -169,7 +170,7 @@ def study_show(context: Context, study: StudyArgument, as_json: AsJson = False) 
     """Show one study and what the sites answered."""
     with _client(context) as client:
         view = client.study(study)
-    _show(as_json, machine.study_json(view), lambda: render.study_page(view, time.time()))
+    _show(as_json, json_output.study_json(view), lambda: tables.study_page(view, time.time()))
 
 
 @study_app.command("plan")
@@ -180,9 +181,9 @@ def study_plan(context: Context, study: StudyArgument, as_json: AsJson = False) 
     """
     with _client(context) as client:
         view = client.plan(study)
-    _show(as_json, machine.plan_json(view), lambda: render.plan_page(view, time.time()))
+    _show(as_json, json_output.plan_json(view), lambda: tables.plan_page(view, time.time()))
     if not view.can_start:
-        raise typer.Exit(REFUSED)
+        raise typer.Exit(EXIT_REFUSED)
 
 
 # --- runs ---
@@ -197,7 +198,7 @@ def run_start(context: Context, study: StudyArgument, as_json: AsJson = False) -
     waiting = [site.name for site, answer in published.roster() if answer.answer != "approved"]
     if waiting:
         say(f"These sites refuse until they approve the study: {', '.join(waiting)}", to_stderr=True)
-    _show(as_json, machine.run_json(view), lambda: render.run_page(view, time.time()))
+    _show(as_json, json_output.run_json(view), lambda: tables.run_page(view, time.time()))
 
 
 @run_app.command("list")
@@ -205,7 +206,7 @@ def run_list(context: Context, as_json: AsJson = False) -> None:
     """Show all runs."""
     with _client(context) as client:
         runs = client.runs()
-    _show(as_json, [machine.run_json(view) for view in runs], lambda: render.runs_table(runs, time.time()))
+    _show(as_json, [json_output.run_json(view) for view in runs], lambda: tables.runs_table(runs, time.time()))
 
 
 @run_app.command("show")
@@ -245,7 +246,7 @@ def run_watch(context: Context, run: RunArgument, as_json: AsJson = False) -> No
         else:
             state = watch.watch_lines(views, say)
     if state is not RunState.COMPLETED:
-        raise typer.Exit(RUN_NOT_COMPLETED)
+        raise typer.Exit(EXIT_RUN_NOT_COMPLETED)
 
 
 @run_app.command("report")
@@ -332,7 +333,7 @@ def _act(context: Context, as_json: bool, act: Callable[[OperatorClient], RunVie
     """Do something about a run and show the run."""
     with _client(context) as client:
         view = act(client)
-    _show(as_json, machine.run_json(view), lambda: render.run_page(view, time.time()))
+    _show(as_json, json_output.run_json(view), lambda: tables.run_page(view, time.time()))
 
 
 def _console() -> Terminal:
@@ -358,7 +359,7 @@ def _tell_download(path: Path, size: int, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. A refusal is one message on standard error and an exit code (``quorate.exits``)."""
+    """Entry point. A refusal is one message on standard error and an exit code (``quorate.errors``)."""
     # The transport's own lines about a failed handshake would hide our message about it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -367,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(args=given)
         except QuorateError as error:
             if "--json" in given:
-                say_json({"error": machine.error_json(error)}, indent=None, to_stderr=True)
+                say_json({"error": json_output.error_json(error)}, indent=None, to_stderr=True)
             else:
                 say(f"quorate: {error}", to_stderr=True)
-            sys.exit(exit_code(error))
+            sys.exit(error.exit_code)

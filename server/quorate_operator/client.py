@@ -14,11 +14,11 @@ import grpc
 
 from quorate.errors import FrameError, QuorateError, ServerIdentityError, ServerUnreachableError
 from quorate.identity import SiteName
-from quorate.messages import frame_from_proto, member_from_proto, readiness_from_proto, run_from_proto
-from quorate.runs import RoundResult, RunView
-from quorate.study import Study
+from quorate.rounds.run import RoundResult, RunView
+from quorate.study.study import Study
 from quorate.v1 import operator_pb2, operator_pb2_grpc
-from quorate.wire import error_from_call
+from quorate.wire.messages import frame_from_proto, member_from_proto, readiness_from_proto, run_from_proto
+from quorate.wire.refusal import error_from_call
 from quorate_operator.profile import Profile
 from quorate_operator.views import AnswerView, InvitationView, PlanView, ReportView, SiteView, StudyView
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from quorate.errors import AlreadyExistsError, InputError
+from quorate.errors import InputError
+from quorate.process.private_files import create_private
 from quorate_operator.views import InvitationView
 
 INVITATION_FORMAT = "quorate.invitation/1"
@@ -25,11 +26,7 @@ def private_file(path: Path) -> Iterator[TextIO]:
         AlreadyExistsError: there is a file of that name. InputError: it cannot be written.
     """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError as error:
-        raise AlreadyExistsError(
-            f"{path} exists and is not overwritten", action="Move it away, or name another file with --output"
-        ) from error
+        descriptor = create_private(path, action="Move it away, or name another file with --output")
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:

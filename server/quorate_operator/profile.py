@@ -10,7 +10,7 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from quorate.errors import CertificateExpiredError, ConfigError
-from quorate.study import Name
+from quorate.study.study import Name
 
 _RENEW = "Have the server's administrator issue a new one: `quorate-server operator add NAME`"
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from quorate.errors import AlreadyExistsError, ConfigError, KeyMismatchError
 from quorate.identity import RunId, SiteName, fingerprint
 from quorate.secagg.release import OpenedRelease, ReleaseKey, ReleaseTerms
-from quorate.secagg.terms import Rules
-from quorate.study import Study
+from quorate.study.rules import Rules
+from quorate.study.study import Study
 from quorate_operator.files import private_file
 from quorate_operator.profile import require_private
 

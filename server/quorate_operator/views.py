@@ -1,4 +1,4 @@
-"""Sites and studies as the operator sees them: plain values. Runs are ``quorate.runs.RunView``."""
+"""Sites and studies as the operator sees them: plain values. Runs are ``quorate.rounds.run.RunView``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from quorate.identity import Member, SiteName
 
 if TYPE_CHECKING:
-    from quorate.readiness import Readiness
-    from quorate.study import Site, Study
+    from quorate.study.readiness import Readiness
+    from quorate.study.study import Site, Study
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from rich.live import Live
 
-from quorate.runs import Progress, RunState, RunView
-from quorate.terminal import Terminal
-from quorate_operator.machine import UNPROTECTED, Json, run_json
-from quorate_operator.render import round_line, run_page
+from quorate.process.terminal import Terminal
+from quorate.rounds.run import Progress, RunState, RunView
+from quorate_operator.json_output import UNPROTECTED, Json, run_json
+from quorate_operator.tables import round_line, run_page
 from quorate_operator.times import clock_time
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quorate_client.tasks import Trainable
-from quorate_client.tasks.train import LocalSettings, log_loss
+from quorate_client.tasks.training.sgd import LocalSettings, log_loss
 
 RECORDS = 100
 SECRET = 1234.5

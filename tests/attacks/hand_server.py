@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quorate.blobs import Blob, Spool
+from quorate.aggregation import ring, words
+from quorate.aggregation.packing import Packing
 from quorate.errors import QuorateError
-from quorate.exchange import Instruction, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
-from quorate.secagg import ring, words
+from quorate.process.randomness import SystemRandomness
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, Phase, Reply, message_id
+from quorate.rounds.spool import Spool
 from quorate.secagg.opening import Opening
-from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Member, Participant
-from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import SealedPart, seal_stream
 from quorate.secagg.terms import Hello, Layout, Reveal, Terms, Vote, checkpointed, sum_digest
-from quorate.secure_messages import (
+from quorate.study.study import Protection, Rounds, Study
+from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureSumRef,
     SecureWork,
@@ -37,15 +39,14 @@ from quorate.secure_messages import (
     words_from_bytes,
     words_to_bytes,
 )
-from quorate.study import Protection, Rounds, Study
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.ballots import Ballots
-from quorate_client.engine import Engine
-from quorate_client.keys import SiteKeys, make_or_load_keys
-from quorate_client.model_state import read_state
-from quorate_client.pooled import Pooled
-from quorate_client.secure_site import SecureSite
-from quorate_client.state import open_state
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.model.state import read_state
+from quorate_client.rounds.secure.pooled_rates import Pooled
+from quorate_client.rounds.secure.site_keys import SiteSecrets
+from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.database import open_state
+from quorate_client.site.keys import SiteKeys, make_or_load_keys
 from tests.client import engine_kit
 from tests.client.in_process import InProcessWorkers
 
@@ -67,8 +68,8 @@ class Site:
         self.agreement = Agreement(study, study.digest(), name, dataset, {})
         self.spool = Spool(folder / "spool")
         self.state = open_state(folder / "state.sqlite")
-        self._secure = SecureSite(
-            keys.for_secure_sums, lambda _: sealing, Ballots(self.state), folder / "keys" / "studies"
+        self._secure = SiteSecrets(
+            keys.for_secure_sums, lambda _: sealing, VoteLog(self.state), folder / "keys" / "studies"
         )
         self.restart()
 

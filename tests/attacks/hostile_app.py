@@ -9,10 +9,10 @@ import sys
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from quorate.exchange import Instruction, MessageId, Phase
 from quorate.identity import RunId
-from quorate.messages import instruction_to_bytes
-from quorate_server.pipe import Note, Verb
+from quorate.rounds.instruction import Instruction, MessageId, Phase
+from quorate.wire.messages import instruction_to_bytes
+from quorate_server.rounds.pipe import Note, Verb
 
 app = ServerApp()
 

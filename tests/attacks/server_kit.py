@@ -12,21 +12,21 @@ from typing import Any
 
 import grpc
 
-from quorate.blobs import Blob, BlobId, blob_id, cut
 from quorate.errors import QuorateError
-from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
-from quorate.messages import blob_to_proto, frame_to_proto, reply_to_proto
+from quorate.rounds.blobs import Blob, BlobId, blob_id, cut
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.v1 import operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
-from quorate.wire import error_from_call
-from quorate_server.access import AccessGuard
-from quorate_server.app import Server
-from quorate_server.ca import Authority, Issued
-from quorate_server.config import ServerConfig
-from quorate_server.founding import found
-from quorate_server.open_calls import MOST_CALLS
-from quorate_server.rounds_service import RoundsService
-from quorate_server.server_identity import ServerIdentity
+from quorate.wire.messages import blob_to_proto, frame_to_proto, reply_to_proto
+from quorate.wire.refusal import error_from_call
+from quorate_server.cli.founding import found
+from quorate_server.consortium.ca import Authority, Issued
+from quorate_server.consortium.config import ServerConfig
+from quorate_server.consortium.server_certificate import ServerIdentity
+from quorate_server.daemon import Server
+from quorate_server.services.access import AccessGuard
+from quorate_server.services.open_calls import MAX_CALLS
+from quorate_server.services.rounds_service import RoundsService
 from tests.patience import PATIENCE_S
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, SiteKeys
 
@@ -143,7 +143,7 @@ class Consortium:
 
 
 @asynccontextmanager
-async def impatient_door(consortium: Consortium, most_calls: int = MOST_CALLS) -> AsyncIterator[None]:
+async def impatient_door(consortium: Consortium, most_calls: int = MAX_CALLS) -> AsyncIterator[None]:
     """Another door of the same server, with the same rounds behind it and less patience."""
     server = consortium.server
     door = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, server.registry, most_calls)])

@@ -15,18 +15,18 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from quorate.errors import BudgetExhaustedError, QuorateError
-from quorate.readiness import Readiness
-from quorate.study import Study
+from quorate.study.readiness import Readiness
+from quorate.study.study import Study
 from quorate.v1 import operator_pb2, rounds_pb2
-from quorate_client.folder import SiteFolder
-from quorate_client.ledger import open_ledger
-from quorate_client.ledger_limits import shipped_accountants
-from quorate_client.policy import PrivacyPolicy
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.site.folder import SiteFolder
+from tests.client.approval.test_readiness import approve, dataset, private, register, told, write_policy
+from tests.client.approval.test_readiness import joined as joined  # the fixture
 from tests.client.consortium import RunningServer
 from tests.client.ledger_kit import KEY, NO_LIMITS, NOW, a_charge, opened
-from tests.client.test_readiness import approve, dataset, private, register, told, write_policy
-from tests.client.test_readiness import joined as joined  # the fixture
-from tests.client.test_training import Site, Task, study
+from tests.client.rounds.test_training import Site, Task, study
 
 SIZES = (120, 140, 200, 201, 280, 400)
 ROUNDS = 10

@@ -20,23 +20,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quorate.blobs import Blob
 from quorate.errors import PrivacyUnsupportedError, QuorateError
-from quorate.exchange import Instruction, Phase, message_id
 from quorate.identity import RunId, SiteName
-from quorate.study import TaskRef
-from quorate.tasks import task_digest
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.data import register, unchanged_index
-from quorate_client.ledger import Ledger
-from quorate_client.ledger_entries import Account, Spent, Unbounded
-from quorate_client.model_state import THETA_OFFSET
-from quorate_client.policy import PrivacyPolicy
-from quorate_client.record_index import RecordIndex, write_index
-from quorate_client.schema import named_unit
-from quorate_client.task_calls import TaskCalls
-from quorate_client.tasks.sampling import Units
-from quorate_client.training import Accounting, Trainer
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, Phase, message_id
+from quorate.study.study import TaskRef
+from quorate.study.task_digest import task_digest
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.ledger.entries import Account, Spent, Unbounded
+from quorate_client.ledger.ledger import Ledger
+from quorate_client.rounds.model.state import THETA_OFFSET
+from quorate_client.rounds.task_calls import TaskCalls
+from quorate_client.rounds.training import Accounting, Trainer
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.tasks.data.datasets import register, unchanged_index
+from quorate_client.tasks.data.record_index import RecordIndex, write_index
+from quorate_client.tasks.data.schema import named_unit
+from quorate_client.tasks.training.sampling import Units
 from tests.client.data_kit import a_site, an_index
 from tests.client.engine_kit import (
     RUN,
@@ -47,8 +47,8 @@ from tests.client.engine_kit import (
 )
 from tests.client.in_process import InProcessWorkers
 from tests.client.ledger_kit import opened
-from tests.client.test_training import RECORDS, TRAINING, Site, study
-from tests.client.test_training import site as private_site
+from tests.client.rounds.test_training import RECORDS, TRAINING, Site, study
+from tests.client.rounds.test_training import site as private_site
 
 __all__ = ["private_site"]
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from quorate.errors import QuorateError
-from quorate.evaluation import LOSS_CAP, LOSS_ONE
-from quorate.exchange import Phase
-from quorate_client.secure_run import SecureRun
-from quorate_client.task_calls import TaskCalls, Trained
-from quorate_client.training import Trainer
+from quorate.rounds.instruction import Phase
+from quorate.tally import LOSS_CAP, LOSS_ONE
+from quorate_client.rounds.secure.run import SecureRun
+from quorate_client.rounds.task_calls import TaskCalls, Trained
+from quorate_client.rounds.training import Trainer
 from tests.attacks.hand_server import VICTIM, HandServer
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here

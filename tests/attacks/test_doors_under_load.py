@@ -19,14 +19,14 @@ import pytest
 from quorate.errors import QuorateError
 from quorate.identity import Role
 from quorate.v1 import rounds_pb2, rounds_pb2_grpc
-from quorate.wire import error_from_call
-from quorate_server.access import METHODS
-from quorate_server.ca import Authority
-from quorate_server.config import ServerConfig
-from quorate_server.door_limits import HANDSHAKE_S, OWN_FILES, WANTED_FILES, door_options, most_connections
-from quorate_server.founding import found, open_registry
-from quorate_server.open_calls import MOST_CALLS
-from quorate_server.server_identity import ServerIdentity
+from quorate.wire.refusal import error_from_call
+from quorate_server.cli.founding import found, open_registry
+from quorate_server.consortium.ca import Authority
+from quorate_server.consortium.config import ServerConfig
+from quorate_server.consortium.server_certificate import ServerIdentity
+from quorate_server.services.access import METHODS
+from quorate_server.services.door_limits import HANDSHAKE_S, OWN_FILES, WANTED_FILES, door_options, most_connections
+from quorate_server.services.open_calls import MAX_CALLS
 from tests.attacks.server_kit import (
     PATIENCE_S,
     Consortium,
@@ -147,7 +147,7 @@ async def test_one_site_cannot_have_any_number_of_calls_open(consortium: Consort
         for done in asyncio.as_completed([refusal(call) for call in calls]):
             assert (await done).code == "too_many_calls"
             refused += 1
-            if refused == 161 - MOST_CALLS:
+            if refused == 161 - MAX_CALLS:
                 break
     assert (await refusal(renewed.stub.ListStudies(rounds_pb2.SiteStudiesRequest()))).code == "too_many_calls"
     assert (await west.connect()).HasField("welcome")

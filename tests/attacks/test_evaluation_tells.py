@@ -13,27 +13,27 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quorate.blobs import Blob
+from quorate.aggregation.plain import WEIGHT_ONE
+from quorate.aggregation.schemes import plain_scheme_of
 from quorate.errors import ContributionError, ProtectionRefusedError
-from quorate.evaluation import LOG_ODDS_SCALE, ClassificationTally
-from quorate.exchange import Instruction, Phase, StudyWork, SumRef, message_id
 from quorate.identity import RunId, SiteName
-from quorate.messages import contribution_from_bytes
 from quorate.privacy.accounting import noise_multiplier_for
 from quorate.privacy.evaluation import tally_form
 from quorate.privacy.noise import SeededRandomness
-from quorate.schemes import plain_scheme_of
-from quorate.secagg.plain import WEIGHT_ONE
-from quorate.study import Rounds, Study
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.evaluating import Evaluator
-from quorate_client.ledger import open_ledger
-from quorate_client.ledger_limits import shipped_accountants
-from quorate_client.model_state import ModelState
-from quorate_client.policy import Policy, PrivacyPolicy
-from quorate_client.task_calls import TaskCalls
-from quorate_client.tasks.scoring import tally
-from quorate_client.training import Accounting
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, Phase, StudyWork, SumRef, message_id
+from quorate.study.study import Rounds, Study
+from quorate.tally import LOG_ODDS_SCALE, ClassificationTally
+from quorate.wire.messages import contribution_from_bytes
+from quorate_client.approval.policy import Policy, PrivacyPolicy
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.evaluation import Evaluator
+from quorate_client.rounds.model.state import ModelState
+from quorate_client.rounds.task_calls import TaskCalls
+from quorate_client.rounds.training import Accounting
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.tasks.models.scoring import tally
 from tests.attacks.test_privacy_server import TRAINING, agreed, target
 from tests.client.conftest import POLICY
 from tests.client.engine_kit import (

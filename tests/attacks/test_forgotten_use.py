@@ -17,13 +17,14 @@ import pytest
 
 from quorate.errors import BudgetExhaustedError, DataError, LedgerRolledBackError
 from quorate.identity import RunId
-from quorate_client.agreement import Dataset
-from quorate_client.data import open_account, register
-from quorate_client.ledger import Ledger
-from quorate_client.ledger_book import YEAR_S
-from quorate_client.ledger_entries import Account, Limits, PolicyLimits, Reserved, Spent, Unbounded
-from quorate_client.ledger_witness import Witness
-from quorate_client.training import Accounting
+from quorate_client.approval.datasets import open_account
+from quorate_client.ledger.entries import Account, Limits, PolicyLimits, Reserved, Spent, Unbounded
+from quorate_client.ledger.ledger import Ledger
+from quorate_client.ledger.sums import YEAR_S
+from quorate_client.ledger.witness import Witness
+from quorate_client.rounds.training import Accounting
+from quorate_client.site.agreement import Dataset
+from quorate_client.tasks.data.datasets import register
 from tests.client.data_kit import a_site
 from tests.client.ledger_kit import (
     DAY_S,
@@ -39,8 +40,8 @@ from tests.client.ledger_kit import (
     opened,
     steps,
 )
-from tests.client.test_training import TRAINING, Site, study
-from tests.client.test_training import site as private_site
+from tests.client.rounds.test_training import TRAINING, Site, study
+from tests.client.rounds.test_training import site as private_site
 
 __all__ = ["private_site"]
 

@@ -19,15 +19,15 @@ from quorate.errors import BudgetExhaustedError
 from quorate.identity import RunId
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
-from quorate.study import Study
-from quorate_client.ledger import open_ledger
-from quorate_client.ledger_entries import Account
-from quorate_client.ledger_limits import shipped_accountants
-from quorate_client.policy import PrivacyPolicy
-from quorate_client.privacy_plan import account_of_test_part
-from quorate_client.readiness import Assessor, Question
+from quorate.study.study import Study
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.approval.privacy_cost import account_of_test_part
+from quorate_client.approval.readiness import Assessor, Question
+from quorate_client.ledger.entries import Account
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.ledger.limits import shipped_accountants
 from tests.client.ledger_kit import KEY
-from tests.client.test_evaluating import DATASET, TRAINING, Site, noisy, study
+from tests.client.rounds.test_evaluation import DATASET, TRAINING, Site, noisy, study
 
 TEST_PART, RECORDS = account_of_test_part(DATASET), Account("visits", "record")
 AGAIN = replace(DATASET, name="again")

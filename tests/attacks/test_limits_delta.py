@@ -13,10 +13,10 @@ import pytest
 from quorate.errors import BudgetExhaustedError
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
-from quorate_client.ledger_entries import Reserved, Spent
-from quorate_client.policy import PrivacyPolicy
-from tests.client.test_training import Site, Task, study
-from tests.client.test_training import site as site  # the fixture
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.ledger.entries import Reserved, Spent
+from tests.client.rounds.test_training import Site, Task, study
+from tests.client.rounds.test_training import site as site  # the fixture
 
 RECORDS, BATCH, NOISE = 1000, 20, 1.0
 STEP = Event(NOISE, BATCH / RECORDS)

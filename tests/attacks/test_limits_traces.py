@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from quorate.errors import BudgetExhaustedError
-from quorate_client.ledger import Ledger, open_ledger
-from quorate_client.ledger_limits import shipped_accountants
-from quorate_client.policy import PrivacyPolicy
-from quorate_client.training import Accounting
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.ledger.ledger import Ledger, open_ledger
+from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.training import Accounting
 from tests.client import test_evaluating
 from tests.client.ledger_kit import KEY
-from tests.client.test_training import PER_RECORD, TRAINING, Site, study
+from tests.client.rounds.test_training import PER_RECORD, TRAINING, Site, study
 
 TIGHT = PrivacyPolicy(epsilon_ever=6.0, largest_delta=1e-2)
 

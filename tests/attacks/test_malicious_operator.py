@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from quorate.errors import StudyError
-from quorate.study import MAX_CANONICAL_BYTES, Study
+from quorate.study.study import MAX_CANONICAL_BYTES, Study
 from quorate.v1 import operator_pb2, rounds_pb2
 from tests.attacks.server_kit import PATIENCE_S, Consortium, HandSite, open_consortium, refusal
 from tests.server.door import a_study

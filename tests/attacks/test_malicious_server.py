@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import pytest
 
-from quorate.blobs import Blob, BlobId, Spool
 from quorate.errors import (
     BaseModelMismatchError,
     DiskFullError,
@@ -23,23 +22,27 @@ from quorate.errors import (
     QuorateError,
     StudyNotApprovedError,
 )
-from quorate.exchange import MessageId, Phase, Reply, StudyWork, SumRef
 from quorate.identity import Member, RunId, SiteName
-from quorate.messages import instruction_to_proto, member_to_proto, run_from_proto
-from quorate.study import Rounds
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import MessageId, Phase, Reply, StudyWork, SumRef
+from quorate.rounds.spool import Spool
+from quorate.study.study import Rounds
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2, rounds_pb2_grpc
-from quorate.wire import MAX_TEXT_CHARACTERS, error_of
-from quorate_client.approvals import Answers, Datasets
-from quorate_client.deliveries import MOST_AT_A_TIME
-from quorate_client.folder import SiteFolder
-from quorate_client.installed import InstalledTasks
-from quorate_client.journal import Journal
-from quorate_client.keys import make_or_load_keys
-from quorate_client.link import Link
-from quorate_client.state import open_state
-from quorate_client.studies import StudyDesk, Unsound, find_offer, open_door
-from quorate_client.transfers import Downloads
-from quorate_client.work import MOST_OPEN
+from quorate.wire.messages import instruction_to_proto, member_to_proto, run_from_proto
+from quorate.wire.refusal import MAX_TEXT_CHARACTERS, error_of
+from quorate_client.approval.answers import Answers
+from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.installed_tasks import InstalledTasks
+from quorate_client.approval.offers import Unsound, find_offer, open_offers
+from quorate_client.approval.review import StudyReview
+from quorate_client.connection.current import CurrentConnection
+from quorate_client.connection.transfers import Downloads
+from quorate_client.daemon.instructions import MAX_OPEN
+from quorate_client.daemon.journal import Journal
+from quorate_client.daemon.outbox import MAX_AT_A_TIME
+from quorate_client.site.database import open_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import make_or_load_keys
 from tests.client import engine_kit
 from tests.client.conftest import (
     SITE,
@@ -106,12 +109,12 @@ async def test_instructions_without_end_do_not_fill_the_memory(
         await asyncio.Event().wait()
         raise AssertionError
 
-    engine.perform_next = [never] * (MOST_OPEN + 50)
-    for number in range(MOST_OPEN + 50):
+    engine.perform_next = [never] * (MAX_OPEN + 50)
+    for number in range(MAX_OPEN + 50):
         name = MessageId(number.to_bytes(32, "big"))
         visit.instruct(instruct(server.services, message_id=name, run=RunId(f"run-{number}")))
     assert (await site.state.until("waiting")).code == FrameError.code
-    assert site.metric("quorate_client_instructions_open") == MOST_OPEN
+    assert site.metric("quorate_client_instructions_open") == MAX_OPEN
     await server.services.visit()  # it comes back
 
 
@@ -179,7 +182,7 @@ async def test_answers_that_the_server_does_not_take_do_not_fill_the_memory(
     async def nonsense() -> AsyncIterator[bytes]:
         instruction = rounds_pb2.Instruction(message_id=bytes(32), phase="nonsense")
         event = rounds_pb2.ServerEvent(instruction=instruction).SerializeToString()
-        for _ in range(50 * MOST_AT_A_TIME):
+        for _ in range(50 * MAX_AT_A_TIME):
             yield event
 
     hostile = await deaf(nonsense)
@@ -300,7 +303,7 @@ async def test_a_checkpoint_that_is_larger_than_the_model_is_not_fetched(install
 
 
 def engine_kit_state_size(dimension: int) -> int:
-    from quorate_client.model_state import THETA_OFFSET
+    from quorate_client.rounds.model.state import THETA_OFFSET
 
     return THETA_OFFSET + 4 * dimension
 
@@ -308,7 +311,7 @@ def engine_kit_state_size(dimension: int) -> int:
 async def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path) -> None:
     """Of a guest app's messages nobody knows how large they may be."""
     spool = Spool(tmp_path / "spool")
-    downloads = Downloads(Link(), spool, lambda: 0.5, lambda _: None, lambda: 10**6)
+    downloads = Downloads(CurrentConnection(), spool, lambda: 0.5, lambda _: None, lambda: 10**6)
     with pytest.raises(DiskFullError):
         async with asyncio.timeout(PATIENCE_S):
             await downloads.fetch(Blob(BlobId(os.urandom(32)), 10**6 + 1))
@@ -343,19 +346,19 @@ async def test_names_of_runs_without_end_do_not_fill_the_memory(installed: Path,
 def desk(joined: SiteFolder) -> Any:
     state = open_state(joined.database)
     answers, datasets = Answers(state, lambda: 0.0), Datasets(state, lambda: 0.0)
-    yield StudyDesk(joined, answers, datasets, InstalledTasks(lambda: 0.0))
+    yield StudyReview(joined, answers, datasets, InstalledTasks(lambda: 0.0))
     state.close()
 
 
 def test_one_study_that_is_wrong_does_not_hide_the_others(
-    joined: SiteFolder, desk: StudyDesk, services: Server, tmp_path: Path
+    joined: SiteFolder, desk: StudyReview, services: Server, tmp_path: Path
 ) -> None:
     """A site that joined again has another key than an old study says: nobody could read or answer any study."""
     (tmp_path / "again").mkdir()
     old = make_study(services, name="old")
     services.members["east"] = make_or_load_keys(tmp_path / "again").member(SiteName("east"))
     services.studies += [old, make_study(services, name="new")]
-    with open_door(joined) as door:
+    with open_offers(joined) as door:
         offers = door.offers()
         assert [(unsound.name, unsound.problem.code) for unsound in offers.unsound] == [("old", "key_mismatch")]
         with pytest.raises(KeyMismatchError):
@@ -364,14 +367,14 @@ def test_one_study_that_is_wrong_does_not_hide_the_others(
 
 
 def test_a_server_cannot_keep_an_approval_alive_by_hiding_the_study(
-    joined: SiteFolder, desk: StudyDesk, services: Server
+    joined: SiteFolder, desk: StudyReview, services: Server
 ) -> None:
     """`reject` looked for the study among those that the server offers."""
     study = make_study(services)
     approve(joined, study)
     services.studies.clear()
     services.faults.answers_refused = DiskFullError("No")
-    with open_door(joined) as door, pytest.raises(DiskFullError):
+    with open_offers(joined) as door, pytest.raises(DiskFullError):
         desk.reject(door, "hearts")
     state = open_state(joined.database)
     with pytest.raises(StudyNotApprovedError):
@@ -381,7 +384,7 @@ def test_a_server_cannot_keep_an_approval_alive_by_hiding_the_study(
 
 @pytest.mark.parametrize("how", ["twice", "missing", "foreign", "swapped"])
 def test_a_roster_with_other_members_than_the_study_is_refused(
-    joined: SiteFolder, desk: StudyDesk, authority: Authority, services: Server, how: str
+    joined: SiteFolder, desk: StudyReview, authority: Authority, services: Server, how: str
 ) -> None:
     study = make_study(services)
     members = [services.members[name] for name in study.site_names]
@@ -407,7 +410,7 @@ def test_a_roster_with_other_members_than_the_study_is_refused(
         port = door.add_secure_port("127.0.0.1:0", server_credentials(authority))
         door.start()
         joined.config.write_text(f'address = "127.0.0.1:{port}"\n')
-        with open_door(joined) as opened:
+        with open_offers(joined) as opened:
             (unsound,) = opened.offers().unsound
         door.stop(None).wait()
     assert isinstance(unsound, Unsound)

@@ -11,17 +11,17 @@ from typing import Any
 import grpc
 import pytest
 
-from quorate.blobs import Blob, BlobId
+from quorate.aggregation.plain import weight_of
 from quorate.errors import FrameError
-from quorate.evaluation import BINS
-from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution
 from quorate.identity import SiteName
-from quorate.messages import contribution_to_bytes, instruction_from_proto, reply_to_proto, work_from_bytes
-from quorate.runs import RunState, RunView
-from quorate.secagg.plain import weight_of
-from quorate.study import Study
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution
+from quorate.rounds.run import RunState, RunView
+from quorate.study.study import Study
+from quorate.tally import BINS
 from quorate.v1 import operator_pb2, rounds_pb2
-from quorate_server.sessions import MAX_WAITING
+from quorate.wire.messages import contribution_to_bytes, instruction_from_proto, reply_to_proto, work_from_bytes
+from quorate_server.runs.sessions import MAX_WAITING
 from tests.attacks.server_kit import (
     PATIENCE_S,
     Consortium,

@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from quorate.blobs import Spool
 from quorate.errors import PolicyError, TaskFailedError
-from quorate.exchange import Phase
-from quorate_client.app import make_engine
-from quorate_client.config import Config
-from quorate_client.folder import SiteFolder
-from quorate_client.isolation import Confinement
-from quorate_client.keys import load_keys, make_or_load_keys
-from quorate_client.ledger import open_ledger
-from quorate_client.ledger_book import verify
-from quorate_client.metrics import ClientMetrics
-from quorate_client.state import open_state, site_state
-from quorate_client.workers import ProcessWorkers, WorkerKey
+from quorate.rounds.instruction import Phase
+from quorate.rounds.spool import Spool
+from quorate_client.daemon.daemon import make_engine
+from quorate_client.daemon.metrics import ClientMetrics
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.ledger.sums import verify
+from quorate_client.site.config import Config
+from quorate_client.site.database import open_state, site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_keys, make_or_load_keys
+from quorate_client.workers.isolation import Confinement
+from quorate_client.workers.pool import ProcessWorkers, WorkerKey
 from tests.client.engine_kit import ServerPart, make_agreement, make_study, process_settings
 from tests.client.ledger_kit import ACCOUNTANTS, KEY, NO_LIMITS, NOW, a_charge, opened, steps
 

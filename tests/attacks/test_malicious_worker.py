@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from quorate.runs import RunState
-from quorate.study import Study
-from quorate_server.app import Server
+from quorate.rounds.run import RunState
+from quorate.study.study import Study
+from quorate_server.daemon import Server
 from tests.attacks.server_kit import PATIENCE_S, Consortium, HandSite, open_consortium
 from tests.server.door import a_study
 

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from quorate.errors import PrivacyUnsupportedError
-from quorate.secagg.randomness import Randomness
-from quorate_client.model_state import THETA_OFFSET
-from quorate_client.task_calls import TaskCalls
+from quorate.process.randomness import Randomness
+from quorate_client.rounds.model.state import THETA_OFFSET
+from quorate_client.rounds.task_calls import TaskCalls
 from quorate_client.tasks import PrivateSettings, Trainable
-from quorate_client.tasks.private import PrivateTraining
-from quorate_client.tasks.train import LocalSettings, Loss, log_loss
+from quorate_client.tasks.training.dp_sgd import PrivateTraining
+from quorate_client.tasks.training.sgd import LocalSettings, Loss, log_loss
 from tests.client.engine_kit import make_agreement, make_study
 from tests.client.in_process import InProcessWorkers
 

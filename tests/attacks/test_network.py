@@ -14,12 +14,12 @@ import pytest
 
 from quorate.errors import ServerIdentityError, ServerUnreachableError
 from quorate.identity import SiteName
-from quorate.messages import member_to_proto
 from quorate.v1 import enrolment_pb2, rounds_pb2_grpc
-from quorate_client.channel import enrolment_stub, open_channel, rounds_stub, translated
-from quorate_client.keys import Credentials
-from quorate_server.ca import Authority, Credential
-from quorate_server.config import ServerConfig
+from quorate.wire.messages import member_to_proto
+from quorate_client.connection.channel import enrolment_stub, open_channel, rounds_stub, translated
+from quorate_client.site.keys import Credentials
+from quorate_server.consortium.ca import Authority, Credential
+from quorate_server.consortium.config import ServerConfig
 from tests.attacks.server_kit import PATIENCE_S, Consortium, HandSite, open_consortium, refusal
 from tests.server.door import CONSORTIUM, SiteKeys
 
@@ -120,7 +120,7 @@ async def test_a_found_invitation_opens_nothing_after_it_was_redeemed(consortium
 
 def test_metrics_are_served_to_this_machine_only_unless_somebody_decides_otherwise(tmp_path: Path) -> None:
     """They travel without TLS."""
-    from quorate_client.config import Config
+    from quorate_client.site.config import Config
 
     state = tmp_path / "server"
     made = ServerConfig.create(state, consortium=CONSORTIUM, address="server:8443", listen="0.0.0.0:8443")

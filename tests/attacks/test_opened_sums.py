@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quorate.aggregation import one_time_pad, ring
+from quorate.aggregation.plain import WEIGHT_ONE
+from quorate.aggregation.weights import record_weight
+from quorate.aggregation.words import pack_words, unpack_words
 from quorate.errors import QuorateError
-from quorate.exchange import Phase
-from quorate.secagg import pad, ring, shares
+from quorate.rounds.instruction import Phase
+from quorate.secagg import secret_sharing
+from quorate.secagg.linear_mac import TAGS, Tagger, TagKey
 from quorate.secagg.opening import Opening
-from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import Layout, Terms, Vote, revealed, round_id
-from quorate.secagg.weights import record_weight
-from quorate.secagg.words import pack_words, unpack_words
-from quorate.secure_messages import SecureSumRef, SecureWork, opening_from_bytes, opening_to_bytes
-from quorate_client.model_state import THETA_OFFSET, read_state
+from quorate.wire.secure_messages import SecureSumRef, SecureWork, opening_from_bytes, opening_to_bytes
+from quorate_client.rounds.model.state import THETA_OFFSET, read_state
 from tests.attacks.hand_server import (  # noqa: F401
     EAST,
     NAMES,
@@ -99,9 +100,9 @@ def second_reveal(opening: Opening, terms: Terms, colluder: Any, key: StudyKey, 
     tagger = Tagger(TagKey.derive(key.secret, identity))
     tagger.extras([added, *(0,) * (counts - 1)])
     first, second = tagger.result()
-    off = pad.mask([-added, *(0,) * (counts - 1), -first, -second], np.zeros(counts + TAGS, np.uint64))
+    off = one_time_pad.mask([-added, *(0,) * (counts - 1), -first, -second], np.zeros(counts + TAGS, np.uint64))
     (place,) = [place for place, site in places.items() if site == WEST]
-    inverse = np.array([pow(shares._lagrange_at_zero(place, sorted(places)), -1, ring.MODULUS)], np.uint64)
+    inverse = np.array([pow(secret_sharing._lagrange_at_zero(place, sorted(places)), -1, ring.MODULUS)], np.uint64)
     ring.add(share, ring.multiply(off, inverse))
     sealed = key.seal_once(pack_words(share), b"reveal", identity, WEST.encode())
     forged = replace(

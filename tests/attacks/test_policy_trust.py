@@ -11,19 +11,20 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import ConfigError, LedgerError, PolicyError
-from quorate.exchange import Phase
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import make_or_load_keys
-from quorate_client.ledger import open_ledger
-from quorate_client.policy import Policy, has_policy, policy_now, read_policy, write_default_policy
-from quorate_client.trusted_file import read_trusted
+from quorate.rounds.instruction import Phase
+from quorate_client.approval.policy import Policy
+from quorate_client.approval.policy_file import has_policy, policy_now, read_policy, write_default_policy
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import make_or_load_keys
+from quorate_client.site.trusted_file import read_trusted
 from tests.client.command_kit import Run, runner
 from tests.client.conftest import POLICY, ScriptedEngine, instruct, make_study
 from tests.client.consortium import RunningServer, Server, Visit
 from tests.client.engine_processes import end_engines
+from tests.client.flower.test_engine_process import Place
 from tests.client.ledger_kit import ACCOUNTANTS, KEY, Clock, opened
-from tests.client.test_site_engine import Place
-from tests.client.test_training import Site, study
+from tests.client.rounds.test_training import Site, study
 
 LOOSE = 'protection = ["none", "secagg"]\nminimum_sites = 1\n'
 STRICT = 'protection = ["secagg"]\nminimum_sites = 9\n'

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from quorate.exchange import Instruction, Phase, message_id
-from quorate.messages import reply_from_proto
-from quorate.study import Protection, Rounds, Site, Study, TaskRef
-from quorate.tasks import task_digest
-from quorate_client.agreement import Dataset
-from quorate_client.approvals import Answer, Answers, Datasets
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_keys
-from quorate_client.ledger_entries import Refused
-from quorate_client.state import open_state
+from quorate.rounds.instruction import Instruction, Phase, message_id
+from quorate.study.study import Protection, Rounds, Site, Study, TaskRef
+from quorate.study.task_digest import task_digest
+from quorate.wire.messages import reply_from_proto
+from quorate_client.approval.answers import Answer, Answers
+from quorate_client.approval.datasets import Datasets
+from quorate_client.ledger.entries import Refused
+from quorate_client.site.agreement import Dataset
+from quorate_client.site.database import open_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_keys
 from tests.client.conftest import POLICY, RUN, SITE, ScriptedEngine, add_others, enrol, live, make_study
 from tests.client.consortium import Authority, Server, Visit, start_server
 from tests.client.ledger_kit import opened

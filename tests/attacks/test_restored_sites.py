@@ -13,17 +13,17 @@ import pytest
 
 from quorate.errors import LedgerRolledBackError
 from quorate.identity import SiteName
-from quorate.messages import head_from_proto, head_to_proto
 from quorate.privacy.ledger_head import SignedHead, sign_head
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_keys
-from quorate_client.ledger import open_ledger
+from quorate.wire.messages import head_from_proto, head_to_proto
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_keys
 from tests.client.conftest import RunningSite, ScriptedEngine, instruct, live
 from tests.client.consortium import RunningServer, Visit
+from tests.client.ledger.test_daemon import spend
 from tests.client.ledger_kit import ACCOUNTANTS, KEY, NO_LIMITS, NOW, OTHER_KEY, a_charge, opened
-from tests.client.test_ledger_daemon import spend
-from tests.server.test_ledger_heads import head, reply_with, welcomed
-from tests.server.test_rounds_service import open_server
+from tests.server.services.test_ledger_heads import head, reply_with, welcomed
+from tests.server.services.test_rounds_service import open_server
 
 
 @pytest.fixture(name="history")

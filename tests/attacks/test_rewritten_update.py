@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quorate.blobs import Blob, Spool
+from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.errors import TaskFailedError, UpdateNotFiniteError
-from quorate.exchange import Instruction, Phase
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, Phase
+from quorate.rounds.spool import Spool
 from quorate.secagg.participant import Participant
-from quorate.secagg.plain import WEIGHT_ONE
-from quorate.study import Protection, Rounds, Study
-from quorate_client import protect as protect_module
-from quorate_client.protect import Protected, protect, protect_secretly
+from quorate.study.study import Protection, Rounds, Study
+from quorate_client.rounds import protect as protect_module
+from quorate_client.rounds.protect import Protected, protect, protect_secretly
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     make_study,

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 from quorate.privacy.events import Event
-from quorate_client.agreement import Dataset
-from quorate_client.approvals import Datasets
-from quorate_client.data import load_images, load_table
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_keys
-from quorate_client.ledger_entries import Account, Charge, Limits
-from quorate_client.schema import ImageSchema, TabularSchema, parse_schema
-from quorate_client.state import site_state
+from quorate_client.approval.datasets import Datasets
+from quorate_client.ledger.entries import Account, Charge, Limits
+from quorate_client.site.agreement import Dataset
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_keys
+from quorate_client.tasks.data.datasets import load_images, load_table
+from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
 from tests.client.command_kit import Result, Run, runner
 from tests.client.ledger_kit import opened
 

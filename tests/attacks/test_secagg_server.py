@@ -15,15 +15,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from quorate.blobs import Blob
+from quorate.aggregation import ntt, ring, words
 from quorate.errors import QuorateError
-from quorate.exchange import Phase
 from quorate.identity import RunId, SiteName
-from quorate.secagg import ring, words
-from quorate.secagg.randomness import SystemRandomness
+from quorate.process.randomness import SystemRandomness
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Phase
 from quorate.secagg.study_key import SealedPart, make_parts
 from quorate.secagg.terms import Hello, Terms, Vote, say_hello
-from quorate.secure_messages import (
+from quorate.wire.secure_messages import (
     SecureSumRef,
     SecureWork,
     opening_from_bytes,
@@ -452,7 +452,7 @@ async def test_a_change_that_all_sites_voted_for_does_not_fit_the_tags(server: H
         total = words.unpack(server.spool.content(summed.ciphertext))
         message = np.zeros_like(total)
         message[0, 0] = 1 << server.packing.delta_bits
-        ring.add(total, ring.to_ntt(message))
+        ring.add(total, ntt.to_ntt(message))
         lie = replace(summed, ciphertext=server.spool.put([words.pack(total)]))
     else:
         counts = words_from_bytes(summed.counts)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from quorate.aggregation import ring, rlwe
+from quorate.aggregation.words import pack_words
 from quorate.errors import SumRefusedError
-from quorate.secagg import ring
+from quorate.process.randomness import SystemRandomness
 from quorate.secagg.opening import Opening
-from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.terms import Reveal, revealed
-from quorate.secagg.words import pack_words
 from tests.protos.secagg.parties import Consortium, Sum
 
 
@@ -29,7 +29,7 @@ def lied(run: Sum, opening: Opening, places: tuple[int, ...]) -> Opening:
         party = consortium.parties[place]
         identity = run.sites[party.name].identity
         words = (ring.DEGREE if run.layout.polynomials else 0) + len(run.counts)
-        content = pack_words(ring.uniform(SystemRandomness(), words))
+        content = pack_words(rlwe.uniform(SystemRandomness(), words))
         sealed = consortium.study_key.seal_once(content, b"reveal", identity, party.name.encode())
         reveals[place] = Reveal(party.name, sealed, party.signing.sign(revealed(identity, party.name, sealed)))
     return replace(opening, reveals=tuple(reveals))

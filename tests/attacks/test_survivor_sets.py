@@ -15,11 +15,11 @@ import pytest
 from quorate.errors import VoteRefusedError
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
-from quorate.secagg.terms import Rules
-from quorate.study import TaskRef
-from quorate_client.ballots import Ballots, Members, Question, check
-from quorate_client.query import query_of
-from quorate_client.state import open_state
+from quorate.study.rules import Rules
+from quorate.study.study import TaskRef
+from quorate_client.rounds.secure.query import query_of
+from quorate_client.rounds.secure.votes import Members, Question, VoteLog, check
+from quorate_client.site.database import open_state
 
 Set = frozenset[int]
 
@@ -91,7 +91,7 @@ class Site:
 
     def __init__(self, number: int, folder: Path, rules: Rules) -> None:
         self.number, self.rules = number, rules
-        self.ballots = Ballots(open_state(folder / f"{number}.sqlite"))
+        self.ballots = VoteLog(open_state(folder / f"{number}.sqlite"))
 
     def votes(self, survivors: Set, query: bytes, run: str, round_number: int = 0) -> bool:
         roster = {SiteName(f"site-{site}"): bytes([site]) * 32 for site in range(self.rules.sites)}

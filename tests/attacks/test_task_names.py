@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import TaskMissingError
-from quorate.tasks import task_digest
+from quorate.study.task_digest import task_digest
 
 
 @pytest.mark.parametrize("module", ["trap.inner", "trap.inner.deep", "trap.nothing"])

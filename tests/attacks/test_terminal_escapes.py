@@ -23,18 +23,19 @@ import structlog
 
 from quorate.errors import QuorateError, StudyError
 from quorate.identity import Role, SiteName
-from quorate.printable import hidden_in, printable
-from quorate.runs import Progress, RunState, SiteProgress
-from quorate.study import Study, StudyFile
-from quorate.terminal import Terminal, say, say_json, unexpected_ends_it
+from quorate.process.printable import hidden_in, printable
+from quorate.process.terminal import Terminal, say, say_json, unexpected_ends_it
+from quorate.rounds.run import Progress, RunState, SiteProgress
+from quorate.study.study import Study
+from quorate.study.study_file import StudyFile
 from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc, rounds_pb2
-from quorate.wire import DETAIL_KEY
-from quorate_client.folder import SiteFolder
-from quorate_client.logs import configure_logging as configure_site_logging
+from quorate.wire.refusal import DETAIL_KEY
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.logs import configure_logging as configure_site_logging
 from quorate_operator import watch
 from quorate_operator.cli import main as quorate
 from quorate_server.cli import main as quorate_server
-from quorate_server.logging_setup import configure_logging as configure_server_logging
+from quorate_server.cli.logs import configure_logging as configure_server_logging
 from tests.client.command_kit import Run, runner
 from tests.client.consortium import Authority, Server, server_credentials
 from tests.operator.samples import FIRST, NOW, RUNNING

@@ -15,21 +15,21 @@ from typing import Any
 
 import pytest
 
-from quorate.blobs import Blob
 from quorate.errors import BudgetExhaustedError, LedgerError, PrivacyUnsupportedError, TaskFailedError
-from quorate.exchange import Instruction, Phase, message_id
 from quorate.identity import RunId, SiteName
-from quorate.study import Rounds, Study
-from quorate_client.ledger import Ledger, open_ledger
-from quorate_client.ledger_entries import Account, Unbounded
-from quorate_client.ledger_limits import shipped_accountants
-from quorate_client.policy import PrivacyPolicy
-from quorate_client.training import Accounting
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, Phase, message_id
+from quorate.study.study import Rounds, Study
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.ledger.entries import Account, Unbounded
+from quorate_client.ledger.ledger import Ledger, open_ledger
+from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.training import Accounting
 from tests.client.engine_kit import RUN, ServerPart, make_study, site
 from tests.client.ledger_kit import KEY
+from tests.client.rounds.test_training import TRAINING, Site, study
+from tests.client.rounds.test_training import site as private_site
 from tests.client.secure_kit import engines
-from tests.client.test_training import TRAINING, Site, study
-from tests.client.test_training import site as private_site
 from tests.server.study_kit import RUN as SECURE_RUN
 
 __all__ = ["private_site"]

@@ -18,35 +18,35 @@ import pytest
 import torch
 
 from quorate.errors import PrivacyUnsupportedError, StudyError
-from quorate.exchange import Instruction, Phase, message_id
 from quorate.identity import RunId, SiteName
 from quorate.privacy.events import Event
 from quorate.privacy.plan import training_plan
-from quorate.privacy.terms import Privacy, TrainingPrivacy
-from quorate.secagg.randomness import Randomness, SystemRandomness
-from quorate.study import TaskRef
-from quorate.tasks import task_digest
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.approvals import Datasets
-from quorate_client.data import load_images, load_table, unchanged_index
-from quorate_client.folder import SiteFolder
-from quorate_client.host import TaskHost
-from quorate_client.keys import load_keys
-from quorate_client.ledger_entries import Account, Charge, Limits, Spent
-from quorate_client.policy import PrivacyPolicy
-from quorate_client.schema import ImageSchema, TabularSchema, parse_schema
-from quorate_client.state import site_state
+from quorate.process.randomness import Randomness, SystemRandomness
+from quorate.rounds.instruction import Instruction, Phase, message_id
+from quorate.study.privacy_section import Privacy, TrainingPrivacy
+from quorate.study.study import TaskRef
+from quorate.study.task_digest import task_digest
+from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.ledger.entries import Account, Charge, Limits, Spent
+from quorate_client.rounds.training import Accounting, Trainer
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_keys
 from quorate_client.tasks import PrivateSettings, Trainable
-from quorate_client.tasks.private import PrivateTraining
-from quorate_client.tasks.sampling import Units
+from quorate_client.tasks.data.datasets import load_images, load_table, unchanged_index
+from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
 from quorate_client.tasks.tabular import NAME, TASK
-from quorate_client.tasks.train import LocalSettings, log_loss
-from quorate_client.training import Accounting, Trainer
+from quorate_client.tasks.training.dp_sgd import PrivateTraining
+from quorate_client.tasks.training.sampling import Units
+from quorate_client.tasks.training.sgd import LocalSettings, log_loss
+from quorate_client.workers.host import TaskHost
+from tests.client.cli.test_privacy import DELTA, TRAINING, offer
 from tests.client.command_kit import Result, Run, runner
 from tests.client.consortium import Server
 from tests.client.ledger_kit import opened
-from tests.client.test_privacy_cli import DELTA, TRAINING, offer
-from tests.client.test_training import Task, study
+from tests.client.rounds.test_training import Task, study
 
 COLUMN = "patient number"
 SCHEMA: dict[str, Any] = {

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from quorate.blobs import Blob, BlobId
 from quorate.errors import ContributionError, FrameError, KeyPartRefusedError, QuorumMissingError, StudyKeyRefusedError
-from quorate.exchange import MAX_BODY_BYTES, MessageId, Phase, Reply
 from quorate.identity import SiteName
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import MAX_BODY_BYTES, MessageId, Phase, Reply
 from quorate.secagg.opening import Opening
-from quorate.secagg.sealing import message_bytes
+from quorate.secagg.share_boxes import message_bytes
 from quorate.secagg.sizes import KEY_PART_BYTES, most_opening_bytes, require_bytes, shares_bytes
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Reveal, Vote, bound, revealed
-from quorate.secure_messages import (
+from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureWork,
     opening_from_bytes,
@@ -28,7 +28,7 @@ from quorate.secure_messages import (
     secure_work_to_bytes,
     shares_to_bytes,
 )
-from quorate_server.supervisor import _LiveRun
+from quorate_server.runs.runs import _LiveRun
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
 from tests.server.secure_kit import a_secure_consortium, each_of, when, with_answer

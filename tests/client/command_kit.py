@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quorate_client.cli import main
-from quorate_client.folder import SiteFolder
+from quorate_client.site.folder import SiteFolder
 
 
 @dataclass(frozen=True)

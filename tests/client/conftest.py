@@ -13,22 +13,23 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from quorate.blobs import Blob, Spool
-from quorate.exchange import Instruction, MessageId, Phase, Reply, message_id
 from quorate.identity import Role, RunId, SiteName, Subject
-from quorate.study import Guest, Protection, Rounds, Site, Study, TaskRef
-from quorate.tasks import task_digest
-from quorate_client.agreement import Agreement
-from quorate_client.app import Daemon, assemble
-from quorate_client.approvals import Answer, Answers
-from quorate_client.config import Config
-from quorate_client.deliveries import cancel
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import Identity, load_keys, make_or_load_keys, save_identity
-from quorate_client.ledger import open_ledger
-from quorate_client.ledger_limits import shipped_accountants
-from quorate_client.metrics import ClientMetrics
-from quorate_client.state import ConnectionReport, State, open_state
+from quorate.process.cancellation import cancel
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
+from quorate.rounds.spool import Spool
+from quorate.study.study import Guest, Protection, Rounds, Site, Study, TaskRef
+from quorate.study.task_digest import task_digest
+from quorate_client.approval.answers import Answer, Answers
+from quorate_client.daemon.daemon import Daemon, assemble
+from quorate_client.daemon.metrics import ClientMetrics
+from quorate_client.ledger.ledger import open_ledger
+from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.site.agreement import Agreement
+from quorate_client.site.config import Config
+from quorate_client.site.database import ConnectionReport, SiteDatabase, open_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import Identity, load_keys, make_or_load_keys, save_identity
 from tests.patience import PATIENCE_S
 
 from .consortium import NAME, Authority, RunningServer, Server, Visit, blocking_server, start_server
@@ -157,10 +158,10 @@ class ScriptedEngine:
     async def close(self) -> None: ...
 
 
-class WatchedState(State):
+class WatchedState(SiteDatabase):
     """The site's database, which also tells the test how the connection stands."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: SiteDatabase) -> None:
         super().__init__(state.database)
         self._reports: asyncio.Queue[ConnectionReport] = asyncio.Queue()
 

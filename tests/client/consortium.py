@@ -23,17 +23,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
-from quorate.answers import Approval
-from quorate.blobs import Blob, BlobId, Spool
 from quorate.errors import (
     InvitationSpentError,
     MessageUnknownError,
     QuorateError,
     WrongRoleError,
 )
-from quorate.exchange import Instruction
 from quorate.identity import Member, Role, SiteName, Subject
-from quorate.messages import (
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import Instruction
+from quorate.rounds.spool import Spool
+from quorate.study.approval import Approval
+from quorate.study.readiness import Readiness
+from quorate.study.study import Study
+from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from quorate.wire.messages import (
     blob_from_proto,
     frame_from_proto,
     frame_to_proto,
@@ -42,10 +46,7 @@ from quorate.messages import (
     member_to_proto,
     readiness_from_proto,
 )
-from quorate.readiness import Readiness
-from quorate.study import Study
-from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
-from quorate.wire import DETAIL_KEY, detail_of, status_of
+from quorate.wire.refusal import DETAIL_KEY, detail_of, status_of
 from tests.patience import PATIENCE_S
 
 NAME = "testers"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from quorate_client.folder import SiteFolder, write_private
-from quorate_client.record_index import RecordIndex, write_index
+from quorate.process.private_files import write_private
+from quorate_client.site.folder import SiteFolder
+from quorate_client.tasks.data.record_index import RecordIndex, write_index
 
 
 def a_site(folder: Path) -> SiteFolder:

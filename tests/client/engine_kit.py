@@ -18,19 +18,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quorate.blobs import Blob, BlobId, Spool
-from quorate.exchange import Instruction, Phase, Reply, StudyContribution, StudyWork, SumRef, message_id
+from quorate.aggregation import plain
 from quorate.identity import RunId, SiteName
-from quorate.messages import contribution_from_bytes, work_to_bytes
-from quorate.secagg import plain
-from quorate.study import Guest, Optimizer, Protection, Release, Rounds, Site, Study, TaskRef
-from quorate.tasks import task_digest
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.engine import Engine
-from quorate_client.isolation import Confinement
-from quorate_client.training import Accounting
-from quorate_client.worker_process import WorkerSettings
-from quorate_client.workers import ProcessWorkers, TaskWorkers
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import Instruction, Phase, Reply, StudyContribution, StudyWork, SumRef, message_id
+from quorate.rounds.spool import Spool
+from quorate.study.study import Guest, Optimizer, Protection, Release, Rounds, Site, Study, TaskRef
+from quorate.study.task_digest import task_digest
+from quorate.wire.messages import contribution_from_bytes, work_to_bytes
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.training import Accounting
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.workers.isolation import Confinement
+from quorate_client.workers.pool import ProcessWorkers, TaskWorkers
+from quorate_client.workers.process import WorkerSettings
 from tests.client.data_kit import an_index
 from tests.client.in_process import InProcessWorkers
 

@@ -1,4 +1,4 @@
-"""The engines' processes (``site_engine.py``) of the sites below a folder."""
+"""The engines' processes (``daemon/engine_process.py``) of the sites below a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def engines(root: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         command = process.info["cmdline"] or [""]
-        if "quorate_client.site_engine" in command and Path(command[-1]).is_relative_to(root):
+        if "quorate_client.daemon.engine_process" in command and Path(command[-1]).is_relative_to(root):
             found.append(process)
     return found
 

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from quorate_client.host import TaskHost
-from quorate_client.worker_process import result_of
-from quorate_client.workers import TaskWorker, WorkerKey
+from quorate_client.workers.host import TaskHost
+from quorate_client.workers.pool import TaskWorker, WorkerKey
+from quorate_client.workers.process import result_of
 
 
 class InProcessWorkers:

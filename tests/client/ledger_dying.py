@@ -15,11 +15,11 @@ from types import FrameType
 from typing import Any
 
 from quorate.errors import BudgetExhaustedError
-from quorate_client.ledger_entries import Limits
+from quorate_client.ledger.entries import Limits
 
 from .ledger_kit import DELTA, NO_LIMITS, NOW, a_charge, opened, steps
 
-STEPS_OF = ("ledger.py", "ledger_file.py", "ledger_witness.py", "state.py")
+STEPS_OF = ("ledger/ledger.py", "ledger/file.py", "ledger/witness.py", "site/database.py")
 """Where the disk is written. A step is a line of them."""
 RESERVED, RELEASED, ROUNDS = 10, 7, (1, 2)
 LIMIT = 100.0
@@ -42,7 +42,7 @@ def killed_at(step: int) -> Any:
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if Path(frame.f_code.co_filename).name not in STEPS_OF:
+        if "/".join(Path(frame.f_code.co_filename).parts[-2:]) not in STEPS_OF:
             return None
         if event == "line":
             left -= 1

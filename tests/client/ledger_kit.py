@@ -9,9 +9,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quorate.privacy.events import Event
-from quorate_client.ledger import Ledger, open_ledger
-from quorate_client.ledger_entries import Account, Charge, Limits
-from quorate_client.ledger_limits import Accountants
+from quorate_client.ledger.entries import Account, Charge, Limits
+from quorate_client.ledger.ledger import Ledger, open_ledger
+from quorate_client.ledger.limits import Accountants
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quorate.errors import StudyError
-from quorate.evaluation import BINS, LOG_ODDS_SCALE, LOSS_ONE, ClassificationTally
-from quorate_client.agreement import Dataset
-from quorate_client.schema import Schema
+from quorate.tally import BINS, LOG_ODDS_SCALE, LOSS_ONE, ClassificationTally
+from quorate_client.site.agreement import Dataset
 from quorate_client.tasks import TrainReport
+from quorate_client.tasks.data.schema import Schema
 
 if TYPE_CHECKING:
     import numpy as np

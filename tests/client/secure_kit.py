@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quorate.blobs import Blob, BlobId, Spool
 from quorate.errors import QuorateError
-from quorate.exchange import Instruction, MessageId, Reply
 from quorate.identity import SiteName
-from quorate.study import Protection, Rounds, Study
-from quorate_client.agreement import Agreement, Dataset
-from quorate_client.ballots import Ballots
-from quorate_client.engine import Engine
-from quorate_client.folder import RELEASED_MODEL
-from quorate_client.secure_site import SecureSite
-from quorate_client.state import State, open_state
-from quorate_client.training import Accounting
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.spool import Spool
+from quorate.study.study import Protection, Rounds, Study
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.secure.site_keys import SiteSecrets
+from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.training import Accounting
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.database import SiteDatabase, open_state
+from quorate_client.site.folder import RELEASED_MODEL
 from tests.client.data_kit import an_index
 from tests.client.engine_kit import make_study, records_of
 from tests.client.in_process import InProcessWorkers
@@ -62,7 +63,7 @@ class EngineSite:
     errors: dict[tuple[str, int], QuorateError] = field(default_factory=dict)
     fetched: list[BlobId] = field(default_factory=list)
     journal: dict[MessageId, Reply] = field(default_factory=dict)
-    state: State = field(init=False)
+    state: SiteDatabase = field(init=False)
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,10 +76,10 @@ class EngineSite:
 
     def _start(self) -> None:
         self.state = open_state(self.folder / "state.sqlite")
-        secure = SecureSite(
+        secure = SiteSecrets(
             keys=lambda: (self.keys.signing, self.keys.sealing),
             sealing_keys=lambda _: self.sealing_keys,
-            ballots=Ballots(self.state),
+            ballots=VoteLog(self.state),
             study_keys=self.folder / "studies",
         )
         self.engine = Engine(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from demo.hospitals import write as write_tables
-from quorate_client.folder import RELEASED_MODEL, SiteFolder
+from quorate_client.site.folder import RELEASED_MODEL, SiteFolder
 from tests.client.data_kit import fix_split
 from tests.client.engine_processes import end_engines
 from tests.compat import malignancy

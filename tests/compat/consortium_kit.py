@@ -18,16 +18,17 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from quorate.errors import ServerUnreachableError
 from quorate.identity import SiteName
-from quorate.runs import RunState, RunView
+from quorate.rounds.run import RunState, RunView
 from quorate.secagg.release import ReleaseKey
-from quorate.study import Study, StudyFile
-from quorate.tasks import task_digest
+from quorate.study.study import Study
+from quorate.study.study_file import StudyFile
+from quorate.study.task_digest import task_digest
 from quorate_client.cli import app as client_command
-from quorate_client.folder import SiteFolder
+from quorate_client.site.folder import SiteFolder
 from quorate_operator.client import OperatorClient
 from quorate_operator.files import invitation_text
 from quorate_operator.profile import Profile
-from quorate_server.founding import found
+from quorate_server.cli.founding import found
 from tests.client.data_kit import fix_split
 from tests.patience import PATIENCE_S
 

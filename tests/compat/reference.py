@@ -12,8 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from quorate.study import Study
-from quorate_server.flower import node_id
+from quorate.study.study import Study
+from quorate_server.flower.grid import node_id
 
 RUN_ID = 7
 

@@ -14,19 +14,19 @@ import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from quorate.blobs import Blob, blob_id
 from quorate.errors import BlobMissingError, QuorumMissingError
-from quorate.exchange import Instruction, Phase, Reply, message_id
 from quorate.identity import RunId, SiteName
-from quorate.messages import instruction_from_bytes, reply_to_bytes
-from quorate.study import Study
-from quorate_client import flower as client
-from quorate_client.folder import RELEASED_MODEL, SiteFolder
-from quorate_client.site_file import Site
-from quorate_server import flower as server
-from quorate_server.flower import FlowerExchange
-from quorate_server.phases import Arrived, Presence
-from quorate_server.progress import StudyProgress
+from quorate.rounds.blobs import Blob, blob_id
+from quorate.rounds.instruction import Instruction, Phase, Reply, message_id
+from quorate.study.study import Study
+from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
+from quorate_client.flower import client_app as client
+from quorate_client.flower.site_file import NodeSite
+from quorate_client.site.folder import RELEASED_MODEL, SiteFolder
+from quorate_server.flower import server_app as server
+from quorate_server.flower.exchange import FlowerExchange
+from quorate_server.rounds.phases import Arrived, Presence
+from quorate_server.rounds.progress import StudyProgress
 from tests.client.engine_processes import end_engines
 from tests.compat.consortium_kit import REPOSITORY, SITES, Consortium
 from tests.compat.malignancy import APP, SCHEMA, STUDIES, Outcome, assert_same, outcome
@@ -151,9 +151,9 @@ def test_a_run_without_a_quorum_ends_with_the_codes_and_no_text(prepared: Path) 
 def test_a_site_whose_node_is_not_there_is_done_without(study: Study, prepared: Path) -> None:
     (prepared / "study.json").write_bytes(study.canonical())
     for name in SITES:
-        site = Site.read(prepared / "sites" / f"{name}.json")
+        site = NodeSite.read(prepared / "sites" / f"{name}.json")
         agreement = replace(site.agreement, study=study, digest=study.digest())
-        Site(agreement, site.folder).write(prepared / "sites" / f"{name}.json")
+        NodeSite(agreement, site.folder).write(prepared / "sites" / f"{name}.json")
     run(SiteGrid(prepared, {30: "east", 20: "south"}), prepared)
     assert (prepared / "model.npz").exists()
 

@@ -21,14 +21,15 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from quorate.blobs import INLINE_BYTES, Blob, BlobId, Spool
-from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import RunId
-from quorate.messages import instruction_from_bytes, reply_to_bytes
-from quorate.study import Guest, Protection, Rounds, Site, Study, TaskRef
-from quorate_server.flower import QuorateGrid, node_id, run_number
-from quorate_server.pipe import Note, Verb, receive_note
-from quorate_server.pipe_exchange import PipeExchange
+from quorate.rounds.blobs import INLINE_BYTES, Blob, BlobId
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.rounds.spool import Spool
+from quorate.study.study import Guest, Protection, Rounds, Site, Study, TaskRef
+from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
+from quorate_server.flower.grid import QuorateGrid, node_id, run_number
+from quorate_server.rounds.pipe import Note, Verb, receive_note
+from quorate_server.rounds.pipe_exchange import PipeExchange
 from tests.patience import PATIENCE_S
 
 RUN = RunId("run-1")

@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from quorate.runs import RunState
-from quorate.study import Study
+from quorate.rounds.run import RunState
+from quorate.study.study import Study
 from tests.compat.consortium_kit import Consortium, eventually
 from tests.compat.reference import run_here
 

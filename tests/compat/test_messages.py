@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from flwr.common.constant import ErrorCode
 
-from quorate.study import Study
-from quorate_server.flower import node_id, run_number
+from quorate.study.study import Study
+from quorate_server.flower.grid import node_id, run_number
 from tests.compat.consortium_kit import CANARY, SITES, TASKS, Consortium, eventually
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.flower_peer import StockFlower
-from quorate_client.model_state import THETA_OFFSET
+from quorate_client.rounds.model.state import THETA_OFFSET
 from tests.compat.consortium_kit import SITES
 from tests.compat.malignancy import APP, STUDIES, Outcome, assert_same, outcome
 from tests.integration.test_secagg import samples, seen

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quorate.study import Study
+from quorate.study.study import Study
 from tests.compat.consortium_kit import REPOSITORY, SITES, Consortium
 from tests.compat.reference import run_here
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quorate.errors import ServerIdentityError, ServerUnreachableError
-from quorate.runs import RunState, RunView
-from quorate_client.folder import SiteFolder
+from quorate.rounds.run import RunState, RunView
+from quorate_client.site.folder import SiteFolder
 from quorate_operator.client import OperatorClient
 from quorate_operator.files import write_download
 from quorate_operator.profile import Profile

@@ -18,11 +18,13 @@ import grpc
 import numpy as np
 import pytest
 
-from quorate.blobs import Blob, Frame, blob_id, cut
+from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme, weight_of
 from quorate.errors import QuorateError, ServerUnreachableError
-from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution, message_id
 from quorate.identity import Role, SiteName
-from quorate.messages import (
+from quorate.rounds.blobs import Blob, Frame, blob_id, cut
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution, message_id
+from quorate.v1 import rounds_pb2, rounds_pb2_grpc
+from quorate.wire.messages import (
     blob_to_proto,
     contribution_to_bytes,
     frame_to_proto,
@@ -30,11 +32,9 @@ from quorate.messages import (
     reply_to_proto,
     work_from_bytes,
 )
-from quorate.secagg.plain import WEIGHT_ONE, PlainScheme, weight_of
-from quorate.v1 import rounds_pb2, rounds_pb2_grpc
-from quorate.wire import error_from_call, error_of
-from quorate_server.access import METHODS
-from quorate_server.ca import Authority
+from quorate.wire.refusal import error_from_call, error_of
+from quorate_server.consortium.ca import Authority
+from quorate_server.services.access import METHODS
 from tests.integration.consortium_kit import (
     ALL,
     DIMENSION,

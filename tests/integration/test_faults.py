@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quorate.runs import RunState
+from quorate.rounds.run import RunState
 from tests.integration.consortium_kit import (
     ALL,
     ALLOCATE,

@@ -22,8 +22,8 @@ from demo import hospitals
 from demo.consortium import DATASET, CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
-from quorate_client.ledger_entries import EVALUATE, TRAIN, Account, Refused, Reserved, Spent
-from quorate_client.ledger_export import read_export
+from quorate_client.ledger.entries import EVALUATE, TRAIN, Account, Refused, Reserved, Spent
+from quorate_client.ledger.export import read_export
 from tests.integration.processes import commands, eventually
 from tests.patience import PATIENCE_S
 

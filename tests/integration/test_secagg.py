@@ -19,18 +19,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quorate.aggregation import ring, words
+from quorate.aggregation.packing import Packing
+from quorate.aggregation.plain import PlainScheme, weight_of
 from quorate.errors import KeyMismatchError, QuorateError
-from quorate.exchange import StudyContribution
 from quorate.identity import RunId
-from quorate.messages import contribution_to_bytes
-from quorate.runs import RunState, RunView
-from quorate.secagg import ring, words
-from quorate.secagg.packing import Packing
-from quorate.secagg.plain import PlainScheme, weight_of
+from quorate.rounds.instruction import StudyContribution
+from quorate.rounds.run import RunState, RunView
 from quorate.secagg.release import ReleaseTerms, pack_release, seal_release
 from quorate.secagg.study_key import StudyKey
-from quorate_client.folder import RELEASED_MODEL
-from quorate_client.model_state import THETA_OFFSET
+from quorate.wire.messages import contribution_to_bytes
+from quorate_client.rounds.model.state import THETA_OFFSET
+from quorate_client.site.folder import RELEASED_MODEL
 from tests.integration.consortium_kit import (
     DIMENSION,
     HOLD,

@@ -18,22 +18,22 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 
-from quorate.exchange import Instruction, Phase
+from quorate.aggregation import ring, words
+from quorate.aggregation.packing import Packing
+from quorate.aggregation.plain import PlainScheme, weight_of
 from quorate.identity import SiteName
-from quorate.messages import instruction_from_bytes, reply_from_bytes
-from quorate.secagg import ring, words
-from quorate.secagg.packing import Packing
-from quorate.secagg.plain import PlainScheme, weight_of
-from quorate.study import StudyFile
-from quorate.tasks import task_digest
-from quorate_client import flower as client
-from quorate_client.agreement import Agreement
-from quorate_client.data import register
-from quorate_client.folder import RELEASED_MODEL, SiteFolder
-from quorate_client.keys import make_or_load_keys
-from quorate_client.model_state import THETA_OFFSET
-from quorate_client.site_file import Site
-from quorate_server import flower as server
+from quorate.rounds.instruction import Instruction, Phase
+from quorate.study.study_file import StudyFile
+from quorate.study.task_digest import task_digest
+from quorate.wire.messages import instruction_from_bytes, reply_from_bytes
+from quorate_client.flower import client_app as client
+from quorate_client.flower.site_file import NodeSite
+from quorate_client.rounds.model.state import THETA_OFFSET
+from quorate_client.site.agreement import Agreement
+from quorate_client.site.folder import RELEASED_MODEL, SiteFolder
+from quorate_client.site.keys import make_or_load_keys
+from quorate_client.tasks.data.datasets import register
+from quorate_server.flower import server_app as server
 from tests.client.data_kit import fix_split
 from tests.client.engine_processes import end_engines, engines
 from tests.compat.reference import RUN_ID, InProcessGrid
@@ -83,7 +83,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, folder in folders.items():
         dataset = register(name, tmp_path / f"{name}.csv", study.task.parameters["schema"], 0.5, folder)
         agreement = Agreement(study, study.digest(), name, dataset, node_config={})
-        Site(agreement, folder.root, tuple(members)).write(tmp_path / f"{name}.json")
+        NodeSite(agreement, folder.root, tuple(members)).write(tmp_path / f"{name}.json")
     yield tmp_path
     end_engines(tmp_path)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from quorate.errors import QuorumMissingError
 from quorate.identity import RunId, SiteName
-from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate_operator.views import AnswerView, SiteView, StudyView
 from tests.server.door import SiteKeys, a_study
 

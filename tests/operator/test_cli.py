@@ -10,6 +10,11 @@ import pytest
 
 from quorate import __version__
 from quorate.errors import (
+    EXIT_INPUT,
+    EXIT_OTHER,
+    EXIT_REFUSED,
+    EXIT_RUN_NOT_COMPLETED,
+    EXIT_UNREACHABLE,
     ContributionError,
     DiskFullError,
     PolicyError,
@@ -18,10 +23,9 @@ from quorate.errors import (
     TransportError,
     WrongRoleError,
 )
-from quorate.exits import INPUT, OTHER, REFUSED, RUN_NOT_COMPLETED, UNREACHABLE, exit_code
 from quorate.identity import RunId, SiteName
-from quorate.runs import RunState
-from quorate.tasks import task_digest
+from quorate.rounds.run import RunState
+from quorate.study.task_digest import task_digest
 from quorate_operator.cli import main
 from tests.operator.conftest import Inside
 from tests.operator.test_release import MODEL, handed_out
@@ -99,7 +103,7 @@ def test_an_invitation_is_written_for_its_reader_only_and_never_over_another(
     assert content["ca_pem"].encode() == door.authority.ca_pem
     assert content["expires_unix_s"] == int(door.clock()) + 2 * 86_400
     code, _, err = quorate("site", "invite", "north")
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "not overwritten" in err
     assert json.loads(path.read_text()) == content
 
@@ -107,7 +111,7 @@ def test_an_invitation_is_written_for_its_reader_only_and_never_over_another(
 def test_a_refused_invitation_leaves_no_file(quorate: Command, door: Door, tmp_path: Path) -> None:
     door.enrol("north")
     code, _, err = quorate("site", "invite", "north", "-o", tmp_path / "north.json")
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "quorate site reinvite north" in err
     assert not (tmp_path / "north.json").exists()
     code, out, _ = quorate("site", "reinvite", "north", "-o", tmp_path / "north.json")
@@ -131,7 +135,7 @@ def test_sites_are_listed_and_revoked(quorate: Command, door: Door) -> None:
     (site,) = json.loads(quorate("site", "list", "--json")[1])
     assert (site["name"], site["state"]) == ("north", "online")
     assert json.loads(quorate("site", "revoke", "north", "--json")[1])["state"] == "revoked"
-    assert quorate("site", "revoke", "unknown")[0] == INPUT
+    assert quorate("site", "revoke", "unknown")[0] == EXIT_INPUT
 
 
 def test_a_study_file_is_published_with_what_its_names_stand_for(
@@ -155,10 +159,10 @@ def test_a_study_with_a_site_that_has_not_joined_is_refused_here(
     door.enrol("gone")
     door.registry.revoke_site(SiteName("gone"))
     code, _, err = quorate("study", "publish", study_file(tmp_path, app_module, "north", "gone"))
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "gone, not enrolled" in err
     code, _, err = quorate("study", "publish", tmp_path / "missing.toml")
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "missing.toml" in err
     assert door.registry.studies() == ()
 
@@ -173,7 +177,7 @@ def test_studies_are_listed_and_shown_with_their_warning(quorate: Command, door:
         assert "WARNING" in out
     shown = json.loads(quorate("study", "show", study.digest().hex()[:8], "--json")[1])
     assert shown["digest"] == study.digest().hex()
-    assert quorate("study", "show", "unknown")[0] == INPUT
+    assert quorate("study", "show", "unknown")[0] == EXIT_INPUT
 
 
 def test_a_run_is_started_paused_resumed_shown_and_stopped(quorate: Command, door: Door) -> None:
@@ -201,7 +205,7 @@ def test_who_has_not_approved_is_named_when_a_run_is_started(quorate: Command, d
     assert "until they approve the study: north, west" in err
 
 
-@pytest.mark.parametrize(("end", "code"), [("complete", 0), ("stop", RUN_NOT_COMPLETED)])
+@pytest.mark.parametrize(("end", "code"), [("complete", 0), ("stop", EXIT_RUN_NOT_COMPLETED)])
 def test_a_watch_ends_with_the_run_and_its_exit_code_says_how(
     quorate: Command, door: Door, inside: Inside, end: str, code: int
 ) -> None:
@@ -241,9 +245,9 @@ def test_reports_and_models_are_fetched_into_files(
     assert (tmp_path / f"{run}.html").read_text() == f"<p>{run}"
     code, out, _ = quorate("run", "report", run, "--format", "json", "-o", tmp_path / "r.json", "--json")
     assert (code, json.loads(out)) == (0, {"path": str(tmp_path / "r.json"), "bytes": 2})
-    assert quorate("run", "report", run, "--format", "pdf")[0] == INPUT
+    assert quorate("run", "report", run, "--format", "pdf")[0] == EXIT_INPUT
     code, _, err = quorate("model", "fetch", run)
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "no released model" in err
     assert not (tmp_path / "model.npz").exists()
     door.runs.model_path = tmp_path / "released"
@@ -297,11 +301,11 @@ def test_a_model_that_is_sealed_to_this_operator_is_opened_and_to_no_other(
 
     door.runs.model_path.write_bytes(handed_out(study, sites[:2], RunId(run)))
     code, _, err = quorate("model", "fetch", run, "-o", tmp_path / "forged.npz")
-    assert code == REFUSED
+    assert code == EXIT_REFUSED
     assert "Distrust the server" in err
     (profile / "release.key").rename(tmp_path / "release.key")
     code, _, err = quorate("model", "fetch", run, "-o", tmp_path / "forged.npz")
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "release.key is not there" in err
     assert list(tmp_path.glob("forged*")) == []
 
@@ -309,11 +313,11 @@ def test_a_model_that_is_sealed_to_this_operator_is_opened_and_to_no_other(
 def test_a_refusal_is_one_message_on_standard_error_and_an_exit_code(quorate: Command, door: Door) -> None:
     door.registry.revoke_operator("operator")
     code, out, err = quorate("site", "list")
-    assert (code, out) == (REFUSED, "")
+    assert (code, out) == (EXIT_REFUSED, "")
     assert err.startswith("quorate: The certificate of operator does not count")
     assert err.count("\n") == 1
     code, out, err = quorate("site", "list", "--json")
-    assert (code, out) == (REFUSED, "")
+    assert (code, out) == (EXIT_REFUSED, "")
     assert json.loads(err)["error"]["code"] == "certificate_revoked"
 
 
@@ -322,26 +326,26 @@ def test_a_server_that_is_not_there_and_a_credential_that_is_not_there_are_told_
 ) -> None:
     profile = door.state_dir / "operator" / "profile.json"
     profile.write_text(profile.read_text().replace(f":{door.port}", ":1"))
-    assert quorate("site", "list")[0] == UNREACHABLE
+    assert quorate("site", "list")[0] == EXIT_UNREACHABLE
     code, _, err = quorate("--profile", tmp_path / "nowhere", "site", "list")
-    assert code == INPUT
+    assert code == EXIT_INPUT
     assert "nowhere" in err
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (StudyError("x"), INPUT),
-        (WrongRoleError("x"), REFUSED),
-        (PolicyError("x"), REFUSED),
-        (TransportError("x"), UNREACHABLE),
-        (ContributionError("x"), RUN_NOT_COMPLETED),
-        (DiskFullError("x"), OTHER),
-        (QuorateError("x"), OTHER),
+        (StudyError("x"), EXIT_INPUT),
+        (WrongRoleError("x"), EXIT_REFUSED),
+        (PolicyError("x"), EXIT_REFUSED),
+        (TransportError("x"), EXIT_UNREACHABLE),
+        (ContributionError("x"), EXIT_RUN_NOT_COMPLETED),
+        (DiskFullError("x"), EXIT_OTHER),
+        (QuorateError("x"), EXIT_OTHER),
     ],
 )
 def test_exit_codes_follow_who_must_act(error: QuorateError, code: int) -> None:
-    assert exit_code(error) == code
+    assert error.exit_code == code
 
 
 def test_the_version_is_told_without_a_credential(quorate: Command) -> None:

@@ -18,12 +18,12 @@ from quorate.errors import (
     WrongRoleError,
 )
 from quorate.identity import SiteName
-from quorate.runs import RunState
+from quorate.rounds.run import RunState
 from quorate.v1 import common_pb2, operator_pb2_grpc
 from quorate_operator.client import OperatorClient
 from quorate_operator.profile import Profile
-from quorate_server.ca import Authority
-from quorate_server.server_identity import ServerIdentity
+from quorate_server.consortium.ca import Authority
+from quorate_server.consortium.server_certificate import ServerIdentity
 from tests.operator.conftest import Inside
 from tests.server.door import Door, SiteKeys, a_study
 

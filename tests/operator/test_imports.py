@@ -10,7 +10,8 @@ from tests.patience import PATIENCE_S
 HEAVY = ("quorate_server", "quorate_client", "flwr", "numpy", "torch", "sqlalchemy", "structlog", "prometheus_client")
 SCRIPT = f"""
 import sys
-import quorate_operator.cli, quorate_operator.client, quorate_operator.profile, quorate.study, quorate.tasks
+import quorate_operator.cli, quorate_operator.client, quorate_operator.profile
+import quorate.study.study, quorate.study.task_digest
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
 

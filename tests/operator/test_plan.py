@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from quorate.exits import INPUT, REFUSED
+from quorate.errors import EXIT_INPUT, EXIT_REFUSED
 from quorate.identity import SiteName
-from quorate.readiness import Readiness
-from quorate_operator.machine import plan_json
-from quorate_operator.render import plan_page
+from quorate.study.readiness import Readiness
+from quorate_operator.json_output import plan_json
+from quorate_operator.tables import plan_page
 from quorate_operator.views import AnswerView, PlanView, ReportView, StudyView
 from tests.operator.samples import NOW
 from tests.operator.test_cli import Command, quorate
-from tests.operator.test_render import text_of
+from tests.operator.test_tables import text_of
 from tests.server.door import Door, SiteKeys, a_study
 
 __all__ = ["quorate"]
@@ -111,7 +111,7 @@ def test_the_command_s_exit_code_says_whether_a_run_could_start(quorate: Command
     study = a_study(*(door.enrol(name)[0] for name in SITES), rounds={"count": 3, "quorum": 2})
     door.registry.publish(study)
     code, out, _ = quorate("study", "plan", "malignancy")
-    assert (code, out.count("not heard")) == (REFUSED, 3)
+    assert (code, out.count("not heard")) == (EXIT_REFUSED, 3)
     for name, said in (("east", READY), ("north", BLOCKED), ("south", READY)):
         door.registry.record_answer(study.digest(), SiteName(name), "approved", bytes(64))
         door.registry.record_readiness(study.digest(), SiteName(name), said)
@@ -119,5 +119,5 @@ def test_the_command_s_exit_code_says_whether_a_run_could_start(quorate: Command
     assert (code, "blocked by budget_exhausted" in out, "it can start" in out) == (0, True, True)
     door.registry.record_readiness(study.digest(), SiteName("east"), BLOCKED)
     code, out, _ = quorate("study", "plan", "malignancy", "--json")
-    assert (code, json.loads(out)["quorum"]) == (REFUSED, {"ready": 1, "not_heard": 0, "needed": 2})
-    assert quorate("study", "plan", "unknown")[0] == INPUT
+    assert (code, json.loads(out)["quorum"]) == (EXIT_REFUSED, {"ready": 1, "not_heard": 0, "needed": 2})
+    assert quorate("study", "plan", "unknown")[0] == EXIT_INPUT

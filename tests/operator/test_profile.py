@@ -7,8 +7,8 @@ import pytest
 
 from quorate.errors import CertificateExpiredError, ConfigError
 from quorate_operator.profile import Profile, find_profile
-from quorate_server.ca import OPERATOR_DAYS
-from quorate_server.founding import found
+from quorate_server.cli.founding import found
+from quorate_server.consortium.ca import OPERATOR_DAYS
 
 
 @pytest.fixture

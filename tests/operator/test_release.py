@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from quorate.blobs import blob_id
 from quorate.errors import ConfigError, FrameError, InputError, KeyMismatchError
 from quorate.identity import RunId
+from quorate.rounds.blobs import blob_id
 from quorate.secagg.release import ReleaseKey, ReleaseTerms, pack_release, released, seal_release
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Vote
-from quorate.study import Study
+from quorate.study.study import Study
 from quorate_operator.files import write_download
 from quorate_operator.release import KEY_NAME, load_key, make_key, opened
 from tests.server.door import SiteKeys, a_study

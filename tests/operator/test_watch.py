@@ -4,10 +4,10 @@ import io
 
 import pytest
 
-from quorate.runs import RunState
-from quorate.terminal import Terminal
+from quorate.process.terminal import Terminal
+from quorate.rounds.run import RunState
 from quorate_operator import watch
-from quorate_operator.machine import Json
+from quorate_operator.json_output import Json
 from tests.operator.samples import NOW, RUNNING, a_run, changed
 
 

@@ -24,18 +24,18 @@ from cryptography.x509.oid import NameOID
 
 from quorate.errors import NotFoundError, QuorateError, WrongStateError
 from quorate.identity import Member, RunId, SiteName, sealing_proof
-from quorate.runs import Progress, RoundResult, RunState, RunView, SiteProgress
-from quorate.study import Study
+from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.study.study import Study
 from quorate.v1 import common_pb2, enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
-from quorate_server.access import AccessGuard, caller
-from quorate_server.ca import Authority, Credential, Issued, public_key_bytes
-from quorate_server.config import ServerConfig
-from quorate_server.database import open_database
-from quorate_server.enrolment_service import EnrolmentService
-from quorate_server.founding import found
-from quorate_server.operator_service import OperatorService
-from quorate_server.registry import Registry
-from quorate_server.server_identity import ServerIdentity
+from quorate_server.cli.founding import found
+from quorate_server.consortium.ca import Authority, Credential, Issued, public_key_bytes
+from quorate_server.consortium.config import ServerConfig
+from quorate_server.consortium.registry import Registry
+from quorate_server.consortium.server_certificate import ServerIdentity
+from quorate_server.services.access import AccessGuard, caller
+from quorate_server.services.enrolment_service import EnrolmentService
+from quorate_server.services.operator_service import OperatorService
+from quorate_server.storage.database import open_database
 
 CONSORTIUM = "north-sea"
 NAME_OVERRIDE = (("grpc.ssl_target_name_override", "quorate-server"),)

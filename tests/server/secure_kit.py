@@ -12,21 +12,23 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from quorate.blobs import Blob, blob_id
+from quorate.aggregation import words
+from quorate.aggregation.packing import Packing
+from quorate.aggregation.plain import weight_of
 from quorate.errors import QuorateError, VoteRefusedError
-from quorate.evaluation import LOSS_ONE
-from quorate.exchange import Instruction, MessageId, Phase, Reply
 from quorate.identity import SiteName
-from quorate.secagg import words
+from quorate.process.randomness import SystemRandomness
+from quorate.rounds.blobs import Blob, blob_id
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate.secagg.opening import Opener, Opening
-from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Ballot, Member, Participant
-from quorate.secagg.plain import weight_of
-from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.release import OpenedRelease, ReleaseKey, ReleaseTerms, released, seal_release
 from quorate.secagg.study_key import StudyKey, join_parts, make_parts, open_stream, seal_stream
-from quorate.secagg.terms import Hello, Layout, Rules, Terms, Vote, checkpointed
-from quorate.secure_messages import (
+from quorate.secagg.terms import Hello, Layout, Terms, Vote, checkpointed
+from quorate.study.rules import Rules
+from quorate.study.study import Study
+from quorate.tally import LOSS_ONE
+from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureSumRef,
     SecureWork,
@@ -37,9 +39,8 @@ from quorate.secure_messages import (
     shares_to_bytes,
     words_to_bytes,
 )
-from quorate.secure_messages import shares_from_bytes as boxes_from_bytes
-from quorate.study import Study
-from quorate_client.ballots import Members, check
+from quorate.wire.secure_messages import shares_from_bytes as boxes_from_bytes
+from quorate_client.rounds.secure.votes import Members, check
 from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Tamper, Time, a_study, a_tally
 
 OWN_COUNTS = 4

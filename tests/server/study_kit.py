@@ -10,12 +10,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from quorate.blobs import INLINE_BYTES, Blob, BlobId, blob_id
+from quorate.aggregation import plain
+from quorate.aggregation.plain import PlainScheme, weight_of
 from quorate.errors import BlobMissingError
-from quorate.evaluation import BINS, LOSS_ONE
-from quorate.exchange import Instruction, MessageId, Phase, Reply, StudyContribution
 from quorate.identity import RunId, SiteName
-from quorate.messages import (
+from quorate.rounds.blobs import INLINE_BYTES, Blob, BlobId, blob_id
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution
+from quorate.rounds.run import RoundResult
+from quorate.study.study import Study
+from quorate.tally import BINS, LOSS_ONE
+from quorate.wire.messages import (
     contribution_to_bytes,
     instruction_from_bytes,
     instruction_to_bytes,
@@ -23,14 +27,10 @@ from quorate.messages import (
     reply_to_bytes,
     work_from_bytes,
 )
-from quorate.runs import RoundResult
-from quorate.secagg import plain
-from quorate.secagg.plain import PlainScheme, weight_of
-from quorate.study import Study
-from quorate_server.phases import Arrived, Presence, Status
-from quorate_server.progress import StudyProgress
-from quorate_server.secure_loop import SecureLoop
-from quorate_server.study_loop import StudyLoop
+from quorate_server.rounds.phases import Arrived, Presence, Status
+from quorate_server.rounds.plain_loop import StudyLoop
+from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.secure.loop import SecureLoop
 
 RUN = RunId("malignancy-0a1b2c")
 NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))
@@ -322,7 +322,7 @@ def a_consortium(
 
 def with_contribution(reply: Reply, **changes: Any) -> Reply:
     """A reply whose contribution says something else."""
-    from quorate.messages import contribution_from_bytes
+    from quorate.wire.messages import contribution_from_bytes
 
     return replace(reply, body=contribution_to_bytes(replace(contribution_from_bytes(reply.body), **changes)))
 

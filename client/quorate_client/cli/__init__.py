@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import typer
 
-from quorate import exits
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
-from quorate.terminal import unexpected_ends_it
+from quorate.process.terminal import unexpected_ends_it
 from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies
 from quorate_client.cli.output import show_error
 
@@ -65,4 +64,4 @@ def exit_code(error: QuorateError) -> int:
         case CertificateRevokedError():
             return 12
         case _:
-            return exits.exit_code(error)
+            return error.exit_code

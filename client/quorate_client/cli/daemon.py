@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from quorate_client.app import serve
 from quorate_client.cli.output import DEFAULT_STATE, StateOption
-from quorate_client.config import read_config
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_identity
-from quorate_client.logs import configure_logging
+from quorate_client.daemon.daemon import serve
+from quorate_client.site.config import read_config
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_identity
+from quorate_client.site.logs import configure_logging
 
 
 class Level(StrEnum):

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate_client.agreement import Dataset
-from quorate_client.approvals import Datasets
+from quorate_client.approval.datasets import Datasets
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -24,9 +23,10 @@ from quorate_client.cli.output import (
     show_json,
     table,
 )
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_identity
-from quorate_client.state import site_state
+from quorate_client.site.agreement import Dataset
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_identity
 
 app = typer.Typer(help="Register the data sets that studies may use.", no_args_is_help=True)
 
@@ -53,8 +53,9 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
-    from quorate_client.data import open_account, register
-    from quorate_client.schema import named_unit, read_schema
+    from quorate_client.approval.datasets import open_account
+    from quorate_client.tasks.data.datasets import register
+    from quorate_client.tasks.data.schema import named_unit, read_schema
 
     site = SiteFolder(state)
     with _datasets(state) as datasets, site_ledger(state) as ledger:

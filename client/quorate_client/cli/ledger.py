@@ -14,6 +14,8 @@ import typer
 
 from quorate.errors import AlreadyExistsError, InputError, KeyMismatchError, LedgerRolledBackError, NotFoundError
 from quorate.identity import fingerprint
+from quorate_client.approval.policy_file import read_policy
+from quorate_client.approval.privacy_cost import limits_of_policy
 from quorate_client.cli.output import (
     DEFAULT_STATE,
     JsonOption,
@@ -26,15 +28,13 @@ from quorate_client.cli.output import (
     table,
     warn,
 )
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_identity, load_keys
-from quorate_client.ledger import Ledger, open_ledger
-from quorate_client.ledger_book import YEAR_S, Book, verify
-from quorate_client.ledger_entries import Account, Limits, Unbounded
-from quorate_client.ledger_export import read_export, write_export
-from quorate_client.ledger_limits import Accountants, finite, lasting, shipped_accountants
-from quorate_client.policy import read_policy
-from quorate_client.privacy_plan import limits_of_policy
+from quorate_client.ledger.entries import Account, Limits, Unbounded
+from quorate_client.ledger.export import read_export, write_export
+from quorate_client.ledger.ledger import Ledger, open_ledger
+from quorate_client.ledger.limits import Accountants, finite, lasting, shipped_accountants
+from quorate_client.ledger.sums import YEAR_S, LedgerSums, verify
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_identity, load_keys
 
 app = typer.Typer(help="What the site's data sets have spent of their privacy, and proof of it.", no_args_is_help=True)
 
@@ -143,7 +143,7 @@ def site_ledger(state: Path) -> Iterator[Ledger]:
         ledger.close()
 
 
-def _statement(book: Book, account: Account, limits: Limits, accountants: Accountants) -> dict[str, Any]:
+def _statement(book: LedgerSums, account: Account, limits: Limits, accountants: Accountants) -> dict[str, Any]:
     """What an account has spent and has left, at the policy's delta. None where there is no finite epsilon: no noise,
     or records that were released without a bound. What is left is for studies that are not begun."""
     delta, now = limits.delta, max(time.time(), book.unix_s)
@@ -184,7 +184,7 @@ def _unbounded_json(each: Unbounded) -> dict[str, Any]:
     return {"study": each.study, "run": each.run, "unix_s": each.unix_s}
 
 
-def _changes_of_limits(book: Book) -> list[dict[str, Any]]:
+def _changes_of_limits(book: LedgerSums) -> list[dict[str, Any]]:
     """Each entry about the policy's limits, with the keys that allow more than the one before it."""
     earlier = [{}, *(entry.limits for entry in book.limits)]
     return [

@@ -11,8 +11,8 @@ import typer
 
 from quorate.errors import AlreadyExistsError, NotFoundError
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import load_identity
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import load_identity
 
 app = typer.Typer(help="The final models of runs in which this site took part.", no_args_is_help=True)
 

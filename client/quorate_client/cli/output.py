@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from quorate.errors import QuorateError
-from quorate.terminal import Terminal, say_json
-from quorate.terminal import say as say
+from quorate.process.terminal import Terminal, say_json
+from quorate.process.terminal import say as say
 
 StateOption = Annotated[Path, typer.Option("--state", envvar="QUORATE_STATE", metavar="DIR", help="The site's folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -6,11 +6,13 @@ from typing import Any
 
 import typer
 
+from quorate_client.approval.offers import find_offer
+from quorate_client.approval.policy import Rule
+from quorate_client.approval.policy_file import policy_now
+from quorate_client.approval.review import refusal_of
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
 from quorate_client.cli.studies import StudyArgument, desk
-from quorate_client.folder import SiteFolder
-from quorate_client.policy import Rule, policy_now
-from quorate_client.studies import find_offer, refusal_of
+from quorate_client.site.folder import SiteFolder
 
 app = typer.Typer(help="What this site lets happen, whatever the consortium publishes.", no_args_is_help=True)
 

@@ -11,18 +11,19 @@ import typer
 
 from quorate.errors import InputError
 from quorate.privacy.plan import TrainingPlan
-from quorate.study import Study
-from quorate.tasks import task_reference
-from quorate_client.agreement import Dataset
-from quorate_client.approvals import Datasets
+from quorate.study.study import Study
+from quorate.study.task_digest import task_reference
+from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.offers import find_offer
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.approval.policy_file import policy_now
+from quorate_client.approval.privacy_cost import Outlook, account_of, outlook_of, plan_training
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
 from quorate_client.cli.studies import StudyArgument, desk
-from quorate_client.folder import SiteFolder
-from quorate_client.policy import PrivacyPolicy, policy_now
-from quorate_client.privacy_plan import Outlook, account_of, outlook_of, plan_training
-from quorate_client.state import site_state
-from quorate_client.studies import find_offer
+from quorate_client.site.agreement import Dataset
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
 from quorate_client.tasks import load_task
 
 app = typer.Typer(help="Plan what privacy costs before it is spent.", no_args_is_help=True)
@@ -85,7 +86,7 @@ def explore(
         offered = find_offer(open_desk.door.offers(), study).study
     if offered.privacy is None or offered.privacy.training is None:
         raise InputError(f"The study {offered.name} has no [privacy.training], so there is nothing to try")
-    from quorate_client.exploration import draw, explore_study  # imports torch
+    from quorate_client.cli.explore import draw, explore_study  # imports torch
 
     points = explore_study(offered, choose_dataset(state, dataset), tried, repeat)
     if plot is not None:
@@ -131,7 +132,7 @@ def choose_dataset(state: Path, name: str | None) -> Dataset:
 
 def training_units(study: Study, dataset: Dataset) -> int:
     """From how many records or units of a data set a study would draw. The task's code reads it."""
-    from quorate_client.data import units_trained_on  # imports numpy
+    from quorate_client.tasks.data.datasets import units_trained_on  # imports numpy
 
     task = load_task(task_reference(study.task.name))
     return units_trained_on(dataset, task.open(study.task.parameters, dataset, study.seed).records)

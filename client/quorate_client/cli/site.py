@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from quorate.errors import InputError, WrongStateError
-from quorate_client.approvals import Answers, Datasets
+from quorate_client.approval.answers import Answers
+from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.policy_file import write_default_policy
+from quorate_client.cli.doctor import Finding, examine
 from quorate_client.cli.output import (
     DEFAULT_STATE,
     JsonOption,
@@ -23,14 +26,12 @@ from quorate_client.cli.output import (
     show_json,
     table,
 )
-from quorate_client.config import Config, read_config
-from quorate_client.doctor import Finding, examine
-from quorate_client.enrol import Joining, check_authority, read_invitation
-from quorate_client.enrol import join as redeem_invitation
-from quorate_client.folder import SiteFolder
-from quorate_client.keys import certificate_life, load_credentials, load_identity, load_keys
-from quorate_client.policy import write_default_policy
-from quorate_client.state import site_state
+from quorate_client.connection.enrolment import Joining, check_authority, read_invitation
+from quorate_client.connection.enrolment import join as redeem_invitation
+from quorate_client.site.config import Config, read_config
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys
 
 _DAY_S = 86_400.0
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}

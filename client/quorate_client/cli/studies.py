@@ -15,8 +15,12 @@ import typer
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
 from quorate.privacy.statement import NEIGHBOURING_ROUNDS, evaluation_statement, privacy_statement
-from quorate.study import Study
-from quorate_client.approvals import Answers, Datasets, NodeConfig
+from quorate.study.study import Study
+from quorate_client.approval.answers import Answers, NodeConfig
+from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.installed_tasks import InstalledTasks
+from quorate_client.approval.offers import OffersClient, Unsound, find_offer, open_offers
+from quorate_client.approval.review import Assessment, StudyReview, differences
 from quorate_client.cli.output import (
     DEFAULT_STATE,
     JsonOption,
@@ -28,10 +32,8 @@ from quorate_client.cli.output import (
     table,
     warn,
 )
-from quorate_client.folder import SiteFolder
-from quorate_client.installed import InstalledTasks
-from quorate_client.state import site_state
-from quorate_client.studies import Assessment, Door, StudyDesk, Unsound, differences, find_offer, open_door
+from quorate_client.site.database import site_state
+from quorate_client.site.folder import SiteFolder
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Its name, or the beginning of its digest.")]
 
@@ -161,20 +163,20 @@ def diff(
 
 
 @dataclass(frozen=True, slots=True)
-class OpenDesk:
+class OpenReview:
     """What the commands about studies need, while the connection is open."""
 
-    desk: StudyDesk
-    door: Door
+    desk: StudyReview
+    door: OffersClient
 
 
 @contextmanager
-def desk(folder: Path) -> Iterator[OpenDesk]:
+def desk(folder: Path) -> Iterator[OpenReview]:
     """Connect as the site in ``folder``."""
     site = SiteFolder(folder)
-    with open_door(site) as door, site_state(site.database) as state:
+    with open_offers(site) as door, site_state(site.database) as state:
         answers, datasets = Answers(state, time.time), Datasets(state, time.time)
-        yield OpenDesk(StudyDesk(site, answers, datasets, InstalledTasks(time.monotonic)), door)
+        yield OpenReview(StudyReview(site, answers, datasets, InstalledTasks(time.monotonic)), door)
 
 
 def _show_study(assessment: Assessment) -> None:

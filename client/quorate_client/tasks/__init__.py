@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from quorate.errors import ConfigError, PrivacyUnsupportedError, TaskMissingError
-from quorate.evaluation import ClassificationTally
-from quorate_client.agreement import Dataset
-from quorate_client.schema import Schema
+from quorate.tally import ClassificationTally
+from quorate_client.site.agreement import Dataset
+from quorate_client.tasks.data.schema import Schema
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from torch import Tensor, nn
 
-    from quorate_client.tasks.train import LocalSettings
+    from quorate_client.tasks.training.sgd import LocalSettings
 
     Vector = npt.NDArray[np.float32]
 
@@ -169,7 +169,7 @@ class PrivateSession(Protocol):
 
 
 def load_task(reference: str) -> Task:
-    """The installed object behind ``MODULE:ATTRIBUTE`` (``quorate.tasks.task_reference`` gives it for a task's name).
+    """The installed object behind ``MODULE:ATTRIBUTE`` (``task_reference`` gives it).
 
     Raises:
         TaskMissingError: there is no such object, or it is not a task.

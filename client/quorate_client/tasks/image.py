@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from quorate.errors import StudyError
-from quorate_client.agreement import Dataset
-from quorate_client.schema import ImageSchema
+from quorate_client.site.agreement import Dataset
+from quorate_client.tasks.data.schema import ImageSchema
 from quorate_client.tasks.parameters import LocalTraining, Positive, Width, parse_parameters, schema_parameter
 
 if TYPE_CHECKING:
-    from quorate_client.tasks.image_session import ImageSession
+    from quorate_client.tasks.models.image import ImageSession
 
 NAME = "image-classifier"
 
@@ -42,8 +42,8 @@ class ImageClassifier:
         return self._parse(parameters)[1]
 
     def open(self, parameters: Mapping[str, Any], dataset: Dataset, seed: int) -> ImageSession:
-        from quorate_client.data import load_images
-        from quorate_client.tasks.image_session import ImageSession
+        from quorate_client.tasks.data.datasets import load_images
+        from quorate_client.tasks.models.image import ImageSession
 
         settings, schema = self._parse(parameters)
         training, test = load_images(dataset, schema)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quorate.errors import SchemaError, StudyError
-from quorate_client.schema import Schema, parse_schema
+from quorate_client.tasks.data.schema import Schema, parse_schema
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1, le=65_536)]

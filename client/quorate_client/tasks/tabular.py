@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from quorate_client.agreement import Dataset
-from quorate_client.schema import TabularSchema
+from quorate_client.site.agreement import Dataset
+from quorate_client.tasks.data.schema import TabularSchema
 from quorate_client.tasks.parameters import LocalTraining, Width, parse_parameters, schema_parameter
 
 if TYPE_CHECKING:
-    from quorate_client.tasks.tabular_session import TabularSession
+    from quorate_client.tasks.models.tabular import TabularSession
 
 NAME = "tabular-classifier"
 
@@ -61,8 +61,8 @@ class TabularClassifier:
         return self._parse(parameters)[1]
 
     def open(self, parameters: Mapping[str, Any], dataset: Dataset, seed: int) -> TabularSession:
-        from quorate_client.data import load_table
-        from quorate_client.tasks.tabular_session import TabularSession
+        from quorate_client.tasks.data.datasets import load_table
+        from quorate_client.tasks.models.tabular import TabularSession
 
         settings, schema = self._parse(parameters)
         training, test = load_table(dataset, schema)

@@ -43,9 +43,9 @@ ORDERS: tuple[float, ...] = (
     *(64, 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512, 768, 1024),
 )
 """Low ones are best for a large epsilon, high ones for a small one."""
-MOST_NOISE = 1e4
+MAX_NOISE = 1e4
 """The largest noise multiplier that is ever asked for."""
-MOST_COUNT = 10**9
+MAX_COUNT = 10**9
 """The largest count that a planner is given: without limit, for all that matters."""
 
 _MOST_EPSILON = 500.0
@@ -138,7 +138,7 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, cou
         count: Releases, at least 1. sampling_rate: in (0, 1].
 
     Raises:
-        PrivacyRefusedError: no noise up to MOST_NOISE reaches it, or an argument makes no sense.
+        PrivacyRefusedError: no noise up to MAX_NOISE reaches it, or an argument makes no sense.
     """
     _require_delta(delta)
     if not (epsilon > 0 and math.isfinite(epsilon) and 0 < sampling_rate <= 1 and count >= 1):
@@ -154,10 +154,10 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, cou
     # Wide cells are cheap and take us near.
     near = _least_noise(lambda noise: cost(noise, _CELLS >> 4), epsilon, 1.0, 2.0)
     noise = _least_noise(lambda noise: cost(noise, _CELLS), epsilon, near, 1.01)
-    if noise > MOST_NOISE:
+    if noise > MAX_NOISE:
         raise PrivacyRefusedError(
             "No reasonable noise keeps this promise",
-            expected=f"an epsilon that a noise multiplier of at most {MOST_NOISE:g} reaches",
+            expected=f"an epsilon that a noise multiplier of at most {MAX_NOISE:g} reaches",
             got=f"epsilon {epsilon:g} at delta {delta:g} for {count} releases at sampling rate {sampling_rate:g}",
             action="Allow a larger epsilon, fewer steps or smaller batches",
         )
@@ -183,12 +183,12 @@ def affordable_count(
     if not fits(0):
         return 0
     low, high = 0, 1
-    while high <= MOST_COUNT and fits(high):
+    while high <= MAX_COUNT and fits(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return min(low, MOST_COUNT)
+    return min(low, MAX_COUNT)
 
 
 # --- privacy loss distributions, 2 to 4 MB each -----------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _largest_loss(noise: float, rate: float) -> float:
 
 
 def _least_noise(cost: Callable[[float], float], target: float, start: float, factor: float) -> float:
-    """The smallest noise whose cost is at most the target, to 0.2 %; above MOST_NOISE if there is none.
+    """The smallest noise whose cost is at most the target, to 0.2 %; above MAX_NOISE if there is none.
 
     Args:
         cost: Of a noise multiplier; falls as noise grows, and is infinite near 0.
@@ -263,7 +263,7 @@ def _least_noise(cost: Callable[[float], float], target: float, start: float, fa
     """
     low = high = _four_digits(start)
     at_low = at_high = cost(high)
-    while at_high > target and high <= MOST_NOISE:
+    while at_high > target and high <= MAX_NOISE:
         low, at_low = high, at_high
         high = _four_digits(high * factor)
         at_high, factor = cost(high), factor**1.5

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quorate.evaluation import EXACT, TallyForm, sensitivity
 from quorate.privacy.plan import TrainingPlan
 from quorate.privacy.update_noise import noise_share
+from quorate.tally import EXACT, TallyForm, sensitivity
 
 if TYPE_CHECKING:
-    from quorate.study import Study
+    from quorate.study.study import Study
 
 FEW_BINS: Final = 16
 NOISE_ONE: Final = 1 << 8
-"""Steps of noise to a record: so many that each site's share is ``schemes.LEAST_STEPS`` or more in any usual study."""
+"""Steps of noise to a record: so many that each site's share is ``schemes.MIN_STEPS`` or more in any usual study."""
 
 
 def tally_form(study: Study) -> TallyForm:

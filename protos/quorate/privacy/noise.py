@@ -24,11 +24,11 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from quorate.errors import PrivacyRefusedError
-from quorate.secagg.randomness import Randomness
+from quorate.process.randomness import Randomness
 
 Integers = npt.NDArray[np.int64]
 
-LARGEST_SIGMA = float(1 << 30)
+MAX_SIGMA = float(1 << 30)
 """Up to here every product of integers below stays within 63 bits."""
 
 _SLOTS = 1024
@@ -79,14 +79,14 @@ def discrete_gaussian(randomness: Randomness, sigma: float, count: int) -> Integ
     drawn in advance. Two draws of 500 are one draw of 1000. On every machine they are the same bits.
 
     Args:
-        sigma: Above 0, at most LARGEST_SIGMA; in units of the integers.
+        sigma: Above 0, at most MAX_SIGMA; in units of the integers.
 
     Raises:
         PrivacyRefusedError: sigma is out of range.
     """
-    if not 0 < sigma <= LARGEST_SIGMA:
+    if not 0 < sigma <= MAX_SIGMA:
         raise PrivacyRefusedError(
-            "The noise is out of range", expected=f"a standard deviation above 0 and at most {LARGEST_SIGMA:g} steps"
+            "The noise is out of range", expected=f"a standard deviation above 0 and at most {MAX_SIGMA:g} steps"
         )
     table = _table(float(sigma))
     draws = np.empty(count, dtype=np.int64)

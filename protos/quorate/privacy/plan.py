@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from quorate.errors import PrivacyUnsupportedError
 from quorate.privacy.events import Event
-from quorate.privacy.terms import Privacy, TrainingPrivacy
+from quorate.study.privacy_section import Privacy, TrainingPrivacy
 
-MOST_SAMPLED = 0.5
+MAX_SAMPLED = 0.5
 """Largest chance of a record to be in a step: above it sampling hides little, and the noise is better spent at 1."""
 
 
@@ -49,10 +49,10 @@ def training_plan(privacy: Privacy, training: TrainingPrivacy, records: int, rou
         PrivacyUnsupportedError: too few records. PrivacyRefusedError: no noise reaches the study's epsilon.
     """
     rate = training.batch_size / records if records else 1.0
-    if rate > MOST_SAMPLED:
+    if rate > MAX_SAMPLED:
         raise PrivacyUnsupportedError(
             "This site has too few records for the steps that the study asks for",
-            expected=f"at least {training.batch_size / MOST_SAMPLED:.0f} training records for "
+            expected=f"at least {training.batch_size / MAX_SAMPLED:.0f} training records for "
             f"privacy.training.batch_size = {training.batch_size}",
             got=f"{records}",
             action="Have the operator publish the study with a smaller batch_size, or leave this site out",

@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quorate.evaluation import LEAST_RECORDS
 from quorate.privacy.evaluation import tally_form
 from quorate.privacy.events import Event
-from quorate.privacy.terms import AveragePrivacy, EvaluationPrivacy, Privacy, TrainingPrivacy, UpdatePrivacy
-from quorate.study import Study
+from quorate.study.privacy_section import AveragePrivacy, EvaluationPrivacy, Privacy, TrainingPrivacy, UpdatePrivacy
+from quorate.study.study import Study
+from quorate.tally import MIN_RECORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def evaluation_statement(study: Study) -> tuple[str, ...]:
     return (
         f"After {when} every site tries the model on the records that it keeps aside for testing. It counts {counts}.",
         *(_whom_counts_are_told_secretly(study) if study.protection.mode == "secagg" else _whom_counts_are_told(study)),
-        f"The operator is told rates of all sites together, each over at least {LEAST_RECORDS} records.",
+        f"The operator is told rates of all sites together, each over at least {MIN_RECORDS} records.",
         _how_exact(study),
     )
 

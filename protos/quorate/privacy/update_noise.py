@@ -13,10 +13,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quorate.secagg.terms import Rules
+from quorate.study.rules import Rules
 
 if TYPE_CHECKING:
-    from quorate.study import Study
+    from quorate.study.study import Study
 
 
 @dataclass(frozen=True, slots=True)

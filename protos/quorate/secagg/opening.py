@@ -13,19 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from quorate.aggregation import one_time_pad, ring, rlwe
+from quorate.aggregation.packing import Packing
+from quorate.aggregation.words import Words, unpack_words
 from quorate.errors import QuorateError, SumRefusedError
 from quorate.identity import SiteName
-from quorate.secagg import pad, ring, shares
-from quorate.secagg.packing import Packing
-from quorate.secagg.randomness import SystemRandomness
+from quorate.process.randomness import SystemRandomness
+from quorate.secagg import secret_sharing
+from quorate.secagg.linear_mac import TAGS, Tagger, TagKey
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import (
     Hello,
     Layout,
     Reveal,
     Roster,
-    Rules,
     Terms,
     Vote,
     ballot,
@@ -36,7 +37,7 @@ from quorate.secagg.terms import (
     sum_digest,
     valid_votes,
 )
-from quorate.secagg.words import Words, unpack_words
+from quorate.study.rules import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Opener:
             SumRefusedError: they do not open.
         """
         try:
-            lanes = packing.round_noise(ring.open_sum(total, self._key, self.identity, self._next))
+            lanes = packing.round_noise(rlwe.open_sum(total, self._key, self.identity, self._next))
             self._tagger.update(self._next, lanes)
         except QuorateError as error:
             raise _refusal() from error
@@ -112,7 +113,7 @@ class Opener:
     def claimed_counts(self) -> tuple[int, ...]:
         """The summed counts before the tags say whether they are true: for dividing by a weight on the way."""
         try:
-            return pad.unmask(self._masked, self._padding)[:-TAGS]
+            return one_time_pad.unmask(self._masked, self._padding)[:-TAGS]
         except QuorateError as error:
             raise _refusal() from error
 
@@ -123,7 +124,7 @@ class Opener:
             SumRefusedError: the tags of the sum are not the sum of the tags.
         """
         try:
-            values = pad.unmask(self._masked, self._padding)
+            values = one_time_pad.unmask(self._masked, self._padding)
             counts, tags = values[:-TAGS], values[-TAGS:]
             self._tagger.extras(counts)
         except QuorateError as error:
@@ -150,10 +151,12 @@ def _checked(
     # Where more shares came than are needed, a few wrong ones do not spoil the sum. Whether the names are right shows
     # when the tags agree: sites that work together can make others look wrong. Where too many are wrong to be told
     # apart, no choice among them is any better than another.
-    wrong = shares.faulty(found, rules.threshold, SystemRandomness())
+    wrong = secret_sharing.faulty(found, rules.threshold, SystemRandomness())
     if wrong is None:
         raise _refusal()
-    return identity, shares.combine({place: found[place] for place in found if place not in wrong}, rules.threshold)
+    return identity, secret_sharing.combine(
+        {place: found[place] for place in found if place not in wrong}, rules.threshold
+    )
 
 
 def _revealed(

@@ -14,19 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from quorate.aggregation import one_time_pad, ring, rlwe
+from quorate.aggregation.words import Words, pack_words
 from quorate.errors import ContributionError, RosterRefusedError, VoteRefusedError
 from quorate.identity import SiteName
-from quorate.secagg import pad, ring, sealing, shares
-from quorate.secagg.randomness import Randomness
+from quorate.process.randomness import Randomness
+from quorate.secagg import secret_sharing, share_boxes
+from quorate.secagg.linear_mac import TAGS, Tagger, TagKey
 from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.tag import TAGS, Tagger, TagKey
 from quorate.secagg.terms import (
     Hello,
     Layout,
     Reveal,
     Roster,
-    Rules,
     Terms,
     Vote,
     ballot,
@@ -36,7 +37,7 @@ from quorate.secagg.terms import (
     say_hello,
     valid_votes,
 )
-from quorate.secagg.words import Words, pack_words
+from quorate.study.rules import Rules
 
 Lanes = npt.NDArray[np.int64]
 
@@ -83,7 +84,7 @@ class Participant:
         self.member = member
         self._randomness = randomness
         self._step = _Step.BEGUN
-        self._round_key = sealing.RoundKey()
+        self._round_key = share_boxes.RoundKey()
         self._hellos: tuple[Hello, ...] = ()
         self._key: Words | None = None
         self._own_share: Words | None = None
@@ -136,7 +137,7 @@ class Participant:
         self._layout = layout
         self._tagger = Tagger(TagKey.derive(self.member.study_key.secret, self.identity))
         if layout.polynomials:
-            self._key = ring.uniform(self._randomness, ring.DEGREE)
+            self._key = rlwe.uniform(self._randomness, ring.DEGREE)
 
     def encrypt(self, first: int, lanes: Lanes, shift: int) -> Words:
         """The next polynomials of the update, encrypted; each is given once, in order.
@@ -155,7 +156,7 @@ class Participant:
             raise ContributionError("An update is longer than its sum")
         self._tagger.update(first, lanes)
         self._words += len(lanes)
-        return ring.encrypt(lanes << shift, self._key, self.identity, first, self._randomness)
+        return rlwe.encrypt(lanes << shift, self._key, self.identity, first, self._randomness)
 
     def finish_upload(self, counts: Sequence[int]) -> tuple[Words, dict[SiteName, bytes]]:
         """The masked counts and tags, and for every other site its share of the keys. The keys are gone then.
@@ -170,19 +171,19 @@ class Participant:
             raise ContributionError("An upload is not of its sum's layout")
         self._advance(_Step.ENCRYPTING, _Step.UPLOADED)
         self._tagger.extras(counts)
-        padding = ring.uniform(self._randomness, len(counts) + TAGS)
-        masked = pad.mask([*counts, *self._tagger.result()], padding)
+        padding = rlwe.uniform(self._randomness, len(counts) + TAGS)
+        masked = one_time_pad.mask([*counts, *self._tagger.result()], padding)
         secret = padding if self._key is None else np.concatenate([self._key, padding])
         self._key = None
         rules, me = self.member.rules, self.member.site
-        dealt = shares.split(secret, rules.threshold, len(self._hellos), self._randomness)
+        dealt = secret_sharing.split(secret, rules.threshold, len(self._hellos), self._randomness)
         boxes = {}
         for place, hello in enumerate(self._hellos):
             if hello.site == me:
                 # A view would keep all the shares with it, and with them the key.
                 self._own_share = dealt[place].copy()
             else:
-                boxes[hello.site] = sealing.deal(
+                boxes[hello.site] = share_boxes.deal(
                     dealt[place], self.identity, me, hello.site, self.member.signing_key, hello.round_key
                 )
         self._words = len(secret)
@@ -267,7 +268,7 @@ class Participant:
     def _received(self, sender: SiteName, box: bytes) -> Words:
         key = self.member.roster[sender]
         me = self.member.site
-        return sealing.receive(box, self.identity, sender, me, key, self._round_key, self._words).words
+        return share_boxes.receive(box, self.identity, sender, me, key, self._round_key, self._words).words
 
     def _advance(self, before: _Step, after: _Step) -> None:
         if self._step is not before:

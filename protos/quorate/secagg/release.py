@@ -3,7 +3,7 @@
 **Sealing.** The server takes only what a quorum sends alike, so nothing is drawn: every site that holds the model makes
 the same bytes::
 
-    ephemeral X25519 public key (32) | the model in chunks (``chunks``)
+    ephemeral X25519 public key (32) | the model in chunks (``process.chunked_aead``)
 
 It is ECIES: the chunks' key comes by HKDF from the exchange of ephemeral and operator's key, under the study, the run
 and both public keys. RFC 9180 is the same thing, but its implementations draw the ephemeral key. Here that is derived
@@ -30,15 +30,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from quorate.blobs import BlobId, cut, name_of
 from quorate.errors import ContributionError, FrameError, KeyMismatchError, StudyError
 from quorate.identity import RunId, SiteName
-from quorate.secagg.chunks import CHUNK_BYTES, open_chunks, seal_chunks
+from quorate.process.chunked_aead import CHUNK_BYTES, open_chunks, seal_chunks
+from quorate.rounds.blobs import BlobId, cut, name_of
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.terms import SIGNATURE_BYTES, Roster, Rules, Vote, bound, valid_votes
+from quorate.secagg.terms import SIGNATURE_BYTES, Roster, Vote, bound, valid_votes
+from quorate.study.rules import Rules
 
 if TYPE_CHECKING:
-    from quorate.study import Study
+    from quorate.study.study import Study
 
 KEY_BYTES: Final = 32
 _MAGIC: Final = b"quorate.release/1\n"

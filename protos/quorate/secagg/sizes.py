@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from quorate.aggregation.ring import DEGREE
+from quorate.aggregation.words import packed_bytes
 from quorate.errors import FrameError
-from quorate.exchange import MAX_EXTRAS
 from quorate.identity import SiteName
-from quorate.secagg.chunks import TAG_BYTES
-from quorate.secagg.ring import DEGREE
-from quorate.secagg.sealing import BOX_OVERHEAD_BYTES, message_bytes
+from quorate.process.chunked_aead import TAG_BYTES
+from quorate.rounds.instruction import MAX_EXTRAS
+from quorate.secagg.linear_mac import TAGS
+from quorate.secagg.share_boxes import BOX_OVERHEAD_BYTES, message_bytes
 from quorate.secagg.study_key import KEY_BYTES
-from quorate.secagg.tag import TAGS
 from quorate.secagg.terms import DIGEST_BYTES, SIGNATURE_BYTES
-from quorate.secagg.words import packed_bytes
 
 ROUND_KEY_BYTES: Final = 32
 KEY_PART_BYTES: Final = BOX_OVERHEAD_BYTES + KEY_BYTES
-MOST_MASKED: Final = MAX_EXTRAS + TAGS
+MAX_MASKED: Final = MAX_EXTRAS + TAGS
 """Masked words beside a sum's ciphertext: as many integers as a study may add, and the tags."""
-MOST_NAME_BYTES: Final = 63
+MAX_NAME_BYTES: Final = 63
 _FRAMING_BYTES = 8
 """Most that protobuf puts around one field: its number, and its length."""
 
@@ -49,12 +49,12 @@ def shares_bytes(names: Iterable[SiteName], words: int) -> int:
 
 def most_opening_bytes(sites: int) -> int:
     """What opens a sum among so many sites, whatever was summed."""
-    name = MOST_NAME_BYTES + _FRAMING_BYTES
+    name = MAX_NAME_BYTES + _FRAMING_BYTES
     signed = name + SIGNATURE_BYTES + _FRAMING_BYTES
     hello = signed + ROUND_KEY_BYTES + 2 * _FRAMING_BYTES
     vote = signed + _FRAMING_BYTES
-    reveal = signed + reveal_bytes(DEGREE + MOST_MASKED) + 2 * _FRAMING_BYTES
-    once = packed_bytes(MOST_MASKED) + 2 * DIGEST_BYTES + 3 * _FRAMING_BYTES
+    reveal = signed + reveal_bytes(DEGREE + MAX_MASKED) + 2 * _FRAMING_BYTES
+    once = packed_bytes(MAX_MASKED) + 2 * DIGEST_BYTES + 3 * _FRAMING_BYTES
     return sites * (2 * hello + name + vote + reveal) + once
 
 

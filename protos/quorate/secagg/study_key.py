@@ -25,9 +25,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from quorate.errors import FrameError, KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError
 from quorate.identity import RunId, SiteName
-from quorate.secagg.chunks import CHUNK_BYTES, open_chunks, seal_chunks, sealed_bytes
-from quorate.secagg.randomness import Randomness
-from quorate.secagg.terms import Roster, Rules, Sign, bound, is_signed
+from quorate.process.chunked_aead import CHUNK_BYTES, open_chunks, seal_chunks, sealed_bytes
+from quorate.process.randomness import Randomness
+from quorate.secagg.terms import Roster, Sign, bound, is_signed
+from quorate.study.rules import Rules
 
 KEY_BYTES: Final = 32
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)

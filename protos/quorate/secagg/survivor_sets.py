@@ -2,7 +2,7 @@
 
 Two sets of survivors that differ in at least k + 2 sites and share at least k + 2 tell, together with what k colluders
 know, of no fewer than two others; so do three such sets, and of one input no more than three can be opened
-(``quorate_client/ballots.py`` says why).
+(``quorate_client/rounds/secure/votes.py`` says why).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Set
 from typing import Final
 
-MOST_SETS: Final = 2
+MAX_SETS: Final = 2
 """For so many sets of one input a site votes."""
 
 
@@ -23,4 +23,4 @@ def may_vote(wanted: frozenset[Hashable], earlier: Collection[frozenset[Hashable
     """Whether a site that voted for these sets of one input may vote for another one."""
     others = set(earlier) - {wanted}
     is_new = wanted not in earlier
-    return not (is_new and len(others) >= MOST_SETS) and all(go_together(wanted, old, colluders) for old in others)
+    return not (is_new and len(others) >= MAX_SETS) and all(go_together(wanted, old, colluders) for old in others)

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quorate.evaluation import BINS, ClassificationTally
-from quorate_client.agreement import Dataset
-from quorate_client.schema import Schema, parse_schema
+from quorate.tally import BINS, ClassificationTally
+from quorate_client.site.agreement import Dataset
 from quorate_client.tasks import TrainReport
+from quorate_client.tasks.data.schema import Schema, parse_schema
 
 if TYPE_CHECKING:
     import numpy as np

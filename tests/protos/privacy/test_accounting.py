@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from quorate.errors import PrivacyRefusedError
 from quorate.privacy.accounting import (
-    MOST_COUNT,
+    MAX_COUNT,
     ORDERS,
     Composition,
     adaptive_epsilon,
@@ -294,7 +294,7 @@ def test_nothing_is_affordable_once_the_limit_is_passed_or_without_noise() -> No
 
 
 def test_a_planner_is_given_an_end() -> None:
-    assert affordable_count(100.0, 1e-3, 1e5, 1e-3, []) == MOST_COUNT
+    assert affordable_count(100.0, 1e-3, 1e5, 1e-3, []) == MAX_COUNT
 
 
 def test_importing_the_module_does_not_import_the_accountants() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from quorate.errors import PrivacyRefusedError
 from quorate.privacy.noise import (
-    LARGEST_SIGMA,
+    MAX_SIGMA,
     SeededRandomness,
     _happens,
     _table,
@@ -83,7 +83,7 @@ def test_the_test_of_the_distribution_finds_rounded_continuous_noise() -> None:
     assert misfit(rounded, 1.0) > 8
 
 
-@pytest.mark.parametrize("sigma", [1e3, 123_456.789, 1e7, LARGEST_SIGMA])
+@pytest.mark.parametrize("sigma", [1e3, 123_456.789, 1e7, MAX_SIGMA])
 def test_large_noise_has_the_moments_and_the_shape_of_a_gaussian(sigma: float) -> None:
     count = 1_000_000
     x = draws(sigma, count) / sigma
@@ -112,7 +112,7 @@ def test_low_bits_are_uniform_and_draws_do_not_depend_on_each_other(sigma: float
         assert abs(sizes) < 4 / math.sqrt(noise.size)
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.5, 3.2, 56.0, 57.0, 12_345.6, LARGEST_SIGMA])
+@pytest.mark.parametrize("sigma", [0.01, 0.5, 3.2, 56.0, 57.0, 12_345.6, MAX_SIGMA])
 def test_pieces_are_chosen_with_their_exact_chances(sigma: float) -> None:
     table = _table(sigma)
     chances: dict[int, int] = {}
@@ -214,7 +214,7 @@ def test_a_key_of_another_length_is_refused() -> None:
         SeededRandomness(bytes(16))
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf, LARGEST_SIGMA * 1.001])
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf, MAX_SIGMA * 1.001])
 def test_noise_out_of_range_is_refused_before_anything_is_drawn(sigma: float) -> None:
     source = CountingRandomness()
     with pytest.raises(PrivacyRefusedError, match="out of range"):

@@ -9,7 +9,7 @@ import pytest
 from quorate.privacy.accounting import epsilon
 from quorate.privacy.events import Event
 from quorate.privacy.statement import NO_PRIVACY, evaluation_statement, privacy_statement
-from quorate.study import Rounds, Study
+from quorate.study.study import Rounds, Study
 
 TRAINING = {"clip": 1.5, "batch_size": 32, "steps": 4, "epsilon": 3.0}
 NOISE = {"clip": 0.5, "noise_multiplier": 2.0}

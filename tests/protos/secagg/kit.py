@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from quorate.secagg.ring import MODULUS, Polynomials
+from quorate.aggregation.ring import MODULUS, Polynomials
 
 
 class SeededRandomness:

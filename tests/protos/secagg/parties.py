@@ -10,16 +10,17 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from quorate.aggregation import ring
+from quorate.aggregation.packing import Packing
+from quorate.aggregation.plain import WEIGHT_ONE
+from quorate.aggregation.words import pack_words
 from quorate.identity import RunId, SiteName
-from quorate.secagg import ring
+from quorate.process.randomness import SystemRandomness
 from quorate.secagg.opening import Opener, Opening
-from quorate.secagg.packing import Packing
 from quorate.secagg.participant import Ballot, Member, Participant
-from quorate.secagg.plain import WEIGHT_ONE
-from quorate.secagg.randomness import SystemRandomness
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.terms import Hello, Layout, Rules, Terms, sum_digest
-from quorate.secagg.words import pack_words
+from quorate.secagg.terms import Hello, Layout, Terms, sum_digest
+from quorate.study.rules import Rules
 
 STUDY = b"s" * 32
 RUN = RunId("run-1")
@@ -28,7 +29,7 @@ MODEL = b"m" * 32
 
 @dataclass
 class Party:
-    """One site. ``ballots`` is what it wrote down for good."""
+    """One site. ``votes`` is what it wrote down for good."""
 
     name: SiteName
     signing: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)

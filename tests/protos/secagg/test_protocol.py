@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from quorate.aggregation import ntt, ring
+from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.errors import (
     FrameError,
     QuorateError,
@@ -18,12 +20,11 @@ from quorate.errors import (
     VoteRefusedError,
 )
 from quorate.identity import SiteName
-from quorate.secagg import ring
 from quorate.secagg.opening import Opening
-from quorate.secagg.plain import WEIGHT_ONE
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.terms import Hello, Rules, Terms, say_hello, sum_digest
-from quorate.secure_messages import opening_from_bytes, opening_to_bytes
+from quorate.secagg.terms import Hello, Terms, say_hello, sum_digest
+from quorate.study.rules import Rules
+from quorate.wire.secure_messages import opening_from_bytes, opening_to_bytes
 from tests.protos.secagg.parties import MODEL, Consortium, Sum
 
 
@@ -285,7 +286,7 @@ def test_steps_out_of_order_are_refused(consortium: Consortium) -> None:
 
 def tampered(run: Sum, opening: Opening) -> Opening:
     """A multiple of Delta on one coefficient: the residue check cannot see it."""
-    ring.add(run.total[:1], ring.to_ntt(np.eye(1, ring.DEGREE, dtype=np.int64) << run.consortium.packing.delta_bits))
+    ring.add(run.total[:1], ntt.to_ntt(np.eye(1, ring.DEGREE, dtype=np.int64) << run.consortium.packing.delta_bits))
     return opening
 
 

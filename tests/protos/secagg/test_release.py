@@ -10,10 +10,10 @@ from typing import BinaryIO, cast
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from quorate.blobs import FRAME_BYTES, blob_id
 from quorate.errors import ContributionError, FrameError, KeyMismatchError
 from quorate.identity import RunId, SiteName
-from quorate.secagg.chunks import CHUNK_BYTES, TAG_BYTES
+from quorate.process.chunked_aead import CHUNK_BYTES, TAG_BYTES
+from quorate.rounds.blobs import FRAME_BYTES, blob_id
 from quorate.secagg.release import (
     KEY_BYTES,
     OpenedRelease,
@@ -24,7 +24,8 @@ from quorate.secagg.release import (
     seal_release,
 )
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.terms import Rules, Vote
+from quorate.secagg.terms import Vote
+from quorate.study.rules import Rules
 from tests.protos.secagg.kit import SeededRandomness
 from tests.protos.secagg.parties import RUN, STUDY, Party
 

@@ -26,7 +26,7 @@ from quorate.secagg.study_key import (
     open_stream,
     seal_stream,
 )
-from quorate.secagg.terms import Rules
+from quorate.study.rules import Rules
 from tests.protos.secagg.kit import SeededRandomness
 from tests.protos.secagg.parties import RUN, STUDY, Party
 

@@ -1,0 +1,1 @@
+"""What people at a site decided: studies, data sets, policy, and what a study would cost."""

@@ -1,0 +1,104 @@
+"""Registered data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quorate.errors import AlreadyExistsError, NotFoundError
+from quorate_client.site.agreement import Dataset
+from quorate_client.site.database import SiteDatabase, transaction
+from quorate_client.tasks.data.datasets import index_of
+from quorate_client.tasks.data.record_index import (
+    shared_with,
+)
+
+if TYPE_CHECKING:
+    from quorate_client.ledger.ledger import Ledger
+
+
+class Datasets:
+    """The data sets that the administrator registered."""
+
+    def __init__(self, state: SiteDatabase, clock: Callable[[], float]) -> None:
+        self._database = state.database
+        self._clock = clock
+
+    def add(self, dataset: Dataset) -> None:
+        """Raises AlreadyExistsError when the name is taken."""
+        with transaction(self._database):
+            self.require_free(dataset.name)
+            self._database.execute(
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    dataset.name,
+                    dataset.kind,
+                    str(dataset.path),
+                    json.dumps(dataset.schema),
+                    dataset.test_fraction,
+                    dataset.records,
+                    dataset.units,
+                    dataset.content,
+                    None if dataset.index is None else str(dataset.index),
+                    self._clock(),
+                ),
+            )
+
+    def require_free(self, name: str) -> None:
+        """Raises AlreadyExistsError when the name is taken."""
+        if self.find(name) is not None:
+            raise AlreadyExistsError(
+                f"There is a data set {name} already",
+                action=f"Choose another name, or run `quorate-client data remove {name}` first",
+            )
+
+    def find(self, name: str) -> Dataset | None:
+        row = self._database.execute(f"SELECT {_DATASET} FROM datasets WHERE name = ?", (name,)).fetchone()  # noqa: S608  # constant
+        return None if row is None else _dataset(row)
+
+    def get(self, name: str) -> Dataset:
+        """Raises NotFoundError when there is no such data set."""
+        dataset = self.find(name)
+        if dataset is None:
+            raise NotFoundError(
+                f"There is no data set {name}",
+                expected=", ".join(each.name for each in self.all()) or "none is registered yet",
+                action="Register it with `quorate-client data add NAME PATH --schema FILE`",
+            )
+        return dataset
+
+    def all(self) -> list[Dataset]:
+        rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY name").fetchall()  # noqa: S608  # constant
+        return [_dataset(row) for row in rows]
+
+    def remove(self, name: str) -> None:
+        """Forget a data set; the records themselves are not touched. Studies that use it are refused from now on.
+
+        Raises:
+            NotFoundError: there is no such data set.
+        """
+        self.get(name)
+        with transaction(self._database):
+            self._database.execute("DELETE FROM datasets WHERE name = ?", (name,))
+
+
+_DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index"
+
+
+def _dataset(row: Sequence[Any]) -> Dataset:
+    name, kind, path, schema, test_fraction, records, units, content, index = row
+    place = None if index is None else Path(index)
+    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place)
+
+
+def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
+    """Give a registered data set its account; all names that have it in common.
+
+    Raises:
+        DataError: what was registered before cannot be compared, or was split otherwise. LedgerError.
+    """
+    index, path = index_of(dataset)
+    records = bytes.fromhex(path.name)
+    return ledger.register(dataset.name, dataset.unit, records, lambda known: shared_with(index, known, path.parent))

@@ -1,0 +1,1 @@
+"""The way to the server: joining, the channel, transfers."""

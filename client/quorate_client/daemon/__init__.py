@@ -1,0 +1,1 @@
+"""The daemon: instructions in, stored replies out."""

@@ -1,0 +1,302 @@
+"""The daemon, put together: everything that a site's process does between its start and its end.
+
+It stays light: neither flwr nor torch nor numpy is imported here. The engine comes in with the first instruction, and
+the tasks run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry
+
+from quorate import __version__
+from quorate.errors import (
+    PolicyError,
+    PrivacyUnsupportedError,
+    QuorateError,
+    RosterRefusedError,
+    StudyExpiredError,
+    StudyKeyRefusedError,
+    StudyNotApprovedError,
+    SumRefusedError,
+    TaskMismatchError,
+    VoteRefusedError,
+)
+from quorate.identity import RunId
+from quorate.process.cancellation import cancel
+from quorate.rounds.blobs import BlobId
+from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.spool import Spool
+from quorate_client.approval.answers import Answers
+from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.installed_tasks import InstalledTasks
+from quorate_client.approval.other_sites import OtherSitesApprovals
+from quorate_client.approval.policy_file import check_policy_now, policy_now, read_policy
+from quorate_client.approval.readiness import Assessor
+from quorate_client.connection.channel import open_channel
+from quorate_client.connection.current import CurrentConnection
+from quorate_client.connection.transfers import Downloads
+from quorate_client.daemon.control_stream import ControlStream, Surroundings
+from quorate_client.daemon.instructions import DaemonParts, Engine, Fetch, Instructions
+from quorate_client.daemon.journal import Journal
+from quorate_client.daemon.metrics import ClientMetrics, serve_metrics
+from quorate_client.daemon.readiness_reports import ReadinessReports
+from quorate_client.daemon.upkeep import CertificateKeeper, forget_the_old, heed_pause
+from quorate_client.ledger.ledger import Ledger, open_ledger
+from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.site.agreement import Agreement
+from quorate_client.site.config import Config
+from quorate_client.site.database import SiteDatabase, site_state
+from quorate_client.site.folder import SiteFolder
+from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys
+
+log = structlog.get_logger()
+
+AUDITED = (
+    PolicyError,
+    PrivacyUnsupportedError,
+    RosterRefusedError,
+    StudyExpiredError,
+    StudyKeyRefusedError,
+    StudyNotApprovedError,
+    SumRefusedError,
+    TaskMismatchError,
+    VoteRefusedError,
+)
+"""Refusals by this site's rules, as against what merely failed. What the budget refuses is on the ledger already."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
+
+
+class LazyEngine:
+    """The engine, made when the first instruction comes: its imports would triple the memory of an idle daemon."""
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self._make = make
+        self._engine: Engine | None = None
+
+    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        if self._engine is None:
+            self._engine = self._make()
+        return await self._engine.perform(instruction, agreement, fetch)
+
+    async def withdraw(self, message_id: MessageId) -> None:
+        if self._engine is not None:
+            await self._engine.withdraw(message_id)
+
+    async def forget(self, run: RunId) -> None:
+        if self._engine is None:
+            self._engine = self._make()
+        await self._engine.forget(run)
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+
+
+def make_engine(
+    folder: SiteFolder, config: Config, spool: Spool, state: SiteDatabase, ledger: Ledger, metrics: ClientMetrics
+) -> Engine:
+    """The engine with task workers that cannot see the site's keys. Imports numpy."""
+    from quorate_client.rounds.engine import Engine as SiteEngine
+    from quorate_client.rounds.secure.site_keys import SiteSecrets
+    from quorate_client.rounds.secure.votes import VoteLog
+    from quorate_client.rounds.training import Accounting
+    from quorate_client.workers.isolation import Confinement
+    from quorate_client.workers.pool import ProcessWorkers
+    from quorate_client.workers.process import WorkerSettings
+
+    work = folder.work.resolve()
+    temporary = work / "temporary"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)
+    memory_bytes = config.task_memory_mb * 1024**2 if config.task_memory_mb is not None else None
+    writable = (work, *(path for path in (SHARED_MEMORY,) if path.is_dir()))
+    settings = WorkerSettings(
+        folder=work,
+        log_path=folder.log / "tasks.log",
+        confinement=Confinement((folder.keys.resolve(),), writable, memory_bytes),
+        temporary=temporary,
+        require_isolation=lambda: read_policy(folder).require_isolation,
+    )
+    secure = SiteSecrets(
+        keys=lambda: load_keys(folder.keys).for_secure_sums(),
+        sealing_keys=Answers(state, time.time).sealing_keys,
+        ballots=VoteLog(state),
+        study_keys=folder.keys / "studies",
+    )
+    accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
+    return SiteEngine(
+        ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The parts of one daemon that have to be run."""
+
+    agent: ControlStream
+    work: Instructions
+    upkeep: CertificateKeeper
+    journal: Journal
+    drop: Callable[[set[BlobId]], None]
+
+
+def assemble(
+    folder: SiteFolder,
+    config: Config,
+    state: SiteDatabase,
+    ledger: Ledger,
+    metrics: ClientMetrics,
+    spool: Spool,
+    engine: Engine,
+    wall: Callable[[], float] = time.time,
+) -> Daemon:
+    """Wire the parts. Nothing runs yet."""
+    identity = load_identity(folder.keys)
+    address = config.address or identity.address
+    draw = random.SystemRandom().random
+    journal = Journal(state, wall)
+    answers = Answers(state, wall)
+    tasks = InstalledTasks(time.monotonic)
+    link = CurrentConnection()
+
+    def connect() -> grpc.aio.Channel:
+        return open_channel(load_credentials(folder.keys), address, config.proxy)
+
+    def drop(blobs: set[BlobId]) -> None:
+        for blob in blobs:
+            spool.remove(blob)
+
+    charter = OtherSitesApprovals(answers, link)
+
+    async def agree(instruction: Instruction) -> Agreement:
+        agreement = answers.agreement(instruction.study_digest, identity.site)
+        now = datetime.fromtimestamp(wall()).astimezone()
+        check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
+        tasks.check(agreement.study.task)
+        await charter.require(agreement)
+        return agreement
+
+    def audit(instruction: Instruction, error: QuorateError) -> None:
+        """Put on the ledger what this site's rules kept from happening."""
+        if not isinstance(error, AUDITED):
+            return
+        try:
+            ledger.refuse(instruction.study_digest, instruction.run, instruction.round_number, error.code)
+        except QuorateError as failure:
+            log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
+
+    readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
+    agent = ControlStream(
+        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics, readiness
+    )
+    site = DaemonParts(
+        journal=journal,
+        engine=engine,
+        metrics=metrics,
+        agree=agree,
+        fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
+        drop=drop,
+        replied=agent.replied,
+        audit=audit,
+    )
+    spool.keep_only(journal.blobs())
+    return Daemon(agent, Instructions(site), CertificateKeeper(folder, agent, link, metrics, draw), journal, drop)
+
+
+async def serve(folder: SiteFolder, config: Config) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Raises:
+        SupersededError, IdentityClonedError, CertificateRevokedError: this identity must not go on.
+        WrongStateError: another daemon runs on the folder, or the site has not joined. ConfigError, IdentityError.
+    """
+    identity = load_identity(folder.keys)
+    policy = read_policy(folder)
+    _warn_of_expiry(folder)
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    signing = load_keys(folder.keys).signing
+    with (
+        folder.held_by_this_daemon(),
+        site_state(folder.database) as state,
+        closing(open_ledger(folder.ledger, folder.database, signing, shipped_accountants())) as ledger,
+        _metrics_endpoint(config, registry),
+    ):
+        spool = Spool(folder.spool)
+        engine = LazyEngine(lambda: make_engine(folder, config, spool, state, ledger, metrics))
+        daemon = assemble(folder, config, state, ledger, metrics, spool, engine)
+        log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
+        if "none" in policy.protection:
+            log.warning("the policy allows studies without protection: the server can read their updates")
+        daemon.work.recover()
+        daemon.work.paused = state.paused
+        metrics.paused_is(state.paused)
+        beside = {
+            asyncio.create_task(daemon.upkeep.run()),
+            asyncio.create_task(heed_pause(state, daemon.work, daemon.agent, metrics)),
+            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, folder, engine, config.keep_days)),
+        }
+        _stop_on_signals(daemon.agent)
+        try:
+            await _run_with(daemon.agent.run(daemon.work), beside)
+        finally:
+            await cancel(beside)
+            await engine.close()
+            daemon.journal.close()
+        log.info("daemon stopped")
+
+
+async def _run_with(main: Coroutine[Any, Any, None], beside: set[asyncio.Task[None]]) -> None:
+    """Run ``main`` to its end; a task beside it that fails is a mistake of ours and ends the daemon, loudly."""
+    running = asyncio.create_task(main)
+    try:
+        done, _ = await asyncio.wait({running, *beside}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await cancel({running})
+
+
+def _stop_on_signals(agent: ControlStream) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+
+
+def _warn_of_expiry(folder: SiteFolder) -> None:
+    """A server refuses an expired certificate in the handshake, which looks as if it were down. Only a warning,
+    because it is this machine's clock that says so.
+    """
+    _, end = certificate_life(load_credentials(folder.keys).certificate_pem)
+    if end.timestamp() < time.time():
+        log.warning(
+            "by this machine's clock the site's certificate has expired",
+            expired=end.isoformat(),
+            action="Check the clock; if it is right, ask the operator to invite this site again with --keep-keys",
+        )
+
+
+@contextmanager
+def _metrics_endpoint(config: Config, registry: CollectorRegistry) -> Iterator[None]:
+    if not config.metrics_listen:
+        yield
+        return
+    server = serve_metrics(config.metrics_listen, registry)
+    log.info("metrics are served", listen=config.metrics_listen, port=server.port)
+    try:
+        yield
+    finally:
+        server.stop()

@@ -1,0 +1,230 @@
+"""What this site was asked to do, from an instruction to its stored reply.
+
+One instruction at a time for each run, several runs beside each other. Whatever happens ends in exactly one stored
+reply: the work, or the code of a refusal. Text never leaves; it goes to the site's own log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import structlog
+
+from quorate.errors import (
+    FrameError,
+    QuorateError,
+    SiteInterruptedError,
+    SitePausedError,
+    TaskFailedError,
+    TaskTimeoutError,
+    WorkWithdrawnError,
+)
+from quorate.identity import RunId
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate_client.daemon.journal import Journal
+from quorate_client.daemon.metrics import ClientMetrics
+from quorate_client.site.agreement import Agreement
+
+log = structlog.get_logger()
+
+Fetch = Callable[[Blob], Awaitable[None]]
+
+MAX_OPEN = 1000
+MAX_OPEN_BYTES = 128 * 1024 * 1024
+"""Instructions that wait or are in work, and what they hold in memory."""
+
+
+class Engine(Protocol):
+    """Does the work of one instruction (``engine.py``)."""
+
+    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply: ...
+
+    async def withdraw(self, message_id: MessageId) -> None: ...
+
+    async def forget(self, run: RunId) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonParts:
+    """What work needs of the rest of the daemon.
+
+    Args:
+        agree: The agreement behind an instruction, checked against approvals, policy and installed tasks as they are
+            at this moment; raises the refusal otherwise.
+        fetch: Brings a blob into the spool.
+        drop: Removes blobs that nothing needs any more.
+        replied: Told when a reply is stored and may be sent.
+        audit: Told of each refusal.
+    """
+
+    journal: Journal
+    engine: Engine
+    metrics: ClientMetrics
+    agree: Callable[[Instruction], Awaitable[Agreement]]
+    fetch: Fetch
+    drop: Callable[[set[BlobId]], None]
+    replied: Callable[[MessageId], None]
+    audit: Callable[[Instruction, QuorateError], None]
+
+
+class Instructions:
+    """The instructions that are waiting or in work. Lives in the daemon's event loop."""
+
+    def __init__(self, site: DaemonParts) -> None:
+        self._site = site
+        self._tasks: dict[MessageId, asyncio.Task[None]] = {}
+        self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
+        self._withdrawn: set[MessageId] = set()
+        self._sizes: dict[MessageId, int] = {}
+        self.paused = False
+
+    def recover(self) -> None:
+        """Answer what an earlier life of the daemon left unfinished: a site does not train twice in one round."""
+        for message in self._site.journal.interrupt():
+            log.warning("interrupted work answered", message=message.hex()[:12], code=SiteInterruptedError.code)
+            self._site.metrics.instruction_refused(SiteInterruptedError.code)
+
+    def take(self, instruction: Instruction) -> None:
+        """Take an instruction on, unless it is known: then its stored reply is sent, or its work goes on.
+
+        Raises:
+            FrameError: the server asks for more at a time than any round needs.
+        """
+        message = instruction.message_id
+        if message in self._tasks:
+            return
+        entry = self._site.journal.find(message)
+        if entry is not None:
+            # Without a reply only if that could not be stored: the disk was full. The work is not done again.
+            self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
+            return
+        size = len(instruction.body) + sum(len(blob.inline or b"") for blob in instruction.blobs)
+        if len(self._tasks) >= MAX_OPEN or sum(self._sizes.values()) + size > MAX_OPEN_BYTES:
+            raise FrameError("The server asks for more at a time than this site holds in memory")
+        self._sizes[message] = size
+        task = asyncio.create_task(self._answer(instruction), name=f"instruction {message.hex()[:12]}")
+        self._tasks[message] = task
+        task.add_done_callback(lambda _: self._ended(message))
+        self._site.metrics.instructions_open(len(self._tasks))
+
+    async def withdraw(self, message: MessageId) -> None:
+        """Stop working on an instruction; the server does not want its reply any more."""
+        task = self._tasks.get(message)
+        if task is None:
+            self._site.journal.settle(message)
+            return
+        self._withdrawn.add(message)
+        await self._site.engine.withdraw(message)
+        task.cancel()
+        await asyncio.wait({task})
+
+    async def stop(self) -> None:
+        """Stop all work. What is interrupted is answered, so that the server need not wait for it."""
+        tasks = set(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _ended(self, message: MessageId) -> None:
+        del self._tasks[message], self._sizes[message]
+        self._withdrawn.discard(message)
+        self._site.metrics.instructions_open(len(self._tasks))
+
+    async def _answer(self, instruction: Instruction) -> None:
+        try:
+            reply = await self._within_deadline(instruction)
+            self._site.metrics.instruction_done(instruction.phase, reply.working_s)
+        except asyncio.CancelledError:
+            withdrawn = instruction.message_id in self._withdrawn
+            kind = WorkWithdrawnError if withdrawn else SiteInterruptedError
+            reply = self._refuse(instruction, kind("The work was stopped"))
+        except QuorateError as error:
+            reply = self._refuse(instruction, error)
+        except Exception as error:
+            log.exception("task failed", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
+            reply = self._refuse(instruction, TaskFailedError(f"The task raised {type(error).__name__}"))
+        self._store(instruction, reply)
+
+    def _store(self, instruction: Instruction, reply: Reply) -> None:
+        """Nothing is sent that is not on disk."""
+        wanted = instruction.message_id not in self._withdrawn
+        try:
+            self._site.drop(self._site.journal.reply(instruction, reply, wanted=wanted))
+        except QuorateError as error:
+            log.error("reply not stored and so not sent", run=instruction.run, code=error.code, reason=str(error))
+        else:
+            if wanted:
+                self._site.replied(instruction.message_id)
+
+    async def _within_deadline(self, instruction: Instruction) -> Reply:
+        """The deadline counts from the receipt, waiting for another instruction of the same run included."""
+        try:
+            async with asyncio.timeout(instruction.deadline_s) as deadline:
+                async with self._turns.setdefault(instruction.run, asyncio.Lock()):
+                    return await self._perform(instruction)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            await self._site.engine.withdraw(instruction.message_id)
+            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
+            raise kind(
+                "The work was not done by its deadline", expected=f"at most {instruction.deadline_s:g} s"
+            ) from error
+
+    async def _perform(self, instruction: Instruction) -> Reply:
+        if self.paused:
+            raise SitePausedError("The administrator paused this site")
+        agreement = await self._site.agree(instruction)
+        is_begun = False
+
+        def begin() -> None:
+            nonlocal is_begun
+            if not is_begun:
+                self._site.drop(self._site.journal.start(instruction))
+                is_begun = True
+
+        if not instruction.phase.may_be_repeated:
+            begin()
+        log.debug("work started", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
+
+        async def fetch(blob: Blob) -> None:
+            if blob.inline is None:
+                begin()
+                self._site.journal.needs(instruction.message_id, blob.id)
+                await self._site.fetch(blob)
+
+        reply = await self._site.engine.perform(instruction, agreement, fetch)
+        log.info(
+            "work done",
+            run=instruction.run,
+            round=instruction.round_number,
+            phase=instruction.phase,
+            protection=agreement.study.protection.mode,
+            working_s=round(reply.working_s, 3),
+        )
+        return reply
+
+    def _refuse(self, instruction: Instruction, error: QuorateError) -> Reply:
+        """The server gets the code. The site's own log, metrics and ledger get the reason that may be behind it."""
+        reason = error.__cause__ if isinstance(error, SiteInterruptedError) else None
+        told = reason if isinstance(reason, QuorateError) else error
+        log.warning(
+            "instruction refused",
+            run=instruction.run,
+            round=instruction.round_number,
+            phase=instruction.phase,
+            code=told.code,
+            told=error.code,
+            reason=str(told),
+        )
+        self._site.metrics.instruction_refused(told.code)
+        self._site.audit(instruction, told)
+        return Reply.refusing(instruction.message_id, error)

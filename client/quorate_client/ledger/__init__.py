@@ -1,0 +1,1 @@
+"""What a site's data sets have spent of their privacy."""

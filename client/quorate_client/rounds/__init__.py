@@ -1,0 +1,1 @@
+"""A round at a site: from an instruction to what leaves."""

@@ -1,0 +1,193 @@
+"""The site's engine: does one instruction and gives the reply. Transport, journal and policy are the agent's.
+
+What leaves the site is made here: coded errors without text, exact counts, the words of an update (``protect.py``), and
+the model where the study says so. The task itself runs elsewhere (``workers/pool.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+from quorate.errors import (
+    FrameError,
+    ProtectionRefusedError,
+    SiteInterruptedError,
+    StudyNotApprovedError,
+    TaskTimeoutError,
+    WorkWithdrawnError,
+)
+from quorate.identity import RunId, is_run_id
+from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.spool import Spool
+from quorate_client.rounds.guest_run import GuestRun
+from quorate_client.rounds.model.catch_up import Fetch
+from quorate_client.rounds.plain_run import StudyRun
+from quorate_client.rounds.training import Accounting, Trainer
+from quorate_client.site.agreement import Agreement
+from quorate_client.site.folder import RELEASED_MODEL
+from quorate_client.workers.pool import TaskWorkers
+
+if TYPE_CHECKING:
+    from quorate_client.rounds.secure.run import SecureRun
+    from quorate_client.rounds.secure.site_keys import SiteSecrets
+
+MAX_LIVE = 64
+"""Runs that are held in memory: a server may make up any number of names."""
+
+
+class Engine:
+    """Performs instructions; several at a time, of one run one after the other.
+
+    Args:
+        folder: ``folder/runs/RUN`` holds what a run needs at this site; nobody else writes there.
+        clock: Monotonic seconds.
+        randomness: Gives secret random bytes. The seed of local training comes from the site: who knows it (a server
+            that could choose it, say) knows which records made an update.
+        secure: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
+        accounting: What differential privacy needs of the site; without it studies that promise it are refused.
+    """
+
+    def __init__(
+        self,
+        workers: TaskWorkers,
+        spool: Spool,
+        folder: Path,
+        clock: Callable[[], float],
+        randomness: Callable[[int], bytes] = os.urandom,
+        secure: SiteSecrets | None = None,
+        accounting: Accounting | None = None,
+    ) -> None:
+        self._workers = workers
+        self._spool = spool
+        self._runs = folder.absolute() / "runs"  # workers have a working folder of their own
+        self._clock = clock
+        self._randomness = randomness
+        self._secure = secure
+        self._accounting = accounting
+        self._live: dict[RunId, tuple[Agreement, StudyRun | SecureRun | GuestRun]] = {}
+        self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
+        self._limits: dict[MessageId, asyncio.Timeout] = {}
+        self._withdrawn: set[MessageId] = set()
+
+    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        """Do the work and make the reply. Blobs of the reply that are not inline are in the spool afterwards.
+
+        Args:
+            fetch: Brings a blob into the spool.
+
+        Raises:
+            SiteRefusalError: with the code that the server gets. Other QuorateErrors: the disk is full, a blob could
+                not be fetched, or the instruction is malformed; their code does as well.
+        """
+        if instruction.study_digest != agreement.digest:
+            raise StudyNotApprovedError("The work is of another study than the one that was approved")
+        name = instruction.message_id
+        try:
+            # The study that was approved says how long a round may take; the server may only ask for less.
+            async with asyncio.timeout(min(agreement.study.rounds.deadline_s, instruction.deadline_s)) as limit:
+                self._limits[name] = limit
+                async with self._turns.setdefault(instruction.run, asyncio.Lock()):
+                    return await self._perform(instruction, agreement, fetch)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if name in self._withdrawn:
+                raise WorkWithdrawnError("The server does not need this work any more") from error
+            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
+            raise kind(
+                "The work was not done before the round's deadline",
+                action="Give the task a faster machine, or have the operator raise rounds.deadline_s",
+            ) from error
+        finally:
+            self._limits.pop(name, None)
+            self._withdrawn.discard(name)
+
+    async def withdraw(self, message_id: MessageId) -> None:
+        """Stop working on an instruction; ``perform`` then raises WorkWithdrawnError. Nothing if it is done."""
+        limit = self._limits.get(message_id)
+        if limit is not None and not limit.expired():
+            self._withdrawn.add(message_id)
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def forget(self, run: RunId) -> None:
+        """Remove what the run left on the way; a final model stays. If the run goes on, it is built anew from what the
+        server has."""
+        async with self._turns.setdefault(run, asyncio.Lock()):
+            self._live.pop(run, None)
+            await asyncio.to_thread(_clear, self._folder(run))
+            if self._secure is not None:
+                self._secure.forget(run)
+
+    async def close(self) -> None:
+        """Stop all work and end the workers."""
+        for message_id in list(self._limits):
+            await self.withdraw(message_id)
+        await self._workers.close()
+
+    async def _perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
+        begun, run = self._live.get(instruction.run, (None, None))
+        if begun is not None and begun.digest != agreement.digest:
+            raise FrameError("The server gives one run's name to two studies")
+        if begun is None or run is None or begun.dataset != agreement.dataset:  # a study may be approved with another
+            run = await asyncio.to_thread(self._begin, instruction, agreement)
+        self._live.pop(instruction.run, None)
+        self._live[instruction.run] = agreement, run  # the last that was used
+        while len(self._live) > MAX_LIVE:
+            del self._live[next(iter(self._live))]  # what it needs is in its folder
+        return await run.perform(instruction, agreement, fetch)
+
+    def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | SecureRun | GuestRun:
+        run, study, folder = instruction.run, agreement.study, self._folder(instruction.run)
+        if self._accounting is not None:
+            self._accounting.begin(agreement, run)
+        if study.kind == "guest":
+            return GuestRun(folder, self._workers, self._spool, self._clock)
+        trainer = Trainer(study, self._randomness, self._accounting)
+        if study.protection.mode == "none":
+            return StudyRun(run, folder, study, self._workers, self._spool, self._clock, trainer)
+        if self._secure is None:
+            raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
+        from quorate_client.rounds.secure.run import SecureRun  # imports numpy
+
+        require_rehearsal()
+        return SecureRun(run, folder, study, self._secure, self._workers, self._spool, self._clock, trainer)
+
+    def _folder(self, run: RunId) -> Path:
+        if not is_run_id(run):
+            raise FrameError("The server names a run in a way that cannot be a folder's name")
+        return self._runs / run
+
+
+@cache
+def require_rehearsal() -> None:
+    """Once in a process, before anything of a secure sum.
+
+    Raises:
+        ProtectionRefusedError: what this machine would send is not encrypted as it should be.
+    """
+    from quorate.aggregation.seal_reference import SelfTestError
+    from quorate.secagg.self_test import rehearse
+
+    try:
+        rehearse()
+    except SelfTestError as error:
+        raise ProtectionRefusedError(
+            "Secure aggregation does not work on this machine, so nothing is sent",
+            got=str(error),
+            action="Install the versions of numpy and tenseal that constraints.txt names",
+        ) from error
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name != RELEASED_MODEL:
+            path.unlink()
+    with suppress(OSError):  # not empty: the final model is there; or there was nothing
+        folder.rmdir()

@@ -1,0 +1,1 @@
+"""The model at a site: how it arrives there, file by file."""

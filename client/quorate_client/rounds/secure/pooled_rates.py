@@ -1,0 +1,67 @@
+"""What a run's sums told beside the model, as every site has it.
+
+It is part of the state on which the sites agree: who was told other totals is in another state, and who joins by a
+checkpoint knows what the others know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from quorate.errors import BaseModelMismatchError
+from quorate.identity import SiteName
+
+MAX_TOLD = 1000
+"""Sets of survivors over which rates are told in one run. Over further ones nothing is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """The totals.
+
+    Args:
+        statistics: Of the first sum: all training records, then the task's own.
+        counted: The sites in them.
+        told: The sets of survivors over which rates were told.
+    """
+
+    statistics: tuple[int, ...]
+    counted: frozenset[SiteName]
+    told: tuple[frozenset[SiteName], ...] = ()
+
+    def may_tell(self, survivors: Collection[SiteName]) -> bool:
+        """Whether rates over these sites may be told: over the same sites as earlier ones, or over at least two others.
+
+        A single one's rates would follow from the difference.
+        """
+        now = frozenset(survivors)
+        return now in self.told or (len(self.told) < MAX_TOLD and all(len(now ^ old) > 1 for old in self.told))
+
+    def having_told(self, survivors: Collection[SiteName]) -> Pooled:
+        """After rates over these sites were told, if they may be."""
+        now = frozenset(survivors)
+        return replace(self, told=(*self.told, now)) if now not in self.told and self.may_tell(now) else self
+
+    def to_bytes(self, sites: Sequence[SiteName]) -> bytes:
+        """Of the study's sites, in order, those in a set are the ones among its bits."""
+
+        def bits(members: frozenset[SiteName]) -> int:
+            return sum(1 << place for place, site in enumerate(sites) if site in members)
+
+        content = [self.statistics, bits(self.counted), [bits(members) for members in self.told]]
+        return json.dumps(content, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, sites: Sequence[SiteName]) -> Pooled:
+        """Raises BaseModelMismatchError: not what ``to_bytes`` gives."""
+
+        def members(bits: int) -> frozenset[SiteName]:
+            return frozenset(site for place, site in enumerate(sites) if bits >> place & 1)
+
+        try:
+            statistics, counted, told = json.loads(content)
+            return cls(tuple(map(int, statistics)), members(counted), tuple(map(members, told)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BaseModelMismatchError("What a state holds beside its model cannot be read") from error

@@ -1,0 +1,237 @@
+"""A round's training at a site. With differential privacy what it may cost is on the ledger before it begins.
+
+Nothing that was computed from training records leaves beside the update where privacy is promised: an exact loss would
+be a release that no noise hides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quorate.errors import LedgerRolledBackError, PrivacyUnsupportedError
+from quorate.identity import RunId
+from quorate.privacy.evaluation import evaluation_plan
+from quorate.privacy.events import Event
+from quorate.privacy.plan import TrainingPlan, site_event
+from quorate.rounds.instruction import Instruction
+from quorate.study.study import Study
+from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.approval.privacy_cost import (
+    account_of,
+    account_of_test_part,
+    limits_of,
+    limits_of_policy,
+    plan_training,
+)
+from quorate_client.ledger.entries import EVALUATE, Account, Charge, Unit
+from quorate_client.ledger.ledger import Ledger
+from quorate_client.rounds.model.state import ModelState
+from quorate_client.rounds.task_calls import Measure, TaskCalls, Trained
+from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.tasks import PrivateSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """What training with privacy needs of the site.
+
+    Args:
+        policy: The site's, as it is at this moment.
+        wall: Unix seconds.
+        noted: Takes what a data set has spent per record and has left, for the site's own metrics.
+    """
+
+    ledger: Ledger
+    policy: Callable[[], PrivacyPolicy]
+    wall: Callable[[], float]
+    noted: Callable[[float, float], None]
+
+    def begin(self, agreement: Agreement, run: RunId) -> None:
+        """Before anything of a run: its data set has its account, what will be used in a way that no epsilon bounds is
+        on the ledger, and what its evaluation will come to is held against the limits, or a refusal in the last sum
+        would cost all rounds.
+
+        Raises:
+            BudgetExhaustedError: the evaluation would pass a limit. DataError: the records cannot be compared with
+            those that have accounts. LedgerError, DiskFullError, WrongStateError: it could not be written. In each
+            case no record may be touched.
+        """
+        study, dataset = agreement.study, agreement.dataset
+        if dataset is not None:
+            self._require_account(dataset, is_bounded=study.bounds_training)
+        plan = evaluation_plan(study)
+        if plan is not None and dataset is not None and study.privacy is not None:
+            account = account_of_test_part(dataset)
+            limits = limits_of(account, self.noted_policy(), study.privacy, study.rounds.count, plan)
+            charge = Charge(account, study.name, agreement.digest, run, 0, 0, (), EVALUATE)
+            self.ledger.foresee(charge, limits, self.wall())
+        self.note_use(agreement, run)
+
+    def note_use(self, agreement: Agreement, run: RunId) -> None:
+        """Before each use of records. Raises as ``begin`` does of the ledger."""
+        study = agreement.study
+        for used in _used_without_bound(study, agreement.dataset):
+            self.ledger.record_unbounded(used, study.name, agreement.digest, run)
+
+    def noted_policy(self) -> PrivacyPolicy:
+        """The policy for one piece of work, once its limits are on the ledger: whoever loosens them, computes, and
+        tightens them again leaves an entry. It is read once, so that no other one is used than was noted."""
+        policy = self.policy()
+        self.ledger.note_limits(policy.limits)
+        return policy
+
+    def _require_account(self, dataset: Dataset, *, is_bounded: bool) -> None:
+        """Whoever wrote a site file may have registered the records and opened no account. A ledger that lost entries
+        may lack the one that was opened; it takes what has no bound all the same."""
+        if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
+            return
+        from quorate_client.approval.datasets import open_account  # imports numpy
+
+        try:
+            open_account(dataset, self.ledger)
+        except LedgerRolledBackError:
+            if is_bounded:
+                raise
+
+
+class Trainer:
+    """Trains for one run of a study.
+
+    Args:
+        randomness: Gives secret random bytes.
+        accounting: Absent where a site keeps no ledger; studies with privacy are refused then.
+    """
+
+    def __init__(self, study: Study, randomness: Callable[[int], bytes], accounting: Accounting | None) -> None:
+        self._study = study
+        self._randomness = randomness
+        self._accounting = accounting
+        self._records: int | None = None
+
+    @property
+    def accounting(self) -> Accounting | None:
+        return self._accounting
+
+    def admit(self, measure: Measure) -> None:
+        """Look at what a site is about to tell of its training records.
+
+        Raises:
+            PrivacyUnsupportedError: statistics of theirs, in a study that promises privacy.
+        """
+        self._records = measure.records
+        if self._study.privacy is not None and measure.statistics:
+            raise PrivacyUnsupportedError(
+                "The task sums exact statistics of the training records, which no noise hides",
+                expected="a task that scales by public ranges where a study has a [privacy] section",
+                action='Have the operator publish the study with standardise = "range" among the task\'s parameters',
+            )
+
+    async def train(
+        self, task: TaskCalls, state: ModelState, update: Path, instruction: Instruction, agreement: Agreement
+    ) -> Trained:
+        """Train on ``state`` and write the update, float32[P], to ``update``.
+
+        Nothing of the data set's budget is told to anybody: with the noise known, and it is in the study, what was
+        spent tells the number of records.
+
+        Returns:
+            What may be told of it.
+
+        Raises:
+            BudgetExhaustedError, PrivacyRefusedError, PrivacyUnsupportedError, LedgerError: nothing was computed then.
+            TaskFailedError and others of the task.
+        """
+        policy = None
+        if self._accounting is not None:
+            policy = await asyncio.to_thread(self._accounting.noted_policy)
+            await asyncio.to_thread(self._accounting.note_use, agreement, instruction.run)
+        number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
+        if privacy is None:
+            return await task.train(state, update, number, self._seed(), pull)
+        if self._records is None:
+            self.admit(await task.measure())
+        if self._accounting is None or policy is None or agreement.dataset is None:
+            raise PrivacyUnsupportedError(
+                "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
+                action="Open the site's ledger where its engine is made, as the daemon does",
+            )
+        units = 0
+        if privacy.training is not None:
+            units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
+        plan = await asyncio.to_thread(plan_training, self._study, policy, units)
+        charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
+        paid = [
+            await asyncio.to_thread(
+                self._accounting.ledger.reserve,
+                charge,
+                limits_of(charge.account, policy, privacy, self._study.rounds.count, plan),
+                self._accounting.wall(),
+            )
+            for charge in charges
+        ]
+        if plan is None or privacy.training is None:
+            trained = (await task.train(state, update, number, self._seed(), pull)).records
+        else:
+            settings = PrivateSettings(
+                privacy.training.clip,
+                plan.noise_multiplier,
+                plan.sampling_rate,
+                plan.steps,
+                units,
+            )
+            trained = (await task.train_privately(state, update, settings, pull)).records
+        # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
+        for reservation, charge in zip(paid, charges, strict=True):
+            await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
+        if plan is not None:
+            await asyncio.to_thread(_note, self._accounting, account_of(agreement.dataset), policy)
+        return Trained(trained, 0)
+
+    def _seed(self) -> int:
+        """Told to nobody: whoever could choose it would know which records made the update."""
+        return int.from_bytes(self._randomness(8), "big") >> 1
+
+
+def _used_without_bound(study: Study, dataset: Dataset | None) -> Iterator[Account | None]:
+    """Of which records a study tells something that no epsilon bounds: None is any at the site, for a guest app."""
+    if dataset is None or study.kind == "guest":
+        yield None
+        return
+    if not study.bounds_training:
+        yield account_of(dataset)
+    if study.tells_exact_counts:
+        yield account_of_test_part(dataset)
+
+
+def _note(accounting: Accounting, account: Account, policy: PrivacyPolicy) -> None:
+    limits = limits_of_policy(account, policy)
+    accounting.noted(accounting.ledger.spent(account, limits.delta), accounting.ledger.left(account, limits))
+
+
+def _units(dataset: Dataset, records: int) -> int:
+    from quorate_client.tasks.data.datasets import units_trained_on  # imports numpy
+
+    return units_trained_on(dataset, records)
+
+
+def _charges(
+    instruction: Instruction, agreement: Agreement, dataset: Dataset, plan: TrainingPlan | None, of_site: Event | None
+) -> list[Charge]:
+    """What a round releases of the data set: per record or unit, and of the site as a whole."""
+    events: list[tuple[Unit, Event]] = [(dataset.unit, plan.round_event)] if plan is not None else []
+    events += [("site", of_site)] if of_site is not None else []
+    return [
+        Charge(
+            Account(dataset.name, unit),
+            agreement.study.name,
+            agreement.digest,
+            instruction.run,
+            instruction.round_number,
+            instruction.attempt,
+            (event,),
+        )
+        for unit, event in events
+    ]

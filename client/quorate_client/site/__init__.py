@@ -1,0 +1,1 @@
+"""What a site is: its folder, keys, configuration, database."""

@@ -1,0 +1,213 @@
+"""The site's database: one SQLite file that the daemon and the administrator's commands share.
+
+``synchronous=FULL``: what is written here (a session number, a reply, an approval) must survive a power cut, because
+each of them was promised to somebody. Commands leave requests here and the daemon picks them up; no local socket.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from quorate.errors import DiskFullError, WrongStateError
+
+_VERSION = 4
+_SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE journal (
+    message_id BLOB PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, phase TEXT NOT NULL,
+    deadline_s REAL NOT NULL, started_unix_s REAL NOT NULL, reply BLOB, is_settled INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX journal_run ON journal (run, round);
+CREATE TABLE journal_blobs (
+    message_id BLOB NOT NULL REFERENCES journal ON DELETE CASCADE, blob BLOB NOT NULL, PRIMARY KEY (message_id, blob)
+) STRICT;
+CREATE TABLE datasets (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL, schema TEXT NOT NULL, test_fraction REAL NOT NULL,
+    records INTEGER NOT NULL, units INTEGER, content TEXT NOT NULL, record_index TEXT, added_unix_s REAL NOT NULL
+) STRICT;
+CREATE TABLE answers (
+    digest BLOB PRIMARY KEY, canonical BLOB NOT NULL, answer TEXT NOT NULL, dataset TEXT, node_config TEXT NOT NULL,
+    signature BLOB NOT NULL, answered_unix_s REAL NOT NULL
+) STRICT;
+CREATE TABLE roster (
+    digest BLOB NOT NULL REFERENCES answers ON DELETE CASCADE, name TEXT NOT NULL, signing_key BLOB NOT NULL,
+    sealing_key BLOB NOT NULL, sealing_proof BLOB NOT NULL, PRIMARY KEY (digest, name)
+) STRICT;
+CREATE TABLE approvals (digest BLOB NOT NULL, site TEXT NOT NULL, signature BLOB NOT NULL, PRIMARY KEY (digest, site))
+    STRICT;
+CREATE TABLE survivors (id BLOB PRIMARY KEY, members TEXT NOT NULL) STRICT;
+CREATE TABLE ballots (
+    identity BLOB PRIMARY KEY, run TEXT NOT NULL, round INTEGER NOT NULL, query BLOB NOT NULL,
+    survivors BLOB NOT NULL REFERENCES survivors, digest BLOB NOT NULL
+) STRICT;
+CREATE INDEX ballots_query ON ballots (query);
+CREATE TABLE beliefs (run TEXT NOT NULL, round INTEGER NOT NULL, belief BLOB NOT NULL, PRIMARY KEY (run, round)) STRICT;
+CREATE TABLE uploads (
+    run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, failed INTEGER NOT NULL,
+    PRIMARY KEY (run, round, attempt)
+) STRICT;
+CREATE TABLE counted (run TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReport:
+    """How the daemon's connection stands, as it last wrote it down. ``code`` and ``problem`` say why it is down."""
+
+    state: str  # connecting | connected | waiting | stopped
+    address: str
+    since_unix_s: float
+    code: str = ""
+    problem: str = ""
+    clock_offset_s: float | None = None
+
+
+class SiteDatabase:
+    """The settings in the database, and the connection that the other tables are reached by."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self.database = database
+
+    def close(self) -> None:
+        self.database.close()
+
+    def next_session(self) -> int:
+        """A session number higher than all before it, on disk before this returns."""
+        with transaction(self.database):
+            number = int(self._get("session") or 0) + 1
+            self._set("session", str(number))
+        return number
+
+    def flush(self) -> None:
+        """Take to disk what was written before and did not wait for it (``rounds/secure/votes.py``)."""
+        self._set("flushed", "1")
+
+    @property
+    def paused(self) -> bool:
+        """Whether the administrator asked for a pause."""
+        return self._get("paused") == "1"
+
+    def pause(self, paused: bool) -> None:
+        """Whoever lets the daemon go on has looked at why it failed: what it counted of that is forgotten."""
+        self._set("paused", "1" if paused else "0")
+        if not paused:
+            with disk_errors():
+                self.database.execute("UPDATE uploads SET failed = 0 WHERE failed")
+
+    @property
+    def had_policy(self) -> bool:
+        """Whether there was a policy at this site, now or before."""
+        return self._get("had_policy") == "1"
+
+    def remember_policy(self) -> None:
+        if not self.had_policy:
+            self._set("had_policy", "1")
+
+    @property
+    def connection(self) -> ConnectionReport | None:
+        text = self._get("connection")
+        return ConnectionReport(**json.loads(text)) if text else None
+
+    def report_connection(self, report: ConnectionReport) -> None:
+        self._set("connection", json.dumps(asdict(report)))
+
+    def _get(self, name: str) -> str | None:
+        with disk_errors():
+            row = self.database.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _set(self, name: str, value: str) -> None:
+        with disk_errors():
+            self.database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+
+def open_state(path: Path) -> SiteDatabase:
+    """Open, and on first use create, the site's database.
+
+    Raises:
+        WrongStateError: a newer version wrote it, or it is damaged.
+    """
+    new = not path.exists()
+    database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        if new:
+            path.chmod(0o600)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            database.execute(f"PRAGMA {pragma}")
+        _create_tables(database, path)
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise WrongStateError(
+            f"The site's database {path} cannot be used", got=str(error), action="Restore it from a backup"
+        ) from error
+    except BaseException:
+        database.close()
+        raise
+    return SiteDatabase(database)
+
+
+@contextmanager
+def site_state(path: Path) -> Iterator[SiteDatabase]:
+    state = open_state(path)
+    try:
+        yield state
+    finally:
+        state.close()
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, and alone; raises what ``disk_errors`` does."""
+    with disk_errors(), alone(database):
+        yield
+
+
+@contextmanager
+def alone(database: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, and no other process writes in between. Raises sqlite3's own errors."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if database.in_transaction:  # SQLite may have rolled back by itself, as it does when the disk is full
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Translate what the disk and other processes do to the database."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise DiskFullError(
+                "The disk that holds the site's database is full", action="Free some space; the daemon then goes on"
+            ) from error
+        raise WrongStateError(
+            "The site's database cannot be written",
+            got=str(error),
+            action="Look for another program that holds it open, and at the disk's health",
+        ) from error
+
+
+def _create_tables(database: sqlite3.Connection, path: Path) -> None:
+    with transaction(database):
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version={_VERSION}")
+        elif version != _VERSION:
+            raise WrongStateError(
+                f"The site's database {path} was written by another version of this program",
+                expected=f"layout {_VERSION}",
+                got=f"layout {version}",
+                action="Install the version that wrote it, or a newer one",
+            )

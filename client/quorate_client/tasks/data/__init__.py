@@ -1,0 +1,1 @@
+"""How data sets are read and checked against a schema."""

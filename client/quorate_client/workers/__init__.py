@@ -1,0 +1,1 @@
+"""The processes in which tasks run, behind a fence."""

@@ -1,0 +1,1 @@
+"""What every program of ours needs of its process: private files, terminal, metrics, work of an event loop."""

@@ -1,0 +1,167 @@
+"""What a server asks of a site in a round and what the site answers, as values.
+
+An ``Instruction`` is addressed to one site and named by ``message_id``: a repetition is recognised on both sides, so
+that work is done and counted at most once. The transport knows only envelopes (instruction, reply, blobs);
+``StudyWork`` and ``StudyContribution`` are what the study loop puts into them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType, Self
+
+from quorate.errors import FrameError, QuorateError, is_code
+from quorate.identity import RunId, SiteName, is_name
+from quorate.rounds.blobs import Blob
+
+MessageId = NewType("MessageId", bytes)
+
+MESSAGE_ID_BYTES = 32
+MAX_BODY_BYTES = 1024 * 1024
+MAX_EXTRAS = 16_384
+
+
+class Phase(StrEnum):
+    """The steps of a study, in order: first those without protection, then those of secure sums, then those of both.
+    A guest app has only ``GUEST``."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    KEYS = "keys"
+    HELLO = "hello"
+    UPLOAD = "upload"
+    VOTE = "vote"
+    REVEAL = "reveal"
+    CHECKPOINT = "checkpoint"
+    RELEASE = "release"
+    GUEST = "guest"
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether a site that died in it may be asked again: nothing is trained, and what it needs for a second answer
+        that differs from the first died with it."""
+        return self in (Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL)
+
+    @property
+    def has_one_code(self) -> bool:
+        """Whether whatever keeps a site from it is one code to the server: the reason may depend on the site's records,
+        and in the steps of secure sums nothing of them is told."""
+        return self in (Phase.UPLOAD, Phase.RELEASE)
+
+    @property
+    def has_uploads(self) -> bool:
+        """Whether a reply has more than its body."""
+        return self in (Phase.TRAIN, Phase.UPLOAD, Phase.CHECKPOINT, Phase.RELEASE, Phase.GUEST)
+
+
+def message_id(
+    run: RunId, round_number: int, phase: Phase, attempt: int, site: SiteName, salt: bytes = b""
+) -> MessageId:
+    """The name of an instruction: SHA-256 over everything that makes it a different piece of work."""
+    digest = hashlib.sha256(b"quorate/message/v1\x00")
+    for part in (run.encode(), phase.encode(), site.encode(), salt):
+        digest.update(len(part).to_bytes(8, "big") + part)
+    digest.update(round_number.to_bytes(8, "big") + attempt.to_bytes(8, "big"))
+    return MessageId(digest.digest())
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """Work for one site. ``deadline_s`` counts from its receipt: the clocks of sites are not compared."""
+
+    message_id: MessageId
+    run: RunId
+    round_number: int
+    phase: Phase
+    attempt: int
+    study_digest: bytes
+    deadline_s: float
+    body: bytes = b""
+    blobs: tuple[Blob, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.message_id) != MESSAGE_ID_BYTES or len(self.study_digest) != 32 or len(self.body) > MAX_BODY_BYTES:
+            raise FrameError("An instruction is malformed")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A site's answer. ``code`` is empty when the work was done; otherwise it is the refusal's code, without a text.
+
+    ``alleged`` names the site whose fault the refusal is, as this one says: its word, and no more.
+    """
+
+    message_id: MessageId
+    code: str = ""
+    body: bytes = b""
+    blobs: tuple[Blob, ...] = ()
+    working_s: float = 0.0
+    alleged: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.message_id) != MESSAGE_ID_BYTES or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
+            raise FrameError("A reply is malformed")
+        # A code is stored, shown on terminals and in reports, and may come from a hostile site.
+        if self.code and not is_code(self.code):
+            raise FrameError("The code of a reply is malformed", expected="lower-case letters, digits and underscores")
+        if self.alleged and not (self.code and is_name(self.alleged)):
+            raise FrameError("A reply accuses nobody who can be a site, or does so without a refusal")
+
+    @classmethod
+    def refusing(cls, message: MessageId, error: QuorateError) -> Self:
+        """What leaves a site of the reason why it does not do its work."""
+        return cls(message, error.code, alleged=error.alleged)
+
+
+@dataclass(frozen=True, slots=True)
+class SumRef:
+    """The sum of one round's updates: words (``aggregation/plain.py``), their total weight and who is in it."""
+
+    round_number: int
+    blob: Blob
+    weight: int
+    contributors: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyWork:
+    """What a site needs to arrive at the model of this round, whatever it missed.
+
+    ``checkpoint`` (if any) is the model state after ``checkpoint_round``; the sums of the rounds after it follow,
+    oldest first. A site that is up to date needs at most the last sum. ``agreed_digest`` names the last model that the
+    sites agreed on (after ``agreed_round``): a site whose model of that round differs builds it anew.
+    """
+
+    total_weight: int = 0
+    statistics: tuple[int, ...] = ()
+    checkpoint: Blob | None = None
+    checkpoint_round: int = 0
+    sums: tuple[SumRef, ...] = ()
+    dimension: int = 0
+    agreed_digest: bytes = b""
+    agreed_round: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.agreed_digest) not in (0, 32):
+            raise FrameError("The content of an instruction is malformed")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyContribution:
+    """A site's part of a sum. The update itself travels as the reply's one blob.
+
+    ``weight`` and ``extras`` are exact integers, added over the sites; ``dimension`` is the number of parameters of
+    the model, ``model_digest`` names the model that was trained on or evaluated.
+    """
+
+    model_digest: bytes = b""
+    dimension: int = 0
+    weight: int = 0
+    extras: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.model_digest) not in (0, 32) or len(self.extras) > MAX_EXTRAS or self.weight < 0:
+            raise FrameError("A contribution is malformed")

@@ -1,0 +1,50 @@
+"""The certificate by which the running server shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+
+import grpc
+
+from quorate_server.consortium.ca import DAY_S, SERVER_DAYS, Authority
+
+
+class ServerIdentity:
+    """The certificate that this server shows, replaced once two thirds of its time are over.
+
+    It lives in memory only: clients pin the authority, not this key, so every start may make a new one.
+    """
+
+    def __init__(self, authority: Authority, host: str, clock: Callable[[], float]) -> None:
+        self._authority = authority
+        self._host = host
+        self._clock = clock
+        self._lock = Lock()
+        self._credential = authority.issue_server(host, clock())
+
+    @property
+    def expires_unix_s(self) -> int:
+        return self._credential.issued.expires_unix_s
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """For ``add_secure_port``: mutual TLS, clients of this consortium only."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(), self._renewed_configuration, require_client_authentication=True
+        )
+
+    def renew_if_due(self) -> bool:
+        """Whether the certificate was replaced. Called at each handshake, from a thread of the transport."""
+        with self._lock:
+            now = self._clock()
+            if self.expires_unix_s - now > SERVER_DAYS * DAY_S / 3:
+                return False
+            self._credential = self._authority.issue_server(self._host, now)
+            return True
+
+    def _renewed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        return self._configuration() if self.renew_if_due() else None
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        pair = (self._credential.key_pem, self._credential.issued.pem)
+        return grpc.ssl_server_certificate_configuration([pair], self._authority.ca_pem)

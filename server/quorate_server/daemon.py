@@ -1,0 +1,194 @@
+"""The server daemon: builds every part, opens the doors, and closes them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import time
+from collections import Counter as Tally
+from functools import partial
+
+import grpc
+import structlog
+from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import SQLAlchemyError
+
+from quorate.errors import ConfigError
+from quorate.rounds.spool import Spool
+from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from quorate_server.consortium.ca import Authority
+from quorate_server.consortium.config import ServerConfig
+from quorate_server.consortium.registry import Registry
+from quorate_server.consortium.server_certificate import ServerIdentity
+from quorate_server.consortium.tables import SiteStatus
+from quorate_server.reporting.metrics import ServerMetrics, serve_metrics, watch_event_loop
+from quorate_server.runs.mailbox import Mailbox
+from quorate_server.runs.runs import Runs
+from quorate_server.runs.sessions import Sessions
+from quorate_server.services.access import AccessGuard
+from quorate_server.services.door_limits import door_options, file_limit, most_connections, raise_file_limit
+from quorate_server.services.enrolment_service import EnrolmentService
+from quorate_server.services.operator_service import OperatorService
+from quorate_server.services.rounds_service import RoundsService
+from quorate_server.storage.database import open_database
+from quorate_server.storage.journal import Journal
+
+log = structlog.get_logger()
+
+SWEEP_S = 0.5
+GRACE_S = 2.0
+
+
+class _Announcer:
+    """Tells the connected sites that there is a study to read."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def studies_changed(self) -> None:
+        self._sessions.broadcast(rounds_pb2.ServerEvent(studies_changed=rounds_pb2.StudiesChanged()))
+
+
+class Server:
+    """All parts of one server. ``start`` opens the doors, ``stop`` closes them; runs go on at the next start."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        engine = open_database(config.engine_url)
+        self.registry = Registry(engine)
+        self.journal = Journal(engine)
+        self.prometheus = CollectorRegistry()
+        self.metrics = ServerMetrics(self.prometheus)
+        self.spool = Spool(config.spool_dir)
+        self.sessions = Sessions(self.journal, config.silent_after_s)
+        self.mailbox = Mailbox(self.sessions, self.journal, self.spool)
+        self.runs = Runs(
+            config=config,
+            registry=self.registry,
+            journal=self.journal,
+            mailbox=self.mailbox,
+            sessions=self.sessions,
+            spool=self.spool,
+            metrics=self.metrics,
+        )
+        authority = Authority.load(config.ca_dir, config.consortium)
+        self._identity = ServerIdentity(authority, config.public_host, time.time)
+        self._guard = AccessGuard(config.consortium, self.registry)
+        connections = most_connections(file_limit(), config.most_runs)
+        self._door = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
+        self._add_services(authority)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics.certificate_expires("ca", authority.expires_unix_s)
+        self.metrics.certificate_expires("server", self._identity.expires_unix_s)
+
+    def _add_services(self, authority: Authority) -> None:
+        config = self._config
+        enrolment_pb2_grpc.add_EnrolmentServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
+            EnrolmentService(
+                authority=authority,
+                registry=self.registry,
+                presence=self.sessions,
+                forget_session=self.journal.forget_session,
+                certificate_days=config.certificate_days,
+            ),
+            self._door,
+        )
+        operator_pb2_grpc.add_OperatorServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
+            OperatorService(
+                config=config,
+                authority=authority,
+                registry=self.registry,
+                runs=self.runs,
+                presence=self.sessions,
+                announcer=_Announcer(self.sessions),
+            ),
+            self._door,
+        )
+        rounds_pb2_grpc.add_RoundsServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
+            RoundsService(
+                consortium=config.consortium,
+                heartbeat_s=config.heartbeat_s,
+                upload_slots=config.upload_slots,
+                sessions=self.sessions,
+                mailbox=self.mailbox,
+                registry=self.registry,
+                spool=self.spool,
+                metrics=self.metrics,
+            ),
+            self._door,
+        )
+
+    async def start(self) -> int:
+        """Open the doors. Returns the port of the gRPC door.
+
+        Raises:
+            ConfigError: the address is taken.
+        """
+        try:
+            port = self._door.add_secure_port(self._config.listen, self._identity.server_credentials())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"The server cannot listen on {self._config.listen}",
+                action="Is another server running? Otherwise change `listen` in server.toml",
+            ) from error
+        self._metrics_server = (
+            serve_metrics(self._config.metrics_listen, self.prometheus) if self._config.metrics_listen else None
+        )
+        await self._door.start()
+        await self.runs.recover()
+        self._count_sites()
+        self._spawn(self._sweep())
+        self._spawn(watch_event_loop(self.metrics))
+        log.info(
+            "server ready",
+            consortium=self._config.consortium,
+            port=port,
+            metrics_port=self._metrics_server.port if self._metrics_server else None,
+            free_gb=round(shutil.disk_usage(self._config.state_dir).free / 1e9, 1),
+        )
+        return int(port)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self.runs.close()
+        self.sessions.drop_all()
+        await self._door.stop(GRACE_S)
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.stop)
+        self.journal.close()
+        log.info("server stopped")
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sessions.sweep()
+            try:
+                await asyncio.to_thread(self._count_sites)
+            except SQLAlchemyError:  # without this loop nobody would be found silent any more
+                log.exception("the sites could not be counted")
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]  # any coroutine
+        self._tasks.add(task)
+
+    def _count_sites(self) -> None:
+        counts = Tally(
+            self.sessions.state(name) if standing is SiteStatus.ACTIVE else standing.value
+            for name, standing in self.registry.standings().items()
+        )
+        self.metrics.sites_are(counts)
+
+
+async def serve(config: ServerConfig) -> None:
+    """Run until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, partial(stop.set))
+    raise_file_limit()
+    server = Server(config)
+    await server.start()
+    await stop.wait()
+    await server.stop()

@@ -1,0 +1,1 @@
+"""What operators and ops teams read: reports, figures, metrics."""

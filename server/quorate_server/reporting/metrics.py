@@ -1,0 +1,303 @@
+"""What the server tells a monitoring system, declared once.
+
+``SERVER_METRICS`` is the whole list; ``docs/reference/metrics.md`` is generated from it. The rest of the server calls
+the methods of ``ServerMetrics`` and knows neither names nor labels. Every series of a counter and a histogram exists
+from the start with the value 0, so that a rate over its first event is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+
+from quorate import __version__
+from quorate.errors import ConfigError
+from quorate.process.metrics import Metric, MetricKind, error_codes
+from quorate.rounds.instruction import Phase
+from quorate.rounds.run import RunState
+
+
+class RoundOutcome(StrEnum):
+    FULL = "full"
+    PARTIAL = "partial"
+    ABANDONED = "abandoned"
+
+
+BytesKind = Literal["blob", "control"]
+CertificateKind = Literal["ca", "server"]
+StoreOperation = Literal["read", "write"]
+
+SITE_STATES = ("invited", "offline", "online", "silent", "paused", "revoked")
+BYTES_KINDS: tuple[BytesKind, ...] = ("blob", "control")
+POOLED_METRICS = ("loss", "train_loss", "accuracy", "auc", "recall", "specificity", "records")
+
+_PHASE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+_WORK_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_LATENCY_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+BUILD = Metric(
+    "quorate_server_build_info", MetricKind.INFO, "Version of the server.", {"version": (), "python_version": ()}
+)
+ROUNDS = Metric(
+    "quorate_server_rounds_total",
+    MetricKind.COUNTER,
+    "Rounds that ended: every site contributed (full), a quorum did (partial), or the round does not count "
+    "(abandoned).",
+    {"outcome": tuple(RoundOutcome)},
+)
+PHASE_SECONDS = Metric(
+    "quorate_server_round_phase_seconds",
+    MetricKind.HISTOGRAM,
+    "Time from the opening of a phase to its close.",
+    {"phase": tuple(Phase)},
+    _PHASE_BUCKETS,
+)
+QUORUM_SHORTFALLS = Metric(
+    "quorate_server_quorum_shortfalls_total",
+    MetricKind.COUNTER,
+    "Phases that closed with fewer sites than the study's quorum.",
+)
+SITES = Metric(
+    "quorate_server_sites", MetricKind.GAUGE, "Sites of the consortium by their state.", {"state": SITE_STATES}
+)
+RUNS = Metric("quorate_server_runs", MetricKind.GAUGE, "Runs by their state.", {"state": tuple(RunState)})
+UPDATES_RECEIVED = Metric(
+    "quorate_server_updates_received_total", MetricKind.COUNTER, "Replies of sites that were accepted into a phase."
+)
+UPDATES_REFUSED = Metric(
+    "quorate_server_updates_refused_total",
+    MetricKind.COUNTER,
+    "Replies that hold no contribution, by the code of the refusal, whether the site or the server refused.",
+    {"code": error_codes()},
+)
+RECEIVED_BYTES = Metric(
+    "quorate_server_received_bytes_total",
+    MetricKind.COUNTER,
+    "Bytes from sites: content of blobs, and control messages.",
+    {"kind": BYTES_KINDS},
+)
+SENT_BYTES = Metric(
+    "quorate_server_sent_bytes_total",
+    MetricKind.COUNTER,
+    "Bytes to sites: content of blobs, and control messages.",
+    {"kind": BYTES_KINDS},
+)
+FRAMES_RESUMED = Metric(
+    "quorate_server_frames_resumed_total",
+    MetricKind.COUNTER,
+    "Frames that did not have to be sent again because a transfer went on where it was cut.",
+)
+LAST_ROUND_METRIC = Metric(
+    "quorate_server_last_round_metric",
+    MetricKind.GAUGE,
+    "Metrics of the last round that counted, pooled over the sites that contributed to it.",
+    {"metric": POOLED_METRICS},
+)
+CERTIFICATE_EXPIRY = Metric(
+    "quorate_server_certificate_expiry_timestamp_seconds",
+    MetricKind.GAUGE,
+    "When a certificate of the server ends, in Unix seconds; minus time() it is what is left.",
+    {"certificate": ("ca", "server")},
+)
+STORE_SECONDS = Metric(
+    "quorate_server_store_seconds",
+    MetricKind.HISTOGRAM,
+    "Time of one transaction of the database.",
+    {"operation": ("read", "write")},
+    _LATENCY_BUCKETS,
+)
+EVENT_LOOP_LAG_SECONDS = Metric(
+    "quorate_server_event_loop_lag_seconds",
+    MetricKind.HISTOGRAM,
+    "How late the event loop wakes a sleeper; above 0.1 something blocks it.",
+    buckets=_LATENCY_BUCKETS,
+)
+
+SERVER_METRICS = (
+    BUILD,
+    ROUNDS,
+    PHASE_SECONDS,
+    QUORUM_SHORTFALLS,
+    SITES,
+    RUNS,
+    UPDATES_RECEIVED,
+    UPDATES_REFUSED,
+    RECEIVED_BYTES,
+    SENT_BYTES,
+    FRAMES_RESUMED,
+    LAST_ROUND_METRIC,
+    CERTIFICATE_EXPIRY,
+    STORE_SECONDS,
+    EVENT_LOOP_LAG_SECONDS,
+)
+
+
+class ServerMetrics:
+    """The live metrics of one server. Make one per registry; its methods may be called from any thread."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        ProcessCollector(registry=registry)
+        build = Info(BUILD.name.removesuffix("_info"), BUILD.help, registry=registry)
+        build.info({"version": __version__, "python_version": platform.python_version()})
+        self._rounds = _counter(ROUNDS, registry)
+        self._phase_seconds = _histogram(PHASE_SECONDS, registry)
+        self._quorum_shortfalls = _counter(QUORUM_SHORTFALLS, registry)
+        self._sites = _gauge(SITES, registry)
+        self._runs = _gauge(RUNS, registry)
+        self._updates_received = _counter(UPDATES_RECEIVED, registry)
+        self._updates_refused = _counter(UPDATES_REFUSED, registry)
+        self._received_bytes = _counter(RECEIVED_BYTES, registry)
+        self._sent_bytes = _counter(SENT_BYTES, registry)
+        self._frames_resumed = _counter(FRAMES_RESUMED, registry)
+        self._last_round_metric = _gauge(LAST_ROUND_METRIC, registry)
+        self._certificate_expiry = _gauge(CERTIFICATE_EXPIRY, registry)
+        self._store_seconds = _histogram(STORE_SECONDS, registry)
+        self._event_loop_lag_seconds = _histogram(EVENT_LOOP_LAG_SECONDS, registry)
+        self.sites_are({})
+        self.runs_are({})
+
+    def round_ended(self, outcome: RoundOutcome) -> None:
+        self._rounds.labels(outcome).inc()
+
+    def phase_closed(self, phase: Phase, seconds: float) -> None:
+        self._phase_seconds.labels(phase).observe(seconds)
+
+    def quorum_missed(self) -> None:
+        self._quorum_shortfalls.inc()
+
+    def sites_are(self, counts: Mapping[str, int]) -> None:
+        """Sets how many sites are in each state; a state that is not mentioned has none."""
+        _set_all(SITES, self._sites, "state", counts)
+
+    def runs_are(self, counts: Mapping[RunState, int]) -> None:
+        """Sets how many runs are in each state; a state that is not mentioned has none."""
+        _set_all(RUNS, self._runs, "state", counts)
+
+    def update_received(self) -> None:
+        self._updates_received.inc()
+
+    def update_refused(self, code: str) -> None:
+        """Counts a refusal. The code may come from a site: one that this version does not know counts as ``other``."""
+        self._updates_refused.labels(UPDATES_REFUSED.value_of("code", code)).inc()
+
+    def bytes_received(self, kind: BytesKind, size: int) -> None:
+        self._received_bytes.labels(kind).inc(size)
+
+    def bytes_sent(self, kind: BytesKind, size: int) -> None:
+        self._sent_bytes.labels(kind).inc(size)
+
+    def frames_resumed(self, count: int) -> None:
+        self._frames_resumed.inc(count)
+
+    def round_measured(self, metrics: Mapping[str, float]) -> None:
+        """Shows the pooled metrics of the last round. A guest app's own names are not shown: they are free text."""
+        for name in POOLED_METRICS:
+            self._last_round_metric.labels(name).set(metrics.get(name, math.nan))
+
+    def certificate_expires(self, certificate: CertificateKind, at_unix_s: float) -> None:
+        self._certificate_expiry.labels(certificate).set(at_unix_s)
+
+    def store_took(self, operation: StoreOperation, seconds: float) -> None:
+        self._store_seconds.labels(operation).observe(seconds)
+
+    def event_loop_lagged(self, seconds: float) -> None:
+        self._event_loop_lag_seconds.observe(seconds)
+
+
+async def watch_event_loop(
+    metrics: ServerMetrics,
+    interval_s: float = 1.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Measure for ever how late the loop wakes us. Run it as a task and cancel it."""
+    while True:
+        due = clock() + interval_s
+        await sleep(interval_s)
+        metrics.event_loop_lagged(max(0.0, clock() - due))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsServer:
+    """A metrics endpoint that answers until it is stopped. ``port`` is the one it got."""
+
+    port: int
+    stop: Callable[[], None]
+
+
+def serve_metrics(listen: str, registry: CollectorRegistry) -> MetricsServer:
+    """Answer ``GET /metrics`` at ``HOST:PORT`` from a thread of its own. Port 0 takes a free one.
+
+    The endpoint asks nobody who they are; the default configuration listens on loopback only.
+
+    Raises:
+        ConfigError: the address is malformed or taken.
+    """
+    # They double the series of every counter, and nobody looks at them.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # left untyped there
+    host, separator, port = listen.rpartition(":")
+    if not (separator and host and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ConfigError(
+            "The metrics endpoint has no usable address", expected="HOST:PORT, for example 127.0.0.1:9464", got=listen
+        )
+    try:
+        server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
+    except OSError as error:
+        raise ConfigError(
+            f"The metrics endpoint cannot listen on {listen}",
+            got=error.strerror or "",
+            action="Choose a free address of this machine for the metrics endpoint",
+        ) from error
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return MetricsServer(server.server_port, stop)
+
+
+def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
+    counter = Counter(metric.name.removesuffix("_total"), metric.help, tuple(metric.labels), registry=registry)
+    for values in _all_series(metric):
+        counter.labels(*values)
+    return counter
+
+
+def _gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
+    return Gauge(metric.name, metric.help, tuple(metric.labels), registry=registry)
+
+
+def _histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
+    histogram = Histogram(metric.name, metric.help, tuple(metric.labels), buckets=metric.buckets, registry=registry)
+    for values in _all_series(metric):
+        histogram.labels(*values)
+    return histogram
+
+
+def _all_series(metric: Metric) -> list[tuple[str, ...]]:
+    return list(itertools.product(*metric.labels.values())) if metric.labels else []
+
+
+def _set_all(metric: Metric, gauge: Gauge, label: str, counts: Mapping[str, int] | Mapping[RunState, int]) -> None:
+    by_value = {metric.value_of(label, str(value)): count for value, count in counts.items()}
+    for value in metric.labels[label]:
+        gauge.labels(value).set(by_value.get(value, 0))

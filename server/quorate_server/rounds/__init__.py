@@ -1,0 +1,1 @@
+"""A round at the server: ask, collect, add."""

@@ -1,0 +1,164 @@
+"""The streaming adder: one accumulator, whatever the number of sites.
+
+An update is folded block by block from wherever it lies; only the accumulator (one word a parameter) is held.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from quorate.aggregation import plain, ring, words
+from quorate.errors import ContributionError, FrameError
+from quorate.rounds.instruction import StudyContribution
+
+BLOCK_BYTES = 1024 * 1024
+BLOCK_POLYNOMIALS = 32
+MAX_UNREDUCED = 4095
+_UQ = np.uint64(ring.MODULUS)
+
+
+class Adder:
+    """Adds the updates and the exact integers of one phase.
+
+    Args:
+        dimension: Parameters of the model; 0 for phases that carry no update.
+        sites: How many may contribute.
+    """
+
+    def __init__(self, dimension: int, sites: int) -> None:
+        self.dimension = dimension
+        self.weight = 0
+        self.extras: tuple[int, ...] | None = None
+        self.contributors = 0
+        self._words: plain.Words | None = None
+        self._admitted_weight = 0
+        # The sum of all sites' counts must fit 64 bits on the wire, whatever the order of arrival.
+        self._largest_count = (2**63 - 1) // sites
+
+    def admit(self, contribution: StudyContribution, update_bytes: int) -> None:
+        """Refuse a contribution that cannot be added, before any of it is.
+
+        Raises:
+            ContributionError: another dimension, length, number of integers, or a weight or a count out of range.
+        """
+        if self.dimension and contribution.dimension != self.dimension:
+            raise ContributionError(
+                "A site's model has another size", expected=f"{self.dimension}", got=f"{contribution.dimension}"
+            )
+        if update_bytes != self.dimension * plain.WORD_BYTES:
+            raise ContributionError(
+                "An update has the wrong length",
+                expected=f"{self.dimension * plain.WORD_BYTES} bytes",
+                got=f"{update_bytes}",
+            )
+        if self.extras is not None and len(self.extras) != len(contribution.extras):
+            raise ContributionError(
+                "A site sent another number of counts",
+                expected=f"{len(self.extras)}",
+                got=f"{len(contribution.extras)}",
+            )
+        if self.dimension and not 0 < contribution.weight <= plain.WEIGHT_ONE:
+            raise ContributionError("The weight of an update is out of range", expected="above 0 and at most 1")
+        if any(abs(count) > self._largest_count for count in contribution.extras):
+            raise ContributionError("A site sent a count that is out of range")
+        if self._admitted_weight + contribution.weight > plain.MAX_TOTAL_WEIGHT:
+            raise ContributionError("The weights of all updates add up to more than the round allows")
+        self._admitted_weight += contribution.weight
+
+    def fold(self, contribution: StudyContribution, update: BinaryIO | None) -> None:
+        """Add a contribution that was admitted. ``update`` is read once, in blocks.
+
+        Raises:
+            ContributionError: the update's file has another length than was said. Nothing was added.
+        """
+        if update is not None:
+            if self._words is None:
+                self._words = np.zeros(self.dimension, dtype=np.uint32)
+            length = update.seek(0, os.SEEK_END)
+            if length != self._words.nbytes:
+                raise ContributionError(
+                    "An update was cut off", expected=f"{self._words.nbytes} bytes", got=f"{length}"
+                )
+            update.seek(0)
+            _add_blocks(self._words, update)
+        self.weight += contribution.weight
+        self.extras = tuple(
+            left + right
+            for left, right in zip(self.extras or (0,) * len(contribution.extras), contribution.extras, strict=True)
+        )
+        self.contributors += 1
+
+    def blocks(self) -> Iterator[bytes]:
+        """The sum's words, little-endian, in blocks."""
+        if self._words is not None:
+            view = self._words.view(np.uint8).data
+            for start in range(0, len(view), BLOCK_BYTES):
+                yield bytes(view[start : start + BLOCK_BYTES])
+
+
+class SecureAdder:
+    """Adds ciphertexts modulo q, without knowing what they mean: four bytes of memory for each parameter.
+
+    Words are below 2^52, so ``MAX_UNREDUCED`` of them add up to less than 2^64: they are reduced when the sum is
+    taken, and on the way only where more sites than that add.
+
+    Args:
+        polynomials: Of each update.
+    """
+
+    def __init__(self, polynomials: int) -> None:
+        self._total = np.zeros((polynomials, ring.DEGREE), np.uint64)
+        self._added = 0  # words below 2^52 in each word of the total
+
+    def fold(self, update: BinaryIO) -> None:
+        """Add a ciphertext. ``update`` is read once, in blocks.
+
+        Raises:
+            FrameError: a word is not below q, or it is too short. What was read before it is taken out again.
+        """
+        if self._added == MAX_UNREDUCED:
+            np.remainder(self._total, _UQ, out=self._total)
+            self._added = 1
+        for start, block in self._pieces(len(self._total)):
+            try:
+                np.add(block, _unpacked(update, len(block)), out=block)
+            except FrameError:
+                update.seek(0)
+                for _, before in self._pieces(start):
+                    np.subtract(before, _unpacked(update, len(before)), out=before)
+                raise
+        self._added += 1
+
+    def blocks(self) -> Iterator[bytes]:
+        """The sum, as it travels."""
+        for _, block in self._pieces(len(self._total)):
+            yield words.pack(block % _UQ)
+
+    def _pieces(self, end: int) -> Iterator[tuple[int, ring.Polynomials]]:
+        """Views of the total up to a polynomial, with where they begin."""
+        for start in range(0, end, BLOCK_POLYNOMIALS):
+            yield start, self._total[start : start + BLOCK_POLYNOMIALS]
+
+
+def _unpacked(update: BinaryIO, count: int) -> ring.Polynomials:
+    piece = words.unpack(update.read(count * words.POLYNOMIAL_BYTES))
+    if len(piece) != count:  # numpy would add one polynomial to all of them
+        raise FrameError("A ciphertext was cut off", expected=f"{count} polynomials", got=f"{len(piece)}")
+    return piece
+
+
+def _add_blocks(total: plain.Words, update: BinaryIO) -> None:
+    start = 0
+    buffer = bytearray(min(BLOCK_BYTES, total.nbytes))
+    while start < len(total):
+        wanted = min(BLOCK_BYTES, (len(total) - start) * plain.WORD_BYTES)
+        count = update.readinto(memoryview(buffer)[:wanted])  # type: ignore[attr-defined]  # BinaryIO leaves it out
+        if count != wanted:  # no refusal: part of it is already in the sum
+            raise EOFError("an update became shorter while it was read")
+        block = np.frombuffer(buffer, dtype="<u4", count=count // plain.WORD_BYTES)
+        plain.add(total[start : start + len(block)], block)
+        start += len(block)

@@ -1,0 +1,123 @@
+"""The study loop's transport on our own server: control over the pipe, bulk data in the daemon's spool."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from quorate.errors import BlobMissingError
+from quorate.identity import SiteName
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import Instruction, MessageId
+from quorate.rounds.run import RoundResult
+from quorate.rounds.spool import Spool, disk_errors
+from quorate.wire.messages import instruction_to_bytes, reply_from_bytes
+from quorate_server.rounds.phases import Arrived, Presence, Status
+from quorate_server.rounds.pipe import Note, Verb, receive_note
+from quorate_server.rounds.progress import StudyProgress, result_to_json
+
+
+def _exit_now() -> None:
+    """The daemon is gone: nothing that this process does would be heard."""
+    os._exit(0)
+
+
+class PipeExchange:
+    """The worker's end of the pipe, as the study loop and the Grid use it. ``start`` begins to listen.
+
+    Args:
+        hung_up: Called by the listening thread when the daemon is gone.
+    """
+
+    def __init__(self, sock: socket.socket, spool: Spool, hung_up: Callable[[], None] = _exit_now) -> None:
+        self._sock = sock
+        self._spool = spool
+        self._hung_up = hung_up
+        self._events: queue.SimpleQueue[Arrived | Presence] = queue.SimpleQueue()
+        self._writing = threading.Lock()  # a guest app may have threads
+        self._reader = threading.Thread(target=self._read, daemon=True, name="pipe")
+
+    def start(self) -> None:
+        self._reader.start()
+
+    def note(self, verb: Verb, value: Any) -> None:
+        self._send(Note(verb, json.dumps(value).encode()))
+
+    def _send(self, note: Note) -> None:
+        with self._writing:
+            self._sock.sendall(note.to_bytes())
+
+    # --- Exchange ---
+
+    def send(self, site: SiteName, instruction: Instruction) -> None:
+        self._send(Note(Verb.SEND, instruction_to_bytes(instruction), site))
+
+    def withdraw(self, messages: Iterable[MessageId]) -> None:
+        names = b"".join(messages)
+        if names:
+            self._send(Note(Verb.WITHDRAW, names))
+
+    def refuse(self, message: MessageId, code: str) -> None:
+        self._send(Note(Verb.REFUSE, message + code.encode()))
+
+    def next_event(self, timeout_s: float) -> Arrived | Presence | None:
+        try:
+            return self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def open(self, blob: Blob) -> BinaryIO:
+        if blob.inline is not None:
+            return io.BytesIO(blob.inline)
+        if not self._spool.has(blob):
+            raise BlobMissingError("The bulk data of a reply is not in the spool")
+        return self._spool.path(blob.id).open("rb")
+
+    def put(self, content: Iterable[bytes]) -> Blob:
+        return self._spool.put(content)
+
+    def keep_model(self, blob: Blob) -> None:
+        """The released model leaves the spool for the run's folder (the working directory)."""
+        scratch = Path("model.npz.part")
+        with disk_errors(), scratch.open("wb") as file:
+            for frame in self._spool.read(blob):
+                file.write(frame.data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename("model.npz")
+
+    def free_bytes(self) -> int:
+        return self._spool.free_bytes()
+
+    def commit(self, progress: StudyProgress, result: RoundResult | None, obsolete: set[BlobId]) -> None:
+        self.note(
+            Verb.COMMIT,
+            {
+                "progress": progress.model_dump_json(),
+                "result": result_to_json(result) if result else None,
+                "evaluated": progress.evaluated,
+                "obsolete": sorted(blob.hex() for blob in obsolete),
+            },
+        )
+
+    def report(self, status: Status) -> None:
+        sites = [[s.site, s.state.value, s.code] for s in status.sites]
+        self.note(Verb.STATUS, {"round": status.round_number, "phase": status.phase, "sites": sites})
+
+    def _read(self) -> None:
+        while (note := receive_note(self._sock)) is not None:
+            match note.verb:
+                case Verb.REPLY:
+                    self._events.put(Arrived(SiteName(note.site), reply_from_bytes(note.payload)))
+                case Verb.PRESENCE:
+                    self._events.put(Presence({SiteName(k): v for k, v in json.loads(note.payload).items()}))
+                case _:
+                    break
+        self._hung_up()

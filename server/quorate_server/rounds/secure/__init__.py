@@ -1,0 +1,1 @@
+"""The secure sums of a run."""

@@ -1,0 +1,1 @@
+"""Runs, their processes and their mail."""

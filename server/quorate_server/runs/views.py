@@ -1,0 +1,112 @@
+"""What an operator sees of all runs, and the news of them as they move; metrics count with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from typing import Any
+
+from quorate.errors import NotFoundError, WrongStateError
+from quorate.identity import RunId, SiteName
+from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.study.study import Study
+from quorate.wire.refusal import error_from_text
+from quorate_server.reporting.metrics import RoundOutcome, ServerMetrics
+from quorate_server.rounds.progress import StudyProgress
+from quorate_server.storage.journal import RunRecord
+
+WATCH_EVERY_S = 0.05
+
+
+class RunViews:
+    """The views of all runs. Lives in the daemon's event loop."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+        self._views: dict[RunId, RunView] = {}
+        self._changed: dict[RunId, asyncio.Event] = {}
+
+    def add(self, record: RunRecord, study: Study, results: Iterable[RoundResult], *, model_available: bool) -> RunView:
+        """A run as it is stored."""
+        progress = StudyProgress.model_validate_json(record.progress) if record.progress else StudyProgress()
+        view = RunView(
+            run=record.run,
+            study=study.name,
+            study_digest=record.study_digest,
+            kind=study.kind,
+            protection=study.protection.mode,
+            state=record.state,
+            rounds=study.rounds.count,
+            round_number=progress.evaluated,
+            reason=error_from_text(record.reason) if record.reason else None,
+            results=tuple(results),
+            started_unix_s=record.started_unix_s,
+            changed_unix_s=record.changed_unix_s,
+            model_available=model_available,
+        )
+        self._views[record.run] = view
+        self._count()
+        return view
+
+    def all(self) -> list[RunView]:
+        """The first one started comes first."""
+        return sorted(self._views.values(), key=lambda view: view.started_unix_s)
+
+    def find(self, run: RunId) -> RunView:
+        """Raises NotFoundError; a unique beginning of a run's name is enough."""
+        matches = [name for name in self._views if name == run] or [n for n in self._views if n.startswith(run)]
+        if len(matches) != 1:
+            raise NotFoundError(
+                f"There is no run {run!r}" if not matches else f"{run!r} begins the name of {len(matches)} runs",
+                action="See `quorate run list`",
+            )
+        return self._views[matches[0]]
+
+    def require(self, run: RunId, *allowed: RunState) -> RunView:
+        """The run, if it is in one of these states. Raises NotFoundError, WrongStateError."""
+        view = self.find(run)
+        if view.state not in allowed:
+            raise WrongStateError(
+                f"The run {view.run} is {view.state}", expected=f"a run that is {' or '.join(allowed)}"
+            )
+        return view
+
+    async def changes(self, run: RunId) -> AsyncIterator[RunView]:
+        """The run now and after each change, until it is over."""
+        run = self.find(run).run
+        while True:
+            event = self._changed.setdefault(run, asyncio.Event())
+            view = self._views[run]
+            yield view
+            if view.state.is_over:
+                return
+            await event.wait()
+            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are told of together
+
+    def update(self, run: RunId, **changes: Any) -> None:
+        self._views[run] = replace(self._views[run], changed_unix_s=time.time(), **changes)
+        if "state" in changes:
+            self._count()
+        event = self._changed.pop(run, None)
+        if event is not None:
+            event.set()
+
+    def note_status(self, run: RunId, status: dict[str, Any]) -> None:
+        """What the run's worker says of the phase that is open."""
+        sites = tuple(SiteProgress(SiteName(n), Progress(state), code) for n, state, code in status["sites"])
+        self.update(run, round_number=status["round"], phase=status["phase"], sites=sites)
+
+    def note_result(self, run: RunId, study: Study, result: RoundResult) -> None:
+        """A round was committed."""
+        full = len(result.contributed) == len(study.sites)
+        self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL)
+        for phase, seconds in result.phase_seconds.items():
+            self._metrics.phase_closed(phase, seconds)  # type: ignore[arg-type]  # phases of our own results
+        self._metrics.round_measured(result.metrics)
+        self.update(run, results=(*self._views[run].results, result), round_number=result.round_number)
+
+    def _count(self) -> None:
+        states = [view.state for view in self._views.values()]
+        self._metrics.runs_are({state: states.count(state) for state in RunState})

@@ -1,0 +1,89 @@
+"""What the daemon tells a monitoring system."""
+
+from __future__ import annotations
+
+import math
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from quorate.errors import ConfigError
+from quorate.process.metrics import OTHER, MetricKind
+from quorate.rounds.instruction import Phase
+from quorate_client.daemon.metrics import CLIENT_METRICS, ClientMetrics, ConnectionState, serve_metrics
+from tests.patience import PATIENCE_S
+
+
+def exposed_name(name: str, kind: MetricKind) -> str:
+    return name.removesuffix("_total") if kind is MetricKind.COUNTER else name.removesuffix("_info")
+
+
+def test_what_is_exposed_is_what_is_declared() -> None:
+    registry = CollectorRegistry()
+    ClientMetrics(registry)
+
+    found = {family.name: family for family in registry.collect() if family.name.startswith("quorate_")}
+
+    assert set(found) == {exposed_name(metric.name, metric.kind) for metric in CLIENT_METRICS}
+    for metric in CLIENT_METRICS:
+        assert found[exposed_name(metric.name, metric.kind)].documentation == metric.help
+
+
+def test_the_connection_is_in_one_state_at_a_time() -> None:
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    metrics.connection_is(ConnectionState.CONNECTED)
+
+    values = {s: registry.get_sample_value("quorate_client_connection_state", {"state": s}) for s in ConnectionState}
+
+    assert values == {s: float(s is ConnectionState.CONNECTED) for s in ConnectionState}
+
+
+def test_only_training_counts_as_training_time() -> None:
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    metrics.instruction_done(Phase.EVALUATE, 5.0)
+    metrics.instruction_done(Phase.TRAIN, 2.0)
+
+    assert registry.get_sample_value("quorate_client_training_seconds_sum") == 2.0
+
+
+def test_what_a_data_set_has_spent_and_has_left_is_shown() -> None:
+    registry = CollectorRegistry()
+    metrics = ClientMetrics(registry)
+    spent, left = "quorate_client_privacy_epsilon_spent", "quorate_client_privacy_epsilon_left"
+    assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (0, math.inf)
+    metrics.privacy_spent(1.5, 4.0)
+    assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (1.5, 4.0)
+    metrics.privacy_spent(2.5, math.inf)
+    assert (registry.get_sample_value(spent), registry.get_sample_value(left)) == (2.5, math.inf)
+
+
+def test_a_code_that_this_version_does_not_know_counts_as_other() -> None:
+    registry = CollectorRegistry()
+    ClientMetrics(registry).instruction_refused("mars_in_retrograde")
+
+    assert registry.get_sample_value("quorate_client_instructions_refused_total", {"code": OTHER}) == 1
+
+
+def test_the_endpoint_answers_until_it_is_stopped() -> None:
+    registry = CollectorRegistry()
+    ClientMetrics(registry)
+    server = serve_metrics("127.0.0.1:0", registry)
+    try:
+        with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=PATIENCE_S) as answer:  # our own address
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    finally:
+        server.stop()
+
+    assert "quorate_client_paused" in {family.name for family in families}
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "203.0.113.1:9465"])
+def test_an_address_that_cannot_be_listened_on_is_named(listen: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        serve_metrics(listen, CollectorRegistry())
+
+    assert listen in caught.value.what

@@ -1,0 +1,504 @@
+"""The site's engine: the phases of a study with several sites, what it refuses, and what breaks under it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quorate.aggregation.plain import WEIGHT_ONE
+from quorate.errors import (
+    BaseModelMismatchError,
+    BlobMissingError,
+    DatasetMissingError,
+    FrameError,
+    StudyNotApprovedError,
+    TaskCrashedError,
+    TaskFailedError,
+    TaskTimeoutError,
+    UpdateNotFiniteError,
+    WorkWithdrawnError,
+)
+from quorate.identity import RunId
+from quorate.rounds.blobs import INLINE_BYTES, Blob
+from quorate.rounds.instruction import Phase, Reply, StudyContribution, StudyWork
+from quorate.study.study import Optimizer, Release, Rounds, Study
+from quorate.tally import LOSS_ONE, ClassificationTally
+from quorate.wire.messages import reply_to_bytes
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.model.state import THETA_OFFSET
+from quorate_client.site.folder import RELEASED_MODEL
+from quorate_client.workers.host import write_model
+from tests.client.engine_kit import (
+    RUN,
+    SITES,
+    ServerPart,
+    SiteUnderTest,
+    gone,
+    installed_fixture,  # noqa: F401  # a fixture, found because it is here
+    make_study,
+    records_of,
+    site,
+)
+from tests.client.linear_task import SECRET
+
+
+@asynccontextmanager
+async def consortium(
+    folder: Path, study: Study, *, processes: bool = False
+) -> AsyncIterator[tuple[ServerPart, list[SiteUnderTest]]]:
+    """All sites of a study, prepared."""
+    server = ServerPart(study, folder / "server")
+    async with AsyncExitStack() as stack:
+        sites = [
+            await stack.enter_async_context(site(server, folder / name, name, processes=processes)) for name in SITES
+        ]
+        server.prepared([await each.do(Phase.PREPARE) for each in sites])
+        yield server, sites
+
+
+@asynccontextmanager
+async def lone_site(
+    folder: Path, *, prepared: bool = True, processes: bool = False, **changes: Any
+) -> AsyncIterator[tuple[ServerPart, SiteUnderTest]]:
+    server = ServerPart(make_study(**changes), folder / "server")
+    async with site(server, folder / "site", processes=processes) as alone:
+        if prepared:
+            server.prepared([await alone.do(Phase.PREPARE)])
+        yield server, alone
+
+
+def pooled(answers: list[StudyContribution]) -> dict[str, float]:
+    summed = [sum(column) for column in zip(*(answer.extras for answer in answers), strict=True)]
+    return ClassificationTally.decode(summed).metrics()
+
+
+def pooled_records() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    parts = [records_of(name) for name in SITES]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def reference_model(rounds: int) -> np.ndarray[Any, Any]:
+    """The same study in one place: gradient descent on all records, centred with their common mean."""
+    x, y = pooled_records()
+    features = np.hstack([x - x.mean(axis=0), np.ones((len(x), 1))])
+    weights = np.random.default_rng(7).normal(size=4).astype(np.float32).astype(float)
+    for _ in range(rounds):
+        weights -= 0.5 * features.T @ (1 / (1 + np.exp(-features @ weights)) - y) / len(y)
+    return weights
+
+
+def theta_of(each: SiteUnderTest, digest: bytes) -> np.ndarray[Any, Any]:
+    (path,) = (each.folder / "runs" / RUN).glob(f"model-*-{digest.hex()}.state")
+    return np.fromfile(path, "<f4", offset=THETA_OFFSET)
+
+
+# --- the phases ---
+
+
+async def test_prepare_tells_record_counts_and_statistics_that_can_be_summed(installed: Path, tmp_path: Path) -> None:
+    async with consortium(tmp_path, make_study()) as (server, _):
+        x = np.concatenate([records_of(name)[0] for name in SITES])
+        assert server.work.total_weight == server.work.statistics[0] == len(x)
+        np.testing.assert_allclose(np.array(server.work.statistics[2:]) / (1 << 20), x.sum(axis=0), atol=1e-4)
+        assert server.work.dimension == 4
+
+
+async def test_three_sites_train_the_model_of_their_pooled_records(installed: Path, tmp_path: Path) -> None:
+    async with consortium(tmp_path, make_study()) as (server, sites):
+        for number in (1, 2, 3):
+            trained = [await each.do(Phase.TRAIN, number) for each in sites]
+            assert [item.extras[0] for item in trained] == [len(records_of(name)[0]) for name in SITES]
+            assert abs(sum(item.weight for item in trained) - WEIGHT_ONE) <= len(SITES)
+            server.close_round(number)
+            evaluated = [await each.do(Phase.EVALUATE, number) for each in sites]
+            assert len({item.model_digest for item in evaluated}) == 1
+        theta = theta_of(sites[0], evaluated[0].model_digest)
+        np.testing.assert_allclose(theta, reference_model(3), atol=1e-5)
+        x, y = pooled_records()
+        right = (np.hstack([x - x.mean(axis=0), np.ones((len(x), 1))]) @ reference_model(3) > 0) == y
+        assert pooled(evaluated)["accuracy"] == pytest.approx(right.mean())
+
+
+async def test_the_loss_of_training_travels_as_a_fixed_point_integer(installed: Path, tmp_path: Path) -> None:
+    async with consortium(tmp_path, make_study()) as (server, sites):
+        trained = [await each.do(Phase.TRAIN, 1) for each in sites]
+        server.close_round(1)
+        server.updates.clear()
+        loss = sum(item.extras[1] for item in trained) / LOSS_ONE / sum(item.extras[0] for item in trained)
+        x, y = pooled_records()
+        odds = np.hstack([x - x.mean(axis=0), np.ones((len(x), 1))]) @ reference_model(0)
+        assert abs(loss - np.log1p(np.exp(-(2 * y - 1) * odds)).mean()) < 1e-5
+
+
+async def test_an_update_that_is_clipped_is_counted(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path, parameters={"rate": 1e3}) as (_, alone):
+        assert (await alone.do(Phase.TRAIN, 1)).extras[2] > 0
+
+
+async def test_a_large_model_travels_through_the_spool(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path, parameters={"padding": 30_000}) as (server, alone):
+        reply = await alone.perform(server.instruction(Phase.TRAIN, 1))
+        assert reply.blobs[0].inline is None
+        assert alone.spool.has(reply.blobs[0])
+        server.take(reply, alone.spool)
+        server.close_round(1)
+        await alone.do(Phase.EVALUATE, 1)
+        assert reply.blobs[0].size > INLINE_BYTES
+
+
+async def test_a_site_that_missed_training_and_a_late_one_arrive_at_the_same_model(
+    installed: Path, tmp_path: Path
+) -> None:
+    async with consortium(tmp_path, make_study(optimizer=Optimizer(name="fedadam"))) as (server, sites):
+        for number in (1, 2):
+            for each in sites[:2]:
+                await each.do(Phase.TRAIN, number)
+            server.close_round(number)
+            evaluated = await sites[0].do(Phase.EVALUATE, number)
+        assert (await sites[2].do(Phase.EVALUATE, 2)).model_digest == evaluated.model_digest
+
+
+async def test_a_checkpoint_is_the_agreed_state_and_starts_a_late_site(installed: Path, tmp_path: Path) -> None:
+    async with consortium(tmp_path, make_study(optimizer=Optimizer(name="fedavgm"))) as (server, sites):
+        for number in (1, 2):
+            for each in sites[:2]:
+                await each.do(Phase.TRAIN, number)
+            server.close_round(number)
+            evaluated = await sites[0].do(Phase.EVALUATE, number)
+        reply = await sites[0].perform(server.instruction(Phase.CHECKPOINT, 2))
+        (checkpoint,) = reply.blobs
+        assert checkpoint.id == evaluated.model_digest
+        server.take(reply, sites[0].spool)
+        reference = Blob(checkpoint.id, checkpoint.size)
+        server.work = replace(server.work, checkpoint=reference, checkpoint_round=2, sums=())
+        assert (await sites[2].do(Phase.EVALUATE, 2)).model_digest == evaluated.model_digest
+        assert sites[2].fetched == [checkpoint.id]
+
+
+async def test_the_released_model_is_the_same_bytes_at_every_site_and_stays_there(
+    installed: Path, tmp_path: Path
+) -> None:
+    async with consortium(tmp_path, make_study(release=Release(model="operator"))) as (server, sites):
+        for each in sites:
+            await each.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        replies = [await each.perform(server.instruction(Phase.RELEASE, 1)) for each in sites]
+        assert len({reply.blobs[0].id for reply in replies}) == 1
+        kept = sites[0].folder / "runs" / RUN / "model.npz"
+        assert kept.read_bytes() == sites[0].spool.content(replies[0].blobs[0])
+        with np.load(kept) as arrays:
+            np.testing.assert_allclose(arrays["weights"], reference_model(1)[:3], atol=1e-5)
+            assert arrays["__metadata__"].tobytes() == b'{"task": "linear"}'
+
+
+def test_a_model_has_the_same_bytes_in_whatever_order_its_arrays_come(tmp_path: Path) -> None:
+    one, other = {"a": np.arange(3), "b": np.arange(4)}, {"b": np.arange(4), "a": np.arange(3)}
+    write_model(tmp_path / "one", one, {"x": 1, "y": 2})
+    write_model(tmp_path / "other", other, {"y": 2, "x": 1})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+async def test_the_model_stays_at_the_sites_where_the_study_says_so_whatever_the_server_asks(
+    installed: Path, tmp_path: Path
+) -> None:
+    async with lone_site(tmp_path, release=Release(model="sites")) as (server, alone):
+        reply = await alone.perform(server.instruction(Phase.RELEASE, 0))
+        assert reply.blobs == ()
+        assert list(alone.spool.folder.iterdir()) == []
+        assert (alone.folder / "runs" / RUN / "model.npz").exists()
+
+
+async def test_the_seed_of_training_is_the_sites_own(installed: Path, tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    def randomness(count: int) -> bytes:
+        drawn.append(count)
+        return b"\xff" * count
+
+    server = ServerPart(make_study(), tmp_path / "server")
+    async with site(server, tmp_path / "site", randomness=randomness) as alone:
+        server.prepared([await alone.do(Phase.PREPARE)])
+        await alone.do(Phase.TRAIN, 1)
+    assert drawn == [8]
+
+
+async def test_working_time_is_the_tasks(installed: Path, tmp_path: Path) -> None:
+    """With a clock that advances by one second whenever it is read: two readings for each call of the task."""
+    ticks = iter(range(100))
+    async with lone_site(tmp_path) as (server, alone):
+        engine = Engine(alone.workers, alone.spool, alone.folder, lambda: float(next(ticks)))
+        reply = await engine.perform(server.instruction(Phase.TRAIN, 1), alone.agreement, alone.fetch)
+        assert reply.working_s == 2.0  # the first model, and the training; the task was open
+
+
+async def test_statistics_of_another_sum_open_the_task_anew(installed: Path, tmp_path: Path) -> None:
+    """The tests' task refuses to begin twice."""
+    async with lone_site(tmp_path) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        changed = (server.work.statistics[0], server.work.statistics[1], *(0,) * 3)
+        server.work = replace(server.work, statistics=changed)
+        await alone.do(Phase.TRAIN, 1)
+        await alone.do(Phase.TRAIN, 1)
+
+
+# --- refusals ---
+
+
+async def test_work_of_another_study_than_the_approved_one_is_refused(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        instruction = replace(server.instruction(Phase.TRAIN, 1), study_digest=bytes(32))
+        with pytest.raises(StudyNotApprovedError):
+            await alone.perform(instruction)
+
+
+@pytest.mark.parametrize("run", ["../../keys", "a/b", "", ".", "x" * 101])
+async def test_a_run_cannot_be_named_like_a_path(installed: Path, tmp_path: Path, run: str) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(FrameError):
+            await alone.perform(replace(server.instruction(Phase.TRAIN, 1), run=RunId(run)))
+        with pytest.raises(FrameError):
+            await alone.engine.forget(RunId(run))
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_one_run_cannot_be_two_studies(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        study = make_study(purpose="another")
+        agreement = replace(alone.agreement, study=study, digest=study.digest())
+        instruction = replace(server.instruction(Phase.TRAIN, 1), study_digest=study.digest())
+        with pytest.raises(FrameError):
+            await alone.engine.perform(instruction, agreement, alone.fetch)
+
+
+async def test_a_study_has_no_messages_of_guest_apps(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        with pytest.raises(FrameError):
+            await alone.perform(replace(server.instruction(Phase.GUEST), blobs=(Blob.of(b"x"),)))
+
+
+async def test_without_a_data_set_there_is_no_work(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path, prepared=False) as (server, alone):
+        alone.agreement = replace(alone.agreement, dataset=None)
+        with pytest.raises(DatasetMissingError):
+            await alone.perform(server.instruction(Phase.PREPARE))
+
+
+async def test_training_before_the_first_round_is_refused(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        with pytest.raises(BaseModelMismatchError):
+            await alone.perform(server.instruction(Phase.TRAIN, 0))
+
+
+async def test_a_model_of_another_size_than_the_studys_is_refused(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        server.work = replace(server.work, dimension=5)
+        with pytest.raises(BaseModelMismatchError):
+            await alone.perform(server.instruction(Phase.TRAIN, 1))
+
+
+async def test_a_blob_that_does_not_arrive_is_said(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+
+        async def fetch(_: Blob) -> None:
+            return None
+
+        with pytest.raises(BlobMissingError):
+            await alone.engine.perform(server.instruction(Phase.EVALUATE, 1), alone.agreement, fetch)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "refusal"),
+    [
+        ("nan", UpdateNotFiniteError),
+        ("short", TaskFailedError),
+        ("liar", TaskFailedError),
+    ],
+)
+async def test_an_update_that_must_not_leave_does_not(
+    installed: Path, tmp_path: Path, trouble: str, refusal: type[Exception]
+) -> None:
+    async with lone_site(tmp_path, parameters={"trouble": trouble, "padding": 30_000}) as (server, alone):
+        with pytest.raises(refusal):
+            await alone.perform(server.instruction(Phase.TRAIN, 1))
+        assert list(alone.spool.folder.iterdir()) == []
+        assert list((alone.folder / "runs" / RUN).glob("new-*")) == []
+
+
+async def test_a_replayed_sum_is_not_applied_twice(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        once = await alone.do(Phase.EVALUATE, 1)
+        assert (await alone.do(Phase.EVALUATE, 1)).model_digest == once.model_digest
+        forged = replace(server.work, sums=(*server.work.sums, replace(server.work.sums[0], round_number=3)))
+        with pytest.raises(BaseModelMismatchError):
+            await alone.perform(server.instruction(Phase.EVALUATE, 3, forged))
+
+
+# --- processes that break ---
+
+
+async def test_a_whole_round_in_worker_processes(installed: Path, tmp_path: Path) -> None:
+    async with consortium(tmp_path, make_study(), processes=True) as (server, sites):
+        for each in sites:
+            await each.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        evaluated = [await each.do(Phase.EVALUATE, 1) for each in sites]
+        np.testing.assert_allclose(theta_of(sites[0], evaluated[0].model_digest), reference_model(1), atol=1e-5)
+
+
+async def test_the_text_of_an_exception_is_in_no_reply(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path, processes=True, parameters={"trouble": "raise"}) as (server, alone):
+        instruction = server.instruction(Phase.TRAIN, 1)
+        with pytest.raises(TaskFailedError) as caught:
+            await alone.perform(instruction)
+        reply = Reply(instruction.message_id, caught.value.code)
+        assert SECRET.encode() not in reply_to_bytes(reply)
+        assert SECRET not in str(caught.value)
+        assert SECRET in (alone.folder / "tasks.log").read_text()
+
+
+async def test_after_a_crash_in_training_the_next_round_works(installed: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parameters = {"trouble": "once", "marker": str(tmp_path / "marker"), "signal": str(pipe)}
+    async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
+        job = asyncio.create_task(alone.perform(server.instruction(Phase.TRAIN, 1)))
+        os.kill(int(await asyncio.to_thread(pipe.read_text)), signal.SIGKILL)
+        with pytest.raises(TaskCrashedError):
+            await job
+        assert list((alone.folder / "runs" / RUN).glob("new-*")) == []
+        trained = await alone.do(Phase.TRAIN, 1)
+        assert trained.weight == WEIGHT_ONE
+
+
+async def test_withdrawn_work_ends_at_once_and_the_next_works(installed: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parameters = {"trouble": "once", "marker": str(tmp_path / "marker"), "signal": str(pipe)}
+    async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
+        instruction = server.instruction(Phase.TRAIN, 1)
+        job = asyncio.create_task(alone.perform(instruction))
+        await asyncio.to_thread(pipe.read_text)
+        await alone.engine.withdraw(instruction.message_id)
+        with pytest.raises(WorkWithdrawnError):
+            await job
+        await alone.engine.withdraw(instruction.message_id)  # nothing to withdraw any more
+        await alone.do(Phase.TRAIN, 1)
+
+
+async def test_a_task_that_does_not_end_is_ended_at_the_deadline(installed: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parameters = {"trouble": "once", "marker": str(tmp_path / "marker"), "signal": str(pipe)}
+    async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
+        job = asyncio.create_task(alone.perform(replace(server.instruction(Phase.TRAIN, 1), deadline_s=1.0)))
+        descriptor = os.pidfd_open(int(await asyncio.to_thread(pipe.read_text)))
+        with pytest.raises(TaskTimeoutError):
+            await job
+        await gone(descriptor)
+        await alone.do(Phase.TRAIN, 1)
+
+
+async def test_the_server_cannot_ask_for_more_time_than_the_study_gives(installed: Path, tmp_path: Path) -> None:
+    rounds = Rounds(count=1, quorum=1, deadline_s=0.000001)
+    async with lone_site(tmp_path, prepared=False, rounds=rounds) as (server, alone):
+        with pytest.raises(TaskTimeoutError):
+            await alone.perform(replace(server.instruction(Phase.PREPARE), deadline_s=float("inf")))
+
+
+async def test_closing_stops_all_work(installed: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parameters = {"trouble": "hang", "signal": str(pipe)}
+    async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
+        job = asyncio.create_task(alone.perform(server.instruction(Phase.TRAIN, 1)))
+        await asyncio.to_thread(pipe.read_text)
+        await alone.engine.close()
+        with pytest.raises(WorkWithdrawnError):
+            await job
+
+
+async def test_instructions_of_one_run_are_done_one_after_the_other(installed: Path, tmp_path: Path) -> None:
+    """The second finds the model of the first: the sum is fetched once."""
+    async with lone_site(tmp_path) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        first = server.instruction(Phase.EVALUATE, 1)
+        second = replace(first, message_id=server.instruction(Phase.TRAIN, 1).message_id)
+        fetched: list[Blob] = []
+
+        async def fetch(blob: Blob) -> None:
+            fetched.append(blob)
+            await asyncio.sleep(0)
+            await alone.fetch(blob)
+
+        work = [alone.engine.perform(each, alone.agreement, fetch) for each in (first, second)]
+        replies = await asyncio.gather(*work)
+        assert replies[0].body == replies[1].body
+        assert len(fetched) == 1
+
+
+# --- restarts, and the end ---
+
+
+async def test_after_a_restart_of_the_daemon_the_site_goes_on(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        before = await alone.do(Phase.EVALUATE, 1)
+        again = alone.restarted()
+        after = await again.do(Phase.TRAIN, 2)
+        assert after.model_digest == before.model_digest
+        assert again.fetched == []
+
+
+async def test_a_forgotten_run_leaves_its_final_model_and_can_go_on(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (_, alone):
+        await alone.do(Phase.TRAIN, 1)
+        await alone.engine.forget(RUN)
+        assert list((alone.folder / "runs").iterdir()) == []
+        await alone.engine.forget(RUN)
+        await alone.do(Phase.TRAIN, 1)
+        (alone.folder / "runs" / RUN / RELEASED_MODEL).write_bytes(b"model")
+        await alone.engine.forget(RUN)
+        assert [path.name for path in (alone.folder / "runs" / RUN).iterdir()] == [RELEASED_MODEL]
+        await alone.do(Phase.TRAIN, 1)
+
+
+async def test_malformed_work_is_refused(installed: Path, tmp_path: Path) -> None:
+    async with lone_site(tmp_path) as (server, alone):
+        with pytest.raises(FrameError):
+            await alone.perform(replace(server.instruction(Phase.TRAIN, 1), body=b"\xff\xff"))
+        with pytest.raises(FrameError):
+            await alone.perform(server.instruction(Phase.TRAIN, 1, StudyWork()))
+
+
+async def test_folders_may_be_given_relative_to_where_the_daemon_runs(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with lone_site(Path("here"), processes=True) as (server, alone):
+        await alone.do(Phase.TRAIN, 1)
+        server.close_round(1)
+        await alone.do(Phase.EVALUATE, 1)
+
+
+def test_the_engine_loads_nothing_heavy_before_it_is_used() -> None:
+    script = "import sys, quorate_client.rounds.engine; print({'numpy', 'torch', 'flwr', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "set()\n"

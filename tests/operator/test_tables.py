@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import RenderableType
+
+from quorate.errors import QuorumMissingError
+from quorate.process.terminal import Terminal
+from quorate.rounds.run import Progress, RunState, SiteProgress
+from quorate_operator import tables
+from tests.operator.samples import FIRST, NORTH, NOW, RUNNING, SECOND, a_site, a_study_view, changed
+
+
+def text_of(content: RenderableType) -> str:
+    output = io.StringIO()
+    Terminal(file=output, width=200).print(content)
+    return output.getvalue()
+
+
+def test_sites_are_shown_with_expiry_and_last_sight_in_words() -> None:
+    invited = a_site("south", state="invited", member=None, certificate_expires_unix_s=0, last_seen_unix_s=0.0)
+    text = text_of(tables.sites_table([a_site(), invited], NOW))
+    assert "online" in text
+    assert "5 seconds ago" in text
+    assert "2027-01-16 (in 1 day)" in text
+    assert a_site().name in text
+
+
+def test_what_is_unprotected_shows_a_warning_everywhere() -> None:
+    study = a_study_view()
+    for content in (
+        tables.studies_table([study], NOW),
+        tables.study_page(study, NOW),
+        tables.runs_table([RUNNING], NOW),
+        tables.run_page(RUNNING, NOW),
+    ):
+        assert "WARNING" in text_of(content)
+    for content in (
+        tables.runs_table([changed(protection="secagg")], NOW),
+        tables.run_page(changed(protection="secagg"), NOW),
+    ):
+        assert "WARNING" not in text_of(content)
+
+
+def test_a_study_page_shows_what_sites_are_asked_to_agree_to_and_who_did() -> None:
+    view = a_study_view()
+    text = text_of(tables.study_page(view, NOW))
+    assert view.digest.hex() in text
+    assert "Tell [bold]malignant[/bold] from benign" in text
+    assert "model = logistic" in text
+    assert "3, each with at least 1 of 2 sites within 600 s" in text
+    north, south = (line for line in text.splitlines() if line.startswith(("north", "south")))
+    assert "approved" in north
+    assert "1 minute ago" in north
+    assert "none" in south
+
+
+def test_a_run_page_shows_progress_trouble_and_results() -> None:
+    view = changed(
+        sites=(SiteProgress(NORTH, Progress.REFUSED, "site_paused"),),
+        results=(FIRST,),
+        round_number=2,
+        state=RunState.PAUSED,
+        reason=QuorumMissingError("1 of 2 sites", action="Wait"),
+    )
+    text = text_of(tables.run_page(view, NOW))
+    assert "1 of 2 rounds" in text
+    assert "1 of 2 sites. Wait." in text
+    assert "site_paused" in text
+    header, row = (line.split() for line in text.splitlines() if line.startswith(("round  ", "1  ")))
+    assert header == ["round", "sites", "loss", "auc", "recall", "seconds", "missing"]
+    assert row == ["1", "1", "0.5000", "0.7500", "0.2500", "1.50", "south", "site_paused"]
+
+
+def test_a_completed_run_shows_all_rounds_done_and_only_the_latest_in_detail() -> None:
+    rounds = tables.LATEST_ROUNDS + 5
+    view = changed(state=RunState.COMPLETED, rounds=rounds, results=(FIRST, SECOND) * rounds, model_available=True)
+    text = text_of(tables.run_page(view, NOW))
+    assert f"{rounds} of {rounds} rounds" in text
+    assert "quorate model fetch" in text
+    assert sum(line.startswith(("1 ", "2 ")) for line in text.splitlines()) == tables.LATEST_ROUNDS
+
+
+def test_a_round_in_one_line_names_metrics_and_who_is_missing() -> None:
+    assert tables.round_line(FIRST, 2) == (
+        "round 1 of 2: 1 sites (without south site_paused)  loss 0.5000  auc 0.7500  recall 0.2500  1.50 s"
+    )

@@ -1,0 +1,1369 @@
+"""The loop of secure sums with simulated sites: what is in a sum, what is left out, and what a kill changes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from quorate.aggregation import ring, words
+from quorate.errors import DiskFullError, ModelDisagreementError, QuorumMissingError
+from quorate.identity import SiteName
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.secagg import share_boxes
+from quorate.secagg.linear_mac import TAGS
+from quorate.secagg.release import ReleaseTerms, released
+from quorate.secagg.sizes import shares_bytes
+from quorate.secagg.study_key import SealedPart, StudyKey
+from quorate.secagg.terms import Hello, Terms, Vote, checkpointed, say_hello
+from quorate.study.rules import Rules
+from quorate.wire.secure_messages import (
+    SecureAnswer,
+    SecureWork,
+    secure_answer_from_bytes,
+    secure_work_from_bytes,
+    shares_from_bytes,
+    shares_to_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
+from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.secure.loop import USUAL_COUNTS
+from tests.server.secure_kit import (
+    OWN_COUNTS,
+    a_secure_consortium,
+    asked_for_a_hello,
+    each_of,
+    exact_sum,
+    lost,
+    opened,
+    opening_of,
+    silent,
+    when,
+    with_answer,
+)
+from tests.server.study_kit import DIMENSION, NAMES, RUN, Killed, MemoryExchange, Tamper, a_tally, honest
+
+EAST, NORTH, SOUTH, WEST = NAMES
+EXCHANGES = (Phase.HELLO, Phase.UPLOAD, Phase.VOTE, Phase.REVEAL)
+OTHERS = (EAST, NORTH, SOUTH)
+TALLY = len(a_tally(10))
+
+
+def run_to_its_end(exchange: MemoryExchange) -> MemoryExchange:
+    exchange.loop().run()
+    return exchange
+
+
+def with_tamper(tamper: Tamper, **changes: Any) -> MemoryExchange:
+    exchange = a_secure_consortium(**changes)
+    exchange.tamper = tamper
+    return run_to_its_end(exchange)
+
+
+def asked(exchange: MemoryExchange, phase: Phase, round_number: int = 1) -> list[tuple[SiteName, int]]:
+    return [(s, i.attempt) for s, i in exchange.sent if (i.phase, i.round_number) == (phase, round_number)]
+
+
+def assert_exact(exchange: MemoryExchange, round_number: int, survivors: Iterable[SiteName], attempt: int = 0) -> None:
+    """What the sites opened is what exactly these sites sent, to the last bit, and the sites agree on it."""
+    assert opening_of(exchange, round_number).survivors == tuple(sorted(survivors))
+    wanted = exact_sum(exchange, survivors, (round_number, attempt))
+    opened = [site.opened[round_number] for site in exchange.sites.values() if round_number in site.opened]
+    assert len(opened) >= 3
+    for sums, counts in opened:
+        np.testing.assert_array_equal(sums, wanted)
+        assert counts[1] == sum(exchange.sites[site].records for site in survivors)
+
+
+# --- all goes well ---
+
+
+def test_the_sites_train_one_model_whose_every_sum_is_exact_and_the_server_counts_the_rounds() -> None:
+    exchange = run_to_its_end(a_secure_consortium())
+    for number in (1, 2):
+        assert_exact(exchange, number, NAMES)
+    assert all(site.trained == [(1, 0), (2, 0)] for site in exchange.sites.values())
+    assert len({site.state() for site in exchange.sites.values()}) == 1
+    target = sum(site.records % 7 / 7 * site.records for site in exchange.sites.values()) / 100
+    assert exchange.sites[EAST].model == pytest.approx(np.full(DIMENSION, target * (1 - 0.5**2)), abs=1e-5)
+
+    assert [result.round_number for result in exchange.results.values()] == [1, 2]
+    for result in exchange.results.values():
+        assert result.contributed == NAMES
+        assert not result.missing
+        assert set(result.phase_seconds) == {"upload", "vote", "reveal"}
+        assert result.bytes_up > 4 * words.POLYNOMIAL_BYTES
+        assert result.bytes_down > 0
+    assert exchange.progress.released
+    assert exchange.refused == {}
+    greeted = [i.round_number for _, i in exchange.sent if i.phase is Phase.HELLO]
+    assert greeted == [0] * 4, "every other hello came with the reveal before it"
+
+
+def test_every_site_votes_once_in_every_sum_and_says_the_same() -> None:
+    exchange = run_to_its_end(a_secure_consortium())
+    ballots = [site.ballots for site in exchange.sites.values()]
+    assert all(len(given) == 4 for given in ballots), "statistics, two rounds, the final model"
+    assert all(given == ballots[0] for given in ballots)
+    assert {vote.site for vote in opening_of(exchange, 1).votes} == set(NAMES)
+
+
+def test_the_results_are_committed_once_each_in_order_when_their_evaluation_is_known() -> None:
+    exchange = a_secure_consortium(rounds={"count": 4})
+    commits: list[tuple[int, int, int | None]] = []
+    committing = exchange.commit
+
+    def commit(progress: Any, result: Any, obsolete: Any) -> None:
+        commits.append((progress.summed, progress.evaluated, result.round_number if result else None))
+        committing(progress, result, obsolete)
+
+    exchange.commit = commit  # type: ignore[method-assign]  # to look on
+    run_to_its_end(exchange)
+    assert [result for *_, result in commits if result is not None] == [1, 2, 3, 4]
+    evaluated = [number for _, number, _ in commits]
+    assert evaluated == sorted(evaluated)
+    assert all(number == evaluated_then for _, evaluated_then, number in commits if number is not None)
+    summed = [number for number, *_ in commits]
+    assert summed == sorted(summed)
+
+
+@pytest.mark.parametrize("sites", [2, 3, 6])
+def test_it_works_for_few_sites_and_for_so_many_that_shares_go_through_the_spool(sites: int) -> None:
+    names = [SiteName(f"site-{number}") for number in range(sites)]
+    quorum = Rules(sites, min(1, sites - 2)).floor
+    exchange = run_to_its_end(
+        a_secure_consortium(
+            names,
+            [10 + number for number in range(sites)],
+            rounds={"count": 1, "quorum": quorum},
+            protection={"mode": "secagg", "colluders": min(1, sites - 2)},
+        )
+    )
+    np.testing.assert_array_equal(exchange.sites[names[0]].opened[1][0], exact_sum(exchange, names, (1, 0)))
+    assert len({site.state() for site in exchange.sites.values()}) == 1
+    assert set(exchange.blobs.content) == exchange.progress.blobs()
+
+
+# --- the spool ---
+
+
+def test_what_nobody_needs_any_more_is_named_and_what_a_latecomer_needs_is_kept() -> None:
+    exchange = run_to_its_end(a_secure_consortium())
+    assert [stored.round_number for stored in exchange.progress.secure_sums] == [0, 1, 2, 3]
+    assert set(exchange.blobs.content) == exchange.progress.blobs()
+    assert len(exchange.progress.blobs()) == 1 + 4 + 2, "keys, openings, and the ciphertexts of two rounds"
+
+
+def test_an_attempt_that_was_given_up_leaves_nothing_in_the_spool() -> None:
+    names = [SiteName(f"site-{number}") for number in range(6)]
+    exchange = a_secure_consortium(names, [10] * 6, rounds={"count": 1, "quorum": 4})
+    exchange.tamper = silent(names[:3], Phase.VOTE)
+    run_to_its_end(exchange)
+    assert asked(exchange, Phase.VOTE)[-1][1] == 1
+    assert set(exchange.blobs.content) == exchange.progress.blobs()
+
+
+def test_the_released_model_leaves_the_spool_for_the_run() -> None:
+    exchange = run_to_its_end(a_secure_consortium())
+    assert opened(exchange) == exchange.sites[EAST].state()
+    assert set(exchange.blobs.content) == exchange.progress.blobs()
+
+
+def test_an_upload_that_repeats_what_the_server_keeps_does_not_remove_it() -> None:
+    exchange = a_secure_consortium()
+
+    def echo(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 2):
+            (kept,) = [s.ciphertext for s in exchange.progress.secure_sums if s.round_number == 1]
+            assert kept is not None
+            return (replace(reply, blobs=(kept, reply.blobs[1])),)
+        return (reply,)
+
+    exchange.tamper = echo
+    with pytest.raises(QuorumMissingError):  # it is no ciphertext of this sum, in no attempt
+        exchange.loop().run()
+    assert exchange.progress.blobs() <= set(exchange.blobs.content)
+    assert len({site.state() for site in exchange.sites.values()}) == 1, "nobody took anything of it"
+
+
+def test_votes_that_were_split_by_crashes_do_not_keep_a_run_from_going_on() -> None:
+    """EAST voted for all; NORTH and SOUTH for all but WEST, while it was away. A vote that cannot open anything is not
+    asked for, and once a set has enough who may vote for it the run goes on."""
+    exchange, number = a_secure_consortium(rounds={"count": 2}), 2
+    everybody, three = (tuple((site, "") for site in sites) for sites in (NAMES, OTHERS))
+    exchange.sites[EAST].locked[number] = [everybody]
+    for site in (NORTH, SOUTH):
+        exchange.sites[site].locked[number] = [three]
+    with pytest.raises(QuorumMissingError, match="may vote for a sum over them"):
+        exchange.loop().run()
+    assert all(len(site.locked.get(number, [])) <= 1 for site in exchange.sites.values()), "nobody was bound further"
+    exchange.sites[EAST].locked[number] = [three]
+    exchange.resume().run()
+    assert exchange.results[2].contributed == OTHERS
+
+
+def test_the_word_of_one_site_does_not_make_the_others_vote_in_vain() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    for site in OTHERS:
+        exchange.sites[site].locked[0] = [tuple((name, "") for name in OTHERS)]
+    exchange.sites[WEST].locked[0] = [tuple((name, "") for name in NAMES)]
+    exchange.tamper = silent([WEST], Phase.UPLOAD)
+    run_to_its_end(exchange)
+    assert opening_of(exchange, 0).survivors == OTHERS
+
+
+def test_a_sum_from_which_sites_may_have_voted_is_not_taken_back_by_a_new_process_either() -> None:
+    exchange = paused_after_two_attempts(Phase.VOTE)
+    before = exchange.progress
+    assert before.reached == 1
+    exchange.tamper = when(NAMES, Phase.UPLOAD, lambda reply: Reply(reply.message_id, "sum_refused"))
+    with pytest.raises(QuorumMissingError):
+        exchange.resume().run()
+    assert exchange.progress.secure_sums == before.secure_sums
+
+
+def test_checkpoints_are_asked_of_one_site_after_the_other() -> None:
+    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 6, "checkpoint_every": 1}))
+    sealers = {progress.checkpoint_sealer[0] for progress in exchange.commits if progress.checkpoint_sealer}
+    assert sealers == set(NAMES)
+
+
+def test_a_checkpoint_takes_the_place_of_the_sums_before_it() -> None:
+    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 3, "checkpoint_every": 2}))
+    progress = exchange.progress
+    assert progress.checkpoint_round == 2
+    assert [stored.round_number for stored in progress.secure_sums] == [3, 4]
+    assert set(exchange.blobs.content) == progress.blobs()
+    assert progress.checkpoint is not None
+    sealed = exchange.blobs.content[progress.checkpoint.id]
+    assert exchange.sites[EAST].state() not in sealed
+    assert len({site.state() for site in exchange.sites.values()}) == 1
+
+
+@pytest.mark.parametrize("forged", ["unsigned", "by another", "for another round"])
+def test_a_checkpoint_that_its_sealer_did_not_sign_is_asked_of_the_next_site(forged: str) -> None:
+    exchange = a_secure_consortium(rounds={"count": 3, "checkpoint_every": 2})
+    signing, digest = exchange.sites[EAST].keys.signing, exchange.study.digest()
+
+    def change(reply: Reply) -> Reply:
+        by = NORTH if forged == "by another" else EAST
+        signed = signing.sign(checkpointed(digest, RUN, 3 if forged == "for another round" else 2, reply.blobs[0].id))
+        return with_answer(reply, vote=None if forged == "unsigned" else Vote(by, signed))
+
+    exchange.tamper = when([EAST], Phase.CHECKPOINT, change, 4)  # the fourth sum's turn is the first name's
+    progress = run_to_its_end(exchange).progress
+    assert progress.checkpoint_round == 2
+    assert progress.checkpoint_sealer is not None
+    assert progress.checkpoint_sealer[0] == NORTH
+
+
+def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> None:
+    exchange = a_secure_consortium(rounds={"count": 5, "checkpoint_every": 2})
+
+    def away(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        return (reply,)
+
+    exchange.tamper = away
+    absent = exchange.sites[WEST]
+    answer = absent.answer
+
+    def answer_late(instruction: Instruction) -> Reply:
+        if 0 < instruction.round_number < 5:
+            return Reply(instruction.message_id, "paused")
+        return answer(instruction)
+
+    absent.answer = answer_late
+    run_to_its_end(exchange)
+    assert exchange.results[5].contributed == NAMES
+    assert exchange.results[4].missing == {WEST: "paused"}
+    assert set(absent.opened) == {3, 4, 5}
+    assert absent.state() == exchange.sites[EAST].state()
+    np.testing.assert_array_equal(absent.opened[5][0], exact_sum(exchange, NAMES, (5, 0)))
+
+
+# --- sums that do not open ---
+
+
+@pytest.mark.parametrize("how_often", [1, 2])
+def test_a_sum_that_the_sites_cannot_open_is_begun_anew_and_nobody_took_anything_of_it(how_often: int) -> None:
+    """One site sends words that are no ciphertext of its share: nobody can say which, and it may be right next time."""
+    exchange = a_secure_consortium(rounds={"count": 2})
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
+            lies.append(instruction.attempt)
+            if len(lies) <= how_often:
+                ciphertext, boxes = upload_parts(exchange, reply)
+                return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
+        return (reply,)
+
+    exchange.tamper = lie
+    if how_often == 1:
+        run_to_its_end(exchange)
+        assert exchange.results[1].contributed == NAMES
+        assert_exact(exchange, 1, NAMES, attempt=lies[-1])
+        assert sorted(exchange.results) == [1, 2]
+        assert exchange.progress.blobs() <= set(exchange.blobs.content)
+    else:
+        with pytest.raises(QuorumMissingError):
+            exchange.loop().run()
+        assert exchange.results == {}
+    assert len(lies) == 2
+    assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
+
+
+def test_one_liar_and_an_absent_site_do_not_have_a_sum_begun_anew_that_the_others_opened() -> None:
+    """Votes on its model would be used up, and it would be trained on again."""
+    exchange = a_secure_consortium()
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 2) and instruction.attempt == 0:
+            lies.append(instruction.attempt)
+            return {WEST: (Reply(reply.message_id, "sum_refused"),), EAST: ()}.get(site, (reply,))
+        return (reply,)
+
+    exchange.tamper = lie
+    run_to_its_end(exchange)
+    assert lies
+    assert all(len(site.locked[1]) == 1 for site in exchange.sites.values())
+    assert_exact(exchange, 1, NAMES)
+    assert exchange.results[2].contributed == NAMES
+
+
+@pytest.mark.parametrize("sites", [3, 4, 5])
+def test_the_last_sum_is_begun_anew_however_few_refusals_are_heard_before_the_exchange_is_given_up(sites: int) -> None:
+    names = [SiteName(f"site-{number}") for number in range(sites)]
+    quorum = Rules(sites, 1).floor
+    exchange = a_secure_consortium(names, [10] * sites, rounds={"count": 1, "quorum": quorum})
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == names[-1] and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
+            lies.append(instruction.attempt)
+            ciphertext, boxes = upload_parts(exchange, reply)
+            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
+        return (reply,)
+
+    exchange.tamper = lie
+    run_to_its_end(exchange)
+    assert exchange.results[1].contributed == tuple(names)
+    assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
+
+
+def test_a_sum_that_does_not_open_is_begun_anew_though_a_site_is_absent_and_few_are_asked() -> None:
+    """Of three sites that are left, one refusal is one too many for the quorum, and still only one site's word."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == EAST and (instruction.phase, instruction.round_number) == (Phase.REVEAL, 1):
+            exchange.gone = {EAST}
+            return ()
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
+            lies.append(instruction.attempt)
+            ciphertext, boxes = upload_parts(exchange, reply)
+            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
+        return (reply,)
+
+    exchange.tamper = lie
+    with pytest.raises(QuorumMissingError, match="may vote for a sum over them"):  # not over one site fewer
+        run_to_its_end(exchange)
+    assert exchange.progress.summed == 1, "the sum was taken back"
+
+
+# --- sites that go ---
+
+
+@pytest.mark.parametrize("phase", EXCHANGES)
+def test_a_site_that_falls_silent_costs_its_part_and_no_more(phase: Phase) -> None:
+    exchange = with_tamper(lost([WEST], phase))
+    survivors = OTHERS if phase in (Phase.HELLO, Phase.UPLOAD) else NAMES
+    assert_exact(exchange, 1, survivors)
+    assert_exact(exchange, 2, NAMES)
+    assert exchange.results[1].contributed == survivors
+    assert exchange.results[1].missing == ({} if WEST in survivors else {WEST: "late"})
+    assert {i.attempt for _, i in exchange.sent} == {0}
+    assert [site for site, _ in asked(exchange, Phase.HELLO)] == ([WEST] if phase is Phase.HELLO else [])
+    assert [site for site, _ in asked(exchange, Phase.HELLO, 2)] == [WEST], "who did not reveal is asked for a hello"
+    for later in EXCHANGES[EXCHANGES.index(phase) + 1 :]:
+        assert WEST not in {site for site, _ in asked(exchange, later)}
+
+
+def test_one_site_fewer_in_every_exchange_is_stood_as_long_as_enough_are_left() -> None:
+    """Five of seven have to vote, four shares open: one is lost at each step."""
+    names = [SiteName(f"site-{number}") for number in range(7)]
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    lost = {names[0]: EXCHANGES, names[1]: EXCHANGES[1:]}
+
+    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        return () if instruction.round_number == 1 and instruction.phase in lost.get(site, ()) else (reply,)
+
+    exchange.tamper = tamper
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, names[2:])
+    late = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    late.tamper = lambda site, i, reply: (
+        ()
+        if i.round_number == 1 and (site, i.phase) in {(names[0], Phase.VOTE), (names[1], Phase.REVEAL)}
+        else (reply,)
+    )
+    run_to_its_end(late)
+    assert_exact(late, 1, names)
+    assert {vote.site for vote in opening_of(late, 1).votes} == set(names[1:])
+    assert {reveal.site for reveal in opening_of(late, 1).reveals} == set(names[2:])
+
+
+def test_a_site_that_was_started_again_between_upload_and_vote_is_in_the_sum_and_does_not_vote() -> None:
+    exchange = a_secure_consortium()
+
+    def restart(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
+            exchange.sites[WEST].restart()
+        return (reply,)
+
+    exchange.tamper = restart
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, NAMES)
+    assert {vote.site for vote in opening_of(exchange, 1).votes} == set(OTHERS)
+    assert exchange.results[2].contributed == NAMES
+
+
+@pytest.mark.parametrize("phase", EXCHANGES)
+def test_too_few_sites_cost_one_attempt_and_the_sum_is_begun_anew_with_new_keys(phase: Phase) -> None:
+    exchange = with_tamper(lost([EAST, NORTH] if phase is not Phase.REVEAL else OTHERS, phase))
+    assert [site for site, attempt in asked(exchange, Phase.HELLO) if attempt == 1] == list(NAMES)
+    assert_exact(exchange, 1, NAMES, attempt=1)
+    assert exchange.results[1].contributed == NAMES
+    trained = [attempt for number, attempt in exchange.sites[EAST].trained if number == 1]
+    assert trained == ([1] if phase is Phase.HELLO else [0, 1]), "nothing that was sent is sent again under other keys"
+    keys = [
+        {hello.round_key for hello in secure_work_from_bytes(i.body).hellos}
+        for s, i in exchange.sent
+        if s == WEST and i.phase is Phase.UPLOAD and i.round_number == 1
+    ]
+    assert len(keys) == 1 or not keys[0] & keys[1]
+
+
+def paused_after_two_attempts(phase: Phase) -> MemoryExchange:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = lost([EAST, NORTH] if phase is not Phase.REVEAL else OTHERS, phase, range(100))
+    with pytest.raises(QuorumMissingError, match=f"in the phase {phase}"):
+        exchange.loop().run()
+    assert exchange.progress.attempt == 2
+    assert exchange.progress.summed == 1
+    assert exchange.results == {}
+    exchange.sent.clear()
+    return exchange
+
+
+@pytest.mark.parametrize("phase", [Phase.HELLO, Phase.UPLOAD])
+def test_after_two_attempts_the_run_pauses_and_a_resumption_tries_two_others(phase: Phase) -> None:
+    exchange = paused_after_two_attempts(phase)
+    exchange.tamper = silent([EAST, NORTH], phase, attempts=(2,))
+    exchange.resume().run()
+    assert {attempt for _, attempt in asked(exchange, Phase.HELLO)} == {2, 3}
+    assert_exact(exchange, 1, NAMES, attempt=3)
+
+
+@pytest.mark.parametrize("phase", [Phase.VOTE, Phase.REVEAL])
+def test_what_the_sites_voted_for_they_open_over_the_same_sites_however_often_it_was_begun(phase: Phase) -> None:
+    exchange = paused_after_two_attempts(phase)
+    exchange.tamper = silent([WEST], Phase.UPLOAD, attempts=(2, 3))  # a sum that differs from the voted one by a site
+    with pytest.raises(QuorumMissingError, match="may vote for a sum over them"):
+        exchange.resume().run()
+    assert exchange.results == {}
+    exchange.tamper = honest
+    exchange.resume().run()
+    assert exchange.results[1].contributed == NAMES
+    assert all(len(set(site.locked[1])) == 1 for site in exchange.sites.values())
+
+
+def test_survivors_that_sites_voted_for_before_are_chosen_again_where_they_are_there() -> None:
+    """WEST was away when the statistics were summed first: a sum that differs by WEST alone would be its own."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    earlier = tuple((site, "") for site in OTHERS)
+    for site in OTHERS:
+        exchange.sites[site].locked[0] = [earlier]
+    exchange.sites[WEST].locked[0] = [tuple((site, "") for site in (EAST, NORTH, WEST))]  # one alone may lie
+    exchange.tamper = silent([WEST], Phase.UPLOAD)
+    run_to_its_end(exchange)
+    assert {reply.code for site, instruction, reply in exchange.stored.values() if instruction.round_number == 0} == {
+        ""
+    }
+    assert opening_of(exchange, 0).survivors == OTHERS
+
+
+def test_absent_sites_are_not_waited_for_till_the_deadline() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.gone = {WEST}
+    started = exchange.clock.now_s
+    run_to_its_end(exchange)
+    assert exchange.clock.now_s - started <= 5.0 + 1e-6, "one grace period for the whole run"
+    assert exchange.results[1].missing == {WEST: "absent"}
+    assert_exact(exchange, 1, OTHERS)
+
+
+# --- a new process ---
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_step_gives_an_exact_sum_and_asks_nobody_to_work_twice() -> None:
+    """The replies that were there are all that a new process has: everything else has to follow from them."""
+
+    def three() -> MemoryExchange:
+        return a_secure_consortium(OTHERS, (30, 20, 40), rounds={"count": 1})
+
+    for step in range(1, run_to_its_end(three()).calls + 1):
+        exchange = three()
+        exchange.kill_at = step
+        with pytest.raises(Killed):
+            exchange.loop().run()
+        before = dict(exchange.stored)
+        exchange.loop().run()
+        context = f"killed at step {step}"
+        assert_exact(exchange, 1, OTHERS)
+        assert all(site.trained == [(1, 0)] for site in exchange.sites.values()), context
+        assert all(len(site.ballots) == 3 for site in exchange.sites.values()), context
+        assert exchange.progress.attempt == 0, context
+        assert exchange.results[1].contributed == OTHERS, context
+        assert all(exchange.stored[message] == stored for message, stored in before.items()), context
+        assert set(exchange.blobs.content) == exchange.progress.blobs(), context
+
+
+@pytest.mark.parametrize("phase", EXCHANGES)
+def test_a_new_process_makes_the_same_opening_of_the_same_replies(phase: Phase) -> None:
+    """The process dies just before it commits the sum."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = lost([WEST], phase)
+    committing, unseen = exchange.commit, []
+
+    def commit(progress: StudyProgress, *others: Any) -> None:
+        if progress.summed == 2 and not unseen:
+            unseen.append(progress.secure_sums[-1])
+            raise Killed
+        committing(progress, *others)
+
+    exchange.commit = commit  # type: ignore[method-assign]  # dies where it is told to
+    with pytest.raises(Killed):
+        exchange.loop().run()
+    exchange.loop().run()
+    assert exchange.progress.secure_sums[1] == unseen[0]
+    assert all(site.trained == [(1, 0)] for site in exchange.sites.values() if site.trained)
+    assert_exact(exchange, 1, OTHERS if phase in (Phase.HELLO, Phase.UPLOAD) else NAMES)
+
+
+def test_a_site_that_was_withdrawn_when_an_exchange_closed_does_not_come_in_after_a_restart() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+
+    def die_in_the_vote(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if instruction.phase is Phase.VOTE and instruction.round_number == 1:
+            exchange.tamper = honest
+            raise Killed
+        return lost([WEST], Phase.HELLO)(site, instruction, reply)
+
+    exchange.tamper = die_in_the_vote
+    with pytest.raises(Killed):
+        exchange.loop().run()
+    exchange.loop().run()
+    assert_exact(exchange, 1, OTHERS)
+    assert exchange.results[1].missing == {WEST: "work_withdrawn"}
+    assert exchange.progress.attempt == 0
+
+
+def test_a_hello_that_slipped_in_as_the_exchange_closed_costs_an_attempt_and_tells_nothing() -> None:
+    """Its reply was written down, but the process died before it saw it: the sum of the new process is another."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    slipped: list[tuple[SiteName, Instruction, Reply]] = []
+
+    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        here = instruction.round_number == 1 and instruction.attempt == 0
+        if site == WEST and instruction.phase is Phase.REVEAL and instruction.round_number == 0:
+            return ()
+        if here and site == WEST and instruction.phase is Phase.HELLO:
+            slipped.append((site, instruction, reply))
+            return ()
+        if here and instruction.phase is Phase.VOTE:
+            exchange.tamper = honest
+            raise Killed
+        return (reply,)
+
+    exchange.tamper = tamper
+    with pytest.raises(Killed):
+        exchange.loop().run()
+    ((site, instruction, reply),) = slipped
+    exchange.stored[reply.message_id] = site, instruction, reply
+    exchange.loop().run()
+    assert_exact(exchange, 1, NAMES, attempt=1)
+    assert all(len({b.identity for b in s.ballots}) == len(s.ballots) for s in exchange.sites.values())
+
+
+def test_a_process_that_dies_again_and_again_still_comes_to_the_end() -> None:
+    exchange = a_secure_consortium()
+    deaths = 0
+    while not exchange.progress.released:
+        exchange.calls, exchange.kill_at = 0, 60
+        try:
+            exchange.loop().run()
+        except Killed:
+            deaths += 1
+    assert deaths > 2
+    for number in (1, 2):
+        assert_exact(exchange, number, NAMES)
+    assert all(site.trained == [(1, 0), (2, 0)] for site in exchange.sites.values())
+
+
+# --- sites that hold other models ---
+
+
+def test_the_majority_of_models_goes_on_and_the_others_are_left_out() -> None:
+    exchange = a_secure_consortium()
+
+    def drift(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
+            exchange.sites[WEST].model = exchange.sites[WEST].model + 1
+        return (reply,)
+
+    exchange.tamper = drift
+    run_to_its_end(exchange)
+    assert exchange.results[1].contributed == NAMES, "it drifted after its upload"
+    assert exchange.results[2].contributed == OTHERS
+    assert exchange.results[2].missing == {WEST: "base_model_mismatch"}
+    assert_exact(exchange, 2, OTHERS)
+
+
+def test_sites_with_another_study_key_are_left_out_as_if_they_held_another_model() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.sites[WEST].key = StudyKey(b"w" * 32)
+    run_to_its_end(exchange)
+    assert exchange.results[1].contributed == OTHERS
+    assert exchange.results[1].missing == {WEST: "sum_refused"}, "it does not open the sum of the statistics either"
+
+
+def test_halves_that_hold_different_models_stop_the_run_and_a_resumption_asks_all_anew() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    for site in (EAST, WEST):
+        exchange.sites[site].model = exchange.sites[site].model + 1
+    with pytest.raises(ModelDisagreementError, match="groups of 2, 2"):
+        exchange.loop().run()
+    assert exchange.results == {}
+    assert asked(exchange, Phase.VOTE) == []
+    for site in (EAST, WEST):
+        exchange.sites[site].model = exchange.sites[site].model - 1
+    exchange.sent.clear()
+    exchange.resume().run()
+    attempts = {attempt for _, attempt in asked(exchange, Phase.HELLO)}
+    assert len(attempts) == 1
+    assert attempts != {0}, "under the old names the stored hellos would come again"
+    assert_exact(exchange, 1, NAMES, attempt=attempts.pop())
+
+
+# --- malformed and hostile contributions ---
+
+
+def blob_of(exchange: MemoryExchange, content: bytes) -> Blob:
+    return exchange.blobs.put(content)
+
+
+def upload_parts(exchange: MemoryExchange, reply: Reply) -> tuple[bytes, dict[SiteName, bytes]]:
+    ciphertext, shares = reply.blobs
+    return exchange.blobs.content[ciphertext.id], shares_from_bytes(exchange.blobs.content[shares.id])
+
+
+Change = Callable[[MemoryExchange, Reply], Reply]
+
+
+def reblobbed(exchange: MemoryExchange, reply: Reply, ciphertext: bytes, boxes: Mapping[SiteName, bytes]) -> Reply:
+    return replace(reply, blobs=(blob_of(exchange, ciphertext), blob_of(exchange, shares_to_bytes(boxes))))
+
+
+def shorter(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    return reblobbed(exchange, reply, ciphertext[:-1], boxes)
+
+
+def longer(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    return reblobbed(exchange, reply, ciphertext * 2, boxes)
+
+
+def nothing_encrypted(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(with_answer(reply, has_ciphertext=False), blobs=reply.blobs[1:])
+
+
+def no_blobs(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(reply, blobs=())
+
+
+def one_blob(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(reply, blobs=reply.blobs[:1])
+
+
+def three_blobs(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(reply, blobs=(*reply.blobs[:1], *reply.blobs))
+
+
+def a_share_missing(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    boxes.pop(NORTH)
+    return reblobbed(exchange, reply, ciphertext, boxes)
+
+
+def a_share_for_itself(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    return reblobbed(exchange, reply, ciphertext, {**boxes, WEST: boxes[NORTH]})
+
+
+def a_share_for_a_stranger(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    boxes[SiteName("stranger")] = boxes.pop(NORTH)
+    return reblobbed(exchange, reply, ciphertext, boxes)
+
+
+def a_share_too_short(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    return reblobbed(exchange, reply, ciphertext, {**boxes, NORTH: boxes[NORTH][:-8]})
+
+
+def shares_too_long(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    return reblobbed(exchange, reply, ciphertext, {site: box * 8 for site, box in boxes.items()})
+
+
+def a_share_twice(exchange: MemoryExchange, reply: Reply) -> Reply:
+    """protobuf would take the last one."""
+    shares = exchange.blobs.content[reply.blobs[1].id]
+    again = shares_to_bytes({NORTH: upload_parts(exchange, reply)[1][NORTH]})
+    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, shares + again)))
+
+
+def shares_that_are_none(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, b"\xff" * reply.blobs[1].size)))
+
+
+def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
+    """With shares of the length that goes with them."""
+    ciphertext, boxes = upload_parts(exchange, reply)
+    counts = words_from_bytes(secure_answer_from_bytes(reply.body).counts)[:-1]
+    size = share_boxes.message_bytes(ring.DEGREE + len(counts))
+    changed = with_answer(reply, counts=words_to_bytes(counts))
+    return reblobbed(exchange, changed, ciphertext, {site: box[:size] for site, box in boxes.items()})
+
+
+def counts_cut(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return with_answer(reply, counts=secure_answer_from_bytes(reply.body).counts[:-1])
+
+
+def counts_out_of_range(exchange: MemoryExchange, reply: Reply) -> Reply:
+    counts = secure_answer_from_bytes(reply.body).counts
+    return with_answer(reply, counts=words.pack_words(np.full(2, ring.MODULUS, np.uint64)) + counts[13:])
+
+
+def no_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return with_answer(reply, counts=b"")
+
+
+def another_dimension(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return with_answer(reply, dimension=7)
+
+
+def a_word_out_of_range(exchange: MemoryExchange, reply: Reply) -> Reply:
+    ciphertext, boxes = upload_parts(exchange, reply)
+    return reblobbed(exchange, reply, ciphertext[:-7] + b"\xff" * 7, boxes)
+
+
+def a_blob_that_is_not_there(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(reply, blobs=(Blob(type(reply.blobs[0].id)(b"\x09" * 32), reply.blobs[0].size), reply.blobs[1]))
+
+
+def no_answer(exchange: MemoryExchange, reply: Reply) -> Reply:
+    return replace(reply, body=b"\xff\xff")
+
+
+UPLOADS: list[tuple[Change, str]] = [
+    (shorter, "bad_contribution"),
+    (longer, "bad_contribution"),
+    (nothing_encrypted, "bad_contribution"),
+    (no_blobs, "bad_contribution"),
+    (one_blob, "bad_contribution"),
+    (three_blobs, "bad_contribution"),
+    (a_share_missing, "bad_contribution"),
+    (a_share_for_itself, "bad_contribution"),
+    (a_share_for_a_stranger, "bad_contribution"),
+    (a_share_too_short, "bad_contribution"),
+    (shares_too_long, "bad_contribution"),
+    (a_share_twice, "bad_contribution"),
+    (shares_that_are_none, "bad_frame"),
+    (fewer_counts, "base_model_mismatch"),
+    (counts_cut, "bad_frame"),
+    (counts_out_of_range, "bad_frame"),
+    (no_counts, "bad_contribution"),
+    (another_dimension, "base_model_mismatch"),
+    (a_word_out_of_range, "bad_frame"),
+    (a_blob_that_is_not_there, "blob_missing"),
+    (no_answer, "bad_frame"),
+]
+
+
+@pytest.mark.parametrize(("change", "code"), UPLOADS, ids=[change.__name__ for change, _ in UPLOADS])
+def test_a_malformed_upload_is_left_out_and_the_sum_of_the_others_is_exact(change: Change, code: str) -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when([WEST], Phase.UPLOAD, lambda reply: change(exchange, reply))
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, OTHERS)
+    assert exchange.results[1].contributed == OTHERS
+    assert exchange.results[1].missing == {WEST: code}
+    assert exchange.progress.attempt == 0
+    if code != "base_model_mismatch":  # it is told to the journal, so that the site is not thought to have contributed
+        assert list(exchange.refused.values()) == [code]
+
+
+def test_shares_of_another_length_than_those_of_the_sum_are_not_even_read() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when([WEST], Phase.UPLOAD, lambda reply: shares_too_long(exchange, reply))
+    opening, opened = exchange.open, []
+    exchange.open = lambda blob: opened.append(blob.size) or opening(blob)  # type: ignore[method-assign,func-returns-value]
+    run_to_its_end(exchange)
+    assert max(opened) < 5 * share_boxes.message_bytes(ring.DEGREE + 1000)
+
+
+def test_too_many_malformed_uploads_cost_the_attempt_and_not_the_run() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when(
+        [EAST, WEST], Phase.UPLOAD, lambda reply: a_word_out_of_range(exchange, reply), attempts=(0,)
+    )
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, NAMES, attempt=1)
+
+
+def hello_of(reply: Reply) -> Hello:
+    hello = secure_answer_from_bytes(reply.body).hello
+    assert hello is not None
+    return hello
+
+
+def signed_by_a_stranger(reply: Reply, terms: Terms) -> Reply:
+    hello = hello_of(reply)
+    forged = say_hello(terms, hello.site, hello.round_key, Ed25519PrivateKey.generate().sign)
+    return with_answer(reply, hello=forged)
+
+
+def hello_change(what: str) -> Callable[[Hello], Hello | None]:
+    changes: dict[str, Callable[[Hello], Hello | None]] = {
+        "none": lambda hello: None,
+        "another's name": lambda hello: replace(hello, site=EAST),
+        "another key": lambda hello: replace(hello, round_key=b"e" * 32),
+        "no signature": lambda hello: replace(hello, signature=b""),
+        "cut signature": lambda hello: replace(hello, signature=hello.signature[:-1]),
+    }
+    return changes[what]
+
+
+@pytest.mark.parametrize("what", ["none", "another's name", "another key", "no signature", "cut signature"])
+def test_a_hello_that_its_site_did_not_sign_is_refused(what: str) -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    change = hello_change(what)
+    exchange.tamper = asked_for_a_hello([WEST], lambda reply: with_answer(reply, hello=change(hello_of(reply))))
+    run_to_its_end(exchange)
+    code = "bad_frame" if "signature" in what else "bad_contribution"
+    assert exchange.results[1].missing == {WEST: code}
+    assert_exact(exchange, 1, OTHERS)
+
+
+def test_a_hello_that_somebody_else_signed_or_that_was_said_elsewhere_is_refused() -> None:
+    for forged_terms in (True, False):
+        exchange = a_secure_consortium(rounds={"count": 1})
+        right = Terms(exchange.study.digest(), RUN, 1, 0)
+        if forged_terms:
+            exchange.tamper = asked_for_a_hello([WEST], lambda reply, t=right: signed_by_a_stranger(reply, t))
+        else:
+            own = exchange.sites[WEST].keys.signing.sign
+            other = replace(right, attempt=1)
+
+            def elsewhere(reply: Reply, sign: Any = own, terms: Terms = other) -> Reply:
+                hello = hello_of(reply)
+                return with_answer(reply, hello=say_hello(terms, hello.site, hello.round_key, sign))
+
+            exchange.tamper = asked_for_a_hello([WEST], elsewhere)
+        run_to_its_end(exchange)
+        assert exchange.results[1].missing == {WEST: "bad_contribution"}
+        assert_exact(exchange, 1, OTHERS)
+
+
+@pytest.mark.parametrize("what", ["none", "another key", "of this sum", "a key that is none"])
+def test_a_hello_that_comes_with_a_reveal_is_checked_like_any_other(what: str) -> None:
+    """Without one its site is asked for it; a false one costs the reveal, and the site is asked for a true one."""
+    exchange = a_secure_consortium()
+    terms, sign = Terms(exchange.study.digest(), RUN, 2, 0), exchange.sites[WEST].keys.signing.sign
+
+    def change(reply: Reply) -> Reply:
+        hello = hello_of(reply)
+        return with_answer(
+            reply,
+            hello={
+                "none": None,
+                "another key": replace(hello, round_key=b"e" * 32),
+                "of this sum": say_hello(replace(terms, round_number=1), WEST, hello.round_key, sign),
+                "a key that is none": say_hello(terms, WEST, bytes(32), sign),
+            }[what],
+        )
+
+    exchange.tamper = when([WEST], Phase.REVEAL, change)
+    run_to_its_end(exchange)
+    opening = opening_of(exchange, 1)
+    assert {hello.site for hello in opening.following} == set(OTHERS)
+    assert (WEST in {reveal.site for reveal in opening.reveals}) == (what == "none")
+    assert asked(exchange, Phase.HELLO, 2) == [(WEST, 0)]
+    assert exchange.results[2].contributed == NAMES
+    assert_exact(exchange, 2, NAMES)
+
+
+def test_a_site_that_is_started_again_after_its_reveal_sits_out_one_sum_and_says_hello_for_the_next() -> None:
+    exchange = a_secure_consortium(rounds={"count": 3})
+
+    def restart(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.REVEAL, 1):
+            exchange.sites[WEST].restart()
+        return (reply,)
+
+    exchange.tamper = restart
+    run_to_its_end(exchange)
+    assert [exchange.results[number].missing for number in (1, 2, 3)] == [{}, {WEST: "vote_refused"}, {}]
+    assert asked(exchange, Phase.HELLO, 2) == []
+    assert asked(exchange, Phase.HELLO, 3) == [(WEST, 0)]
+    assert exchange.progress.attempt == 0
+    for number, survivors in ((1, NAMES), (2, OTHERS), (3, NAMES)):
+        assert_exact(exchange, number, survivors)
+
+
+def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
+    exchange = a_secure_consortium(rounds={"count": 2})
+    lies: list[int] = []
+
+    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
+            lies.append(instruction.attempt)
+            ciphertext, boxes = upload_parts(exchange, reply)
+            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
+        return (reply,)
+
+    exchange.tamper = lie
+    run_to_its_end(exchange)
+    assert asked(exchange, Phase.HELLO, 1) == [(name, 1) for name in NAMES], "of the sum that is begun anew"
+    uploads = [
+        (i.attempt, {hello.round_key for hello in secure_work_from_bytes(i.body).hellos})
+        for site, i in exchange.sent
+        if site == EAST and (i.phase, i.round_number) == (Phase.UPLOAD, 2)
+    ]
+    assert [attempt for attempt, _ in uploads] == [0, 1]
+    assert not uploads[0][1] & uploads[1][1]
+    assert_exact(exchange, 1, NAMES, attempt=1)
+    assert_exact(exchange, 2, NAMES, attempt=1)
+
+
+@pytest.mark.parametrize("key", [b"", b"short", bytes(32), b"\x01" + bytes(31)], ids=["none", "short", "zero", "one"])
+def test_a_round_key_to_which_nobody_can_seal_keeps_out_its_own_site_only(key: bytes) -> None:
+    """Signed as it should be: every honest site would fail to deal its shares, and nobody could say why."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    terms, sign = Terms(exchange.study.digest(), RUN, 1, 0), exchange.sites[WEST].keys.signing.sign
+
+    def weak(reply: Reply) -> Reply:
+        return with_answer(reply, hello=say_hello(terms, WEST, key, sign))
+
+    exchange.tamper = asked_for_a_hello([WEST], weak)
+    run_to_its_end(exchange)
+    assert exchange.results[1].missing == {WEST: "key_mismatch" if len(key) == 32 else "bad_frame"}
+    assert_exact(exchange, 1, OTHERS)
+
+
+@pytest.mark.parametrize("what", ["none", "another's name", "another's signature", "a cut signature"])
+@pytest.mark.parametrize("phase", [Phase.VOTE, Phase.REVEAL])
+def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_suffice(
+    phase: Phase, what: str
+) -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    field = phase.value
+
+    def change(reply: Reply) -> Reply:
+        said = getattr(secure_answer_from_bytes(reply.body), field)
+        changed = {
+            "none": None,
+            "another's name": replace(said, site=EAST),
+            "another's signature": replace(said, signature=Ed25519PrivateKey.generate().sign(b"vote")),
+            "a cut signature": replace(said, signature=said.signature[:-1]),
+        }[what]
+        return with_answer(reply, **{field: changed})
+
+    exchange.tamper = when([WEST], phase, change)
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, NAMES)
+    assert WEST not in {said.site for said in getattr(opening_of(exchange, 1), field + "s")}
+    assert set(exchange.refused.values()) == {"bad_frame" if what == "a cut signature" else "bad_contribution"}
+
+
+def test_a_vote_of_another_sum_does_not_count_in_this_one() -> None:
+    exchange = a_secure_consortium()
+    first: list[Vote] = []
+
+    def replay(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site == WEST and instruction.phase is Phase.VOTE and instruction.round_number == 1:
+            vote = secure_answer_from_bytes(reply.body).vote
+            assert vote is not None
+            first.append(vote)
+        if site == WEST and instruction.phase is Phase.VOTE and instruction.round_number == 2:
+            return (with_answer(reply, vote=first[0]),)
+        return (reply,)
+
+    exchange.tamper = replay
+    run_to_its_end(exchange)
+    assert {vote.site for vote in opening_of(exchange, 2).votes} == set(OTHERS)
+    assert_exact(exchange, 2, NAMES)
+
+
+# --- the study key ---
+
+
+def other_parts(parts: Mapping[SiteName, SealedPart], what: str) -> Mapping[SiteName, SealedPart]:
+    return {
+        "none": {},
+        "one missing": {site: part for site, part in parts.items() if site != EAST},
+        "a stranger": {**parts, SiteName("stranger"): parts[EAST]},
+        "another's name": {site: replace(part, sender=EAST) for site, part in parts.items()},
+        "swapped": {**parts, EAST: parts[NORTH], NORTH: parts[EAST]},
+        "one unsigned": {**parts, EAST: replace(parts[EAST], signature=bytes(64))},
+    }[what]
+
+
+@pytest.mark.parametrize("what", ["none", "one missing", "a stranger", "another's name", "swapped", "one unsigned"])
+def test_a_site_whose_parts_the_others_could_not_use_is_left_out_of_the_key_and_is_a_site_all_the_same(
+    what: str,
+) -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when(
+        [WEST],
+        Phase.KEYS,
+        lambda reply: with_answer(reply, parts=other_parts(secure_answer_from_bytes(reply.body).parts, what)),
+        round_number=0,
+    )
+    run_to_its_end(exchange)
+    assert set(exchange.refused.values()) == {"bad_contribution"}
+    assert_exact(exchange, 1, NAMES)
+
+
+def test_the_key_is_made_once_and_by_a_quorum() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = silent([EAST, WEST], Phase.KEYS, round_number=0, attempts=range(9))
+    with pytest.raises(QuorumMissingError):
+        exchange.loop().run()
+    assert exchange.progress.keys is None
+    exchange.tamper = honest
+    exchange.resume().run()
+    keys = {site.key for site in exchange.sites.values()}
+    assert len(keys) == 1
+    assert len({commit.keys for commit in exchange.commits if commit.keys}) == 1
+
+
+# --- what the sites tell ---
+
+
+def telling(exchange: MemoryExchange, site: SiteName, what: Mapping[int, Mapping[str, float]]) -> None:
+    exchange.sites[site].tells = lambda number: {r: v for r, v in what.items() if r <= number}
+
+
+def test_metrics_are_what_most_sites_tell() -> None:
+    exchange = a_secure_consortium()
+    for site in OTHERS:
+        telling(exchange, site, {1: {"loss": 0.5, "auc": 0.75}, 2: {"loss": 0.25}})
+    telling(exchange, WEST, {1: {"loss": 0.001}, 2: {"loss": 0.001, "auc": 1.0}})
+    run_to_its_end(exchange)
+    assert exchange.results[1].metrics == {"loss": 0.5, "auc": 0.75}
+    assert exchange.results[2].metrics == {"loss": 0.25}
+
+
+def test_where_the_others_have_nothing_to_tell_a_liar_does_not_tell_it_for_them() -> None:
+    exchange = a_secure_consortium()
+    telling(exchange, WEST, {1: {"loss": 0.001}, 2: {"made up": float("nan")}})
+    run_to_its_end(exchange)
+    assert exchange.results[1].metrics == exchange.results[2].metrics == {}
+
+
+def test_what_is_told_in_different_sums_is_put_together_and_a_round_that_is_done_stays_as_it_is() -> None:
+    exchange = a_secure_consortium(rounds={"count": 3})
+    for site in NAMES:
+        exchange.sites[site].tells = lambda number: {
+            2: {1: {"train_loss": 0.5}},
+            3: {1: {"loss": 0.4}, 2: {"train_loss": 0.3}},
+            4: {1: {"loss": 9.9}, 2: {"loss": 0.2}, 3: {"train_loss": 0.1}},
+            5: {3: {"loss": 0.05}},
+        }.get(number, {})
+    run_to_its_end(exchange)
+    assert exchange.results[1].metrics == {"train_loss": 0.5, "loss": 0.4}
+    assert exchange.results[2].metrics == {"train_loss": 0.3, "loss": 0.2}
+    assert exchange.results[3].metrics == {"train_loss": 0.1, "loss": 0.05}
+
+
+# --- the release ---
+
+
+def test_a_model_for_the_sites_is_sent_by_nobody_and_all_are_asked_to_keep_it() -> None:
+    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}, release={"model": "sites"}))
+    assert exchange.model is None
+    released = [(site, i) for site, i in exchange.sent if i.phase is Phase.RELEASE]
+    assert {site for site, _ in released} == set(NAMES)
+    assert all(not exchange.stored[i.message_id][2].blobs for _, i in released)
+
+
+def vote_of(reply: Reply) -> Vote:
+    vote = secure_answer_from_bytes(reply.body).vote
+    assert vote is not None
+    return vote
+
+
+def backdoored(exchange: MemoryExchange) -> Callable[[Reply], Reply]:
+    """A site's reply with another model, properly signed by it."""
+    forged = Blob.of(b"a model with a back door")
+    signed = released(ReleaseTerms.of(exchange.study, RUN), forged.id)
+
+    def change(reply: Reply) -> Reply:
+        site = vote_of(reply).site
+        vote = Vote(site, exchange.sites[site].keys.signing.sign(signed))
+        return with_answer(replace(reply, blobs=(forged,)), vote=vote)
+
+    return change
+
+
+def test_what_is_released_to_the_operator_is_what_a_quorum_sent() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when([EAST], Phase.RELEASE, backdoored(exchange), round_number=2)
+    run_to_its_end(exchange)
+    assert opened(exchange) == exchange.sites[NORTH].state()
+
+
+def test_the_server_holds_a_model_that_it_cannot_read_and_every_sites_signature_with_it() -> None:
+    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}))
+    assert exchange.model is not None
+    state = exchange.sites[NORTH].state()
+    assert state in opened(exchange)
+    held = [exchange.model, *exchange.blobs.content.values()]
+    assert not any(state[at : at + 16] in content for at in range(0, len(state), 8) for content in held)
+    assert all(name.encode() in exchange.model for name in NAMES)
+
+
+@pytest.mark.parametrize("what", ["no blob", "no digest", "nonsense", "no signature", "another's", "of another model"])
+def test_a_release_without_a_model_its_name_or_a_signature_is_refused(what: str) -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    changes: dict[str, Callable[[Reply], Reply]] = {
+        "no blob": lambda reply: replace(reply, blobs=()),
+        "no digest": lambda reply: with_answer(reply, model=b""),
+        "nonsense": lambda reply: replace(reply, body=b"\xff"),
+        "no signature": lambda reply: with_answer(reply, vote=None),
+        "another's": lambda reply: with_answer(reply, vote=replace(vote_of(reply), site=NORTH)),
+        "of another model": lambda reply: replace(reply, blobs=(Blob.of(b"a model with a back door"),)),
+    }
+    exchange.tamper = when([EAST], Phase.RELEASE, changes[what], round_number=2)
+    run_to_its_end(exchange)
+    assert opened(exchange) == exchange.sites[NORTH].state()
+    assert len(exchange.refused) == 1
+
+
+def test_different_models_are_not_released_and_all_sites_are_asked_again_after_a_resumption() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when([EAST, WEST], Phase.RELEASE, backdoored(exchange), round_number=2)
+    with pytest.raises(ModelDisagreementError):
+        exchange.loop().run()
+    assert exchange.model is None
+    exchange.tamper = honest
+    exchange.sent.clear()
+    exchange.resume().run()
+    assert asked(exchange, Phase.RELEASE, 2) == [(name, 1) for name in NAMES]
+    assert opened(exchange) == exchange.sites[NORTH].state()
+
+
+# --- replies that come twice, late, or from elsewhere ---
+
+
+def test_replies_that_come_twice_or_belong_to_something_else_change_nothing() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    stray = MessageId(b"\x07" * 32)
+    exchange.tamper = lambda _, __, reply: (
+        replace(reply, message_id=stray), reply, reply, Reply(reply.message_id, "task_failed")
+    )  # fmt: skip
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, NAMES)
+    assert exchange.results[1].contributed == NAMES
+
+
+def test_an_answer_that_is_empty_in_every_exchange_is_a_refusal_and_no_more() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    empty = SecureAnswer()
+    assert secure_answer_from_bytes(b"") == empty
+    exchange.tamper = lambda site, _, reply: (replace(reply, body=b"", blobs=()),) if site == WEST else (reply,)
+    run_to_its_end(exchange)
+    assert exchange.results[1].contributed == OTHERS
+
+
+# --- the server's memory and disk ---
+
+
+class Watched(io.BytesIO):
+    """Notes each piece that is read of it."""
+
+    def __init__(self, content: bytes, pieces: list[int]) -> None:
+        super().__init__(content)
+        self._pieces = pieces
+
+    def read(self, size: int | None = -1) -> bytes:
+        piece = super().read(size)
+        self._pieces.append(len(piece))
+        return piece
+
+
+def test_of_all_shares_only_those_for_the_site_that_is_asked_are_read_when_it_is_asked() -> None:
+    """All of them are sites² times 17 KB: they stay in the spool, and nobody's are there before his turn."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    opening, sending = exchange.open, exchange.send
+    pieces: list[int] = []
+    read: dict[SiteName, list[int]] = {}
+
+    def watched(blob: Blob) -> BinaryIO:
+        return Watched(opening(blob).read(), pieces)
+
+    def send(site: SiteName, instruction: Instruction) -> None:
+        if (instruction.phase, instruction.round_number) == (Phase.VOTE, 1):
+            read[site] = pieces[:]
+        pieces.clear()
+        sending(site, instruction)
+
+    exchange.open, exchange.send = watched, send  # type: ignore[method-assign]
+    run_to_its_end(exchange)
+    assert_exact(exchange, 1, NAMES)
+    (boxes,) = {
+        tuple(len(box) for box in shares_from_bytes(work.shares.inline or b"").values())
+        for _, instruction in exchange.sent
+        if (instruction.phase, instruction.round_number) == (Phase.VOTE, 1)
+        and (work := secure_work_from_bytes(instruction.body)).shares is not None
+    }
+    assert len(boxes) == 3
+    for site in NAMES[1:]:  # before the first one the ciphertexts were read
+        assert read[site] == list(boxes)
+    assert read[NAMES[0]][-3:] == list(boxes)
+
+
+def test_shares_that_repeat_what_a_checkpoint_drops_cost_an_attempt_and_do_not_stop_the_run() -> None:
+    """Nobody can say what is in a sealed checkpoint: a site puts shares there, and sends the same in a later upload."""
+    exchange = a_secure_consortium(rounds={"count": 4, "checkpoint_every": 1})
+    nonsense = bytes(share_boxes.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS))
+    shares = exchange.blobs.put(shares_to_bytes(dict.fromkeys((NORTH, SOUTH, WEST), nonsense)))
+    signed = exchange.sites[WEST].keys.signing.sign(checkpointed(exchange.study.digest(), RUN, 1, shares.id))
+
+    def seal_shares(reply: Reply) -> Reply:
+        return with_answer(replace(reply, blobs=(shares,)), vote=Vote(WEST, signed))
+
+    exchange.tamper = each_of(
+        when([WEST], Phase.CHECKPOINT, seal_shares, 3),  # whose turn it is
+        when([EAST], Phase.UPLOAD, lambda reply: replace(reply, blobs=(reply.blobs[0], shares)), 4, (0,)),
+    )
+    run_to_its_end(exchange)
+    assert shares.id in [progress.checkpoint.id for progress in exchange.commits if progress.checkpoint]
+    assert_exact(exchange, 4, NAMES, attempt=1)
+    assert shares.id not in exchange.blobs.content
+
+
+def test_a_disk_without_room_is_noticed_before_anybody_trains() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.free = 5 * words.POLYNOMIAL_BYTES + 2 * 4 * shares_bytes(NAMES, ring.DEGREE + USUAL_COUNTS) - 1
+    with pytest.raises(DiskFullError):
+        exchange.loop().run()
+    assert asked(exchange, Phase.HELLO) == []
+    assert exchange.progress.attempt == 0
+    exchange.free += 1
+    exchange.loop().run()
+    assert_exact(exchange, 1, NAMES)
+
+
+def test_the_room_that_is_asked_for_is_enough_for_what_a_sum_puts_into_the_spool() -> None:
+    names = [SiteName(f"site-{number}") for number in range(7)]
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    most, committing = [0], exchange.commit
+
+    def commit(*what: Any) -> None:
+        most[0] = max(most[0], sum(len(content) for content in exchange.blobs.content.values()))
+        committing(*what)
+
+    exchange.commit = commit  # type: ignore[method-assign]
+    run_to_its_end(exchange)
+    exact = 8 * words.POLYNOMIAL_BYTES + 2 * 7 * 6 * share_boxes.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS)
+    assert exact < most[0], "the shares are there twice"
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    exchange.free = most[0]
+    with pytest.raises(DiskFullError):
+        exchange.loop().run()
+
+
+def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
+    """Of many classes there are more than are thought of at the beginning."""
+    shares = 4 * shares_bytes(NAMES, ring.DEGREE + USUAL_COUNTS)
+    for more in (0, USUAL_COUNTS):
+        exchange = a_secure_consortium(rounds={"count": 2})
+        for site in exchange.sites.values():
+            site.more_counts = more
+        committing = exchange.commit
+
+        def commit(
+            progress: StudyProgress, *others: Any, ex: MemoryExchange = exchange, done: Any = committing
+        ) -> None:
+            if progress.summed == 2:
+                ex.free = 5 * words.POLYNOMIAL_BYTES + 2 * shares
+            done(progress, *others)
+
+        exchange.commit = commit  # type: ignore[method-assign]  # the disk fills up when round 1 is summed
+        if not more:
+            run_to_its_end(exchange)
+            continue
+        with pytest.raises(DiskFullError):
+            exchange.loop().run()
+        assert exchange.progress.summed == 2
+
+
+# --- what is asked ---
+
+
+def test_a_site_is_told_the_shares_for_itself_only_and_the_votes_of_all() -> None:
+    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}))
+    for site, instruction in exchange.sent:
+        work = secure_work_from_bytes(instruction.body)
+        if instruction.phase is Phase.VOTE:
+            assert work.shares is not None
+            assert work.shares.inline is not None
+            assert set(shares_from_bytes(work.shares.inline)) == set(NAMES) - {site}
+        elif instruction.phase is Phase.REVEAL:
+            assert {vote.site for vote in work.votes} == set(NAMES)
+            assert work == SecureWork(votes=work.votes)
+        elif instruction.phase is Phase.UPLOAD:
+            assert [hello.site for hello in work.hellos] == list(NAMES)
+            assert (work.survivors, work.digest, work.shares, work.votes) == ((), b"", None, ())
+
+
+def test_every_blob_that_a_site_needs_is_among_those_it_may_fetch() -> None:
+    """Seven sites, so that shares are not inline, and one that comes late and needs the whole way."""
+    names = [SiteName(f"site-{number}") for number in range(7)]
+    changes: dict[str, Any] = {"rounds": {"count": 3, "quorum": 5, "checkpoint_every": 2}}
+    exchange = a_secure_consortium(names, [10] * 7, **changes)
+    exchange.tamper = each_of(silent(names[:1], Phase.REVEAL, 2), silent(names[:1], Phase.HELLO, 3))
+    run_to_its_end(exchange)
+    fetched = 0
+    for _, instruction in exchange.sent:
+        work = secure_work_from_bytes(instruction.body)
+        named = [blob for ref in work.sums for blob in (ref.ciphertext, ref.opening)] + [work.shares, work.checkpoint]
+        needed = {blob.id for blob in named if blob is not None and blob.inline is None}
+        assert needed <= {blob.id for blob in instruction.blobs}
+        fetched += len(needed)
+    assert fetched > 7
