@@ -4,7 +4,8 @@ Every refusal that a person or a program can meet is a class here. Its ``code`` 
 records and other programs key on it. The classes are grouped by who must act. A message says what happened, what was
 expected, what came and what to do; it never holds patient data, keys or weights.
 
-Foreign exceptions are translated at the doors (``raise ... from``); how an error travels over gRPC is in ``wire/refusal.py``.
+Foreign exceptions are translated at the doors (``raise ... from``); how an error travels over gRPC is in
+``wire/refusal.py``.
 """
 
 from __future__ import annotations

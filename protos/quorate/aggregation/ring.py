@@ -1,7 +1,7 @@
 """Words modulo q, of which the polynomials in Z_q[X] / (X^2048 + 1) are made: add, subtract, multiply, inner product.
 
-A polynomial is a row of 2048 words. What a coefficient means is ``packing``'s business, what the bytes on the wire are is
-``words``'s.
+A polynomial is a row of 2048 words. What a coefficient means is ``packing``'s business, what the bytes on the wire
+are is ``words``'s.
 
 How products modulo a 52-bit q work without 128-bit integers: for an integer x and a fixed word w with its precomputed
 ratio w/q, k = x * ratio in float64, without its fraction, is nearly the quotient, and x*w - k*q, computed modulo 2^64,

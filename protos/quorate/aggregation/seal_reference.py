@@ -1,7 +1,8 @@
 """Microsoft SEAL as the reference for ``ring``: the one module that touches TenSEAL.
 
 The words of ``ring`` are SEAL's words, so that what was reviewed is an ordinary CKKS ciphertext and not a likeness of
-one. A site calls ``self_test`` before its first secure sum (``secagg.self_test``) and takes part in none where the two differ.
+one. A site calls ``self_test`` before its first secure sum (``secagg.self_test``) and
+takes part in none where the two differ.
 Nothing else of a round passes through SEAL: it is slower here, and its parsers must never see foreign bytes (TenSEAL
 reads beyond the heap when sizes are forged). What is loaded below was written a moment before, by this process, in
 SEAL's uncompressed format.
