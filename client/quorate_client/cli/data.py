@@ -53,7 +53,7 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
-    from quorate_client.approval.datasets import open_account
+    from quorate_client.approval.accounts import open_account
     from quorate_client.tasks.data.datasets import register
     from quorate_client.tasks.data.schema import named_unit, read_schema
 

@@ -88,7 +88,7 @@ class Accounting:
         may lack the one that was opened; it takes what has no bound all the same."""
         if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
             return
-        from quorate_client.approval.datasets import open_account  # imports numpy
+        from quorate_client.approval.accounts import open_account  # imports numpy
 
         try:
             open_account(dataset, self.ledger)
