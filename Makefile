@@ -5,17 +5,20 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCH ?= rounds
 PROTOS := $(sort $(wildcard protos/quorate/v1/*.proto))
+# Whole files to a worker, the longest first (tests/conftest.py).
+PYTEST = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+INNER = tests/test_project.py tests/protos tests/client tests/server tests/operator tests/attacks
 PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
 
 # Flower calls home unless it is told not to.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo test lint generated protos docs bench clean
+.PHONY: help setup demo test test-all lint generated protos docs bench clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY) ## Make the virtual environment with everything in it
 
@@ -32,8 +35,11 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## Four hospitals train a model on this machine
 	@$(BIN)/python -m demo
 
-test: setup ## Run all tests
-	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## Run the tests but the slow ones: real daemons as processes, Flower's apps, the docs' commands, benches
+	@$(PYTEST) $(INNER)
+
+test-all: setup ## Run all tests
+	@$(PYTEST)
 
 lint: setup ## Style, types, and who may import whom
 	@$(BIN)/ruff check .
