@@ -30,7 +30,7 @@ _NOT_CODES = re.compile(
     r"log_level|log_json|keep_days|run_config|node_config|test_fraction|batch_size|hidden|server_app|"
     r"hospital_ids|train_loss|noise_multiplier|spare_rounds|epsilon_(per_run|per_year|ever)|"
     r"least_(records|noise)|largest_(clip|delta)|"
-    r"quorate_(server|client|operator)|(quorate_(server|client)|process)_[a-z_]+|\w+_(proto|service|file|digest)"
+    r"quorate_(server|client|operator)|(quorate_(server|client)|process)_[a-z_]+"
 )
 
 
