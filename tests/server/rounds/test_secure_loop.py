@@ -34,7 +34,7 @@ from quorate.wire.secure_messages import (
     words_to_bytes,
 )
 from quorate_server.rounds.progress import StudyProgress
-from quorate_server.rounds.secure.loop import USUAL_COUNTS
+from quorate_server.rounds.secure.state import USUAL_COUNTS
 from tests.server.secure_kit import (
     OWN_COUNTS,
     a_secure_consortium,
