@@ -62,7 +62,11 @@ class Members:
 
     def is_by(self, site: SiteName, said: Vote | Reveal, message: bytes) -> bool:
         """Whether a site said this in its own name, and signed it for this message."""
-        return said.site == site and is_signed(self.roster[site], said.signature, message)
+        return said.site == site and self.has_signed(site, said.signature, message)
+
+    def has_signed(self, site: SiteName, signature: bytes, message: bytes) -> bool:
+        """Whether a signature is by a site of the roster."""
+        return is_signed(self.roster.get(site, b""), signature, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +312,7 @@ def checked_hello(site: SiteName, hello: Hello | None, terms: Terms, members: Me
     """
     if hello is None or hello.site != site:
         raise ContributionError("A site did not say hello")
-    if not is_signed(members.roster[site], hello.signature, hello.signed(terms)):
+    if not members.has_signed(site, hello.signature, hello.signed(terms)):
         raise ContributionError("A site's hello is not signed by it, or is for another sum")
     # Nobody could seal a share to a key that is none. KeyMismatchError: only this site is refused then.
     share_boxes.seal(np.zeros(0, np.uint64), hello.round_key, b"")

@@ -20,8 +20,8 @@ from quorate.secagg import share_boxes
 from quorate.secagg.linear_mac import TAGS
 from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.sizes import shares_bytes
-from quorate.secagg.study_key import SealedPart, StudyKey
-from quorate.secagg.terms import Hello, Terms, Vote, checkpointed, say_hello
+from quorate.secagg.study_key import StudyKey
+from quorate.secagg.terms import Hello, Vote, checkpointed
 from quorate.study.rules import Rules
 from quorate.wire.secure_messages import (
     SecureAnswer,
@@ -209,16 +209,6 @@ def test_votes_that_were_split_by_crashes_do_not_keep_a_run_from_going_on() -> N
     assert exchange.results[2].contributed == OTHERS
 
 
-def test_the_word_of_one_site_does_not_make_the_others_vote_in_vain() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    for site in OTHERS:
-        exchange.sites[site].locked[0] = [tuple((name, "") for name in OTHERS)]
-    exchange.sites[WEST].locked[0] = [tuple((name, "") for name in NAMES)]
-    exchange.tamper = silent([WEST], Phase.UPLOAD)
-    run_to_its_end(exchange)
-    assert opening_of(exchange, 0).survivors == OTHERS
-
-
 def test_a_sum_from_which_sites_may_have_voted_is_not_taken_back_by_a_new_process_either() -> None:
     exchange = paused_after_two_attempts(Phase.VOTE)
     before = exchange.progress
@@ -247,17 +237,14 @@ def test_a_checkpoint_takes_the_place_of_the_sums_before_it() -> None:
     assert len({site.state() for site in exchange.sites.values()}) == 1
 
 
-@pytest.mark.parametrize("forged", ["unsigned", "by another", "for another round"])
-def test_a_checkpoint_that_its_sealer_did_not_sign_is_asked_of_the_next_site(forged: str) -> None:
+def test_a_checkpoint_that_its_sealer_did_not_sign_is_asked_of_the_next_site() -> None:
     exchange = a_secure_consortium(rounds={"count": 3, "checkpoint_every": 2})
     signing, digest = exchange.sites[EAST].keys.signing, exchange.study.digest()
 
-    def change(reply: Reply) -> Reply:
-        by = NORTH if forged == "by another" else EAST
-        signed = signing.sign(checkpointed(digest, RUN, 3 if forged == "for another round" else 2, reply.blobs[0].id))
-        return with_answer(reply, vote=None if forged == "unsigned" else Vote(by, signed))
+    def for_another_round(reply: Reply) -> Reply:
+        return with_answer(reply, vote=Vote(EAST, signing.sign(checkpointed(digest, RUN, 3, reply.blobs[0].id))))
 
-    exchange.tamper = when([EAST], Phase.CHECKPOINT, change, 4)  # the fourth sum's turn is the first name's
+    exchange.tamper = when([EAST], Phase.CHECKPOINT, for_another_round, 4)  # the fourth sum's turn is the first name's
     progress = run_to_its_end(exchange).progress
     assert progress.checkpoint_round == 2
     assert progress.checkpoint_sealer is not None
@@ -291,32 +278,32 @@ def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> N
 # --- sums that do not open ---
 
 
+def spoiled(exchange: MemoryExchange, liar: SiteName, attempts: Iterable[int] = (0,)) -> Tamper:
+    """In round 1 this site sends words that are no ciphertext of its shares: nobody can say which."""
+
+    def change(reply: Reply) -> Reply:
+        ciphertext, boxes = upload_parts(exchange, reply)
+        return reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes)
+
+    return when([liar], Phase.UPLOAD, change, attempts=attempts)
+
+
 @pytest.mark.parametrize("how_often", [1, 2])
 def test_a_sum_that_the_sites_cannot_open_is_begun_anew_and_nobody_took_anything_of_it(how_often: int) -> None:
-    """One site sends words that are no ciphertext of its share: nobody can say which, and it may be right next time."""
+    """It may be right next time."""
     exchange = a_secure_consortium(rounds={"count": 2})
-    lies: list[int] = []
-
-    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
-            lies.append(instruction.attempt)
-            if len(lies) <= how_often:
-                ciphertext, boxes = upload_parts(exchange, reply)
-                return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
-        return (reply,)
-
-    exchange.tamper = lie
+    exchange.tamper = spoiled(exchange, WEST, attempts=range(how_often))
     if how_often == 1:
         run_to_its_end(exchange)
         assert exchange.results[1].contributed == NAMES
-        assert_exact(exchange, 1, NAMES, attempt=lies[-1])
+        assert_exact(exchange, 1, NAMES, attempt=1)
         assert sorted(exchange.results) == [1, 2]
         assert exchange.progress.blobs() <= set(exchange.blobs.content)
     else:
         with pytest.raises(QuorumMissingError):
             exchange.loop().run()
         assert exchange.results == {}
-    assert len(lies) == 2
+    assert asked(exchange, Phase.UPLOAD)[-1] == (WEST, 1)
     assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
 
 
@@ -344,16 +331,7 @@ def test_the_last_sum_is_begun_anew_however_few_refusals_are_heard_before_the_ex
     names = [SiteName(f"site-{number}") for number in range(sites)]
     quorum = Rules(sites, 1).floor
     exchange = a_secure_consortium(names, [10] * sites, rounds={"count": 1, "quorum": quorum})
-    lies: list[int] = []
-
-    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == names[-1] and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
-            lies.append(instruction.attempt)
-            ciphertext, boxes = upload_parts(exchange, reply)
-            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
-        return (reply,)
-
-    exchange.tamper = lie
+    exchange.tamper = spoiled(exchange, names[-1])
     run_to_its_end(exchange)
     assert exchange.results[1].contributed == tuple(names)
     assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
@@ -362,19 +340,11 @@ def test_the_last_sum_is_begun_anew_however_few_refusals_are_heard_before_the_ex
 def test_a_sum_that_does_not_open_is_begun_anew_though_a_site_is_absent_and_few_are_asked() -> None:
     """Of three sites that are left, one refusal is one too many for the quorum, and still only one site's word."""
     exchange = a_secure_consortium(rounds={"count": 1})
-    lies: list[int] = []
 
-    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == EAST and (instruction.phase, instruction.round_number) == (Phase.REVEAL, 1):
-            exchange.gone = {EAST}
-            return ()
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
-            lies.append(instruction.attempt)
-            ciphertext, boxes = upload_parts(exchange, reply)
-            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
-        return (reply,)
+    def leave(reply: Reply) -> None:
+        exchange.gone = {EAST}
 
-    exchange.tamper = lie
+    exchange.tamper = each_of(spoiled(exchange, WEST), when([EAST], Phase.REVEAL, leave))
     with pytest.raises(QuorumMissingError, match="may vote for a sum over them"):  # not over one site fewer
         run_to_its_end(exchange)
     assert exchange.progress.summed == 1, "the sum was taken back"
@@ -485,21 +455,6 @@ def test_what_the_sites_voted_for_they_open_over_the_same_sites_however_often_it
     exchange.resume().run()
     assert exchange.results[1].contributed == NAMES
     assert all(len(set(site.locked[1])) == 1 for site in exchange.sites.values())
-
-
-def test_survivors_that_sites_voted_for_before_are_chosen_again_where_they_are_there() -> None:
-    """WEST was away when the statistics were summed first: a sum that differs by WEST alone would be its own."""
-    exchange = a_secure_consortium(rounds={"count": 1})
-    earlier = tuple((site, "") for site in OTHERS)
-    for site in OTHERS:
-        exchange.sites[site].locked[0] = [earlier]
-    exchange.sites[WEST].locked[0] = [tuple((site, "") for site in (EAST, NORTH, WEST))]  # one alone may lie
-    exchange.tamper = silent([WEST], Phase.UPLOAD)
-    run_to_its_end(exchange)
-    assert {reply.code for site, instruction, reply in exchange.stored.values() if instruction.round_number == 0} == {
-        ""
-    }
-    assert opening_of(exchange, 0).survivors == OTHERS
 
 
 def test_absent_sites_are_not_waited_for_till_the_deadline() -> None:
@@ -690,65 +645,6 @@ def shorter(exchange: MemoryExchange, reply: Reply) -> Reply:
     return reblobbed(exchange, reply, ciphertext[:-1], boxes)
 
 
-def longer(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    return reblobbed(exchange, reply, ciphertext * 2, boxes)
-
-
-def nothing_encrypted(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(with_answer(reply, has_ciphertext=False), blobs=reply.blobs[1:])
-
-
-def no_blobs(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=())
-
-
-def one_blob(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=reply.blobs[:1])
-
-
-def three_blobs(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=(*reply.blobs[:1], *reply.blobs))
-
-
-def a_share_missing(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    boxes.pop(NORTH)
-    return reblobbed(exchange, reply, ciphertext, boxes)
-
-
-def a_share_for_itself(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    return reblobbed(exchange, reply, ciphertext, {**boxes, WEST: boxes[NORTH]})
-
-
-def a_share_for_a_stranger(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    boxes[SiteName("stranger")] = boxes.pop(NORTH)
-    return reblobbed(exchange, reply, ciphertext, boxes)
-
-
-def a_share_too_short(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    return reblobbed(exchange, reply, ciphertext, {**boxes, NORTH: boxes[NORTH][:-8]})
-
-
-def shares_too_long(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    return reblobbed(exchange, reply, ciphertext, {site: box * 8 for site, box in boxes.items()})
-
-
-def a_share_twice(exchange: MemoryExchange, reply: Reply) -> Reply:
-    """protobuf would take the last one."""
-    shares = exchange.blobs.content[reply.blobs[1].id]
-    again = shares_to_bytes({NORTH: upload_parts(exchange, reply)[1][NORTH]})
-    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, shares + again)))
-
-
-def shares_that_are_none(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=(reply.blobs[0], blob_of(exchange, b"\xff" * reply.blobs[1].size)))
-
-
 def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
     """With shares of the length that goes with them."""
     ciphertext, boxes = upload_parts(exchange, reply)
@@ -756,19 +652,6 @@ def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
     size = share_boxes.message_bytes(ring.DEGREE + len(counts))
     changed = with_answer(reply, counts=words_to_bytes(counts))
     return reblobbed(exchange, changed, ciphertext, {site: box[:size] for site, box in boxes.items()})
-
-
-def counts_cut(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return with_answer(reply, counts=secure_answer_from_bytes(reply.body).counts[:-1])
-
-
-def counts_out_of_range(exchange: MemoryExchange, reply: Reply) -> Reply:
-    counts = secure_answer_from_bytes(reply.body).counts
-    return with_answer(reply, counts=words.pack_words(np.full(2, ring.MODULUS, np.uint64)) + counts[13:])
-
-
-def no_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return with_answer(reply, counts=b"")
 
 
 def another_dimension(exchange: MemoryExchange, reply: Reply) -> Reply:
@@ -790,22 +673,7 @@ def no_answer(exchange: MemoryExchange, reply: Reply) -> Reply:
 
 UPLOADS: list[tuple[Change, str]] = [
     (shorter, "bad_contribution"),
-    (longer, "bad_contribution"),
-    (nothing_encrypted, "bad_contribution"),
-    (no_blobs, "bad_contribution"),
-    (one_blob, "bad_contribution"),
-    (three_blobs, "bad_contribution"),
-    (a_share_missing, "bad_contribution"),
-    (a_share_for_itself, "bad_contribution"),
-    (a_share_for_a_stranger, "bad_contribution"),
-    (a_share_too_short, "bad_contribution"),
-    (shares_too_long, "bad_contribution"),
-    (a_share_twice, "bad_contribution"),
-    (shares_that_are_none, "bad_frame"),
     (fewer_counts, "base_model_mismatch"),
-    (counts_cut, "bad_frame"),
-    (counts_out_of_range, "bad_frame"),
-    (no_counts, "bad_contribution"),
     (another_dimension, "base_model_mismatch"),
     (a_word_out_of_range, "bad_frame"),
     (a_blob_that_is_not_there, "blob_missing"),
@@ -826,15 +694,6 @@ def test_a_malformed_upload_is_left_out_and_the_sum_of_the_others_is_exact(chang
         assert list(exchange.refused.values()) == [code]
 
 
-def test_shares_of_another_length_than_those_of_the_sum_are_not_even_read() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = when([WEST], Phase.UPLOAD, lambda reply: shares_too_long(exchange, reply))
-    opening, opened = exchange.open, []
-    exchange.open = lambda blob: opened.append(blob.size) or opening(blob)  # type: ignore[method-assign,func-returns-value]
-    run_to_its_end(exchange)
-    assert max(opened) < 5 * share_boxes.message_bytes(ring.DEGREE + 1000)
-
-
 def test_too_many_malformed_uploads_cost_the_attempt_and_not_the_run() -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
     exchange.tamper = when(
@@ -850,77 +709,27 @@ def hello_of(reply: Reply) -> Hello:
     return hello
 
 
-def signed_by_a_stranger(reply: Reply, terms: Terms) -> Reply:
-    hello = hello_of(reply)
-    forged = say_hello(terms, hello.site, hello.round_key, Ed25519PrivateKey.generate().sign)
-    return with_answer(reply, hello=forged)
+def with_another_key(reply: Reply) -> Reply:
+    return with_answer(reply, hello=replace(hello_of(reply), round_key=b"e" * 32))
 
 
-def hello_change(what: str) -> Callable[[Hello], Hello | None]:
-    changes: dict[str, Callable[[Hello], Hello | None]] = {
-        "none": lambda hello: None,
-        "another's name": lambda hello: replace(hello, site=EAST),
-        "another key": lambda hello: replace(hello, round_key=b"e" * 32),
-        "no signature": lambda hello: replace(hello, signature=b""),
-        "cut signature": lambda hello: replace(hello, signature=hello.signature[:-1]),
-    }
-    return changes[what]
-
-
-@pytest.mark.parametrize("what", ["none", "another's name", "another key", "no signature", "cut signature"])
-def test_a_hello_that_its_site_did_not_sign_is_refused(what: str) -> None:
+def test_a_hello_that_its_site_did_not_sign_is_refused_and_the_others_suffice() -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
-    change = hello_change(what)
-    exchange.tamper = asked_for_a_hello([WEST], lambda reply: with_answer(reply, hello=change(hello_of(reply))))
+    exchange.tamper = asked_for_a_hello([WEST], with_another_key)
     run_to_its_end(exchange)
-    code = "bad_frame" if "signature" in what else "bad_contribution"
-    assert exchange.results[1].missing == {WEST: code}
+    assert exchange.results[1].missing == {WEST: "bad_contribution"}
     assert_exact(exchange, 1, OTHERS)
 
 
-def test_a_hello_that_somebody_else_signed_or_that_was_said_elsewhere_is_refused() -> None:
-    for forged_terms in (True, False):
-        exchange = a_secure_consortium(rounds={"count": 1})
-        right = Terms(exchange.study.digest(), RUN, 1, 0)
-        if forged_terms:
-            exchange.tamper = asked_for_a_hello([WEST], lambda reply, t=right: signed_by_a_stranger(reply, t))
-        else:
-            own = exchange.sites[WEST].keys.signing.sign
-            other = replace(right, attempt=1)
-
-            def elsewhere(reply: Reply, sign: Any = own, terms: Terms = other) -> Reply:
-                hello = hello_of(reply)
-                return with_answer(reply, hello=say_hello(terms, hello.site, hello.round_key, sign))
-
-            exchange.tamper = asked_for_a_hello([WEST], elsewhere)
-        run_to_its_end(exchange)
-        assert exchange.results[1].missing == {WEST: "bad_contribution"}
-        assert_exact(exchange, 1, OTHERS)
-
-
-@pytest.mark.parametrize("what", ["none", "another key", "of this sum", "a key that is none"])
-def test_a_hello_that_comes_with_a_reveal_is_checked_like_any_other(what: str) -> None:
-    """Without one its site is asked for it; a false one costs the reveal, and the site is asked for a true one."""
+@pytest.mark.parametrize("change", [lambda reply: with_answer(reply, hello=None), with_another_key])
+def test_without_a_true_hello_beside_its_reveal_a_site_is_asked_for_one(change: Callable[[Reply], Reply]) -> None:
+    """A false one costs the reveal as well."""
     exchange = a_secure_consortium()
-    terms, sign = Terms(exchange.study.digest(), RUN, 2, 0), exchange.sites[WEST].keys.signing.sign
-
-    def change(reply: Reply) -> Reply:
-        hello = hello_of(reply)
-        return with_answer(
-            reply,
-            hello={
-                "none": None,
-                "another key": replace(hello, round_key=b"e" * 32),
-                "of this sum": say_hello(replace(terms, round_number=1), WEST, hello.round_key, sign),
-                "a key that is none": say_hello(terms, WEST, bytes(32), sign),
-            }[what],
-        )
-
     exchange.tamper = when([WEST], Phase.REVEAL, change)
     run_to_its_end(exchange)
     opening = opening_of(exchange, 1)
     assert {hello.site for hello in opening.following} == set(OTHERS)
-    assert (WEST in {reveal.site for reveal in opening.reveals}) == (what == "none")
+    assert (WEST in {reveal.site for reveal in opening.reveals}) == (change is not with_another_key)
     assert asked(exchange, Phase.HELLO, 2) == [(WEST, 0)]
     assert exchange.results[2].contributed == NAMES
     assert_exact(exchange, 2, NAMES)
@@ -946,16 +755,7 @@ def test_a_site_that_is_started_again_after_its_reveal_sits_out_one_sum_and_says
 
 def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
     exchange = a_secure_consortium(rounds={"count": 2})
-    lies: list[int] = []
-
-    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1) and not lies:
-            lies.append(instruction.attempt)
-            ciphertext, boxes = upload_parts(exchange, reply)
-            return (reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes),)
-        return (reply,)
-
-    exchange.tamper = lie
+    exchange.tamper = spoiled(exchange, WEST)
     run_to_its_end(exchange)
     assert asked(exchange, Phase.HELLO, 1) == [(name, 1) for name in NAMES], "of the sum that is begun anew"
     uploads = [
@@ -969,90 +769,33 @@ def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
     assert_exact(exchange, 2, NAMES, attempt=1)
 
 
-@pytest.mark.parametrize("key", [b"", b"short", bytes(32), b"\x01" + bytes(31)], ids=["none", "short", "zero", "one"])
-def test_a_round_key_to_which_nobody_can_seal_keeps_out_its_own_site_only(key: bytes) -> None:
-    """Signed as it should be: every honest site would fail to deal its shares, and nobody could say why."""
-    exchange = a_secure_consortium(rounds={"count": 1})
-    terms, sign = Terms(exchange.study.digest(), RUN, 1, 0), exchange.sites[WEST].keys.signing.sign
-
-    def weak(reply: Reply) -> Reply:
-        return with_answer(reply, hello=say_hello(terms, WEST, key, sign))
-
-    exchange.tamper = asked_for_a_hello([WEST], weak)
-    run_to_its_end(exchange)
-    assert exchange.results[1].missing == {WEST: "key_mismatch" if len(key) == 32 else "bad_frame"}
-    assert_exact(exchange, 1, OTHERS)
-
-
-@pytest.mark.parametrize("what", ["none", "another's name", "another's signature", "a cut signature"])
 @pytest.mark.parametrize("phase", [Phase.VOTE, Phase.REVEAL])
-def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_suffice(
-    phase: Phase, what: str
-) -> None:
+def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_suffice(phase: Phase) -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
-    field = phase.value
+    field, signature = phase.value, Ed25519PrivateKey.generate().sign(b"vote")
 
     def change(reply: Reply) -> Reply:
         said = getattr(secure_answer_from_bytes(reply.body), field)
-        changed = {
-            "none": None,
-            "another's name": replace(said, site=EAST),
-            "another's signature": replace(said, signature=Ed25519PrivateKey.generate().sign(b"vote")),
-            "a cut signature": replace(said, signature=said.signature[:-1]),
-        }[what]
-        return with_answer(reply, **{field: changed})
+        return with_answer(reply, **{field: replace(said, signature=signature)})
 
     exchange.tamper = when([WEST], phase, change)
     run_to_its_end(exchange)
     assert_exact(exchange, 1, NAMES)
     assert WEST not in {said.site for said in getattr(opening_of(exchange, 1), field + "s")}
-    assert set(exchange.refused.values()) == {"bad_frame" if what == "a cut signature" else "bad_contribution"}
-
-
-def test_a_vote_of_another_sum_does_not_count_in_this_one() -> None:
-    exchange = a_secure_consortium()
-    first: list[Vote] = []
-
-    def replay(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and instruction.phase is Phase.VOTE and instruction.round_number == 1:
-            vote = secure_answer_from_bytes(reply.body).vote
-            assert vote is not None
-            first.append(vote)
-        if site == WEST and instruction.phase is Phase.VOTE and instruction.round_number == 2:
-            return (with_answer(reply, vote=first[0]),)
-        return (reply,)
-
-    exchange.tamper = replay
-    run_to_its_end(exchange)
-    assert {vote.site for vote in opening_of(exchange, 2).votes} == set(OTHERS)
-    assert_exact(exchange, 2, NAMES)
+    assert set(exchange.refused.values()) == {"bad_contribution"}
 
 
 # --- the study key ---
 
 
-def other_parts(parts: Mapping[SiteName, SealedPart], what: str) -> Mapping[SiteName, SealedPart]:
-    return {
-        "none": {},
-        "one missing": {site: part for site, part in parts.items() if site != EAST},
-        "a stranger": {**parts, SiteName("stranger"): parts[EAST]},
-        "another's name": {site: replace(part, sender=EAST) for site, part in parts.items()},
-        "swapped": {**parts, EAST: parts[NORTH], NORTH: parts[EAST]},
-        "one unsigned": {**parts, EAST: replace(parts[EAST], signature=bytes(64))},
-    }[what]
-
-
-@pytest.mark.parametrize("what", ["none", "one missing", "a stranger", "another's name", "swapped", "one unsigned"])
-def test_a_site_whose_parts_the_others_could_not_use_is_left_out_of_the_key_and_is_a_site_all_the_same(
-    what: str,
-) -> None:
+def test_a_site_without_a_part_for_everybody_is_left_out_of_the_key_and_is_a_site_all_the_same() -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = when(
-        [WEST],
-        Phase.KEYS,
-        lambda reply: with_answer(reply, parts=other_parts(secure_answer_from_bytes(reply.body).parts, what)),
-        round_number=0,
-    )
+
+    def one_missing(reply: Reply) -> Reply:
+        parts = secure_answer_from_bytes(reply.body).parts
+        return with_answer(reply, parts={site: part for site, part in parts.items() if site != EAST})
+
+    exchange.tamper = when([WEST], Phase.KEYS, one_missing, round_number=0)
     run_to_its_end(exchange)
     assert set(exchange.refused.values()) == {"bad_contribution"}
     assert_exact(exchange, 1, NAMES)
@@ -1157,21 +900,19 @@ def test_the_server_holds_a_model_that_it_cannot_read_and_every_sites_signature_
     assert all(name.encode() in exchange.model for name in NAMES)
 
 
-@pytest.mark.parametrize("what", ["no blob", "no digest", "nonsense", "no signature", "another's", "of another model"])
-def test_a_release_without_a_model_its_name_or_a_signature_is_refused(what: str) -> None:
+def of_another_model(reply: Reply) -> Reply:
+    return replace(reply, blobs=(Blob.of(b"a model with a back door"),))
+
+
+@pytest.mark.parametrize("change", [lambda reply: with_answer(reply, model=b""), of_another_model])
+def test_a_release_without_the_name_of_its_model_or_a_signature_under_it_is_refused(
+    change: Callable[[Reply], Reply],
+) -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
-    changes: dict[str, Callable[[Reply], Reply]] = {
-        "no blob": lambda reply: replace(reply, blobs=()),
-        "no digest": lambda reply: with_answer(reply, model=b""),
-        "nonsense": lambda reply: replace(reply, body=b"\xff"),
-        "no signature": lambda reply: with_answer(reply, vote=None),
-        "another's": lambda reply: with_answer(reply, vote=replace(vote_of(reply), site=NORTH)),
-        "of another model": lambda reply: replace(reply, blobs=(Blob.of(b"a model with a back door"),)),
-    }
-    exchange.tamper = when([EAST], Phase.RELEASE, changes[what], round_number=2)
+    exchange.tamper = when([EAST], Phase.RELEASE, change, round_number=2)
     run_to_its_end(exchange)
     assert opened(exchange) == exchange.sites[NORTH].state()
-    assert len(exchange.refused) == 1
+    assert list(exchange.refused.values()) == ["bad_contribution"]
 
 
 def test_different_models_are_not_released_and_all_sites_are_asked_again_after_a_resumption() -> None:
