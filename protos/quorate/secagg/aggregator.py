@@ -94,18 +94,16 @@ class Upload:
 class Accepted:
     """An upload that has the form of its sum. ``places`` says where in the blob of shares each recipient's lies."""
 
+    upload: Upload
     masked: Words
     ciphertext: Blob | None
     shares: Blob
     places: Mapping[SiteName, range]
-    model: bytes
-    dimension: int
-    opened: tuple[tuple[SiteName, ...], ...]
 
     @property
     def form(self) -> tuple[bytes, int, int]:
         """In what uploads have to be alike to be added: state, masked words and dimension."""
-        return self.model, len(self.masked), self.dimension
+        return self.upload.model, len(self.masked), self.upload.dimension
 
 
 class Aggregator:
@@ -174,7 +172,7 @@ class Aggregator:
         places = places_in(shares)
         if set(places) != others or {len(place) for place in places.values()} != {share_boxes.message_bytes(words)}:
             raise ContributionError("A site did not deal a share to each of the others")
-        self.uploads[site] = Accepted(masked, ciphertext, shares, places, upload.model, upload.dimension, upload.opened)
+        self.uploads[site] = Accepted(upload, masked, ciphertext, shares, places)
 
     def survivors(self, agreeing: Collection[SiteName]) -> frozenset[SiteName]:
         """Whose uploads are added: the largest set for which enough of the sites in it may vote.
@@ -190,7 +188,7 @@ class Aggregator:
             QuorumMissingError: there is no such set.
         """
         rules, here = self.members.rules, frozenset(agreeing)
-        told = {site: {frozenset(names) for names in self.uploads[site].opened} for site in here}
+        told = {site: {frozenset(names) for names in self.uploads[site].upload.opened} for site in here}
         sets = {each for each in {here}.union(*told.values()) if each <= here}
 
         def votes(chosen: frozenset[SiteName]) -> int:
@@ -207,51 +205,34 @@ class Aggregator:
             raise error
         return max(usable, key=lambda each: (len(each), sorted(each)))
 
-    def added(self, survivors: Collection[SiteName], ciphertext: Blob | None) -> AddedSum:
-        """The sum over these sites, all of one form.
-
-        Args:
-            ciphertext: The sum of their ciphertexts; None where only counts are summed.
-        """
-        uploads = [self.uploads[site] for site in sorted(survivors)]
-        total = np.zeros_like(uploads[0].masked)
-        for upload in uploads:
-            ring.add(total, upload.masked)
-        layout = Layout(self.polynomials, len(total) - TAGS)
-        identity = round_id(self.hellos, self.terms, self.members.rules, layout, uploads[0].model)
-        return AddedSum(self, identity, tuple(sorted(survivors)), ciphertext, pack_words(total))
-
 
 class AddedSum:
     """One sum at the server, from the moment at which its uploads are added: who votes for it, and who reveals.
 
     Args:
-        identity: The round id.
-        survivors: U, by name.
-        counts: The sum of the masked counts and tags, 52 bits a word.
+        survivors: U; their uploads are of one form.
+        ciphertext: The sum of their ciphertexts; None where only counts are summed.
     """
 
-    def __init__(
-        self,
-        aggregator: Aggregator,
-        identity: bytes,
-        survivors: tuple[SiteName, ...],
-        ciphertext: Blob | None,
-        counts: bytes,
-    ) -> None:
-        self.identity = identity
-        self.survivors = survivors
-        self.ciphertext = ciphertext
-        self.uploads = {site: aggregator.uploads[site] for site in survivors}
+    def __init__(self, aggregator: Aggregator, survivors: Iterable[SiteName], ciphertext: Blob | None) -> None:
+        self._members, terms = aggregator.members, aggregator.terms
         self._hellos = aggregator.hellos
-        self._members = aggregator.members
-        self._next_terms = replace(aggregator.terms, round_number=aggregator.terms.round_number + 1)
-        self._counts = counts
+        self._next_terms = replace(terms, round_number=terms.round_number + 1)
+        self.survivors = tuple(sorted(survivors))
+        self.uploads = {site: aggregator.uploads[site] for site in self.survivors}
+        self.ciphertext = ciphertext
+        first = self.uploads[self.survivors[0]]
+        self._model = first.upload.model
+        total = np.zeros_like(first.masked)
+        for accepted in self.uploads.values():
+            ring.add(total, accepted.masked)
+        self._counts = pack_words(total)
+        layout = Layout(aggregator.polynomials, len(total) - TAGS)
+        self.identity = round_id(self._hellos, terms, self._members.rules, layout, self._model)
         self._name: bytes = ciphertext.id if ciphertext is not None else b""
-        self.digest = sum_digest(self._name, counts)
+        self.digest = sum_digest(self._name, self._counts)
         """What a vote is about."""
-        masked = len(self.uploads[survivors[0]].masked)
-        self._sealed_bytes = reveal_bytes(share_words(int(ciphertext is not None), masked))
+        self._sealed_bytes = reveal_bytes(share_words(aggregator.polynomials, len(total)))
         self._votes: dict[SiteName, Vote] = {}
         self._reveals: dict[SiteName, Reveal] = {}
         self._following: dict[SiteName, Hello] = {}
@@ -294,7 +275,7 @@ class AddedSum:
         """What opens this sum, for the sites."""
         return Opening(
             hellos=self._hellos,
-            model=self.uploads[self.survivors[0]].model,
+            model=self._model,
             survivors=self.survivors,
             counts=self._counts,
             ciphertext=self._name,

@@ -77,7 +77,7 @@ class Sent:
         return server
 
     def added(self) -> AddedSum:
-        return self.uploaded().added(SITES, self.put(pack(self.given.total)))
+        return AddedSum(self.uploaded(), SITES, self.put(pack(self.given.total)))
 
     def voted(self, *without: SiteName) -> AddedSum:
         added = self.added()
@@ -255,7 +255,7 @@ def test_who_did_not_take_a_step_does_not_take_the_next_one(sent: Sent) -> None:
         sent.greeted().hello(STRANGER, sent.hello(name=STRANGER))
     with pytest.raises(ContributionError, match="no part"):
         sent.greeted(LIAR).upload(LIAR, sent.uploads[LIAR], sent.places_in)
-    added = sent.uploaded().added(THREE, None)
+    added = AddedSum(sent.uploaded(), THREE, None)
     with pytest.raises(ContributionError, match="no vote"):
         added.vote(LIAR, sent.vote(identity=added.identity, survivors=THREE, digest=added.digest))
     with pytest.raises(ContributionError, match="nothing to reveal"):

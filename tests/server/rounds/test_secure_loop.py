@@ -12,10 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quorate.aggregation import ring, words
-from quorate.errors import DiskFullError, ModelDisagreementError, QuorumMissingError
+from quorate.errors import ContributionError, DiskFullError, ModelDisagreementError, QuorumMissingError
 from quorate.identity import SiteName
-from quorate.rounds.blobs import Blob
+from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.rounds.run import RoundResult
 from quorate.secagg import share_boxes
 from quorate.secagg.linear_mac import TAGS
 from quorate.secagg.release import ReleaseTerms, released
@@ -33,7 +34,7 @@ from quorate.wire.secure_messages import (
     words_from_bytes,
     words_to_bytes,
 )
-from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.progress import StoredSecureSum, StudyProgress
 from quorate_server.rounds.secure.state import USUAL_COUNTS
 from tests.server.secure_kit import (
     OWN_COUNTS,
@@ -82,6 +83,33 @@ def assert_exact(exchange: MemoryExchange, round_number: int, survivors: Iterabl
         assert counts[1] == sum(exchange.sites[site].records for site in survivors)
 
 
+def encrypting(exchange: MemoryExchange, reply: Reply, change: Callable[[bytes], bytes]) -> Reply:
+    """An upload with other words in the place of the ciphertext."""
+    ciphertext, shares = reply.blobs
+    return replace(reply, blobs=(exchange.blobs.put(change(exchange.blobs.content[ciphertext.id])), shares))
+
+
+def restarting(exchange: MemoryExchange, phase: Phase) -> Tamper:
+    """WEST is started again after it replied in this exchange of round 1."""
+
+    def restart(reply: Reply) -> Reply:
+        exchange.sites[WEST].restart()
+        return reply
+
+    return when([WEST], phase, restart)
+
+
+def on_commit(exchange: MemoryExchange, look: Callable[[StudyProgress, RoundResult | None], None]) -> None:
+    """Before each commit."""
+    committing = exchange.commit
+
+    def commit(progress: StudyProgress, result: RoundResult | None, obsolete: set[BlobId]) -> None:
+        look(progress, result)
+        committing(progress, result, obsolete)
+
+    exchange.commit = commit  # type: ignore[method-assign]
+
+
 # --- all goes well ---
 
 
@@ -106,9 +134,6 @@ def test_the_sites_train_one_model_whose_every_sum_is_exact_and_the_server_count
     greeted = [i.round_number for _, i in exchange.sent if i.phase is Phase.HELLO]
     assert greeted == [0] * 4, "every other hello came with the reveal before it"
 
-
-def test_every_site_votes_once_in_every_sum_and_says_the_same() -> None:
-    exchange = run_to_its_end(a_secure_consortium())
     ballots = [site.ballots for site in exchange.sites.values()]
     assert all(len(given) == 4 for given in ballots), "statistics, two rounds, the final model"
     assert all(given == ballots[0] for given in ballots)
@@ -118,13 +143,7 @@ def test_every_site_votes_once_in_every_sum_and_says_the_same() -> None:
 def test_the_results_are_committed_once_each_in_order_when_their_evaluation_is_known() -> None:
     exchange = a_secure_consortium(rounds={"count": 4})
     commits: list[tuple[int, int, int | None]] = []
-    committing = exchange.commit
-
-    def commit(progress: Any, result: Any, obsolete: Any) -> None:
-        commits.append((progress.summed, progress.evaluated, result.round_number if result else None))
-        committing(progress, result, obsolete)
-
-    exchange.commit = commit  # type: ignore[method-assign]  # to look on
+    on_commit(exchange, lambda p, result: commits.append((p.summed, p.evaluated, result and result.round_number)))
     run_to_its_end(exchange)
     assert [result for *_, result in commits if result is not None] == [1, 2, 3, 4]
     evaluated = [number for _, number, _ in commits]
@@ -170,23 +189,15 @@ def test_an_attempt_that_was_given_up_leaves_nothing_in_the_spool() -> None:
     assert set(exchange.blobs.content) == exchange.progress.blobs()
 
 
-def test_the_released_model_leaves_the_spool_for_the_run() -> None:
-    exchange = run_to_its_end(a_secure_consortium())
-    assert opened(exchange) == exchange.sites[EAST].state()
-    assert set(exchange.blobs.content) == exchange.progress.blobs()
-
-
 def test_an_upload_that_repeats_what_the_server_keeps_does_not_remove_it() -> None:
     exchange = a_secure_consortium()
 
-    def echo(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 2):
-            (kept,) = [s.ciphertext for s in exchange.progress.secure_sums if s.round_number == 1]
-            assert kept is not None
-            return (replace(reply, blobs=(kept, reply.blobs[1])),)
-        return (reply,)
+    def echo(reply: Reply) -> Reply:
+        (kept,) = [s.ciphertext for s in exchange.progress.secure_sums if s.round_number == 1]
+        assert kept is not None
+        return replace(reply, blobs=(kept, reply.blobs[1]))
 
-    exchange.tamper = echo
+    exchange.tamper = when([WEST], Phase.UPLOAD, echo, round_number=2)
     with pytest.raises(QuorumMissingError):  # it is no ciphertext of this sum, in no attempt
         exchange.loop().run()
     assert exchange.progress.blobs() <= set(exchange.blobs.content)
@@ -253,11 +264,6 @@ def test_a_checkpoint_that_its_sealer_did_not_sign_is_asked_of_the_next_site() -
 
 def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> None:
     exchange = a_secure_consortium(rounds={"count": 5, "checkpoint_every": 2})
-
-    def away(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        return (reply,)
-
-    exchange.tamper = away
     absent = exchange.sites[WEST]
     answer = absent.answer
 
@@ -282,8 +288,7 @@ def spoiled(exchange: MemoryExchange, liar: SiteName, attempts: Iterable[int] = 
     """In round 1 this site sends words that are no ciphertext of its shares: nobody can say which."""
 
     def change(reply: Reply) -> Reply:
-        ciphertext, boxes = upload_parts(exchange, reply)
-        return reblobbed(exchange, reply, ciphertext[::-1][:13] + ciphertext[13:], boxes)
+        return encrypting(exchange, reply, lambda content: content[::-1][:13] + content[13:])
 
     return when([liar], Phase.UPLOAD, change, attempts=attempts)
 
@@ -310,17 +315,15 @@ def test_a_sum_that_the_sites_cannot_open_is_begun_anew_and_nobody_took_anything
 def test_one_liar_and_an_absent_site_do_not_have_a_sum_begun_anew_that_the_others_opened() -> None:
     """Votes on its model would be used up, and it would be trained on again."""
     exchange = a_secure_consortium()
-    lies: list[int] = []
 
-    def lie(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 2) and instruction.attempt == 0:
-            lies.append(instruction.attempt)
-            return {WEST: (Reply(reply.message_id, "sum_refused"),), EAST: ()}.get(site, (reply,))
-        return (reply,)
+    def lie(reply: Reply) -> Reply:
+        return Reply(reply.message_id, "sum_refused")
 
-    exchange.tamper = lie
+    exchange.tamper = each_of(
+        when([WEST], Phase.UPLOAD, lie, 2, attempts=(0,)), silent([EAST], Phase.UPLOAD, round_number=2)
+    )
     run_to_its_end(exchange)
-    assert lies
+    assert asked(exchange, Phase.UPLOAD, 2)[-1] == (WEST, 1)
     assert all(len(site.locked[1]) == 1 for site in exchange.sites.values())
     assert_exact(exchange, 1, NAMES)
     assert exchange.results[2].contributed == NAMES
@@ -394,13 +397,7 @@ def test_one_site_fewer_in_every_exchange_is_stood_as_long_as_enough_are_left() 
 
 def test_a_site_that_was_started_again_between_upload_and_vote_is_in_the_sum_and_does_not_vote() -> None:
     exchange = a_secure_consortium()
-
-    def restart(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
-            exchange.sites[WEST].restart()
-        return (reply,)
-
-    exchange.tamper = restart
+    exchange.tamper = restarting(exchange, Phase.UPLOAD)
     run_to_its_end(exchange)
     assert_exact(exchange, 1, NAMES)
     assert {vote.site for vote in opening_of(exchange, 1).votes} == set(OTHERS)
@@ -499,15 +496,14 @@ def test_a_new_process_makes_the_same_opening_of_the_same_replies(phase: Phase) 
     """The process dies just before it commits the sum."""
     exchange = a_secure_consortium(rounds={"count": 1})
     exchange.tamper = lost([WEST], phase)
-    committing, unseen = exchange.commit, []
+    unseen: list[StoredSecureSum] = []
 
-    def commit(progress: StudyProgress, *others: Any) -> None:
+    def die(progress: StudyProgress, _: RoundResult | None) -> None:
         if progress.summed == 2 and not unseen:
             unseen.append(progress.secure_sums[-1])
             raise Killed
-        committing(progress, *others)
 
-    exchange.commit = commit  # type: ignore[method-assign]  # dies where it is told to
+    on_commit(exchange, die)
     with pytest.raises(Killed):
         exchange.loop().run()
     exchange.loop().run()
@@ -582,12 +578,11 @@ def test_a_process_that_dies_again_and_again_still_comes_to_the_end() -> None:
 def test_the_majority_of_models_goes_on_and_the_others_are_left_out() -> None:
     exchange = a_secure_consortium()
 
-    def drift(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
-            exchange.sites[WEST].model = exchange.sites[WEST].model + 1
-        return (reply,)
+    def drift(reply: Reply) -> Reply:
+        exchange.sites[WEST].model = exchange.sites[WEST].model + 1
+        return reply
 
-    exchange.tamper = drift
+    exchange.tamper = when([WEST], Phase.UPLOAD, drift)
     run_to_its_end(exchange)
     assert exchange.results[1].contributed == NAMES, "it drifted after its upload"
     assert exchange.results[2].contributed == OTHERS
@@ -624,34 +619,17 @@ def test_halves_that_hold_different_models_stop_the_run_and_a_resumption_asks_al
 # --- malformed and hostile contributions ---
 
 
-def blob_of(exchange: MemoryExchange, content: bytes) -> Blob:
-    return exchange.blobs.put(content)
-
-
-def upload_parts(exchange: MemoryExchange, reply: Reply) -> tuple[bytes, dict[SiteName, bytes]]:
-    ciphertext, shares = reply.blobs
-    return exchange.blobs.content[ciphertext.id], shares_from_bytes(exchange.blobs.content[shares.id])
-
-
-Change = Callable[[MemoryExchange, Reply], Reply]
-
-
-def reblobbed(exchange: MemoryExchange, reply: Reply, ciphertext: bytes, boxes: Mapping[SiteName, bytes]) -> Reply:
-    return replace(reply, blobs=(blob_of(exchange, ciphertext), blob_of(exchange, shares_to_bytes(boxes))))
-
-
 def shorter(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    return reblobbed(exchange, reply, ciphertext[:-1], boxes)
+    return encrypting(exchange, reply, lambda content: content[:-1])
 
 
 def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
     """With shares of the length that goes with them."""
-    ciphertext, boxes = upload_parts(exchange, reply)
     counts = words_from_bytes(secure_answer_from_bytes(reply.body).counts)[:-1]
     size = share_boxes.message_bytes(ring.DEGREE + len(counts))
-    changed = with_answer(reply, counts=words_to_bytes(counts))
-    return reblobbed(exchange, changed, ciphertext, {site: box[:size] for site, box in boxes.items()})
+    boxes = shares_from_bytes(exchange.blobs.content[reply.blobs[1].id])
+    shares = exchange.blobs.put(shares_to_bytes({site: box[:size] for site, box in boxes.items()}))
+    return replace(with_answer(reply, counts=words_to_bytes(counts)), blobs=(reply.blobs[0], shares))
 
 
 def another_dimension(exchange: MemoryExchange, reply: Reply) -> Reply:
@@ -659,19 +637,18 @@ def another_dimension(exchange: MemoryExchange, reply: Reply) -> Reply:
 
 
 def a_word_out_of_range(exchange: MemoryExchange, reply: Reply) -> Reply:
-    ciphertext, boxes = upload_parts(exchange, reply)
-    return reblobbed(exchange, reply, ciphertext[:-7] + b"\xff" * 7, boxes)
+    return encrypting(exchange, reply, lambda content: content[:-7] + b"\xff" * 7)
 
 
 def a_blob_that_is_not_there(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=(Blob(type(reply.blobs[0].id)(b"\x09" * 32), reply.blobs[0].size), reply.blobs[1]))
+    return replace(reply, blobs=(Blob(BlobId(b"\x09" * 32), reply.blobs[0].size), reply.blobs[1]))
 
 
 def no_answer(exchange: MemoryExchange, reply: Reply) -> Reply:
     return replace(reply, body=b"\xff\xff")
 
 
-UPLOADS: list[tuple[Change, str]] = [
+UPLOADS: list[tuple[Callable[[MemoryExchange, Reply], Reply], str]] = [
     (shorter, "bad_contribution"),
     (fewer_counts, "base_model_mismatch"),
     (another_dimension, "base_model_mismatch"),
@@ -682,7 +659,9 @@ UPLOADS: list[tuple[Change, str]] = [
 
 
 @pytest.mark.parametrize(("change", "code"), UPLOADS, ids=[change.__name__ for change, _ in UPLOADS])
-def test_a_malformed_upload_is_left_out_and_the_sum_of_the_others_is_exact(change: Change, code: str) -> None:
+def test_a_malformed_upload_is_left_out_and_the_sum_of_the_others_is_exact(
+    change: Callable[[MemoryExchange, Reply], Reply], code: str
+) -> None:
     exchange = a_secure_consortium(rounds={"count": 1})
     exchange.tamper = when([WEST], Phase.UPLOAD, lambda reply: change(exchange, reply))
     run_to_its_end(exchange)
@@ -737,13 +716,7 @@ def test_without_a_true_hello_beside_its_reveal_a_site_is_asked_for_one(change: 
 
 def test_a_site_that_is_started_again_after_its_reveal_sits_out_one_sum_and_says_hello_for_the_next() -> None:
     exchange = a_secure_consortium(rounds={"count": 3})
-
-    def restart(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == WEST and (instruction.phase, instruction.round_number) == (Phase.REVEAL, 1):
-            exchange.sites[WEST].restart()
-        return (reply,)
-
-    exchange.tamper = restart
+    exchange.tamper = restarting(exchange, Phase.REVEAL)
     run_to_its_end(exchange)
     assert [exchange.results[number].missing for number in (1, 2, 3)] == [{}, {WEST: "vote_refused"}, {}]
     assert asked(exchange, Phase.HELLO, 2) == []
@@ -783,6 +756,13 @@ def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_
     assert_exact(exchange, 1, NAMES)
     assert WEST not in {said.site for said in getattr(opening_of(exchange, 1), field + "s")}
     assert set(exchange.refused.values()) == {"bad_contribution"}
+
+
+def test_a_study_whose_sites_have_no_model_is_not_trained() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when(NAMES, Phase.UPLOAD, lambda reply: with_answer(reply, dimension=0), round_number=0)
+    with pytest.raises(ContributionError, match="no model to train"):
+        exchange.loop().run()
 
 
 # --- the study key ---
@@ -1033,18 +1013,13 @@ def test_a_disk_without_room_is_noticed_before_anybody_trains() -> None:
 def test_the_room_that_is_asked_for_is_enough_for_what_a_sum_puts_into_the_spool() -> None:
     names = [SiteName(f"site-{number}") for number in range(7)]
     exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
-    most, committing = [0], exchange.commit
-
-    def commit(*what: Any) -> None:
-        most[0] = max(most[0], sum(len(content) for content in exchange.blobs.content.values()))
-        committing(*what)
-
-    exchange.commit = commit  # type: ignore[method-assign]
+    held: list[int] = []
+    on_commit(exchange, lambda *_: held.append(sum(len(content) for content in exchange.blobs.content.values())))
     run_to_its_end(exchange)
     exact = 8 * words.POLYNOMIAL_BYTES + 2 * 7 * 6 * share_boxes.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS)
-    assert exact < most[0], "the shares are there twice"
+    assert exact < max(held), "the shares are there twice"
     exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
-    exchange.free = most[0]
+    exchange.free = max(held)
     with pytest.raises(DiskFullError):
         exchange.loop().run()
 
@@ -1056,16 +1031,12 @@ def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
         exchange = a_secure_consortium(rounds={"count": 2})
         for site in exchange.sites.values():
             site.more_counts = more
-        committing = exchange.commit
 
-        def commit(
-            progress: StudyProgress, *others: Any, ex: MemoryExchange = exchange, done: Any = committing
-        ) -> None:
-            if progress.summed == 2:
-                ex.free = 5 * words.POLYNOMIAL_BYTES + 2 * shares
-            done(progress, *others)
+        def fill(progress: StudyProgress, _: RoundResult | None, disk: MemoryExchange = exchange) -> None:
+            if progress.summed == 2:  # round 1
+                disk.free = 5 * words.POLYNOMIAL_BYTES + 2 * shares
 
-        exchange.commit = commit  # type: ignore[method-assign]  # the disk fills up when round 1 is summed
+        on_commit(exchange, fill)
         if not more:
             run_to_its_end(exchange)
             continue

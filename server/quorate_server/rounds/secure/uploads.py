@@ -118,7 +118,7 @@ def _added(state: RunState, aggregator: Aggregator, chosen: frozenset[SiteName],
     total = state.exchange.put(adder.blocks()) if aggregator.polynomials else None
     if total is not None:
         state.passing.add(total.id)
-    return aggregator.added(survivors, total)
+    return AddedSum(aggregator, survivors, total)
 
 
 def _leave_out(state: RunState, site: SiteName, error: QuorateError, done: PhaseTally) -> None:
