@@ -91,7 +91,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedUpload:
     """An upload that has the form of its sum. ``places`` says where in the blob of shares each recipient's lies."""
 
     upload: Upload
@@ -119,7 +119,7 @@ class Aggregator:
         self.members = members
         self.polynomials = polynomials
         self._hellos = {hello.site: hello for hello in said}
-        self.uploads: dict[SiteName, Accepted] = {}
+        self.uploads: dict[SiteName, AcceptedUpload] = {}
 
     @property
     def hellos(self) -> tuple[Hello, ...]:
@@ -172,7 +172,7 @@ class Aggregator:
         places = places_in(shares)
         if set(places) != others or {len(place) for place in places.values()} != {share_boxes.message_bytes(words)}:
             raise ContributionError("A site did not deal a share to each of the others")
-        self.uploads[site] = Accepted(upload, masked, ciphertext, shares, places)
+        self.uploads[site] = AcceptedUpload(upload, masked, ciphertext, shares, places)
 
     def survivors(self, agreeing: Collection[SiteName]) -> frozenset[SiteName]:
         """Whose uploads are added: the largest set for which enough of the sites in it may vote.

@@ -22,7 +22,7 @@ from quorate.secagg.linear_mac import TAGS
 from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import StudyKey
-from quorate.secagg.terms import Hello, Vote, checkpointed
+from quorate.secagg.terms import Vote, checkpointed
 from quorate.study.rules import Rules
 from quorate.wire.secure_messages import (
     SecureAnswer,
@@ -39,7 +39,6 @@ from quorate_server.rounds.secure.state import USUAL_COUNTS
 from tests.server.secure_kit import (
     OWN_COUNTS,
     a_secure_consortium,
-    asked_for_a_hello,
     each_of,
     exact_sum,
     lost,
@@ -62,8 +61,8 @@ def run_to_its_end(exchange: MemoryExchange) -> MemoryExchange:
     return exchange
 
 
-def with_tamper(tamper: Tamper, **changes: Any) -> MemoryExchange:
-    exchange = a_secure_consortium(**changes)
+def with_tamper(tamper: Tamper, *who: Any, **changes: Any) -> MemoryExchange:
+    exchange = a_secure_consortium(*who, **changes)
     exchange.tamper = tamper
     return run_to_its_end(exchange)
 
@@ -139,6 +138,10 @@ def test_the_sites_train_one_model_whose_every_sum_is_exact_and_the_server_count
     assert all(given == ballots[0] for given in ballots)
     assert {vote.site for vote in opening_of(exchange, 1).votes} == set(NAMES)
 
+    assert [stored.round_number for stored in exchange.progress.secure_sums] == [0, 1, 2, 3]
+    assert set(exchange.blobs.content) == exchange.progress.blobs()
+    assert len(exchange.progress.blobs()) == 1 + 4 + 2, "keys, openings, and the ciphertexts of two rounds"
+
 
 def test_the_results_are_committed_once_each_in_order_when_their_evaluation_is_known() -> None:
     exchange = a_secure_consortium(rounds={"count": 4})
@@ -173,18 +176,9 @@ def test_it_works_for_few_sites_and_for_so_many_that_shares_go_through_the_spool
 # --- the spool ---
 
 
-def test_what_nobody_needs_any_more_is_named_and_what_a_latecomer_needs_is_kept() -> None:
-    exchange = run_to_its_end(a_secure_consortium())
-    assert [stored.round_number for stored in exchange.progress.secure_sums] == [0, 1, 2, 3]
-    assert set(exchange.blobs.content) == exchange.progress.blobs()
-    assert len(exchange.progress.blobs()) == 1 + 4 + 2, "keys, openings, and the ciphertexts of two rounds"
-
-
 def test_an_attempt_that_was_given_up_leaves_nothing_in_the_spool() -> None:
     names = [SiteName(f"site-{number}") for number in range(6)]
-    exchange = a_secure_consortium(names, [10] * 6, rounds={"count": 1, "quorum": 4})
-    exchange.tamper = silent(names[:3], Phase.VOTE)
-    run_to_its_end(exchange)
+    exchange = with_tamper(silent(names[:3], Phase.VOTE), names, [10] * 6, rounds={"count": 1, "quorum": 4})
     assert asked(exchange, Phase.VOTE)[-1][1] == 1
     assert set(exchange.blobs.content) == exchange.progress.blobs()
 
@@ -314,15 +308,13 @@ def test_a_sum_that_the_sites_cannot_open_is_begun_anew_and_nobody_took_anything
 
 def test_one_liar_and_an_absent_site_do_not_have_a_sum_begun_anew_that_the_others_opened() -> None:
     """Votes on its model would be used up, and it would be trained on again."""
-    exchange = a_secure_consortium()
 
     def lie(reply: Reply) -> Reply:
         return Reply(reply.message_id, "sum_refused")
 
-    exchange.tamper = each_of(
-        when([WEST], Phase.UPLOAD, lie, 2, attempts=(0,)), silent([EAST], Phase.UPLOAD, round_number=2)
+    exchange = with_tamper(
+        each_of(when([WEST], Phase.UPLOAD, lie, 2, attempts=(0,)), silent([EAST], Phase.UPLOAD, round_number=2))
     )
-    run_to_its_end(exchange)
     assert asked(exchange, Phase.UPLOAD, 2)[-1] == (WEST, 1)
     assert all(len(site.locked[1]) == 1 for site in exchange.sites.values())
     assert_exact(exchange, 1, NAMES)
@@ -374,22 +366,11 @@ def test_a_site_that_falls_silent_costs_its_part_and_no_more(phase: Phase) -> No
 def test_one_site_fewer_in_every_exchange_is_stood_as_long_as_enough_are_left() -> None:
     """Five of seven have to vote, four shares open: one is lost at each step."""
     names = [SiteName(f"site-{number}") for number in range(7)]
-    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
-    lost = {names[0]: EXCHANGES, names[1]: EXCHANGES[1:]}
-
-    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        return () if instruction.round_number == 1 and instruction.phase in lost.get(site, ()) else (reply,)
-
-    exchange.tamper = tamper
-    run_to_its_end(exchange)
+    first, second, seven = names[:1], names[1:2], {"rounds": {"count": 1, "quorum": 5}}
+    gone = [*(silent(first, phase) for phase in EXCHANGES), *(silent(second, phase) for phase in EXCHANGES[1:])]
+    exchange = with_tamper(each_of(*gone), names, [10] * 7, **seven)
     assert_exact(exchange, 1, names[2:])
-    late = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
-    late.tamper = lambda site, i, reply: (
-        ()
-        if i.round_number == 1 and (site, i.phase) in {(names[0], Phase.VOTE), (names[1], Phase.REVEAL)}
-        else (reply,)
-    )
-    run_to_its_end(late)
+    late = with_tamper(each_of(silent(first, Phase.VOTE), silent(second, Phase.REVEAL)), names, [10] * 7, **seven)
     assert_exact(late, 1, names)
     assert {vote.site for vote in opening_of(late, 1).votes} == set(names[1:])
     assert {reveal.site for reveal in opening_of(late, 1).reveals} == set(names[2:])
@@ -619,10 +600,6 @@ def test_halves_that_hold_different_models_stop_the_run_and_a_resumption_asks_al
 # --- malformed and hostile contributions ---
 
 
-def shorter(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return encrypting(exchange, reply, lambda content: content[:-1])
-
-
 def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
     """With shares of the length that goes with them."""
     counts = words_from_bytes(secure_answer_from_bytes(reply.body).counts)[:-1]
@@ -632,33 +609,24 @@ def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
     return replace(with_answer(reply, counts=words_to_bytes(counts)), blobs=(reply.blobs[0], shares))
 
 
-def another_dimension(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return with_answer(reply, dimension=7)
-
-
 def a_word_out_of_range(exchange: MemoryExchange, reply: Reply) -> Reply:
     return encrypting(exchange, reply, lambda content: content[:-7] + b"\xff" * 7)
 
 
-def a_blob_that_is_not_there(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, blobs=(Blob(BlobId(b"\x09" * 32), reply.blobs[0].size), reply.blobs[1]))
+UPLOADS: dict[str, tuple[Callable[[MemoryExchange, Reply], Reply], str]] = {
+    "shorter": (lambda ex, reply: encrypting(ex, reply, lambda content: content[:-1]), "bad_contribution"),
+    "fewer counts": (fewer_counts, "base_model_mismatch"),
+    "another dimension": (lambda _, reply: with_answer(reply, dimension=7), "base_model_mismatch"),
+    "a word out of range": (a_word_out_of_range, "bad_frame"),
+    "a blob that is not there": (
+        lambda _, reply: replace(reply, blobs=(replace(reply.blobs[0], id=BlobId(bytes(32))), reply.blobs[1])),
+        "blob_missing",
+    ),
+    "no answer": (lambda _, reply: replace(reply, body=b"\xff\xff"), "bad_frame"),
+}
 
 
-def no_answer(exchange: MemoryExchange, reply: Reply) -> Reply:
-    return replace(reply, body=b"\xff\xff")
-
-
-UPLOADS: list[tuple[Callable[[MemoryExchange, Reply], Reply], str]] = [
-    (shorter, "bad_contribution"),
-    (fewer_counts, "base_model_mismatch"),
-    (another_dimension, "base_model_mismatch"),
-    (a_word_out_of_range, "bad_frame"),
-    (a_blob_that_is_not_there, "blob_missing"),
-    (no_answer, "bad_frame"),
-]
-
-
-@pytest.mark.parametrize(("change", "code"), UPLOADS, ids=[change.__name__ for change, _ in UPLOADS])
+@pytest.mark.parametrize(("change", "code"), UPLOADS.values(), ids=UPLOADS)
 def test_a_malformed_upload_is_left_out_and_the_sum_of_the_others_is_exact(
     change: Callable[[MemoryExchange, Reply], Reply], code: str
 ) -> None:
@@ -682,30 +650,16 @@ def test_too_many_malformed_uploads_cost_the_attempt_and_not_the_run() -> None:
     assert_exact(exchange, 1, NAMES, attempt=1)
 
 
-def hello_of(reply: Reply) -> Hello:
+def with_another_key(reply: Reply) -> Reply:
     hello = secure_answer_from_bytes(reply.body).hello
     assert hello is not None
-    return hello
-
-
-def with_another_key(reply: Reply) -> Reply:
-    return with_answer(reply, hello=replace(hello_of(reply), round_key=b"e" * 32))
-
-
-def test_a_hello_that_its_site_did_not_sign_is_refused_and_the_others_suffice() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = asked_for_a_hello([WEST], with_another_key)
-    run_to_its_end(exchange)
-    assert exchange.results[1].missing == {WEST: "bad_contribution"}
-    assert_exact(exchange, 1, OTHERS)
+    return with_answer(reply, hello=replace(hello, round_key=b"e" * 32))
 
 
 @pytest.mark.parametrize("change", [lambda reply: with_answer(reply, hello=None), with_another_key])
 def test_without_a_true_hello_beside_its_reveal_a_site_is_asked_for_one(change: Callable[[Reply], Reply]) -> None:
     """A false one costs the reveal as well."""
-    exchange = a_secure_consortium()
-    exchange.tamper = when([WEST], Phase.REVEAL, change)
-    run_to_its_end(exchange)
+    exchange = with_tamper(when([WEST], Phase.REVEAL, change))
     opening = opening_of(exchange, 1)
     assert {hello.site for hello in opening.following} == set(OTHERS)
     assert (WEST in {reveal.site for reveal in opening.reveals}) == (change is not with_another_key)
@@ -744,15 +698,13 @@ def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
 
 @pytest.mark.parametrize("phase", [Phase.VOTE, Phase.REVEAL])
 def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_suffice(phase: Phase) -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
     field, signature = phase.value, Ed25519PrivateKey.generate().sign(b"vote")
 
     def change(reply: Reply) -> Reply:
         said = getattr(secure_answer_from_bytes(reply.body), field)
         return with_answer(reply, **{field: replace(said, signature=signature)})
 
-    exchange.tamper = when([WEST], phase, change)
-    run_to_its_end(exchange)
+    exchange = with_tamper(when([WEST], phase, change), rounds={"count": 1})
     assert_exact(exchange, 1, NAMES)
     assert WEST not in {said.site for said in getattr(opening_of(exchange, 1), field + "s")}
     assert set(exchange.refused.values()) == {"bad_contribution"}
@@ -769,14 +721,11 @@ def test_a_study_whose_sites_have_no_model_is_not_trained() -> None:
 
 
 def test_a_site_without_a_part_for_everybody_is_left_out_of_the_key_and_is_a_site_all_the_same() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-
     def one_missing(reply: Reply) -> Reply:
         parts = secure_answer_from_bytes(reply.body).parts
         return with_answer(reply, parts={site: part for site, part in parts.items() if site != EAST})
 
-    exchange.tamper = when([WEST], Phase.KEYS, one_missing, round_number=0)
-    run_to_its_end(exchange)
+    exchange = with_tamper(when([WEST], Phase.KEYS, one_missing, round_number=0), rounds={"count": 1})
     assert set(exchange.refused.values()) == {"bad_contribution"}
     assert_exact(exchange, 1, NAMES)
 
@@ -888,9 +837,7 @@ def of_another_model(reply: Reply) -> Reply:
 def test_a_release_without_the_name_of_its_model_or_a_signature_under_it_is_refused(
     change: Callable[[Reply], Reply],
 ) -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = when([EAST], Phase.RELEASE, change, round_number=2)
-    run_to_its_end(exchange)
+    exchange = with_tamper(when([EAST], Phase.RELEASE, change, round_number=2), rounds={"count": 1})
     assert opened(exchange) == exchange.sites[NORTH].state()
     assert list(exchange.refused.values()) == ["bad_contribution"]
 
@@ -923,11 +870,11 @@ def test_replies_that_come_twice_or_belong_to_something_else_change_nothing() ->
 
 
 def test_an_answer_that_is_empty_in_every_exchange_is_a_refusal_and_no_more() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
     empty = SecureAnswer()
     assert secure_answer_from_bytes(b"") == empty
-    exchange.tamper = lambda site, _, reply: (replace(reply, body=b"", blobs=()),) if site == WEST else (reply,)
-    run_to_its_end(exchange)
+    exchange = with_tamper(
+        lambda site, _, reply: (replace(reply, body=b"", blobs=()),) if site == WEST else (reply,), rounds={"count": 1}
+    )
     assert exchange.results[1].contributed == OTHERS
 
 
@@ -1068,9 +1015,9 @@ def test_every_blob_that_a_site_needs_is_among_those_it_may_fetch() -> None:
     """Seven sites, so that shares are not inline, and one that comes late and needs the whole way."""
     names = [SiteName(f"site-{number}") for number in range(7)]
     changes: dict[str, Any] = {"rounds": {"count": 3, "quorum": 5, "checkpoint_every": 2}}
-    exchange = a_secure_consortium(names, [10] * 7, **changes)
-    exchange.tamper = each_of(silent(names[:1], Phase.REVEAL, 2), silent(names[:1], Phase.HELLO, 3))
-    run_to_its_end(exchange)
+    exchange = with_tamper(
+        each_of(silent(names[:1], Phase.REVEAL, 2), silent(names[:1], Phase.HELLO, 3)), names, [10] * 7, **changes
+    )
     fetched = 0
     for _, instruction in exchange.sent:
         work = secure_work_from_bytes(instruction.body)

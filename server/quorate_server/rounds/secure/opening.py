@@ -5,7 +5,7 @@ from __future__ import annotations
 from quorate.identity import SiteName
 from quorate.rounds.blobs import INLINE_BYTES, Blob
 from quorate.rounds.instruction import Phase, Reply
-from quorate.secagg.aggregator import Accepted, AddedSum
+from quorate.secagg.aggregator import AcceptedUpload, AddedSum
 from quorate.secagg.terms import Terms
 from quorate.wire.secure_messages import SecureAnswer, SecureWork, secure_work_to_bytes, shares_to_bytes
 from quorate_server.rounds.phases import PhaseTally
@@ -40,7 +40,7 @@ def collect_votes(state: RunState, terms: Terms, added: AddedSum) -> PhaseTally:
     )
 
 
-def _box(state: RunState, dealt: Accepted, recipient: SiteName) -> bytes:
+def _box(state: RunState, dealt: AcceptedUpload, recipient: SiteName) -> bytes:
     """One share. The others stay in the spool: all shares of a sum are sites² of them, 170 MB for 100 sites."""
     place = dealt.places[recipient]
     with state.exchange.open(dealt.shares) as file:
