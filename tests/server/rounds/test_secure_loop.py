@@ -648,6 +648,7 @@ def test_too_many_malformed_uploads_cost_the_attempt_and_not_the_run() -> None:
     )
     run_to_its_end(exchange)
     assert_exact(exchange, 1, NAMES, attempt=1)
+    assert {attempt for _, attempt in asked(exchange, Phase.VOTE)} == {1}, "nobody is asked about too few"
 
 
 def with_another_key(reply: Reply) -> Reply:
