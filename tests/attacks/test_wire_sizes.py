@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from quorate.errors import ContributionError, FrameError, KeyPartRefusedError, QuorumMissingError, StudyKeyRefusedError
+from quorate.errors import FrameError, KeyPartRefusedError, QuorumMissingError, StudyKeyRefusedError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import MAX_BODY_BYTES, MessageId, Phase, Reply
@@ -16,7 +16,7 @@ from quorate.secagg.opening import Opening
 from quorate.secagg.share_boxes import message_bytes
 from quorate.secagg.sizes import KEY_PART_BYTES, most_opening_bytes, require_bytes, shares_bytes
 from quorate.secagg.study_key import SealedPart
-from quorate.secagg.terms import Hello, Reveal, Vote, bound, revealed
+from quorate.secagg.terms import Hello, Reveal, Vote, bound
 from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureWork,
@@ -31,7 +31,7 @@ from quorate.wire.secure_messages import (
 from quorate_server.runs.runs import _LiveRun
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
-from tests.server.secure_kit import a_secure_consortium, each_of, when, with_answer
+from tests.server.secure_kit import a_secure_consortium, each_of, when
 from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper
 
 __all__ = ["fresh_fixture", "server_fixture"]
@@ -208,23 +208,6 @@ def test_a_site_uses_no_field_of_another_length(field: str) -> None:
 def test_nothing_of_another_length_opens_a_sum(field: str) -> None:
     assert refuses(opening_from_bytes, opening_to_bytes(OPENINGS[field]))
     assert not refuses(opening_from_bytes, opening_to_bytes(OPENING))
-
-
-def test_a_reveal_of_another_length_is_refused_at_the_server() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-
-    def longer(reply: Reply) -> Reply:
-        reveal = secure_answer_from_bytes(reply.body).reveal
-        assert reveal is not None
-        site = exchange.sites[WEST]
-        sealed = reveal.sealed + bytes(500_000)
-        identity = site.ballots[-1].identity
-        return with_answer(reply, reveal=Reveal(WEST, sealed, site.keys.signing.sign(revealed(identity, WEST, sealed))))
-
-    exchange.tamper = when([WEST], Phase.REVEAL, longer)
-    exchange.loop().run()
-    assert list(exchange.refused.values()) == [ContributionError.code]
-    assert sorted(exchange.results) == [1]
 
 
 # --- what is announced to a site ---

@@ -342,11 +342,6 @@ def lost(sites: Iterable[SiteName], phase: Phase, attempts: Iterable[int] = (0,)
     return here if phase is not Phase.HELLO else each_of(silent(sites, Phase.REVEAL, round_number=0), here)
 
 
-def asked_for_a_hello(sites: Iterable[SiteName], change: Callable[[Reply], Reply | None]) -> Tamper:
-    """These sites lost their last reveal, and reply something else when they are asked for a hello in round 1."""
-    return each_of(silent(sites, Phase.REVEAL, round_number=0), when(sites, Phase.HELLO, change))
-
-
 def with_answer(reply: Reply, **changes: Any) -> Reply:
     """A reply whose answer says something else."""
     answer = replace(secure_answer_from_bytes(reply.body), **changes)

@@ -1,19 +1,24 @@
-"""The streaming adder: one accumulator, whatever the number of sites.
+"""The streaming adder: one accumulator, whatever the number of sites; and the noise on its sum.
 
-An update is folded block by block from wherever it lies; only the accumulator (one word a parameter) is held.
+An update is folded block by block from wherever it lies; only the accumulator (one word a parameter) is held. Where a
+study has noise after averaging and no secure aggregation, the server draws it, before the sum goes out.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from quorate.aggregation import plain, ring, words
+from quorate.aggregation.schemes import plain_scheme_of
 from quorate.errors import ContributionError, FrameError
+from quorate.privacy.update_noise import update_noise
+from quorate.process.randomness import SystemRandomness
 from quorate.rounds.instruction import StudyContribution
+from quorate.study.study import Study
 
 BLOCK_BYTES = 1024 * 1024
 BLOCK_POLYNOMIALS = 32
@@ -142,6 +147,25 @@ class SecureAdder:
         """Views of the total up to a polynomial, with where they begin."""
         for start in range(0, end, BLOCK_POLYNOMIALS):
             yield start, self._total[start : start + BLOCK_POLYNOMIALS]
+
+
+def noised(blocks: Iterable[bytes], study: Study) -> Iterator[bytes]:
+    """The words of a sum, with the study's noise on each; as they are where it asks for none.
+
+    Args:
+        blocks: Little-endian words of ``aggregation/plain.py``, a whole number of them in each block.
+    """
+    sigma = update_noise(study).average
+    if not sigma:
+        yield from blocks
+        return
+    from quorate.privacy.noise import discrete_gaussian
+
+    scheme, randomness = plain_scheme_of(study), SystemRandomness()
+    for block in blocks:
+        noisy = np.frombuffer(block, "<u4").copy()
+        plain.add(noisy, scheme.combine(discrete_gaussian(randomness, sigma / scheme.step, len(noisy))))
+        yield noisy.tobytes()
 
 
 def _unpacked(update: BinaryIO, count: int) -> ring.Polynomials:

@@ -29,8 +29,7 @@ from quorate.rounds.run import RoundResult
 from quorate.study.study import Study
 from quorate.tally import LOSS_ONE, MIN_RECORDS, ClassificationTally, TallyForm
 from quorate.wire.messages import contribution_from_bytes, work_to_bytes
-from quorate_server.rounds.aggregate import Adder
-from quorate_server.rounds.average_noise import noised
+from quorate_server.rounds.aggregate import Adder, noised
 from quorate_server.rounds.phases import Exchange, Phases, Status, Take, Work, inlined, require_room, settled
 from quorate_server.rounds.progress import StoredSum, StudyProgress, result_from_json, result_to_json
 

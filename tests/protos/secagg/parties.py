@@ -90,6 +90,7 @@ class Sum:
         self.counts: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.boxes: dict[SiteName, dict[SiteName, bytes]] = {}
         self.uploads: dict[SiteName, npt.NDArray[np.uint64]] = {}
+        self.masked: dict[SiteName, npt.NDArray[np.uint64]] = {}
 
     def upload(self, name: SiteName, update: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
         """One site's upload, added to the sum."""
@@ -104,6 +105,7 @@ class Sum:
         if not self.counts.size:
             self.counts = np.zeros(len(masked), np.uint64)
         ring.add(self.counts, masked)
+        self.masked[name] = masked
 
     def upload_all(self, seed: int = 0) -> dict[SiteName, npt.NDArray[np.float32]]:
         """Everybody uploads a random update and the counts 1, 2, 3, ..."""
