@@ -59,7 +59,7 @@ def report_html(view: RunView, study: Study, now: float) -> str:
 
     Takes a second or two for the pictures, so call it outside the event loop.
     """
-    from quorate_server.reporting import figures  # late
+    from quorate_server.reporting import figures  # late: it loads matplotlib, a second and 50 MB
 
     environment = Environment(
         loader=PackageLoader("quorate_server.reporting"),
