@@ -24,7 +24,6 @@ from quorate.errors import (
     QuorateError,
     QuorumMissingError,
     RunWorkerError,
-    StudyError,
     WrongStateError,
 )
 from quorate.identity import RunId, SiteName
@@ -147,7 +146,7 @@ class Runs:
                 expected="no run of this study in progress: parallel runs would train twice on the same records",
                 action=f"Wait for it, or `quorate run stop {busy[0]}`",
             )
-        self._require_guest_allowed(study)
+        self._config.require_guest_allowed(study)  # the file may have changed since the study was published
         self._require_room()
         run = RunId(f"{study.name}-{secrets.token_hex(3)}")
         await asyncio.to_thread(self._journal.create_run, run, digest)
@@ -462,14 +461,6 @@ class Runs:
                 "This server does as many runs as it may",
                 expected=f"fewer than {self._config.most_runs}",
                 action="Wait for one of them, or pause or stop one; most_runs in server.toml is the limit",
-            )
-
-    def _require_guest_allowed(self, study: Study) -> None:
-        if study.guest is not None and study.guest.server_app not in self._config.guest_apps:
-            raise StudyError(
-                f"This server does not run the guest app {study.guest.server_app}",
-                expected=f"one of {', '.join(self._config.guest_apps) or '(none is allowed)'}",
-                action="The server's administrator adds it to guest_apps in server.toml and restarts",
             )
 
     def _folder(self, run: RunId) -> Path:

@@ -123,7 +123,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
                 "The study belongs to another consortium", expected=self._config.consortium, got=study.consortium
             )
         check_roster(study, self._registry.sites())
-        self._check_guest(study)
+        self._config.require_guest_allowed(study)
         record = self._registry.publish(study)
         await self._announcer.studies_changed()
         log.info("study published", study=study.name, digest=record.digest.hex()[:12], operator=_operator())
@@ -156,15 +156,6 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
                 if said.site in present
             ],
         )
-
-    def _check_guest(self, study: Study) -> None:
-        """A guest app runs here, so the administrator of this machine has the last word."""
-        if study.guest is not None and study.guest.server_app not in self._config.guest_apps:
-            raise StudyError(
-                f"This server does not run the Flower app {study.guest.server_app}",
-                expected=f"one of {', '.join(self._config.guest_apps) or '(none is allowed)'}",
-                action="Have the server's administrator install it and add it to `guest_apps` in server.toml",
-            )
 
     # --- runs ---
 
