@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.errors import ConfigError
+from quorate.process.metrics import serve_metrics
 from quorate.rounds.spool import Spool
 from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from quorate_server.consortium.ca import Authority
@@ -22,7 +23,7 @@ from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
 from quorate_server.consortium.tables import SiteStatus
-from quorate_server.reporting.metrics import ServerMetrics, serve_metrics, watch_event_loop
+from quorate_server.reporting.metrics import ServerMetrics, watch_event_loop
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
