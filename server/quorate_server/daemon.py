@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from quorate.errors import ConfigError
 from quorate.process.metrics import serve_metrics
 from quorate.rounds.spool import Spool
-from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2_grpc
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
@@ -39,16 +39,6 @@ log = structlog.get_logger()
 
 SWEEP_S = 0.5
 GRACE_S = 2.0
-
-
-class _Announcer:
-    """Tells the connected sites that there is a study to read."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-
-    async def studies_changed(self) -> None:
-        self._sessions.broadcast(rounds_pb2.ServerEvent(studies_changed=rounds_pb2.StudiesChanged()))
 
 
 class Server:
@@ -89,8 +79,7 @@ class Server:
             EnrolmentService(
                 authority=authority,
                 registry=self.registry,
-                presence=self.sessions,
-                forget_session=self.journal.forget_session,
+                sessions=self.sessions,
                 certificate_days=config.certificate_days,
             ),
             self._door,
@@ -101,8 +90,7 @@ class Server:
                 authority=authority,
                 registry=self.registry,
                 runs=self.runs,
-                presence=self.sessions,
-                announcer=_Announcer(self.sessions),
+                sessions=self.sessions,
             ),
             self._door,
         )

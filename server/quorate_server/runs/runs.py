@@ -85,7 +85,7 @@ class _LiveRun:
 
 
 class Runs:
-    """Implements the operator's ``RunControl``."""
+    """All runs."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Runs:
         for live in list(self._live.values()):
             await self._end_worker(live)
 
-    # --- RunControl ---
+    # --- what operators ask for ---
 
     async def start(self, study: Study) -> RunView:
         async with self._moving:  # of two operators at the same moment one is first

@@ -141,6 +141,10 @@ class Sessions:
         self._changed()
         return session
 
+    def forget_number(self, site: SiteName) -> None:
+        """A site that enrolled anew counts its sessions from one again."""
+        self._journal.forget_session(site)
+
     async def ledger_head(self, signing_key: bytes) -> SignedHead | None:
         """The newest head of a site's privacy ledger, to repeat it to the site."""
         return await asyncio.to_thread(self._journal.ledger_head, signing_key)

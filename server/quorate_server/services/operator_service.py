@@ -16,15 +16,16 @@ from quorate.identity import RunId, parse_name
 from quorate.rounds.blobs import FRAME_BYTES, cut
 from quorate.rounds.run import RunView
 from quorate.study.study import Study
-from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc
+from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc, rounds_pb2
 from quorate.wire.messages import frame_to_proto, member_to_proto, readiness_to_proto, run_to_proto
 from quorate_server.consortium.ca import DAY_S, Authority
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.tables import AnswerRecord, SiteRecord, SiteStatus, StudyRecord
+from quorate_server.runs.runs import Runs
+from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import caller
 from quorate_server.services.pages import newest_that_fit
-from quorate_server.services.ports import Announcer, Presence, RunControl
 
 log = structlog.get_logger()
 
@@ -43,17 +44,15 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         config: ServerConfig,
         authority: Authority,
         registry: Registry,
-        runs: RunControl,
-        presence: Presence,
-        announcer: Announcer,
+        runs: Runs,
+        sessions: Sessions,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._authority = authority
         self._registry = registry
         self._runs = runs
-        self._presence = presence
-        self._announcer = announcer
+        self._sessions = sessions
         self._clock = clock
 
     # --- sites ---
@@ -94,7 +93,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     ) -> operator_pb2.SiteStatus:
         site = parse_name(request.name)
         self._registry.revoke_site(site)
-        await self._presence.drop(
+        await self._sessions.drop(
             site, CertificateRevokedError(f"The operator revoked the site {site}", action="Ask the operator why")
         )
         log.warning("site revoked", site=site, operator=_operator())
@@ -104,11 +103,11 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         active = record.state is SiteStatus.ACTIVE
         return operator_pb2.SiteStatus(
             name=record.name,
-            state=self._presence.state(record.name) if active else record.state,
+            state=self._sessions.state(record.name) if active else record.state,
             member=member_to_proto(record.member) if record.member else None,
             certificate_expires_unix_s=int(record.certificate_expires_unix_s),
-            last_seen_unix_s=self._presence.last_seen(record.name),
-            version=self._presence.version(record.name),
+            last_seen_unix_s=self._sessions.last_seen(record.name),
+            version=self._sessions.version(record.name),
             invitation_expires_unix_s=int(record.invitation_expires_unix_s),
         )
 
@@ -125,7 +124,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         check_roster(study, self._registry.sites())
         self._config.require_guest_allowed(study)
         record = self._registry.publish(study)
-        await self._announcer.studies_changed()
+        self._sessions.broadcast(rounds_pb2.ServerEvent(studies_changed=rounds_pb2.StudiesChanged()))
         log.info("study published", study=study.name, digest=record.digest.hex()[:12], operator=_operator())
         if study.protection.mode == "none":
             log.warning("study without protection: this server can read its updates", study=study.name)
