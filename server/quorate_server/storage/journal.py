@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     Connection,
     Engine,
+    Row,
     delete,
     insert,
     select,
@@ -146,7 +148,12 @@ class Journal:
         """All runs, oldest first."""
         with self._engine.connect() as db:
             rows = db.execute(select(RUNS).order_by(RUNS.c.started_unix_s)).all()
-        return [RunRecord(RunId(row[0]), row[1], RunState(row[2]), *row[3:]) for row in rows]
+        return [_run_record(row) for row in rows]
+
+    def run(self, run: RunId) -> RunRecord:
+        """One run that was created."""
+        with self._engine.connect() as db:
+            return _run_record(db.execute(select(RUNS).where(RUNS.c.run == run)).one())
 
     def set_state(self, run: RunId, state: RunState, reason: str = "") -> None:
         with self._engine.begin() as db:
@@ -277,6 +284,11 @@ class Journal:
         """The run is over."""
         with self._engine.begin() as db:
             db.execute(delete(REPLIES).where(REPLIES.c.run == run))
+
+
+def _run_record(row: Row[Any]) -> RunRecord:
+    times = (row.started_unix_s, row.changed_unix_s)
+    return RunRecord(RunId(row.run), row.study_digest, RunState(row.state), row.reason, row.progress, *times)
 
 
 def _add_replies(db: Connection, batch: list[_PendingReply]) -> None:
