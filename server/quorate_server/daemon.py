@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.errors import ConfigError
+from quorate.process.cancellation import cancel
 from quorate.process.metrics import serve_metrics
 from quorate.rounds.spool import Spool
 from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2_grpc
@@ -69,7 +70,7 @@ class Server:
         connections = most_connections(file_limit(), config.most_runs)
         self._door = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
         self._add_services(authority)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
         self.metrics.certificate_expires("ca", authority.expires_unix_s)
         self.metrics.certificate_expires("server", self._identity.expires_unix_s)
 
@@ -127,8 +128,7 @@ class Server:
         await self._door.start()
         await self.runs.recover()
         self._count_sites()
-        self._spawn(self._sweep())
-        self._spawn(watch_event_loop(self.metrics))
+        self._background = [asyncio.create_task(self._sweep()), asyncio.create_task(watch_event_loop(self.metrics))]
         log.info(
             "server ready",
             consortium=self._config.consortium,
@@ -139,8 +139,7 @@ class Server:
         return int(port)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await cancel(self._background)
         await self.runs.close()
         self.sessions.drop_all()
         await self._door.stop(GRACE_S)
@@ -157,10 +156,6 @@ class Server:
                 await asyncio.to_thread(self._count_sites)
             except SQLAlchemyError:  # without this loop nobody would be found silent any more
                 log.exception("the sites could not be counted")
-
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]  # any coroutine
-        self._tasks.add(task)
 
     def _count_sites(self) -> None:
         counts = Tally(

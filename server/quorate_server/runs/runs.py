@@ -115,7 +115,7 @@ class Runs:
 
     async def pause(self, run: RunId) -> RunView:
         async with self._moving:
-            run = self._views.require(run, RunState.RUNNING).run
+            self._views.require(run, RunState.RUNNING)
             await self._settle(run, RunState.PAUSED, WrongStateError("An operator paused the run"))
             return self.view(run)
 
@@ -123,7 +123,6 @@ class Runs:
         async with self._moving:
             view = self._views.require(run, RunState.PAUSED)
             self._require_room()
-            run = view.run
             await asyncio.to_thread(self._journal.forgive_refusals, run)
             await asyncio.to_thread(self._journal.set_state, run, RunState.RUNNING)
             self._views.update(run, state=RunState.RUNNING, reason=None)
@@ -133,7 +132,7 @@ class Runs:
 
     async def stop(self, run: RunId) -> RunView:
         async with self._moving:
-            run = self._views.require(run, RunState.RUNNING, RunState.PAUSED).run
+            self._views.require(run, RunState.RUNNING, RunState.PAUSED)
             await self._settle(run, RunState.STOPPED, None)
             return self.view(run)
 
@@ -141,7 +140,6 @@ class Runs:
         return self._views.all()
 
     def view(self, run: RunId) -> RunView:
-        """Raises NotFoundError; a unique beginning of a run's name is enough."""
         return self._views.find(run)
 
     def changes(self, run: RunId) -> AsyncIterator[RunView]:
@@ -165,7 +163,7 @@ class Runs:
     def model(self, run: RunId) -> Path:
         """The released model. Raises WrongStateError: the study releases none, or the run has not come that far."""
         view = self.view(run)
-        path = self._model(view.run)
+        path = self._model(run)
         if not path.is_file():
             raise WrongStateError(
                 f"The run {view.run} has no released model",

@@ -55,14 +55,10 @@ class RunViews:
         return sorted(self._views.values(), key=lambda view: view.started_unix_s)
 
     def find(self, run: RunId) -> RunView:
-        """Raises NotFoundError; a unique beginning of a run's name is enough."""
-        matches = [name for name in self._views if name == run] or [n for n in self._views if n.startswith(run)]
-        if len(matches) != 1:
-            raise NotFoundError(
-                f"There is no run {run!r}" if not matches else f"{run!r} begins the name of {len(matches)} runs",
-                action="See `quorate run list`",
-            )
-        return self._views[matches[0]]
+        """Raises NotFoundError."""
+        if run not in self._views:
+            raise NotFoundError(f"There is no run {run!r}", action="See `quorate run list`")
+        return self._views[run]
 
     def require(self, run: RunId, *allowed: RunState) -> RunView:
         """The run, if it is in one of these states. Raises NotFoundError, WrongStateError."""
@@ -75,10 +71,9 @@ class RunViews:
 
     async def changes(self, run: RunId) -> AsyncIterator[RunView]:
         """The run now and after each change, until it is over."""
-        run = self.find(run).run
         while True:
             event = self._changed.setdefault(run, asyncio.Event())
-            view = self._views[run]
+            view = self.find(run)
             yield view
             if view.state.is_over:
                 return
