@@ -1,4 +1,4 @@
-"""The server daemon: builds every part, opens the doors, and closes them in order."""
+"""The server daemon: builds every part, opens the ports, and closes them in order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import AccessGuard
-from quorate_server.services.door_limits import door_options, file_limit, most_connections, raise_file_limit
+from quorate_server.services.door_limits import door_options, file_limit, max_connections, raise_file_limit
 from quorate_server.services.enrolment_service import EnrolmentService
 from quorate_server.services.operator_service import OperatorService
 from quorate_server.services.rounds_service import RoundsService
@@ -43,7 +43,7 @@ GRACE_S = 2.0
 
 
 class Server:
-    """All parts of one server. ``start`` opens the doors, ``stop`` closes them; runs go on at the next start."""
+    """All parts of one server. ``start`` opens the ports, ``stop`` closes them; runs go on at the next start."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
@@ -67,8 +67,8 @@ class Server:
         authority = Authority.load(config.ca_dir, config.consortium)
         self._identity = ServerIdentity(authority, config.public_host, time.time)
         self._guard = AccessGuard(config.consortium, self.registry)
-        connections = most_connections(file_limit(), config.most_runs)
-        self._door = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
+        connections = max_connections(file_limit(), config.most_runs)
+        self._grpc = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
         self._add_services(authority)
         self._background: list[asyncio.Task[None]] = []
         self.metrics.certificate_expires("ca", authority.expires_unix_s)
@@ -83,7 +83,7 @@ class Server:
                 sessions=self.sessions,
                 certificate_days=config.certificate_days,
             ),
-            self._door,
+            self._grpc,
         )
         operator_pb2_grpc.add_OperatorServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             OperatorService(
@@ -93,7 +93,7 @@ class Server:
                 runs=self.runs,
                 sessions=self.sessions,
             ),
-            self._door,
+            self._grpc,
         )
         rounds_pb2_grpc.add_RoundsServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             RoundsService(
@@ -106,17 +106,17 @@ class Server:
                 spool=self.spool,
                 metrics=self.metrics,
             ),
-            self._door,
+            self._grpc,
         )
 
     async def start(self) -> int:
-        """Open the doors. Returns the port of the gRPC door.
+        """Open the ports. Returns the gRPC server's.
 
         Raises:
             ConfigError: the address is taken.
         """
         try:
-            port = self._door.add_secure_port(self._config.listen, self._identity.server_credentials())
+            port = self._grpc.add_secure_port(self._config.listen, self._identity.server_credentials())
         except RuntimeError as error:
             raise ConfigError(
                 f"The server cannot listen on {self._config.listen}",
@@ -125,7 +125,7 @@ class Server:
         self._metrics_server = (
             serve_metrics(self._config.metrics_listen, self.prometheus) if self._config.metrics_listen else None
         )
-        await self._door.start()
+        await self._grpc.start()
         await self.runs.recover()
         self._count_sites()
         self._background = [asyncio.create_task(self._sweep()), asyncio.create_task(watch_event_loop(self.metrics))]
@@ -142,7 +142,7 @@ class Server:
         await cancel(self._background)
         await self.runs.close()
         self.sessions.drop_all()
-        await self._door.stop(GRACE_S)
+        await self._grpc.stop(GRACE_S)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.stop)
         self.journal.close()
@@ -159,8 +159,8 @@ class Server:
 
     def _count_sites(self) -> None:
         counts = Tally(
-            self.sessions.state(name) if standing is SiteStatus.ACTIVE else standing.value
-            for name, standing in self.registry.standings().items()
+            self.sessions.state(name) if status is SiteStatus.ACTIVE else status.value
+            for name, status in self.registry.statuses().items()
         )
         self.metrics.sites_are(counts)
 

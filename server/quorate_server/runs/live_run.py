@@ -48,7 +48,7 @@ End = tuple[RunState, QuorateError | None]
 """How a run ended or why it paused."""
 
 
-def most_reply_bytes(study: Study, dimension: int, phase: Phase) -> int:
+def max_reply_bytes(study: Study, dimension: int, phase: Phase) -> int:
     """What a site may upload for one reply. Only a study says how large a reply can be."""
     if not phase.has_uploads:
         return 0
@@ -94,14 +94,14 @@ class LiveRun:
         self._shared = shared
         self._when_ended = when_ended
         self._worker: WorkerProcess | None = None
-        self._hears = False  # the worker has got its order
+        self._has_order = False  # the worker, to go on from where the run is
         self._answered: dict[MessageId, Reply] = {}
         self._deaths = 0
         self._dimension = 0
         self._task = asyncio.create_task(self._run_to_end())
 
     async def end(self) -> None:
-        """Without a last word. Everything that counts is committed."""
+        """End the worker now. Everything that counts is committed."""
         await cancel([self._task])
         if self._worker is not None:
             await self._worker.kill()
@@ -113,8 +113,8 @@ class LiveRun:
         self._tell(Note(Verb.PRESENCE, json.dumps(absent).encode()))
 
     def _tell(self, note: Note) -> None:
-        """A worker that does not hear yet finds the same in what is stored."""
-        if self._worker is not None and self._hears:
+        """A worker that has no order yet finds the same in what is stored."""
+        if self._worker is not None and self._has_order:
             self._worker.send(note)
 
     # --- the workers, one after the other ---
@@ -145,7 +145,7 @@ class LiveRun:
         )
 
     async def _one_worker(self) -> End | None:
-        """One worker's life. Returns its last word, or None when it went without one."""
+        """One worker from its start to its end. Returns how the run ended, or None when the worker died."""
         worker = await to_its_end(self._spawn())
         try:
             await self._begin(worker)
@@ -157,7 +157,7 @@ class LiveRun:
             await worker.kill()
 
     async def _spawn(self) -> WorkerProcess:
-        self._hears = False
+        self._has_order = False
         with disk_errors():
             self._worker = await WorkerProcess.spawn(self._folder)
         return self._worker
@@ -180,13 +180,13 @@ class LiveRun:
             "forgiven": [message.hex() for message in forgiven],
         }
         worker.send(Note(Verb.BEGIN, json.dumps(order).encode()))
-        self._hears = True
+        self._has_order = True
         self.tell_presence()
 
     # --- what a worker says ---
 
     async def _serve(self, worker: WorkerProcess) -> End | None:
-        """Carry the worker's messages until it is done (its last word) or gone (None)."""
+        """Carry the worker's messages until it says how the run ended, or died (None)."""
         while (note := await worker.receive()) is not None:
             match note.verb:
                 case Verb.SEND:
@@ -196,11 +196,11 @@ class LiveRun:
                 case Verb.REFUSE:
                     await self._refuse(note.payload)
                 case Verb.STATUS:
-                    self._shared.views.note_status(self.run, json.loads(note.payload))
+                    self._shared.views.show_status(self.run, json.loads(note.payload))
                 case Verb.COMMIT:
                     await to_its_end(self._commit(json.loads(note.payload)))
                 case Verb.DONE:
-                    return _last_word(json.loads(note.payload))
+                    return _read_end(json.loads(note.payload))
                 case _:
                     raise RunWorkerError("The run's worker sent what only the daemon may send")
         return None
@@ -221,8 +221,8 @@ class LiveRun:
         if is_guest:  # a guest app commits nothing: when it goes on it needs all that it asked and was answered
             self._shared.blobs.keep(self.run, instruction)
         refers_to = frozenset(blob.id for blob in instruction.blobs)
-        most_bytes = most_reply_bytes(self._study, self._dimension, instruction.phase)
-        self._shared.mailbox.send(site, instruction, refers_to, self._take, most_bytes)
+        max_bytes = max_reply_bytes(self._study, self._dimension, instruction.phase)
+        self._shared.mailbox.send(site, instruction, refers_to, self._take, max_bytes)
 
     def _take(self, site: SiteName, reply: Reply) -> None:
         """A site answered."""
@@ -269,11 +269,11 @@ class LiveRun:
         if result is not None:
             self._answered.clear()
             self._shared.blobs.drop_answers(self.run)
-            self._shared.views.note_result(self.run, self._study, result)
+            self._shared.views.show_result(self.run, self._study, result)
 
 
-def _last_word(done: dict[str, Any]) -> End:
-    """How a worker says that its run ended, and why. What is no such word raises: the worker counts as dead."""
+def _read_end(done: dict[str, Any]) -> End:
+    """How a worker says that its run ended, and why. Anything else raises: that worker counts as dead."""
     state = RunState(done["state"])
     if state in (RunState.RUNNING, RunState.STOPPED):
         raise RunWorkerError("The run's worker claims a state that is not its to give")

@@ -61,7 +61,7 @@ class Runs:
         self._blobs = BlobsInUse(spool)
         self._shared = Shared(journal, mailbox, sessions, spool, self._blobs, self._views, metrics)
         self._live: dict[RunId, LiveRun] = {}
-        self._moving = asyncio.Lock()
+        self._state_lock = asyncio.Lock()
         sessions.on_change.append(self._tell_presence)
         mailbox.needed.append(self._blobs.all)
 
@@ -69,7 +69,7 @@ class Runs:
         """At the server's start: know all runs, go on with those that were running, tidy the spool."""
         for record in self._journal.runs():
             study = self._study(record.study_digest)
-            self._see(record, study)
+            self._add_view(record, study)
             if record.state.is_over:
                 continue
             if record.progress:
@@ -88,7 +88,7 @@ class Runs:
     # --- what operators ask for ---
 
     async def start(self, study: Study) -> RunView:
-        async with self._moving:  # of two operators at the same moment one is first
+        async with self._state_lock:  # of two operators at the same moment one is first
             return await self._start(study)
 
     async def _start(self, study: Study) -> RunView:
@@ -104,7 +104,7 @@ class Runs:
         self._require_room()
         run = RunId(f"{study.name}-{secrets.token_hex(3)}")
         await asyncio.to_thread(self._journal.create_run, run, digest)
-        self._see(self._journal.run(run), study)
+        self._add_view(self._journal.run(run), study)
         if study.protection.mode == "none":
             log.warning("this run is not protected: the server can read every update", run=run, study=study.name)
         if study.is_of_two:
@@ -114,13 +114,13 @@ class Runs:
         return self.view(run)
 
     async def pause(self, run: RunId) -> RunView:
-        async with self._moving:
+        async with self._state_lock:
             self._views.require(run, RunState.RUNNING)
-            await self._settle(run, RunState.PAUSED, WrongStateError("An operator paused the run"))
+            await self._end(run, RunState.PAUSED, WrongStateError("An operator paused the run"))
             return self.view(run)
 
     async def resume(self, run: RunId) -> RunView:
-        async with self._moving:
+        async with self._state_lock:
             view = self._views.require(run, RunState.PAUSED)
             self._require_room()
             await asyncio.to_thread(self._journal.forgive_refusals, run)
@@ -131,9 +131,9 @@ class Runs:
             return self.view(run)
 
     async def stop(self, run: RunId) -> RunView:
-        async with self._moving:
+        async with self._state_lock:
             self._views.require(run, RunState.RUNNING, RunState.PAUSED)
-            await self._settle(run, RunState.STOPPED, None)
+            await self._end(run, RunState.STOPPED, None)
             return self.view(run)
 
     def list(self) -> list[RunView]:
@@ -163,7 +163,7 @@ class Runs:
     def model(self, run: RunId) -> Path:
         """The released model. Raises WrongStateError: the study releases none, or the run has not come that far."""
         view = self.view(run)
-        path = self._model(run)
+        path = self._model_path(run)
         if not path.is_file():
             raise WrongStateError(
                 f"The run {view.run} has no released model",
@@ -179,20 +179,20 @@ class Runs:
         self._live[run] = LiveRun(run, study, self._folder(run), self._shared, self._finish)
 
     async def _finish(self, live: LiveRun, end: End) -> None:
-        """The last word of the run's worker, or its failure, becomes the run's state."""
+        """How the run ended becomes its state."""
         state, reason = end
-        async with self._moving:
+        async with self._state_lock:
             self._live.pop(live.run, None)
             if isinstance(reason, QuorumMissingError):
                 self._metrics.quorum_missed()
             if state is not RunState.COMPLETED:
                 self._metrics.round_ended(RoundOutcome.ABANDONED)
             try:
-                await self._become(live.run, live.asked, state, reason)
+                await self._change_state(live.run, live.asked, state, reason)
             except DiskFullError as error:
                 log.error("the run's state is not stored: it goes on after a restart", run=live.run, code=error.code)
 
-    async def _settle(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
+    async def _end(self, run: RunId, state: RunState, reason: QuorateError | None) -> None:
         """An operator ends or pauses the run.
 
         Raises:
@@ -201,9 +201,9 @@ class Runs:
         live = self._live.pop(run, None)
         if live is not None:
             await live.end()
-        await self._become(run, self._mailbox.asked_for(run), state, reason)
+        await self._change_state(run, self._mailbox.asked_for(run), state, reason)
 
-    async def _become(
+    async def _change_state(
         self, run: RunId, asked: Iterable[MessageId], state: RunState, reason: QuorateError | None
     ) -> None:
         """Nobody works for the run any more; its state is stored, and known even if it could not be stored."""
@@ -218,7 +218,7 @@ class Runs:
                 await asyncio.to_thread(self._journal.forget_replies, run)
                 await self._blobs.release(run)
         finally:
-            model = self._model(run).is_file()
+            model = self._model_path(run).is_file()
             self._views.update(run, state=state, reason=reason, phase="", sites=(), model_available=model)
             log.info("run " + state.value, run=run, reason=reason.code if reason else "")
 
@@ -226,11 +226,9 @@ class Runs:
         for live in self._live.values():
             live.tell_presence()
 
-    # --- small things ---
-
-    def _see(self, record: RunRecord, study: Study) -> None:
+    def _add_view(self, record: RunRecord, study: Study) -> None:
         results = [result_from_json(value) for value in self._journal.results(record.run)]
-        self._views.add(record, study, results, model_available=self._model(record.run).is_file())
+        self._views.add(record, study, results, model_available=self._model_path(record.run).is_file())
 
     def _require_room(self) -> None:
         if len(self._live) >= self._config.most_runs:
@@ -246,5 +244,5 @@ class Runs:
     def _folder(self, run: RunId) -> Path:
         return self._config.runs_dir / run
 
-    def _model(self, run: RunId) -> Path:
+    def _model_path(self, run: RunId) -> Path:
         return self._folder(run) / "model.npz"

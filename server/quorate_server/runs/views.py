@@ -1,4 +1,4 @@
-"""What an operator sees of all runs, and the news of them as they move; metrics count with it."""
+"""What an operator sees of all runs, now and after each change. Metrics follow the same changes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class RunViews:
             if view.state.is_over:
                 return
             await event.wait()
-            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are told of together
+            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are shown together
 
     def update(self, run: RunId, **changes: Any) -> None:
         self._views[run] = replace(self._views[run], changed_unix_s=time.time(), **changes)
@@ -88,12 +88,12 @@ class RunViews:
         if event is not None:
             event.set()
 
-    def note_status(self, run: RunId, status: dict[str, Any]) -> None:
+    def show_status(self, run: RunId, status: dict[str, Any]) -> None:
         """What the run's worker says of the phase that is open."""
         sites = tuple(SiteProgress(SiteName(n), Progress(state), code) for n, state, code in status["sites"])
         self.update(run, round_number=status["round"], phase=status["phase"], sites=sites)
 
-    def note_result(self, run: RunId, study: Study, result: RoundResult) -> None:
+    def show_result(self, run: RunId, study: Study, result: RoundResult) -> None:
         """A round was committed."""
         full = len(result.contributed) == len(study.sites)
         self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL)

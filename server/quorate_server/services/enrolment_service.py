@@ -1,4 +1,4 @@
-"""The gRPC door of enrolment: how a site gets and keeps its certificate."""
+"""The gRPC service Enrolment: how a site gets and keeps its certificate."""
 
 from __future__ import annotations
 

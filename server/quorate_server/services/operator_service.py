@@ -1,4 +1,4 @@
-"""The gRPC door of the operator: invitations, studies, runs, reports."""
+"""The gRPC service Operator: invitations, studies, runs, reports."""
 
 from __future__ import annotations
 
@@ -144,15 +144,15 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         self, request: operator_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StudyPlan:
         record = self._registry.study(request.study)
-        present = _present(record.study, self._registry.sites())
+        members = _members(record.study, self._registry.sites())
         return operator_pb2.StudyPlan(
             study=_study_status(record),
             sites=[
                 operator_pb2.SiteReadiness(
-                    site=said.site, readiness=readiness_to_proto(said.readiness), at_unix_s=said.at_unix_s
+                    site=report.site, readiness=readiness_to_proto(report.readiness), at_unix_s=report.at_unix_s
                 )
-                for said in self._registry.readiness(record.digest)
-                if said.site in present
+                for report in self._registry.readiness(record.digest)
+                if report.site in members
             ],
         )
 
@@ -277,8 +277,8 @@ def check_roster(study: Study, sites: Sequence[SiteRecord]) -> None:
         )
 
 
-def _present(study: Study, sites: Sequence[SiteRecord]) -> set[str]:
-    """The sites of a study that still are who it names: what one said before it was revoked counts no more."""
+def _members(study: Study, sites: Sequence[SiteRecord]) -> set[str]:
+    """The sites of a study that still are who it names: what one reported before it was revoked is left out."""
     keys = {
         (record.name, record.member.signing_key.hex())
         for record in sites

@@ -188,7 +188,7 @@ class Journal:
             for signing_key, head in heads.items():
                 self.record_ledger_head(signing_key, head)
             raise
-        _tell(batch)
+        _settle(batch)
 
     def results(self, run: RunId) -> list[dict[str, object]]:
         with self._engine.connect() as db:
@@ -230,9 +230,9 @@ class Journal:
             try:
                 await loop.run_in_executor(self._writer, self._write_replies, batch, heads)
             except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
-                _tell(batch, error)
+                _settle(batch, error)
             else:
-                _tell(batch)
+                _settle(batch)
 
     def _write_replies(self, batch: list[_PendingReply], heads: dict[bytes, SignedHead]) -> None:
         with self._engine.begin() as db:
@@ -312,8 +312,8 @@ def _keep_heads(db: Connection, heads: dict[bytes, SignedHead]) -> None:
             db.execute(ADD_HEAD, row)
 
 
-def _tell(batch: list[_PendingReply], error: Exception | None = None) -> None:
-    """Tell those who wait for these replies how it ended."""
+def _settle(batch: list[_PendingReply], error: Exception | None = None) -> None:
+    """Those who wait for these replies learn how it ended."""
     for item in batch:
         if item.written.done():  # its waiter gave up
             continue
