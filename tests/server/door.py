@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from quorate.errors import NotFoundError, WrongStateError
+from quorate.errors import InputError, NotFoundError, WrongStateError
 from quorate.identity import Member, RunId, SiteName, sealing_proof
 from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study.study import Study
@@ -134,7 +134,10 @@ class FakeRuns:
                 await self.moved.wait_for(lambda seen=view: self.view(run) is not seen)
 
     async def report(self, run: RunId, format: str) -> bytes:
-        return f"<p>{self.view(run).run}".encode() if format == "html" else b"{}"
+        view = self.view(run)
+        if format not in ("html", "json"):
+            raise InputError("There is no such form of a report")
+        return f"<p>{view.run}".encode() if format == "html" else b"{}"
 
     def model(self, run: RunId) -> Path:
         if self.model_path is None:

@@ -135,7 +135,7 @@ class ServerConfig(_Settings):
         return cls.read(state_dir)
 
     def require_guest_allowed(self, study: Study) -> None:
-        """A guest app runs at the server, so the administrator of this machine has the last word.
+        """A guest app runs at the server, so the administrator of this machine decides.
 
         Raises:
             StudyError: the study's app is not among ``guest_apps``.

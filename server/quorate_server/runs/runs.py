@@ -158,7 +158,7 @@ class Runs:
             case "html":
                 return (await asyncio.to_thread(report.report_html, view, study, time.time())).encode()
             case _:
-                raise InputError("There is no such form of the report", expected="html or json", got=format[:40])
+                raise InputError("There is no such form of a report", expected="html or json", got=format[:40])
 
     def model(self, run: RunId) -> Path:
         """The released model. Raises WrongStateError: the study releases none, or the run has not come that far."""

@@ -32,7 +32,6 @@ log = structlog.get_logger()
 PAGE_BYTES = 1024 * 1024
 
 MAX_INVITATION_DAYS = 90
-REPORT_FORMATS = ("html", "json")
 
 
 class OperatorService(operator_pb2_grpc.OperatorServicer):
@@ -213,8 +212,6 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     async def GetReport(
         self, request: operator_pb2.GetReportRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[common_pb2.Frame]:
-        if request.format not in REPORT_FORMATS:
-            raise InputError("There is no such form of a report", expected=" or ".join(REPORT_FORMATS))
         report = await self._runs.report(self._find(request.run), request.format)
         async for frame in _frames([report]):
             yield frame
