@@ -32,7 +32,7 @@ def run_worker(consortium: Consortium) -> psutil.Process:
     """The process that drives the run."""
 
     def look() -> psutil.Process | None:
-        return next((child for child in consortium.running.children() if "run_worker" in words(child)), None)
+        return next((child for child in consortium.running.children() if "worker_main" in words(child)), None)
 
     return eventually(look, "the run's worker")
 
