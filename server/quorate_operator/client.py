@@ -1,4 +1,4 @@
-"""The operator's side of the gRPC door."""
+"""The calls of the gRPC service Operator."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class OperatorClient:
         return _study(self._call(self._stub.GetStudy, operator_pb2.GetStudyRequest(study=text)))
 
     def plan(self, text: str) -> PlanView:
-        """The study, with what its sites said of whether they would work for it."""
+        """The study, with what its sites reported of whether they would work for it."""
         reply = self._call(self._stub.PlanStudy, operator_pb2.GetStudyRequest(study=text))
         reports = tuple(
             ReportView(SiteName(each.site), readiness_from_proto(each.readiness), each.at_unix_s)

@@ -60,17 +60,19 @@ def plan_json(view: PlanView) -> Json:
         "approvals": {"given": view.approvals, "needed": study.needed_approvals},
         "quorum": {"ready": view.ready, "not_heard": view.not_heard, "needed": study.rounds.quorum},
         "can_start": view.can_start,
-        "sites": [{"name": answer.site, "answer": answer.answer} | _report_json(said) for answer, said in view.rows()],
+        "sites": [
+            {"name": answer.site, "answer": answer.answer} | _report_json(report) for answer, report in view.rows()
+        ],
     }
 
 
-def _report_json(said: ReportView | None) -> Json:
-    if said is None:
+def _report_json(report: ReportView | None) -> Json:
+    if report is None:
         return {"would_take_part": None, "code": None, "told_unix_s": None}
     return {
-        "would_take_part": said.readiness.is_ready,
-        "code": said.readiness.code or None,
-        "told_unix_s": said.at_unix_s,
+        "would_take_part": report.readiness.is_ready,
+        "code": report.readiness.code or None,
+        "told_unix_s": report.at_unix_s,
     }
 
 

@@ -40,7 +40,7 @@ class Profile:
         """Read a credential folder.
 
         Raises:
-            ConfigError: not whole, or others may read its key. CertificateExpiredError: told here, because the
+            ConfigError: not whole, or others may read its key. CertificateExpiredError: raised here, because the
                 server's handshake would only hang up.
         """
         try:

@@ -101,12 +101,12 @@ def plan_page(view: PlanView, now: float) -> RenderableType:
     """What each site says before a run is started, and whether that is enough for one."""
     study = view.study.study
     table = _table("site", "answer", "as things stand", "told")
-    for answer, said in view.rows():
+    for answer, report in view.rows():
         table.add_row(
             answer.site,
             _state(answer.answer),
-            _verdict(said),
-            ago(said.at_unix_s, now) if said else "",
+            _verdict(report),
+            ago(report.at_unix_s, now) if report else "",
         )
     verdict = Text("it can start", "green") if view.can_start else Text("it cannot start yet", "red")
     unheard = f" ({view.not_heard} more not heard)" if view.not_heard else ""
@@ -117,12 +117,12 @@ def plan_page(view: PlanView, now: float) -> RenderableType:
     return _warned(Group(table, Text(), line + verdict), study.protection.mode == "none")
 
 
-def _verdict(said: ReportView | None) -> Text:
-    if said is None:
+def _verdict(report: ReportView | None) -> Text:
+    if report is None:
         return Text("not heard", "yellow")
-    if said.readiness.is_ready:
+    if report.readiness.is_ready:
         return Text("would take part", "green")
-    return Text(f"blocked by {said.readiness.code}", "red")
+    return Text(f"blocked by {report.readiness.code}", "red")
 
 
 def runs_table(runs: Sequence[RunView], now: float) -> RenderableType:

@@ -55,7 +55,7 @@ class StudyView:
 
 @dataclass(frozen=True, slots=True)
 class ReportView:
-    """What a site said last of whether it would work for a study."""
+    """What a site reported last of whether it would work for a study."""
 
     site: SiteName
     readiness: Readiness
@@ -71,9 +71,9 @@ class PlanView:
 
     def rows(self) -> Iterator[tuple[AnswerView, ReportView | None]]:
         """Each site's answer and its report."""
-        said = {report.site: report for report in self.reports}
+        reports = {report.site: report for report in self.reports}
         for _, answer in self.study.roster():
-            yield answer, said.get(answer.site)
+            yield answer, reports.get(answer.site)
 
     @property
     def approvals(self) -> int:

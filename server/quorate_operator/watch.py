@@ -54,27 +54,27 @@ def changes(views: Iterable[RunView]) -> Iterator[tuple[str, RunView]]:
 
     The comings and goings of sites that work are left out: they fill a log and say nothing.
     """
-    told_state = ""
-    told_rounds = 0
-    told_trouble = ""
+    last_state = ""
+    last_rounds = 0
+    last_trouble = ""
     for view in views:
         time = clock_time(view.changed_unix_s)
         state = f"{view.run} is {view.state}" + (f": {view.reason}" if view.reason else "")
-        if not told_state and view.protection == "none":
+        if not last_state and view.protection == "none":
             yield f"{time} WARNING: {UNPROTECTED}", view
         starts = not view.state.is_over
-        if starts and state != told_state:
+        if starts and state != last_state:
             yield f"{time} {state}", view
         for result in view.results:
-            if result.round_number > told_rounds:
-                told_rounds = result.round_number
+            if result.round_number > last_rounds:
+                last_rounds = result.round_number
                 yield f"{time} {round_line(result, view.rounds)}", view
         trouble = _trouble(view)
-        if trouble and trouble != told_trouble:
+        if trouble and trouble != last_trouble:
             yield f"{time} {trouble}", view
-        if not starts and state != told_state:
+        if not starts and state != last_state:
             yield f"{time} {state}", view
-        told_state, told_trouble = state, trouble
+        last_state, last_trouble = state, trouble
 
 
 def _trouble(view: RunView) -> str:

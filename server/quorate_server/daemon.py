@@ -1,4 +1,4 @@
-"""The server daemon: builds every part, opens the doors, and closes them in order."""
+"""The server daemon: builds every part, opens the ports, and closes them in order."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.errors import ConfigError
+from quorate.process.cancellation import cancel
+from quorate.process.metrics import serve_metrics
 from quorate.rounds.spool import Spool
-from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2_grpc
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
 from quorate_server.consortium.tables import SiteStatus
-from quorate_server.reporting.metrics import ServerMetrics, serve_metrics, watch_event_loop
+from quorate_server.reporting.metrics import ServerMetrics, watch_event_loop
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import AccessGuard
-from quorate_server.services.door_limits import door_options, file_limit, most_connections, raise_file_limit
+from quorate_server.services.door_limits import door_options, file_limit, max_connections, raise_file_limit
 from quorate_server.services.enrolment_service import EnrolmentService
 from quorate_server.services.operator_service import OperatorService
 from quorate_server.services.rounds_service import RoundsService
@@ -40,18 +42,8 @@ SWEEP_S = 0.5
 GRACE_S = 2.0
 
 
-class _Announcer:
-    """Tells the connected sites that there is a study to read."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-
-    async def studies_changed(self) -> None:
-        self._sessions.broadcast(rounds_pb2.ServerEvent(studies_changed=rounds_pb2.StudiesChanged()))
-
-
 class Server:
-    """All parts of one server. ``start`` opens the doors, ``stop`` closes them; runs go on at the next start."""
+    """All parts of one server. ``start`` opens the ports, ``stop`` closes them; runs go on at the next start."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
@@ -75,10 +67,10 @@ class Server:
         authority = Authority.load(config.ca_dir, config.consortium)
         self._identity = ServerIdentity(authority, config.public_host, time.time)
         self._guard = AccessGuard(config.consortium, self.registry)
-        connections = most_connections(file_limit(), config.most_runs)
-        self._door = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
+        connections = max_connections(file_limit(), config.most_runs)
+        self._grpc = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
         self._add_services(authority)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
         self.metrics.certificate_expires("ca", authority.expires_unix_s)
         self.metrics.certificate_expires("server", self._identity.expires_unix_s)
 
@@ -88,11 +80,10 @@ class Server:
             EnrolmentService(
                 authority=authority,
                 registry=self.registry,
-                presence=self.sessions,
-                forget_session=self.journal.forget_session,
+                sessions=self.sessions,
                 certificate_days=config.certificate_days,
             ),
-            self._door,
+            self._grpc,
         )
         operator_pb2_grpc.add_OperatorServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             OperatorService(
@@ -100,10 +91,9 @@ class Server:
                 authority=authority,
                 registry=self.registry,
                 runs=self.runs,
-                presence=self.sessions,
-                announcer=_Announcer(self.sessions),
+                sessions=self.sessions,
             ),
-            self._door,
+            self._grpc,
         )
         rounds_pb2_grpc.add_RoundsServicer_to_server(  # type: ignore[no-untyped-call]  # generated code
             RoundsService(
@@ -116,17 +106,17 @@ class Server:
                 spool=self.spool,
                 metrics=self.metrics,
             ),
-            self._door,
+            self._grpc,
         )
 
     async def start(self) -> int:
-        """Open the doors. Returns the port of the gRPC door.
+        """Open the ports. Returns the gRPC server's.
 
         Raises:
             ConfigError: the address is taken.
         """
         try:
-            port = self._door.add_secure_port(self._config.listen, self._identity.server_credentials())
+            port = self._grpc.add_secure_port(self._config.listen, self._identity.server_credentials())
         except RuntimeError as error:
             raise ConfigError(
                 f"The server cannot listen on {self._config.listen}",
@@ -135,11 +125,10 @@ class Server:
         self._metrics_server = (
             serve_metrics(self._config.metrics_listen, self.prometheus) if self._config.metrics_listen else None
         )
-        await self._door.start()
+        await self._grpc.start()
         await self.runs.recover()
         self._count_sites()
-        self._spawn(self._sweep())
-        self._spawn(watch_event_loop(self.metrics))
+        self._background = [asyncio.create_task(self._sweep()), asyncio.create_task(watch_event_loop(self.metrics))]
         log.info(
             "server ready",
             consortium=self._config.consortium,
@@ -150,11 +139,10 @@ class Server:
         return int(port)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await cancel(self._background)
         await self.runs.close()
         self.sessions.drop_all()
-        await self._door.stop(GRACE_S)
+        await self._grpc.stop(GRACE_S)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.stop)
         self.journal.close()
@@ -169,14 +157,10 @@ class Server:
             except SQLAlchemyError:  # without this loop nobody would be found silent any more
                 log.exception("the sites could not be counted")
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]  # any coroutine
-        self._tasks.add(task)
-
     def _count_sites(self) -> None:
         counts = Tally(
-            self.sessions.state(name) if standing is SiteStatus.ACTIVE else standing.value
-            for name, standing in self.registry.standings().items()
+            self.sessions.state(name) if status is SiteStatus.ACTIVE else status.value
+            for name, status in self.registry.statuses().items()
         )
         self.metrics.sites_are(counts)
 

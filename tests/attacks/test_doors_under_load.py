@@ -25,7 +25,7 @@ from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.server_certificate import ServerIdentity
 from quorate_server.services.access import METHODS
-from quorate_server.services.door_limits import HANDSHAKE_S, OWN_FILES, WANTED_FILES, door_options, most_connections
+from quorate_server.services.door_limits import HANDSHAKE_S, OWN_FILES, WANTED_FILES, door_options, max_connections
 from quorate_server.services.open_calls import MAX_CALLS
 from tests.attacks.server_kit import (
     PATIENCE_S,
@@ -222,7 +222,7 @@ async def test_a_site_gets_in_while_strangers_hold_1500_connections(tmp_path: Pa
                 await site.say(hello=rounds_pb2.SiteHello(session=1, version="by hand"))
                 assert (await site.call.read()).HasField("welcome")
             files.cancel()
-            assert await files <= most_connections(min(hard, WANTED_FILES), 32) + OWN_FILES
+            assert await files <= max_connections(min(hard, WANTED_FILES), 32) + OWN_FILES
     finally:
         daemon.end()
 
@@ -267,6 +267,6 @@ async def test_a_connection_with_a_certificate_and_without_a_call_is_closed(cons
 
 
 def test_connections_leave_files_for_the_daemon_itself() -> None:
-    assert most_connections(1024, 32) == 1024 - 256 - 4 * 32
-    assert most_connections(WANTED_FILES, 32) == 8192
-    assert most_connections(100, 1024) == 1
+    assert max_connections(1024, 32) == 1024 - 256 - 4 * 32
+    assert max_connections(WANTED_FILES, 32) == 8192
+    assert max_connections(100, 1024) == 1

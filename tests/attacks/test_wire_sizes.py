@@ -28,7 +28,7 @@ from quorate.wire.secure_messages import (
     secure_work_to_bytes,
     shares_to_bytes,
 )
-from quorate_server.runs.runs import _LiveRun
+from quorate_server.runs.live_run import max_reply_bytes
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
 from tests.server.secure_kit import a_secure_consortium, each_of, when
@@ -245,6 +245,6 @@ def test_what_is_passed_on_of_shares_has_exactly_the_size_of_the_rule() -> None:
 @pytest.mark.parametrize("phase", [Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL, Phase.PREPARE, Phase.EVALUATE])
 def test_a_site_uploads_nothing_for_a_reply_that_has_no_bulk_data(phase: Phase) -> None:
     """It filled the server's disk with 64 MiB for each of them, until its reply had been looked at."""
-    live = _LiveRun(a_secure_consortium().study, bytes(32), dimension=1000)
-    assert live.most_reply_bytes(phase) == 0
-    assert live.most_reply_bytes(Phase.UPLOAD) > 0
+    study = a_secure_consortium().study
+    assert max_reply_bytes(study, 1000, phase) == 0
+    assert max_reply_bytes(study, 1000, Phase.UPLOAD) > 0

@@ -32,8 +32,7 @@ def run_worker(consortium: Consortium) -> psutil.Process:
     """The process that drives the run."""
 
     def look() -> psutil.Process | None:
-        children = consortium.running.children()
-        return next((child for child in children if "quorate_server.runs.worker_main" in words(child)), None)
+        return next((child for child in consortium.running.children() if "worker_main" in words(child)), None)
 
     return eventually(look, "the run's worker")
 

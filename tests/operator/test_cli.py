@@ -29,7 +29,7 @@ from quorate.study.task_digest import task_digest
 from quorate_operator.cli import main
 from tests.operator.conftest import Inside
 from tests.operator.test_release import MODEL, handed_out
-from tests.server.door import Door, a_study
+from tests.server.door import Door, a_study, told
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -125,9 +125,9 @@ def test_no_key_of_an_invitation_appears_on_the_terminal(quorate: Command, tmp_p
     assert "PRIVATE" not in out
 
 
-def test_sites_are_listed_and_revoked(quorate: Command, door: Door) -> None:
+def test_sites_are_listed_and_revoked(quorate: Command, door: Door, inside: Inside) -> None:
     door.enrol("north")
-    door.presence.states["north"] = "online"
+    inside(door.connect("north"))
     code, out, _ = quorate("site", "list")
     assert code == 0
     assert "north" in out
@@ -139,9 +139,10 @@ def test_sites_are_listed_and_revoked(quorate: Command, door: Door) -> None:
 
 
 def test_a_study_file_is_published_with_what_its_names_stand_for(
-    quorate: Command, door: Door, app_module: str, tmp_path: Path
+    quorate: Command, door: Door, inside: Inside, app_module: str, tmp_path: Path
 ) -> None:
     keys, _ = door.enrol("north")
+    session = inside(door.connect("north"))
     code, out, _ = quorate("study", "publish", study_file(tmp_path, app_module, "north"))
     assert code == 0
     assert "WARNING" in out
@@ -149,7 +150,7 @@ def test_a_study_file_is_published_with_what_its_names_stand_for(
     study = door.registry.study("malignancy").study
     assert [site.signing_key for site in study.sites] == [keys.member.signing_key.hex()]
     assert study.task.digest == task_digest(f"flower:{app_module}:client")
-    assert door.announcer.announced == 1
+    assert told(session) == ["studies_changed"]
 
 
 def test_a_study_with_a_site_that_has_not_joined_is_refused_here(

@@ -1,4 +1,4 @@
-"""A real door on a loopback port: our services behind the guard, with small stand-ins for runs and presence."""
+"""A real door on a loopback port: our services behind the guard, with a small stand-in for runs."""
 
 # ruff: noqa: N802  # handlers have the names of the proto
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from quorate.errors import NotFoundError, QuorateError, WrongStateError
+from quorate.errors import InputError, NotFoundError, WrongStateError
 from quorate.identity import Member, RunId, SiteName, sealing_proof
 from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study.study import Study
@@ -32,10 +32,12 @@ from quorate_server.consortium.ca import Authority, Credential, Issued, public_k
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
+from quorate_server.runs.sessions import Session, Sessions
 from quorate_server.services.access import AccessGuard, caller
 from quorate_server.services.enrolment_service import EnrolmentService
 from quorate_server.services.operator_service import OperatorService
 from quorate_server.storage.database import open_database
+from quorate_server.storage.journal import Journal
 
 CONSORTIUM = "north-sea"
 NAME_OVERRIDE = (("grpc.ssl_target_name_override", "quorate-server"),)
@@ -132,39 +134,15 @@ class FakeRuns:
                 await self.moved.wait_for(lambda seen=view: self.view(run) is not seen)
 
     async def report(self, run: RunId, format: str) -> bytes:
-        return f"<p>{self.view(run).run}".encode() if format == "html" else b"{}"
+        view = self.view(run)
+        if format not in ("html", "json"):
+            raise InputError("There is no such form of a report")
+        return f"<p>{view.run}".encode() if format == "html" else b"{}"
 
     def model(self, run: RunId) -> Path:
         if self.model_path is None:
             raise WrongStateError(f"The run {run} has no released model")
         return self.model_path
-
-
-@dataclass
-class FakePresence:
-    """Who is there, as a test says, and whom the server showed the door."""
-
-    states: dict[str, str] = field(default_factory=dict)
-    dropped: list[tuple[str, str]] = field(default_factory=list)
-
-    def state(self, site: SiteName) -> str:
-        return self.states.get(site, "offline")
-
-    def last_seen(self, site: SiteName) -> float:
-        return 1_800_000_000.0 if site in self.states else 0.0
-
-    def version(self, site: SiteName) -> str:
-        return "0.1.0" if site in self.states else ""
-
-    async def drop(self, site: SiteName, error: QuorateError) -> None:
-        self.dropped.append((site, error.code))
-
-
-class FakeAnnouncer:
-    announced = 0
-
-    async def studies_changed(self) -> None:
-        self.announced += 1
 
 
 class EchoRounds(rounds_pb2_grpc.RoundsServicer):
@@ -240,9 +218,7 @@ class Door:
     registry: Registry
     clock: Clock
     runs: FakeRuns
-    presence: FakePresence
-    announcer: FakeAnnouncer
-    forgotten: list[str] = field(default_factory=list)
+    sessions: Sessions
     port: int = 0
 
     def credential(self, issued: Issued, key_pem: bytes) -> grpc.ChannelCredentials:
@@ -277,6 +253,20 @@ class Door:
         keys, issued = self.enrol(name)
         return self.credential(issued, keys.key_pem())
 
+    async def connect(self, name: str, session: int = 1) -> Session:
+        """A site that has its stream open."""
+        return await self.sessions.attach(SiteName(name), session, "0.1.0")
+
+
+def told(session: Session) -> list[str]:
+    """What waits for a site: the events' names, of a refusal its code, and ``end``."""
+    events = []
+    while not session.outgoing.empty():
+        event = session.outgoing.get_nowait()
+        name = event.WhichOneof("event") if event else "end"
+        events.append(event.refused.code if name == "refused" else name)
+    return events
+
 
 @asynccontextmanager
 async def open_door(state_dir: Path, settings: str = "") -> AsyncIterator[Door]:
@@ -288,6 +278,7 @@ async def open_door(state_dir: Path, settings: str = "") -> AsyncIterator[Door]:
     config = ServerConfig.read(state_dir)
     authority = Authority.load(config.ca_dir, CONSORTIUM)
     engine = open_database(config.engine_url)
+    journal = Journal(engine, clock)
     door = Door(
         state_dir,
         config,
@@ -295,16 +286,14 @@ async def open_door(state_dir: Path, settings: str = "") -> AsyncIterator[Door]:
         Registry(engine, clock),
         clock,
         FakeRuns(),
-        FakePresence(),
-        FakeAnnouncer(),
+        Sessions(journal, 3600.0),
     )
     server = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, door.registry)])
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(
         EnrolmentService(
             authority=authority,
             registry=door.registry,
-            presence=door.presence,
-            forget_session=door.forgotten.append,
+            sessions=door.sessions,
             certificate_days=config.certificate_days,
             clock=clock,
         ),
@@ -316,8 +305,7 @@ async def open_door(state_dir: Path, settings: str = "") -> AsyncIterator[Door]:
             authority=authority,
             registry=door.registry,
             runs=door.runs,
-            presence=door.presence,
-            announcer=door.announcer,
+            sessions=door.sessions,
             clock=clock,
         ),
         server,
@@ -330,6 +318,7 @@ async def open_door(state_dir: Path, settings: str = "") -> AsyncIterator[Door]:
         yield door
     finally:
         await server.stop(None)
+        journal.close()
         engine.dispose()
 
 

@@ -37,6 +37,7 @@ from quorate.errors import (
 )
 from quorate.identity import RunId
 from quorate.process.cancellation import cancel
+from quorate.process.metrics import serve_metrics
 from quorate.rounds.blobs import BlobId
 from quorate.rounds.instruction import Instruction, MessageId, Reply
 from quorate.rounds.spool import Spool
@@ -52,7 +53,7 @@ from quorate_client.connection.transfers import Downloads
 from quorate_client.daemon.control_stream import ControlStream, Surroundings
 from quorate_client.daemon.instructions import DaemonParts, Engine, Fetch, Instructions
 from quorate_client.daemon.journal import Journal
-from quorate_client.daemon.metrics import ClientMetrics, serve_metrics
+from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.readiness_reports import ReadinessReports
 from quorate_client.daemon.upkeep import CertificateKeeper, forget_the_old, heed_pause
 from quorate_client.ledger.ledger import Ledger, open_ledger

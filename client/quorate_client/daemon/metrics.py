@@ -8,25 +8,11 @@ the only thing at a site that listens at all.
 from __future__ import annotations
 
 import math
-import platform
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    ProcessCollector,
-    disable_created_metrics,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry
 
-from quorate import __version__
-from quorate.errors import ConfigError
-from quorate.process.metrics import Metric, MetricKind, error_codes
+from quorate.process.metrics import Metric, MetricKind, counter, error_codes, gauge, histogram, process_metrics
 from quorate.rounds.instruction import Phase
 
 
@@ -134,25 +120,21 @@ class ClientMetrics:
     """The live metrics of one daemon. Make one per registry; its methods may be called from any thread."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        ProcessCollector(registry=registry)
-        build = Info(BUILD.name.removesuffix("_info"), BUILD.help, registry=registry)
-        build.info({"version": __version__, "python_version": platform.python_version()})
-        self._connection = _gauge(CONNECTION, registry)
-        self._connections = _counter(CONNECTIONS, registry)
-        self._done = _counter(DONE, registry)
-        self._refused = _counter(REFUSED, registry)
-        self._training_seconds = Histogram(
-            TRAINING_SECONDS.name, TRAINING_SECONDS.help, buckets=TRAINING_SECONDS.buckets, registry=registry
-        )
-        self._queue = _gauge(QUEUE, registry)
-        self._sent_bytes = _counter(SENT_BYTES, registry)
-        self._received_bytes = _counter(RECEIVED_BYTES, registry)
-        self._certificate_expiry = _gauge(CERTIFICATE_EXPIRY, registry)
-        self._clock_offset = _gauge(CLOCK_OFFSET, registry)
-        self._paused = _gauge(PAUSED, registry)
-        self._last_success = _gauge(LAST_SUCCESS, registry)
-        self._epsilon_spent = _gauge(EPSILON_SPENT, registry)
-        self._epsilon_left = _gauge(EPSILON_LEFT, registry)
+        process_metrics(BUILD, registry)
+        self._connection = gauge(CONNECTION, registry)
+        self._connections = counter(CONNECTIONS, registry)
+        self._done = counter(DONE, registry)
+        self._refused = counter(REFUSED, registry)
+        self._training_seconds = histogram(TRAINING_SECONDS, registry)
+        self._queue = gauge(QUEUE, registry)
+        self._sent_bytes = counter(SENT_BYTES, registry)
+        self._received_bytes = counter(RECEIVED_BYTES, registry)
+        self._certificate_expiry = gauge(CERTIFICATE_EXPIRY, registry)
+        self._clock_offset = gauge(CLOCK_OFFSET, registry)
+        self._paused = gauge(PAUSED, registry)
+        self._last_success = gauge(LAST_SUCCESS, registry)
+        self._epsilon_spent = gauge(EPSILON_SPENT, registry)
+        self._epsilon_left = gauge(EPSILON_LEFT, registry)
         self._epsilon_left.set(math.inf)
         self.connection_is(ConnectionState.STOPPED)
 
@@ -196,49 +178,3 @@ class ClientMetrics:
 
     def succeeded(self, at_unix_s: float) -> None:
         self._last_success.set(at_unix_s)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsServer:
-    """A metrics endpoint that answers until it is stopped. ``port`` is the one it got."""
-
-    port: int
-    stop: Callable[[], None]
-
-
-def serve_metrics(listen: str, registry: CollectorRegistry) -> MetricsServer:
-    """Answer ``GET /metrics`` at ``HOST:PORT`` from a thread of its own. Port 0 takes a free one.
-
-    Raises:
-        ConfigError: the address is taken or not one of this machine.
-    """
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # it is untyped; they double the series of every counter, and nobody looks at them
-    host, _, port = listen.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"The metrics endpoint cannot listen on {listen}",
-            got=str(error),
-            action='Choose a free address for metrics_listen in config.toml; "" switches metrics off',
-        ) from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return MetricsServer(server.server_port, stop)
-
-
-def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
-    """Every series exists from the start with the value 0, so that a rate over its first event is right."""
-    counter = Counter(metric.name.removesuffix("_total"), metric.help, tuple(metric.labels), registry=registry)
-    for values in metric.labels.values():
-        for value in values:
-            counter.labels(value)
-    return counter
-
-
-def _gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
-    return Gauge(metric.name, metric.help, tuple(metric.labels), registry=registry)

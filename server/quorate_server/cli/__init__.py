@@ -87,8 +87,8 @@ def operator_list(state: State) -> None:
         records = registry.operators()
     for record in records:
         until = datetime.fromtimestamp(record.expires_unix_s, UTC)
-        standing = "revoked" if record.revoked else f"valid until {until:%Y-%m-%d}"
-        say(f"{record.name}  {standing}  serial {record.serial:x}")
+        status = "revoked" if record.revoked else f"valid until {until:%Y-%m-%d}"
+        say(f"{record.name}  {status}  serial {record.serial:x}")
 
 
 @operator_app.command("revoke")

@@ -16,7 +16,7 @@ from quorate_server.cli.founding import open_registry
 from quorate_server.consortium.ca import DAY_S, SERVER_NAME, Authority
 from quorate_server.consortium.config import ServerConfig, split_address
 
-_LEAST_FREE_BYTES = 2 * 1024**3
+_MIN_FREE_BYTES = 2 * 1024**3
 _WARN_DAYS = 30
 _TIMEOUT_S = 5.0
 
@@ -47,7 +47,7 @@ def examine(state_dir: Path, now: float) -> Iterator[Finding]:
         f"{days:.0f} days left",
         "" if days > _WARN_DAYS else "Found the consortium anew and invite all sites: the authority cannot be extended",
     )
-    for check in (_database, _operators, _address, _door, _disk):
+    for check in (_database, _operators, _address, _listening, _disk):
         yield check(config, authority, now)
 
 
@@ -93,7 +93,7 @@ def _address(config: ServerConfig, authority: Authority, now: float) -> Finding:
     return Finding("public address", True, config.address)
 
 
-def _door(config: ServerConfig, authority: Authority, now: float) -> Finding:
+def _listening(config: ServerConfig, authority: Authority, now: float) -> Finding:
     """Whether the server answers, by a handshake of our own: gRPC shows a wrong certificate like a dead server."""
     host, port = split_address(config.listen)
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
@@ -119,7 +119,7 @@ def _disk(config: ServerConfig, authority: Authority, now: float) -> Finding:
     free = shutil.disk_usage(config.state_dir).free
     return Finding(
         "disk",
-        free > _LEAST_FREE_BYTES,
+        free > _MIN_FREE_BYTES,
         f"{free / 1024**3:.1f} GiB free for updates on their way",
-        "" if free > _LEAST_FREE_BYTES else "Free some space: a round needs the size of a model for each site",
+        "" if free > _MIN_FREE_BYTES else "Free some space: a round needs the size of a model for each site",
     )

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from quorate.errors import ConfigError
+from quorate.errors import ConfigError, StudyError
 from quorate.process.private_files import write_new
-from quorate.study.study import Name
+from quorate.study.study import Name, Study
 
 CONFIG_NAME = "server.toml"
 
@@ -133,6 +133,19 @@ class ServerConfig(_Settings):
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
         write_new(path, "".join(lines).encode())
         return cls.read(state_dir)
+
+    def require_guest_allowed(self, study: Study) -> None:
+        """A guest app runs at the server, so the administrator of this machine decides.
+
+        Raises:
+            StudyError: the study's app is not among ``guest_apps``.
+        """
+        if study.guest is not None and study.guest.server_app not in self.guest_apps:
+            raise StudyError(
+                f"This server does not run the Flower app {study.guest.server_app}",
+                expected=f"one of {', '.join(self.guest_apps) or '(none is allowed)'}",
+                action="Have the server's administrator install it and add it to `guest_apps` in server.toml",
+            )
 
     @property
     def engine_url(self) -> str:

@@ -40,7 +40,7 @@ from quorate_server.consortium.tables import (
 _BY_SERIAL = select(
     CERTIFICATES.c.role, CERTIFICATES.c.name, CERTIFICATES.c.expires_unix_s, CERTIFICATES.c.revoked_unix_s
 ).where(CERTIFICATES.c.serial == bindparam("serial"))
-_STANDINGS = select(SITES.c.name, SITES.c.standing)
+_STATUSES = select(SITES.c.name, SITES.c.standing)
 
 
 class Registry(StudyRegister):
@@ -49,7 +49,7 @@ class Registry(StudyRegister):
     # --- certificates ---
 
     def record_certificate(self, issued: Issued) -> None:
-        """From now on the certificate counts. One that is not recorded is refused, whoever signed it."""
+        """From now on the certificate is valid. One that is not recorded is refused, whoever signed it."""
         with self._engine.begin() as db:
             _insert_certificate(db, issued, issued.expires_unix_s)
 
@@ -91,13 +91,13 @@ class Registry(StudyRegister):
             keep_keys: The site has joined before and must prove that it still holds the same signing key.
 
         Raises:
-            AlreadyExistsError, WrongStateError: the site's standing does not allow it; the message says what to do.
+            AlreadyExistsError, WrongStateError: the site's status does not allow it; the message says what to do.
         """
         with self._engine.begin() as db:
             row = db.execute(select(SITES).where(SITES.c.name == site)).one_or_none()
             kept = _kept_key(site, row) if keep_keys else None
             if not keep_keys:
-                _make_room(db, site, row)
+                _enter_invited(db, site, row)
             db.execute(self._revocation(site, Role.BOOTSTRAP))
             _insert_certificate(db, bootstrap, expires_unix_s)
             db.execute(insert(INVITATIONS).values(serial=_text(bootstrap.serial), site=site, kept_signing_key=kept))
@@ -172,10 +172,10 @@ class Registry(StudyRegister):
                 return record
         raise _no_site(name)
 
-    def standings(self) -> dict[SiteName, SiteStatus]:
-        """What each site is, without its keys."""
+    def statuses(self) -> dict[SiteName, SiteStatus]:
+        """What each site is, for counting: no keys are read."""
         with self._engine.connect() as db:
-            return {SiteName(name): SiteStatus(standing) for name, standing in db.execute(_STANDINGS)}
+            return {SiteName(name): SiteStatus(status) for name, status in db.execute(_STATUSES)}
 
     def sites(self) -> tuple[SiteRecord, ...]:
         """All sites by name."""
@@ -246,8 +246,8 @@ def _kept_key(site: SiteName, row: Row[Any] | None) -> bytes:
     return key
 
 
-def _make_room(db: Connection, site: SiteName, row: Row[Any] | None) -> None:
-    """Let the name stand for a site that is still to come."""
+def _enter_invited(db: Connection, site: SiteName, row: Row[Any] | None) -> None:
+    """From now on the name is that of a site that is invited and has no keys yet."""
     if row is None:
         db.execute(insert(SITES).values(name=site, standing=SiteStatus.INVITED))
     elif row.standing == SiteStatus.ACTIVE:

@@ -23,7 +23,7 @@ from quorate_server.consortium.tables import (
 )
 
 ANSWERS_ALLOWED = ("approved", "rejected")
-_LEAST_PREFIX = 6
+_MIN_PREFIX_DIGITS = 6
 
 
 class StudyRegister:
@@ -83,12 +83,12 @@ class StudyRegister:
         """The study of that name, or whose digest begins with ``text``. Raises NotFoundError."""
         records = self.studies()
         found = [record for record in records if record.name == text]
-        if not found and len(text) >= _LEAST_PREFIX:
+        if not found and len(text) >= _MIN_PREFIX_DIGITS:
             found = [record for record in records if record.digest.hex().startswith(text)]
         if len(found) != 1:
             raise NotFoundError(
                 f"There is no study {text[:80]!r}",
-                expected=f"a name, or at least {_LEAST_PREFIX} digits of a digest that belong to one study only",
+                expected=f"a name, or at least {_MIN_PREFIX_DIGITS} digits of a digest that belong to one study only",
                 action="`quorate study list` shows all studies",
             )
         return found[0]

@@ -1,6 +1,6 @@
 """Flower at the server: our Grid for guest apps, our ServerApp for stock deployments.
 
-``app`` is found here by Flower; whoever imports another room of this folder does not load Flower with it.
+``app`` is found here by Flower; whoever imports another module of this folder does not load Flower with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and of what."""
+"""Which figures a report shows, and of what."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _PHASE_ORDER = [str(phase) for phase in Phase]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A picture with its words. ``svg`` is safe inside HTML: every text in it was escaped when it was drawn."""
+class Figure:
+    """With title and caption. ``svg`` is safe inside HTML: every text in it was escaped when it was drawn."""
 
     title: str
     caption: str
     svg: str
 
 
-def draw(view: RunView, study: Study) -> tuple[Drawn, ...]:
-    """The pictures of a run in which at least one round counted."""
+def draw(view: RunView, study: Study) -> tuple[Figure, ...]:
+    """The figures of a run in which at least one round counted."""
     rounds = [result.round_number for result in view.results]
     return (
         *itertools.islice(_metrics(view, rounds), MAX_METRIC_FIGURES),
@@ -40,7 +40,7 @@ def draw(view: RunView, study: Study) -> tuple[Drawn, ...]:
     )
 
 
-def _metrics(view: RunView, rounds: Sequence[int]) -> Iterator[Drawn]:
+def _metrics(view: RunView, rounds: Sequence[int]) -> Iterator[Figure]:
     """Losses share an axis, figures between 0 and 1 share another, anything else has its own."""
     series = _series(view.results, lambda result: result.metrics)
     losses = [one for one in series if "loss" in one.label]
@@ -57,42 +57,42 @@ def _metrics(view: RunView, rounds: Sequence[int]) -> Iterator[Drawn]:
 
 def _lines(
     title: str, series: Sequence[Series], unit: str, rounds: Sequence[int], caption: str, *, from_zero: bool = True
-) -> Iterator[Drawn]:
+) -> Iterator[Figure]:
     for start in range(0, len(series), MAX_SERIES):
         shown = [Series(metric_label(one.label), one.values) for one in series[start : start + MAX_SERIES]]
-        yield Drawn(title, caption, plots.lines(rounds, shown, unit, from_zero=from_zero))
+        yield Figure(title, caption, plots.lines(rounds, shown, unit, from_zero=from_zero))
 
 
-def _contributions(results: Sequence[RoundResult], study: Study, rounds: Sequence[int]) -> Drawn:
+def _contributions(results: Sequence[RoundResult], study: Study, rounds: Sequence[int]) -> Figure:
     title = "Sites per round"
     if len(study.sites) <= MAX_GRID_SITES:
         contributed = {str(site): [site in result.contributed for result in results] for site in study.site_names}
         caption = (
             "Full cell: the site's update is in the sum of the round. Cross: it is not; the rounds' table says why."
         )
-        return Drawn(title, caption, plots.grid(rounds, contributed))
+        return Figure(title, caption, plots.grid(rounds, contributed))
     counts = [len(result.contributed) for result in results]
     parts = [Series("contributed", counts), Series("missing", [len(study.sites) - count for count in counts])]
-    return Drawn(title, "Sites whose updates are in the sum of the round.", plots.stacked(rounds, parts, "sites"))
+    return Figure(title, "Sites whose updates are in the sum of the round.", plots.stacked(rounds, parts, "sites"))
 
 
-def _phases(results: Sequence[RoundResult], rounds: Sequence[int]) -> Iterator[Drawn]:
+def _phases(results: Sequence[RoundResult], rounds: Sequence[int]) -> Iterator[Figure]:
     series = _series(results, lambda result: result.phase_seconds)
     series.sort(key=lambda one: _PHASE_ORDER.index(one.label) if one.label in _PHASE_ORDER else len(_PHASE_ORDER))
     if series:
         caption = "From the opening of each phase to its close, work at the sites included."
-        yield Drawn("Time per round", caption, plots.stacked(rounds, series[:MAX_SERIES], "time (s)"))
+        yield Figure("Time per round", caption, plots.stacked(rounds, series[:MAX_SERIES], "time (s)"))
 
 
-def _bytes(results: Sequence[RoundResult], rounds: Sequence[int]) -> Drawn:
-    most = max(max(result.bytes_up, result.bytes_down) for result in results)
-    power = min(max(0, (len(str(most)) - 1) // 3), 4)
+def _bytes(results: Sequence[RoundResult], rounds: Sequence[int]) -> Figure:
+    largest = max(max(result.bytes_up, result.bytes_down) for result in results)
+    power = min(max(0, (len(str(largest)) - 1) // 3), 4)
     unit, factor = ("B", "kB", "MB", "GB", "TB")[power], 1000**power
     series = [
         Series("from the sites", [result.bytes_up / factor for result in results]),
         Series("to the sites", [result.bytes_down / factor for result in results]),
     ]
-    return Drawn(
+    return Figure(
         "Data moved per round", "All sites together.", plots.lines(rounds, series, f"data ({unit})", from_zero=True)
     )
 

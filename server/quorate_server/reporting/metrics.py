@@ -1,36 +1,21 @@
 """What the server tells a monitoring system, declared once.
 
 ``SERVER_METRICS`` is the whole list; ``docs/reference/metrics.md`` is generated from it. The rest of the server calls
-the methods of ``ServerMetrics`` and knows neither names nor labels. Every series of a counter and a histogram exists
-from the start with the value 0, so that a rate over its first event is right.
+the methods of ``ServerMetrics`` and knows neither names nor labels.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
-import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    ProcessCollector,
-    disable_created_metrics,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, Gauge
 
-from quorate import __version__
-from quorate.errors import ConfigError
-from quorate.process.metrics import Metric, MetricKind, error_codes
+from quorate.process.metrics import Metric, MetricKind, counter, error_codes, gauge, histogram, process_metrics
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
 
@@ -154,23 +139,21 @@ class ServerMetrics:
     """The live metrics of one server. Make one per registry; its methods may be called from any thread."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        ProcessCollector(registry=registry)
-        build = Info(BUILD.name.removesuffix("_info"), BUILD.help, registry=registry)
-        build.info({"version": __version__, "python_version": platform.python_version()})
-        self._rounds = _counter(ROUNDS, registry)
-        self._phase_seconds = _histogram(PHASE_SECONDS, registry)
-        self._quorum_shortfalls = _counter(QUORUM_SHORTFALLS, registry)
-        self._sites = _gauge(SITES, registry)
-        self._runs = _gauge(RUNS, registry)
-        self._updates_received = _counter(UPDATES_RECEIVED, registry)
-        self._updates_refused = _counter(UPDATES_REFUSED, registry)
-        self._received_bytes = _counter(RECEIVED_BYTES, registry)
-        self._sent_bytes = _counter(SENT_BYTES, registry)
-        self._frames_resumed = _counter(FRAMES_RESUMED, registry)
-        self._last_round_metric = _gauge(LAST_ROUND_METRIC, registry)
-        self._certificate_expiry = _gauge(CERTIFICATE_EXPIRY, registry)
-        self._store_seconds = _histogram(STORE_SECONDS, registry)
-        self._event_loop_lag_seconds = _histogram(EVENT_LOOP_LAG_SECONDS, registry)
+        process_metrics(BUILD, registry)
+        self._rounds = counter(ROUNDS, registry)
+        self._phase_seconds = histogram(PHASE_SECONDS, registry)
+        self._quorum_shortfalls = counter(QUORUM_SHORTFALLS, registry)
+        self._sites = gauge(SITES, registry)
+        self._runs = gauge(RUNS, registry)
+        self._updates_received = counter(UPDATES_RECEIVED, registry)
+        self._updates_refused = counter(UPDATES_REFUSED, registry)
+        self._received_bytes = counter(RECEIVED_BYTES, registry)
+        self._sent_bytes = counter(SENT_BYTES, registry)
+        self._frames_resumed = counter(FRAMES_RESUMED, registry)
+        self._last_round_metric = gauge(LAST_ROUND_METRIC, registry)
+        self._certificate_expiry = gauge(CERTIFICATE_EXPIRY, registry)
+        self._store_seconds = histogram(STORE_SECONDS, registry)
+        self._event_loop_lag_seconds = histogram(EVENT_LOOP_LAG_SECONDS, registry)
         self.sites_are({})
         self.runs_are({})
 
@@ -235,69 +218,7 @@ async def watch_event_loop(
         metrics.event_loop_lagged(max(0.0, clock() - due))
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsServer:
-    """A metrics endpoint that answers until it is stopped. ``port`` is the one it got."""
-
-    port: int
-    stop: Callable[[], None]
-
-
-def serve_metrics(listen: str, registry: CollectorRegistry) -> MetricsServer:
-    """Answer ``GET /metrics`` at ``HOST:PORT`` from a thread of its own. Port 0 takes a free one.
-
-    The endpoint asks nobody who they are; the default configuration listens on loopback only.
-
-    Raises:
-        ConfigError: the address is malformed or taken.
-    """
-    # They double the series of every counter, and nobody looks at them.
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # left untyped there
-    host, separator, port = listen.rpartition(":")
-    if not (separator and host and port.isascii() and port.isdigit() and int(port) < 2**16):
-        raise ConfigError(
-            "The metrics endpoint has no usable address", expected="HOST:PORT, for example 127.0.0.1:9464", got=listen
-        )
-    try:
-        server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
-    except OSError as error:
-        raise ConfigError(
-            f"The metrics endpoint cannot listen on {listen}",
-            got=error.strerror or "",
-            action="Choose a free address of this machine for the metrics endpoint",
-        ) from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return MetricsServer(server.server_port, stop)
-
-
-def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
-    counter = Counter(metric.name.removesuffix("_total"), metric.help, tuple(metric.labels), registry=registry)
-    for values in _all_series(metric):
-        counter.labels(*values)
-    return counter
-
-
-def _gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
-    return Gauge(metric.name, metric.help, tuple(metric.labels), registry=registry)
-
-
-def _histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
-    histogram = Histogram(metric.name, metric.help, tuple(metric.labels), buckets=metric.buckets, registry=registry)
-    for values in _all_series(metric):
-        histogram.labels(*values)
-    return histogram
-
-
-def _all_series(metric: Metric) -> list[tuple[str, ...]]:
-    return list(itertools.product(*metric.labels.values())) if metric.labels else []
-
-
-def _set_all(metric: Metric, gauge: Gauge, label: str, counts: Mapping[str, int] | Mapping[RunState, int]) -> None:
+def _set_all(metric: Metric, live: Gauge, label: str, counts: Mapping[str, int] | Mapping[RunState, int]) -> None:
     by_value = {metric.value_of(label, str(value)): count for value, count in counts.items()}
     for value in metric.labels[label]:
-        gauge.labels(value).set(by_value.get(value, 0))
+        live.labels(value).set(by_value.get(value, 0))

@@ -1,11 +1,11 @@
-"""The pictures of a run's report, as SVG that stands inside an HTML page.
+"""The figures of a run's report, as SVG that stands inside an HTML page.
 
 The only importer of matplotlib, which takes a second to load: import this module late. Figures are built by hand,
 without pyplot, and drawn by the SVG backend, so nothing outlives a call. Text stays text (searchable, small), and
 colours that must follow the page's light or dark theme are CSS variables of the page.
 
 Series differ in colour (Okabe and Ito's palette, told apart by colour-blind readers), in dash and in marker. Where
-there are more rounds than columns can be told apart, a column stands for several rounds and the picture says so.
+there are more rounds than columns can be told apart, a column stands for several rounds and the figure says so.
 """
 
 from __future__ import annotations

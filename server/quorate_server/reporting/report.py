@@ -57,9 +57,9 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
 def report_html(view: RunView, study: Study, now: float) -> str:
     """The report for people: one page without any reference to the outside.
 
-    Takes a second or two for the pictures, so call it outside the event loop.
+    Takes a second or two for the figures, so call it outside the event loop.
     """
-    from quorate_server.reporting import figures  # late
+    from quorate_server.reporting import figures  # late: it loads matplotlib, a second and 50 MB
 
     environment = Environment(
         loader=PackageLoader("quorate_server.reporting"),

@@ -19,7 +19,7 @@ from quorate_server.storage.journal import Journal
 MAX_UPLOADS = 16
 """Blobs that a site may announce for one reply: as many as a reply may refer to."""
 
-Taker = Callable[[SiteName, Reply], None]
+OnReply = Callable[[SiteName, Reply], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class _Outstanding:
     site: SiteName
     instruction: Instruction
     refers_to: frozenset[BlobId]
-    taker: Taker
-    most_bytes: int
+    on_reply: OnReply
+    max_bytes: int
     announced: dict[BlobId, Blob] = field(default_factory=dict)
     uploaded: set[BlobId] = field(default_factory=set)
 
@@ -55,18 +55,18 @@ class Mailbox:
         site: SiteName,
         instruction: Instruction,
         refers_to: frozenset[BlobId],
-        taker: Taker,
-        most_bytes: int = MAX_BLOB_BYTES,
+        on_reply: OnReply,
+        max_bytes: int = MAX_BLOB_BYTES,
     ) -> None:
-        """Ask a site; ``taker`` gets the reply.
+        """Ask a site; ``on_reply`` gets the reply.
 
         The same instruction again (its run's worker was started again) goes on where it was.
 
         Args:
             refers_to: What the site may download for it.
-            most_bytes: What it may upload for it, in all.
+            max_bytes: What it may upload for it, in all.
         """
-        entry = _Outstanding(site, instruction, refers_to, taker, most_bytes)
+        entry = _Outstanding(site, instruction, refers_to, on_reply, max_bytes)
         known = self._outstanding.get(instruction.message_id)
         if known is not None:
             entry.announced.update(known.announced)
@@ -113,10 +113,10 @@ class Mailbox:
         """
         entry = self._owed(site, message)
         announced = {**entry.announced, blob.id: blob}
-        if len(announced) > MAX_UPLOADS or sum(each.size for each in announced.values()) > entry.most_bytes:
+        if len(announced) > MAX_UPLOADS or sum(each.size for each in announced.values()) > entry.max_bytes:
             raise FrameError(
                 "The uploads for one reply are too many or too large",
-                expected=f"at most {MAX_UPLOADS}, of {entry.most_bytes} bytes together",
+                expected=f"at most {MAX_UPLOADS}, of {entry.max_bytes} bytes together",
             )
         entry.announced[blob.id] = blob
 
@@ -173,7 +173,7 @@ class Mailbox:
                     "A reply refers to bulk data that was not uploaded", action="The daemon uploads it again by itself"
                 )
         del self._outstanding[reply.message_id]
-        entry.taker(site, reply)
+        entry.on_reply(site, reply)
         self._discard_uploads(entry, kept={blob.id for blob in reply.blobs})
         self._writing[name] = written = self._journal.record_reply(site, entry.instruction, reply)
         written.add_done_callback(lambda _: self._writing.pop(name))

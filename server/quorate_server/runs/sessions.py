@@ -141,11 +141,15 @@ class Sessions:
         self._changed()
         return session
 
+    def forget_number(self, site: SiteName) -> None:
+        """A site that enrolled anew counts its sessions from one again."""
+        self._journal.forget_session(site)
+
     async def ledger_head(self, signing_key: bytes) -> SignedHead | None:
         """The newest head of a site's privacy ledger, to repeat it to the site."""
         return await asyncio.to_thread(self._journal.ledger_head, signing_key)
 
-    def witness(self, signing_key: bytes, head: SignedHead) -> None:
+    def keep_ledger_head(self, signing_key: bytes, head: SignedHead) -> None:
         """Keep the head of a site's privacy ledger, if the site signed it: somebody who had only its certificate could
         otherwise put a number there that no true head comes after."""
         if head.is_signed_by(signing_key):
@@ -168,13 +172,13 @@ class Sessions:
             self._changed()
 
     def sweep(self) -> None:
-        """Mark those who have fallen silent; called about once a second."""
+        """Mark those that have fallen silent; called about once a second."""
         now = self._monotonic()
-        fallen = [s for s in self._open.values() if not s.silent and now - s.last_heard_s > self._silent_after_s]
-        for session in fallen:
+        fell_silent = [s for s in self._open.values() if not s.silent and now - s.last_heard_s > self._silent_after_s]
+        for session in fell_silent:
             session.silent = True
             self._gone_since_s[session.site] = now
-        if fallen:
+        if fell_silent:
             self._changed()
 
     async def drop(self, site: SiteName, error: QuorateError) -> None:

@@ -1,4 +1,4 @@
-"""What an operator sees of all runs, and the news of them as they move; metrics count with it."""
+"""What an operator sees of all runs, now and after each change. Metrics follow the same changes."""
 
 from __future__ import annotations
 
@@ -55,14 +55,10 @@ class RunViews:
         return sorted(self._views.values(), key=lambda view: view.started_unix_s)
 
     def find(self, run: RunId) -> RunView:
-        """Raises NotFoundError; a unique beginning of a run's name is enough."""
-        matches = [name for name in self._views if name == run] or [n for n in self._views if n.startswith(run)]
-        if len(matches) != 1:
-            raise NotFoundError(
-                f"There is no run {run!r}" if not matches else f"{run!r} begins the name of {len(matches)} runs",
-                action="See `quorate run list`",
-            )
-        return self._views[matches[0]]
+        """Raises NotFoundError."""
+        if run not in self._views:
+            raise NotFoundError(f"There is no run {run!r}", action="See `quorate run list`")
+        return self._views[run]
 
     def require(self, run: RunId, *allowed: RunState) -> RunView:
         """The run, if it is in one of these states. Raises NotFoundError, WrongStateError."""
@@ -75,15 +71,14 @@ class RunViews:
 
     async def changes(self, run: RunId) -> AsyncIterator[RunView]:
         """The run now and after each change, until it is over."""
-        run = self.find(run).run
         while True:
             event = self._changed.setdefault(run, asyncio.Event())
-            view = self._views[run]
+            view = self.find(run)
             yield view
             if view.state.is_over:
                 return
             await event.wait()
-            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are told of together
+            await asyncio.sleep(WATCH_EVERY_S)  # fast rounds are shown together
 
     def update(self, run: RunId, **changes: Any) -> None:
         self._views[run] = replace(self._views[run], changed_unix_s=time.time(), **changes)
@@ -93,12 +88,12 @@ class RunViews:
         if event is not None:
             event.set()
 
-    def note_status(self, run: RunId, status: dict[str, Any]) -> None:
+    def show_status(self, run: RunId, status: dict[str, Any]) -> None:
         """What the run's worker says of the phase that is open."""
         sites = tuple(SiteProgress(SiteName(n), Progress(state), code) for n, state, code in status["sites"])
         self.update(run, round_number=status["round"], phase=status["phase"], sites=sites)
 
-    def note_result(self, run: RunId, study: Study, result: RoundResult) -> None:
+    def show_result(self, run: RunId, study: Study, result: RoundResult) -> None:
         """A round was committed."""
         full = len(result.contributed) == len(study.sites)
         self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL)

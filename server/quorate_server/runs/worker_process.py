@@ -67,7 +67,7 @@ class WorkerProcess:
         await self._process.wait()
 
     async def wait(self) -> None:
-        """It said its last word: let it end, and help if it does not."""
+        """It said how the run ended: let it exit, and kill it if it does not."""
         self._writer.close()
         try:
             async with asyncio.timeout(LEAVE_S):

@@ -1,1 +1,1 @@
-"""The gRPC services: thin doors."""
+"""The gRPC services. Thin: they check who calls and translate."""

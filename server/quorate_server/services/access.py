@@ -83,10 +83,10 @@ def caller() -> Caller:
 class AccessGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
     """The guard. Every server of this consortium is built with it, as its only interceptor that decides."""
 
-    def __init__(self, consortium: str, registry: Registry, most_calls: int = MAX_CALLS) -> None:
+    def __init__(self, consortium: str, registry: Registry, max_calls: int = MAX_CALLS) -> None:
         self._consortium = consortium
         self._registry = registry
-        self._calls = OpenCalls(most_calls)
+        self._calls = OpenCalls(max_calls)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails

@@ -45,7 +45,7 @@ def file_limit() -> int:
     return WANTED_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-def most_connections(files: int, runs: int) -> int:
+def max_connections(files: int, runs: int) -> int:
     """How many connections there may be, so that the daemon can open its own files beside them.
 
     Args:
@@ -56,7 +56,7 @@ def most_connections(files: int, runs: int) -> int:
 
 
 def door_options(connections: int, handshake_s: float = HANDSHAKE_S, idle_s: float = IDLE_S) -> Options:
-    """For the server's gRPC door."""
+    """For the gRPC server."""
     return (
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

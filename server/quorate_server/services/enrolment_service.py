@@ -1,4 +1,4 @@
-"""The gRPC door of enrolment: how a site gets and keeps its certificate."""
+"""The gRPC service Enrolment: how a site gets and keeps its certificate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from quorate.v1 import enrolment_pb2, enrolment_pb2_grpc
 from quorate.wire.messages import member_from_proto
 from quorate_server.consortium.ca import Authority, Issued, public_key_bytes, requested_key
 from quorate_server.consortium.registry import Registry
+from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import caller
-from quorate_server.services.ports import Presence
 
 log = structlog.get_logger()
 
@@ -26,8 +26,7 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
 
     Args:
         certificate_days: How long a site's certificate lasts.
-        presence: A site that enrols anew has its old connection ended.
-        forget_session: Lets the session numbers of a site that enrolled anew start again.
+        sessions: A site that enrols anew counts its connections from one again, and its old one ends.
     """
 
     def __init__(
@@ -35,15 +34,13 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
         *,
         authority: Authority,
         registry: Registry,
-        presence: Presence,
-        forget_session: Callable[[SiteName], None],
+        sessions: Sessions,
         certificate_days: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._authority = authority
         self._registry = registry
-        self._presence = presence
-        self._forget_session = forget_session
+        self._sessions = sessions
         self._certificate_days = certificate_days
         self._clock = clock
 
@@ -54,9 +51,9 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServicer):
         member = member_from_proto(request.member)
         offered = self._authority.issue_site(invited, request.csr_pem, self._clock(), self._certificate_days)
         issued = self._registry.redeem(caller().serial, member, _request_digest(request.csr_pem, member), offered)
-        self._forget_session(invited)
+        self._sessions.forget_number(invited)
         if issued is offered:
-            await self._presence.drop(
+            await self._sessions.drop(
                 invited,
                 CertificateRevokedError(
                     f"{invited} joined anew, which ended this certificate",

@@ -16,17 +16,17 @@ MAX_CALLS = 100
 class OpenCalls:
     """The open calls of everybody, counted by identity: whoever has several certificates has no more for that."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
         self._open: Counter[Subject] = Counter()
 
     @contextmanager
     def one_more(self, caller: Subject) -> Iterator[None]:
         """Raises TooManyCallsError: this identity has as many as it may have."""
-        if self._open[caller] >= self._most:
+        if self._open[caller] >= self._maximum:
             raise TooManyCallsError(
                 f"The {caller.role} {caller.name} has too many calls open",
-                expected=f"at most {self._most} at a time",
+                expected=f"at most {self._maximum} at a time",
                 action="The daemon tries again by itself; if nothing of yours opens so many, the key was copied",
             )
         self._open[caller] += 1

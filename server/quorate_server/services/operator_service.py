@@ -1,4 +1,4 @@
-"""The gRPC door of the operator: invitations, studies, runs, reports."""
+"""The gRPC service Operator: invitations, studies, runs, reports."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from quorate.identity import RunId, parse_name
 from quorate.rounds.blobs import FRAME_BYTES, cut
 from quorate.rounds.run import RunView
 from quorate.study.study import Study
-from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc
+from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc, rounds_pb2
 from quorate.wire.messages import frame_to_proto, member_to_proto, readiness_to_proto, run_to_proto
 from quorate_server.consortium.ca import DAY_S, Authority
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.tables import AnswerRecord, SiteRecord, SiteStatus, StudyRecord
+from quorate_server.runs.runs import Runs
+from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import caller
 from quorate_server.services.pages import newest_that_fit
-from quorate_server.services.ports import Announcer, Presence, RunControl
 
 log = structlog.get_logger()
 
 PAGE_BYTES = 1024 * 1024
 
 MAX_INVITATION_DAYS = 90
-REPORT_FORMATS = ("html", "json")
 
 
 class OperatorService(operator_pb2_grpc.OperatorServicer):
@@ -43,17 +43,15 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         config: ServerConfig,
         authority: Authority,
         registry: Registry,
-        runs: RunControl,
-        presence: Presence,
-        announcer: Announcer,
+        runs: Runs,
+        sessions: Sessions,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._authority = authority
         self._registry = registry
         self._runs = runs
-        self._presence = presence
-        self._announcer = announcer
+        self._sessions = sessions
         self._clock = clock
 
     # --- sites ---
@@ -94,7 +92,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     ) -> operator_pb2.SiteStatus:
         site = parse_name(request.name)
         self._registry.revoke_site(site)
-        await self._presence.drop(
+        await self._sessions.drop(
             site, CertificateRevokedError(f"The operator revoked the site {site}", action="Ask the operator why")
         )
         log.warning("site revoked", site=site, operator=_operator())
@@ -104,11 +102,11 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         active = record.state is SiteStatus.ACTIVE
         return operator_pb2.SiteStatus(
             name=record.name,
-            state=self._presence.state(record.name) if active else record.state,
+            state=self._sessions.state(record.name) if active else record.state,
             member=member_to_proto(record.member) if record.member else None,
             certificate_expires_unix_s=int(record.certificate_expires_unix_s),
-            last_seen_unix_s=self._presence.last_seen(record.name),
-            version=self._presence.version(record.name),
+            last_seen_unix_s=self._sessions.last_seen(record.name),
+            version=self._sessions.version(record.name),
             invitation_expires_unix_s=int(record.invitation_expires_unix_s),
         )
 
@@ -123,9 +121,9 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
                 "The study belongs to another consortium", expected=self._config.consortium, got=study.consortium
             )
         check_roster(study, self._registry.sites())
-        self._check_guest(study)
+        self._config.require_guest_allowed(study)
         record = self._registry.publish(study)
-        await self._announcer.studies_changed()
+        self._sessions.broadcast(rounds_pb2.ServerEvent(studies_changed=rounds_pb2.StudiesChanged()))
         log.info("study published", study=study.name, digest=record.digest.hex()[:12], operator=_operator())
         if study.protection.mode == "none":
             log.warning("study without protection: this server can read its updates", study=study.name)
@@ -145,26 +143,17 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         self, request: operator_pb2.GetStudyRequest, context: grpc.aio.ServicerContext
     ) -> operator_pb2.StudyPlan:
         record = self._registry.study(request.study)
-        present = _present(record.study, self._registry.sites())
+        members = _members(record.study, self._registry.sites())
         return operator_pb2.StudyPlan(
             study=_study_status(record),
             sites=[
                 operator_pb2.SiteReadiness(
-                    site=said.site, readiness=readiness_to_proto(said.readiness), at_unix_s=said.at_unix_s
+                    site=report.site, readiness=readiness_to_proto(report.readiness), at_unix_s=report.at_unix_s
                 )
-                for said in self._registry.readiness(record.digest)
-                if said.site in present
+                for report in self._registry.readiness(record.digest)
+                if report.site in members
             ],
         )
-
-    def _check_guest(self, study: Study) -> None:
-        """A guest app runs here, so the administrator of this machine has the last word."""
-        if study.guest is not None and study.guest.server_app not in self._config.guest_apps:
-            raise StudyError(
-                f"This server does not run the Flower app {study.guest.server_app}",
-                expected=f"one of {', '.join(self._config.guest_apps) or '(none is allowed)'}",
-                action="Have the server's administrator install it and add it to `guest_apps` in server.toml",
-            )
 
     # --- runs ---
 
@@ -223,8 +212,6 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
     async def GetReport(
         self, request: operator_pb2.GetReportRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[common_pb2.Frame]:
-        if request.format not in REPORT_FORMATS:
-            raise InputError("There is no such form of a report", expected=" or ".join(REPORT_FORMATS))
         report = await self._runs.report(self._find(request.run), request.format)
         async for frame in _frames([report]):
             yield frame
@@ -287,8 +274,8 @@ def check_roster(study: Study, sites: Sequence[SiteRecord]) -> None:
         )
 
 
-def _present(study: Study, sites: Sequence[SiteRecord]) -> set[str]:
-    """The sites of a study that still are who it names: what one said before it was revoked counts no more."""
+def _members(study: Study, sites: Sequence[SiteRecord]) -> set[str]:
+    """The sites of a study that still are who it names: what one reported before it was revoked is left out."""
     keys = {
         (record.name, record.member.signing_key.hex())
         for record in sites

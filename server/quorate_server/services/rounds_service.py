@@ -1,4 +1,4 @@
-"""The gRPC door of rounds. Thin: it moves bytes between the wire and ``Sessions``, ``Mailbox`` and the spool."""
+"""The gRPC service Rounds. Thin: it moves bytes between the wire and ``Sessions``, ``Mailbox`` and the spool."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
             while (event := await session.outgoing.get()) is not None:
                 await self._send(session, context, event)
             if reader.done():
-                reader.result()  # what nobody foresaw is logged at the door
+                reader.result()  # what nobody foresaw is logged by the guard of all calls
         finally:
             beats.cancel()
             reader.cancel()
@@ -158,7 +158,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
                         self._sessions.heard(session, paused=event.heartbeat.paused)
                     case "reply":
                         if event.reply.HasField("ledger_head"):
-                            self._sessions.witness(signing_key, head_from_proto(event.reply.ledger_head))
+                            self._sessions.keep_ledger_head(signing_key, head_from_proto(event.reply.ledger_head))
                         self._take(session, event.reply)
                     case "goodbye":
                         break

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     Connection,
     Engine,
+    Row,
     delete,
     insert,
     select,
@@ -146,7 +148,12 @@ class Journal:
         """All runs, oldest first."""
         with self._engine.connect() as db:
             rows = db.execute(select(RUNS).order_by(RUNS.c.started_unix_s)).all()
-        return [RunRecord(RunId(row[0]), row[1], RunState(row[2]), *row[3:]) for row in rows]
+        return [_run_record(row) for row in rows]
+
+    def run(self, run: RunId) -> RunRecord:
+        """One run that was created."""
+        with self._engine.connect() as db:
+            return _run_record(db.execute(select(RUNS).where(RUNS.c.run == run)).one())
 
     def set_state(self, run: RunId, state: RunState, reason: str = "") -> None:
         with self._engine.begin() as db:
@@ -181,7 +188,7 @@ class Journal:
             for signing_key, head in heads.items():
                 self.record_ledger_head(signing_key, head)
             raise
-        _tell(batch)
+        _settle(batch)
 
     def results(self, run: RunId) -> list[dict[str, object]]:
         with self._engine.connect() as db:
@@ -223,9 +230,9 @@ class Journal:
             try:
                 await loop.run_in_executor(self._writer, self._write_replies, batch, heads)
             except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
-                _tell(batch, error)
+                _settle(batch, error)
             else:
-                _tell(batch)
+                _settle(batch)
 
     def _write_replies(self, batch: list[_PendingReply], heads: dict[bytes, SignedHead]) -> None:
         with self._engine.begin() as db:
@@ -279,6 +286,11 @@ class Journal:
             db.execute(delete(REPLIES).where(REPLIES.c.run == run))
 
 
+def _run_record(row: Row[Any]) -> RunRecord:
+    times = (row.started_unix_s, row.changed_unix_s)
+    return RunRecord(RunId(row.run), row.study_digest, RunState(row.state), row.reason, row.progress, *times)
+
+
 def _add_replies(db: Connection, batch: list[_PendingReply]) -> None:
     """The first reply to an instruction stays."""
     fresh = {item.reply.message_id: item for item in reversed(batch)}
@@ -300,8 +312,8 @@ def _keep_heads(db: Connection, heads: dict[bytes, SignedHead]) -> None:
             db.execute(ADD_HEAD, row)
 
 
-def _tell(batch: list[_PendingReply], error: Exception | None = None) -> None:
-    """Tell those who wait for these replies how it ended."""
+def _settle(batch: list[_PendingReply], error: Exception | None = None) -> None:
+    """Those who wait for these replies learn how it ended."""
     for item in batch:
         if item.written.done():  # its waiter gave up
             continue

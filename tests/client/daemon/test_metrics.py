@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from urllib.request import urlopen
 
-import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
-from quorate.errors import ConfigError
 from quorate.process.metrics import OTHER, MetricKind
 from quorate.rounds.instruction import Phase
-from quorate_client.daemon.metrics import CLIENT_METRICS, ClientMetrics, ConnectionState, serve_metrics
-from tests.patience import PATIENCE_S
+from quorate_client.daemon.metrics import CLIENT_METRICS, ClientMetrics, ConnectionState
 
 
 def exposed_name(name: str, kind: MetricKind) -> str:
@@ -66,24 +61,3 @@ def test_a_code_that_this_version_does_not_know_counts_as_other() -> None:
     ClientMetrics(registry).instruction_refused("mars_in_retrograde")
 
     assert registry.get_sample_value("quorate_client_instructions_refused_total", {"code": OTHER}) == 1
-
-
-def test_the_endpoint_answers_until_it_is_stopped() -> None:
-    registry = CollectorRegistry()
-    ClientMetrics(registry)
-    server = serve_metrics("127.0.0.1:0", registry)
-    try:
-        with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=PATIENCE_S) as answer:  # our own address
-            families = list(text_string_to_metric_families(answer.read().decode()))
-    finally:
-        server.stop()
-
-    assert "quorate_client_paused" in {family.name for family in families}
-
-
-@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "203.0.113.1:9465"])
-def test_an_address_that_cannot_be_listened_on_is_named(listen: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        serve_metrics(listen, CollectorRegistry())
-
-    assert listen in caught.value.what

@@ -2,15 +2,11 @@
 
 import asyncio
 import math
-import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from quorate.errors import ConfigError
 from quorate.process.metrics import MetricKind
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
@@ -18,10 +14,8 @@ from quorate_server.reporting.metrics import (
     SERVER_METRICS,
     RoundOutcome,
     ServerMetrics,
-    serve_metrics,
     watch_event_loop,
 )
-from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -150,33 +144,3 @@ async def test_the_watcher_measures_how_late_it_was_woken(registry: CollectorReg
         await watch_event_loop(metrics, 1.0, lambda: now, sleep)
     assert registry.get_sample_value("quorate_server_event_loop_lag_seconds_count") == 2
     assert registry.get_sample_value("quorate_server_event_loop_lag_seconds_sum") == pytest.approx(0.5)
-
-
-def fetch(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:  # loopback
-        return str(answer.read().decode())
-
-
-def test_the_endpoint_answers_on_the_port_that_it_got_and_stops_when_told(
-    registry: CollectorRegistry, metrics: ServerMetrics
-) -> None:
-    endpoint = serve_metrics("127.0.0.1:0", registry)
-    page = fetch(endpoint.port)
-    endpoint.stop()
-    assert 'quorate_server_rounds_total{outcome="full"} 0.0' in page
-    assert "_created" not in page
-    with pytest.raises(urllib.error.URLError):
-        fetch(endpoint.port)
-
-
-@pytest.mark.parametrize("listen", ["9464", "127.0.0.1", "127.0.0.1:", ":9464", "127.0.0.1:70000", "127.0.0.1:-1"])
-def test_a_malformed_address_is_refused(registry: CollectorRegistry, listen: str) -> None:
-    with pytest.raises(ConfigError, match="HOST:PORT"):
-        serve_metrics(listen, registry)
-
-
-def test_a_taken_address_is_refused_with_what_to_do(registry: CollectorRegistry) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match="Choose a free address"):
-            serve_metrics(f"127.0.0.1:{port}", registry)

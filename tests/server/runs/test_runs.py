@@ -244,7 +244,7 @@ async def test_a_paused_run_stops_its_sites_and_goes_on_with_what_was_there(daem
     await daemon.connect(sites)
     run = (await daemon.runs.start(STUDY)).run
     await daemon.until(lambda: len([r for r in daemon.journal.replies(run).values() if r.blobs]) == 3)
-    view = await daemon.runs.pause(run[:-2])
+    view = await daemon.runs.pause(run)
     assert (view.run, view.state) == (run, RunState.PAUSED)
     await daemon.until(lambda: daemon.withdrawn)
     assert [site for site, _ in daemon.withdrawn] == ["west"]
@@ -313,15 +313,15 @@ async def test_of_two_resumptions_at_the_same_moment_one_is_refused(daemon: Daem
     await daemon.runs.stop(run)
 
 
-async def test_runs_are_found_by_the_beginning_of_their_name_if_it_is_one_run_s(daemon: Daemon) -> None:
-    first = (await daemon.runs.start(STUDY)).run
-    await daemon.runs.stop(first)
-    second = (await daemon.runs.start(STUDY)).run
-    await daemon.runs.stop(second)
-    assert daemon.runs.view(first).run == first
-    for name in ("malignancy", "no-such-run"):
+async def test_nothing_is_done_about_a_run_that_there_is_not(daemon: Daemon) -> None:
+    for act in (daemon.runs.pause, daemon.runs.resume, daemon.runs.stop):
         with pytest.raises(NotFoundError):
-            daemon.runs.view(RunId(name))
+            await act(RunId("no-such-run"))
+    for look in (daemon.runs.view, daemon.runs.model):
+        with pytest.raises(NotFoundError):
+            look(RunId("no-such-run"))
+    with pytest.raises(NotFoundError):
+        await anext(daemon.runs.changes(RunId("no-such-run")))
 
 
 # --- the daemon starts again ---

@@ -36,7 +36,7 @@ from quorate.wire.refusal import DETAIL_KEY, error_from_call
 from quorate_server.consortium.ca import Authority
 from quorate_server.services.access import METHODS
 from tests.patience import PATIENCE_S
-from tests.server.door import NAME_OVERRIDE, Door, SiteKeys, open_door
+from tests.server.door import NAME_OVERRIDE, Door, SiteKeys, open_door, told
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def test_a_bootstrap_certificate_is_for_redeem_alone() -> None:
 @pytest.mark.parametrize("role", [Role.BOOTSTRAP, Role.SITE, Role.OPERATOR])
 async def test_each_role_reaches_its_own_methods_and_no_other(door: Door, role: Role) -> None:
     credentials = {Role.BOOTSTRAP: door.invitation, Role.SITE: door.site, Role.OPERATOR: lambda _: door.operator()}
+    session = await door.connect("south")
     async with door.channel(credentials[role]("north")) as channel:
         for method, allowed in METHODS.items():
             error = await refusal(channel, method)
@@ -84,7 +85,7 @@ async def test_each_role_reaches_its_own_methods_and_no_other(door: Door, role: 
                 assert not isinstance(error, IdentityError), method
             else:
                 assert isinstance(error, WrongRoleError), method
-    assert door.announcer.announced == 0
+    assert told(session) == []
     assert door.registry.studies() == ()
 
 

@@ -25,7 +25,7 @@ from quorate.wire.messages import member_to_proto
 from quorate.wire.refusal import error_from_call
 from quorate_server.consortium.tables import SiteStatus
 from tests.patience import PATIENCE_S
-from tests.server.door import Door, SiteKeys, open_door
+from tests.server.door import Door, SiteKeys, open_door, told
 
 NORTH = SiteName("north")
 
@@ -53,6 +53,7 @@ async def redeem(
 
 async def test_an_invitation_becomes_a_certificate_for_the_sites_own_key(door: Door) -> None:
     keys = SiteKeys.make("north")
+    await door.connect("north", session=9)
     issued = await redeem(door, door.invitation("north"), request_of(keys))
     assert isinstance(issued, enrolment_pb2.Certificate)
     certificate = x509.load_pem_x509_certificate(issued.certificate_pem)
@@ -61,17 +62,17 @@ async def test_an_invitation_becomes_a_certificate_for_the_sites_own_key(door: D
     assert issued.ca_pem == door.authority.ca_pem
     assert issued.expires_unix_s == int(door.clock()) + 30 * 86_400
     assert door.registry.site(NORTH).member == keys.member
-    assert door.forgotten == ["north"]
+    await door.connect("north", session=1)  # it counts anew
 
 
 async def test_a_lost_answer_is_given_again_to_the_same_keys(door: Door) -> None:
     keys = SiteKeys.make("north")
     invitation = door.invitation("north")
     first = await redeem(door, invitation, request_of(keys))
-    door.presence.dropped.clear()
+    session = await door.connect("north")
     # The request is signed anew, so its bytes differ; its keys do not.
     assert await redeem(door, invitation, request_of(keys)) == first
-    assert door.presence.dropped == []
+    assert told(session) == []
 
 
 async def test_whoever_comes_second_with_other_keys_is_refused(door: Door) -> None:
@@ -144,11 +145,12 @@ async def test_a_reinvited_site_must_show_the_same_signing_key_and_its_old_conne
     keys, _ = door.enrol("north")
     made = door.bootstrap("north", keep_keys=True)
     invitation = door.credential(made.issued, made.key_pem)
+    session = await door.connect("north")
     assert isinstance(await redeem(door, invitation, request_of(SiteKeys.make("north"))), KeyMismatchError)
-    assert door.presence.dropped == []
+    assert told(session) == []
     renewed = SiteKeys(keys.name, SiteKeys.make("north").tls, keys.signing)
     assert not isinstance(await redeem(door, invitation, request_of(renewed)), QuorateError)
-    assert door.presence.dropped == [("north", "certificate_revoked")]
+    assert told(session) == ["certificate_revoked", "end"]
 
 
 async def test_a_site_renews_its_certificate_under_its_own_name(door: Door) -> None:

@@ -24,7 +24,7 @@ from quorate.v1 import operator_pb2, operator_pb2_grpc
 from quorate.wire.messages import run_from_proto
 from quorate.wire.refusal import error_from_call
 from quorate_server.services.operator_service import find_run
-from tests.server.door import Door, SiteKeys, a_study, open_door
+from tests.server.door import Door, SiteKeys, a_study, open_door, told
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_a_name_that_is_none_is_not_invited(door: Door, operator: Any, nam
 async def test_a_list_of_sites_shows_who_is_there(door: Door, operator: Any) -> None:
     keys, issued = door.enrol("north")
     door.enrol("south")
-    door.presence.states["north"] = "online"
+    await door.connect("north")
     north, south = (await operator.ListSites(operator_pb2.ListSitesRequest())).sites
     assert (north.state, north.version, north.member.signing_key) == ("online", "0.1.0", keys.member.signing_key)
     assert north.certificate_expires_unix_s == issued.expires_unix_s
@@ -86,9 +86,11 @@ async def test_a_list_of_sites_shows_who_is_there(door: Door, operator: Any) -> 
 
 async def test_revoking_a_site_ends_its_connection_at_once(door: Door, operator: Any) -> None:
     door.enrol("north")
+    session = await door.connect("north")
     status = await operator.RevokeSite(operator_pb2.RevokeSiteRequest(name="north"))
     assert status.state == "revoked"
-    assert door.presence.dropped == [("north", "certificate_revoked")]
+    assert told(session) == ["certificate_revoked", "end"]
+    assert door.sessions.session(session.site) is None
     unknown = operator_pb2.RevokeSiteRequest(name="east")
     assert isinstance(await refusal(operator.RevokeSite(unknown)), NotFoundError)
 
@@ -96,11 +98,12 @@ async def test_revoking_a_site_ends_its_connection_at_once(door: Door, operator:
 async def test_a_published_study_is_announced_and_waits_for_its_sites_answers(door: Door, operator: Any) -> None:
     (north, _), (south, _) = door.enrol("north"), door.enrol("south")
     study = a_study(north, south)
+    session = await door.connect("north")
     with capture_logs() as logs:
         status = await operator.PublishStudy(publishing(study))
     assert (status.digest, status.canonical) == (study.digest(), study.canonical())
     assert [(answer.site, answer.answer) for answer in status.answers] == [("north", "none"), ("south", "none")]
-    assert door.announcer.announced == 1
+    assert told(session) == ["studies_changed"]
     assert [entry["log_level"] for entry in logs] == ["info", "warning"]
     door.registry.record_answer(study.digest(), SiteName("south"), "approved", b"signed")
     found = await operator.GetStudy(operator_pb2.GetStudyRequest(study=study.digest().hex()[:10]))
@@ -120,6 +123,7 @@ async def test_a_study_that_the_consortium_cannot_stand_behind_is_refused(door: 
     (north, _), (south, _), (gone, _) = door.enrol("north"), door.enrol("south"), door.enrol("gone")
     door.registry.revoke_site(SiteName("gone"))
     door.invitation("invited")
+    session = await door.connect("north")
     stranger = SiteKeys.make("north")
     attacks = {
         "another consortium": a_study(north, consortium="south-sea"),
@@ -138,7 +142,7 @@ async def test_a_study_that_the_consortium_cannot_stand_behind_is_refused(door: 
         assert isinstance(error, StudyError), message
         assert message in str(error)
     assert door.registry.studies() == ()
-    assert door.announcer.announced == 0
+    assert told(session) == []
 
 
 async def test_a_study_that_is_not_in_canonical_form_is_refused(door: Door, operator: Any) -> None:

@@ -274,3 +274,4 @@ def test_runs_are_listed_oldest_first_with_their_state_and_reason(opened: Opened
         (other, RunState.RUNNING, ""),
         (RUN, RunState.PAUSED, "why"),
     ]
+    assert [opened.journal.run(other), opened.journal.run(RUN)] == opened.journal.runs()

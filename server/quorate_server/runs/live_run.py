@@ -1,0 +1,280 @@
+"""One running run: its worker process, what sites were asked for it and what they answered.
+
+A worker that dies by itself is started again; one that dies again and again without a step forward fails its run. What
+sites were asked stays asked when a worker dies: they go on, and its successor asks the same again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from quorate.errors import DiskFullError, QuorateError, RunWorkerError
+from quorate.identity import RunId, SiteName
+from quorate.process.cancellation import cancel, to_its_end
+from quorate.rounds.blobs import MAX_BLOB_BYTES, BlobId
+from quorate.rounds.instruction import MESSAGE_ID_BYTES, MessageId, Phase, Reply
+from quorate.rounds.run import RunState
+from quorate.rounds.spool import Spool, disk_errors
+from quorate.study.study import Study
+from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
+from quorate.wire.refusal import error_from_text
+from quorate_server.reporting.metrics import ServerMetrics
+from quorate_server.rounds.pipe import Note, Verb
+from quorate_server.rounds.progress import StudyProgress, result_from_json
+from quorate_server.runs.blobs_in_use import BlobsInUse
+from quorate_server.runs.mailbox import Mailbox
+from quorate_server.runs.sessions import Sessions
+from quorate_server.runs.views import RunViews
+from quorate_server.runs.worker_process import WorkerProcess
+from quorate_server.storage.journal import Journal
+
+log = structlog.get_logger()
+
+MAX_DEATHS_WITHOUT_PROGRESS = 3
+REPLY_BYTES = 64 * 1024 * 1024
+REPLY_BYTES_PER_PARAMETER = 16
+"""What a site may upload for one reply in a study: a checkpoint holds a model three times, a released one may be in
+double precision, and bring names and notes."""
+
+End = tuple[RunState, QuorateError | None]
+"""How a run ended or why it paused."""
+
+
+def max_reply_bytes(study: Study, dimension: int, phase: Phase) -> int:
+    """What a site may upload for one reply. Only a study says how large a reply can be."""
+    if not phase.has_uploads:
+        return 0
+    if study.guest is not None:
+        return MAX_BLOB_BYTES
+    return REPLY_BYTES + REPLY_BYTES_PER_PARAMETER * dimension
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all running runs use."""
+
+    journal: Journal
+    mailbox: Mailbox
+    sessions: Sessions
+    spool: Spool
+    blobs: BlobsInUse
+    views: RunViews
+    metrics: ServerMetrics
+
+
+class LiveRun:
+    """A run while its workers live. It begins at once.
+
+    Args:
+        folder: Of the run; the workers' working directory.
+        when_ended: Called once, unless ``end`` came first, when there is no worker any more and none will be started.
+    """
+
+    def __init__(
+        self,
+        run: RunId,
+        study: Study,
+        folder: Path,
+        shared: Shared,
+        when_ended: Callable[[LiveRun, End], Awaitable[None]],
+    ) -> None:
+        self.run = run
+        self.asked: set[MessageId] = set()
+        self._study = study
+        self._digest = study.digest()
+        self._folder = folder
+        self._shared = shared
+        self._when_ended = when_ended
+        self._worker: WorkerProcess | None = None
+        self._has_order = False  # the worker, to go on from where the run is
+        self._answered: dict[MessageId, Reply] = {}
+        self._deaths = 0
+        self._dimension = 0
+        self._task = asyncio.create_task(self._run_to_end())
+
+    async def end(self) -> None:
+        """End the worker now. Everything that counts is committed."""
+        await cancel([self._task])
+        if self._worker is not None:
+            await self._worker.kill()
+
+    def tell_presence(self) -> None:
+        """Tell the worker which sites are gone, and for how many seconds."""
+        gone = {site: self._shared.sessions.gone_for_s(site) for site in self._study.site_names}
+        absent = {site: seconds for site, seconds in gone.items() if seconds is not None}
+        self._tell(Note(Verb.PRESENCE, json.dumps(absent).encode()))
+
+    def _tell(self, note: Note) -> None:
+        """A worker that has no order yet finds the same in what is stored."""
+        if self._worker is not None and self._has_order:
+            self._worker.send(note)
+
+    # --- the workers, one after the other ---
+
+    async def _run_to_end(self) -> None:
+        await self._when_ended(self, await self._drive())
+
+    async def _drive(self) -> End:
+        """Keep a worker alive until the run is over or has to pause."""
+        while self._deaths < MAX_DEATHS_WITHOUT_PROGRESS:
+            try:
+                end = await self._one_worker()
+            except DiskFullError as error:
+                # Nothing can be committed, which is not the worker's fault. What sites were asked stays asked: their
+                # replies are taken once there is room.
+                self.asked.clear()
+                return RunState.PAUSED, error
+            except Exception:  # what the worker says may be anything
+                log.exception("the run's worker could not be served", run=self.run)
+                end = None
+            if end is not None:
+                return end
+            self._deaths += 1
+            log.warning("the run's worker died and is started again", run=self.run, deaths=self._deaths)
+        return RunState.FAILED, RunWorkerError(
+            f"The worker process of the run died {self._deaths} times in a row",
+            action=f"Read {self._folder / 'worker.log'} on the server",
+        )
+
+    async def _one_worker(self) -> End | None:
+        """One worker from its start to its end. Returns how the run ended, or None when the worker died."""
+        worker = await to_its_end(self._spawn())
+        try:
+            await self._begin(worker)
+            end = await self._serve(worker)
+            if end is not None:
+                await worker.wait()
+            return end
+        finally:
+            await worker.kill()
+
+    async def _spawn(self) -> WorkerProcess:
+        self._has_order = False
+        with disk_errors():
+            self._worker = await WorkerProcess.spawn(self._folder)
+        return self._worker
+
+    async def _begin(self, worker: WorkerProcess) -> None:
+        """Give the worker its order: where the run stands, as it is stored."""
+        journal = self._shared.journal
+        record = await asyncio.to_thread(journal.run, self.run)
+        self._remember(await asyncio.to_thread(journal.replies, self.run))
+        if record.progress:
+            self._dimension = StudyProgress.model_validate_json(record.progress).dimension
+        attempts = await asyncio.to_thread(journal.attempts, self.run)
+        forgiven = await asyncio.to_thread(journal.forgiven, self.run)
+        order = {
+            "run": self.run,
+            "study": base64.b64encode(self._study.canonical()).decode(),
+            "spool": str(self._shared.spool.folder),
+            "progress": record.progress,
+            "attempts": [[list(key), attempt] for key, attempt in attempts.items()],
+            "forgiven": [message.hex() for message in forgiven],
+        }
+        worker.send(Note(Verb.BEGIN, json.dumps(order).encode()))
+        self._has_order = True
+        self.tell_presence()
+
+    # --- what a worker says ---
+
+    async def _serve(self, worker: WorkerProcess) -> End | None:
+        """Carry the worker's messages until it says how the run ended, or died (None)."""
+        while (note := await worker.receive()) is not None:
+            match note.verb:
+                case Verb.SEND:
+                    self._send(note)
+                case Verb.WITHDRAW:
+                    await self._withdraw(note.payload)
+                case Verb.REFUSE:
+                    await self._refuse(note.payload)
+                case Verb.STATUS:
+                    self._shared.views.show_status(self.run, json.loads(note.payload))
+                case Verb.COMMIT:
+                    await to_its_end(self._commit(json.loads(note.payload)))
+                case Verb.DONE:
+                    return _read_end(json.loads(note.payload))
+                case _:
+                    raise RunWorkerError("The run's worker sent what only the daemon may send")
+        return None
+
+    def _send(self, note: Note) -> None:
+        """Ask a site, unless its reply is already here."""
+        instruction = instruction_from_bytes(note.payload)
+        site = SiteName(note.site)
+        of_this_run = (instruction.run, instruction.study_digest) == (self.run, self._digest)
+        is_guest = instruction.phase is Phase.GUEST
+        if not of_this_run or is_guest != (self._study.guest is not None) or site not in self._study.site_names:
+            raise RunWorkerError("The run's worker addressed what is not part of its run")
+        known = self._answered.get(instruction.message_id)
+        if known is not None:
+            self._tell(Note(Verb.REPLY, reply_to_bytes(known), site))
+            return
+        self.asked.add(instruction.message_id)
+        if is_guest:  # a guest app commits nothing: when it goes on it needs all that it asked and was answered
+            self._shared.blobs.keep(self.run, instruction)
+        refers_to = frozenset(blob.id for blob in instruction.blobs)
+        max_bytes = max_reply_bytes(self._study, self._dimension, instruction.phase)
+        self._shared.mailbox.send(site, instruction, refers_to, self._take, max_bytes)
+
+    def _take(self, site: SiteName, reply: Reply) -> None:
+        """A site answered."""
+        self.asked.discard(reply.message_id)
+        self._remember({reply.message_id: reply})
+        if self._study.guest is not None:
+            self._shared.blobs.keep(self.run, reply)
+        if reply.code:
+            self._shared.metrics.update_refused(reply.code)
+        else:
+            self._shared.metrics.update_received()
+        self._tell(Note(Verb.REPLY, reply_to_bytes(reply), site))
+
+    def _remember(self, replies: dict[MessageId, Reply]) -> None:
+        self._answered |= replies
+        self._shared.blobs.hold_answers(self.run, replies.values())
+
+    async def _withdraw(self, payload: bytes) -> None:
+        """Replies that the run does not want any more."""
+        starts = range(0, len(payload), MESSAGE_ID_BYTES)
+        names = {MessageId(payload[start : start + MESSAGE_ID_BYTES]) for start in starts} & self.asked
+        self.asked -= names
+        await self._shared.mailbox.withdraw(names)
+
+    async def _refuse(self, payload: bytes) -> None:
+        """The run could not use a reply that was taken."""
+        message, code = MessageId(payload[:MESSAGE_ID_BYTES]), payload[MESSAGE_ID_BYTES:].decode()
+        if message in self._answered:
+            self._shared.metrics.update_refused(code)
+            await self._shared.journal.written()
+            await asyncio.to_thread(self._shared.journal.refuse_reply, message, code)
+
+    async def _commit(self, step: dict[str, Any]) -> None:
+        result = result_from_json(step["result"]) if step["result"] else None
+        stored = (result.round_number, json.dumps(step["result"])) if result else None
+        # What is stored is read at the next start: it has to be readable.
+        progress = StudyProgress.model_validate_json(step["progress"])
+        obsolete = {BlobId(bytes.fromhex(name)) for name in step["obsolete"]}
+        await self._shared.journal.commit(self.run, step["progress"], stored)
+        self._deaths = 0
+        self._dimension = progress.dimension
+        self._shared.blobs.hold_progress(self.run, progress.blobs())
+        await self._shared.blobs.discard(self.run, obsolete)
+        if result is not None:
+            self._answered.clear()
+            self._shared.blobs.drop_answers(self.run)
+            self._shared.views.show_result(self.run, self._study, result)
+
+
+def _read_end(done: dict[str, Any]) -> End:
+    """How a worker says that its run ended, and why. Anything else raises: that worker counts as dead."""
+    state = RunState(done["state"])
+    if state in (RunState.RUNNING, RunState.STOPPED):
+        raise RunWorkerError("The run's worker claims a state that is not its to give")
+    return state, error_from_text(done["reason"]) if done["reason"] else None
