@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Any
 from quorate.errors import AlreadyExistsError, NotFoundError
 from quorate_client.site.agreement import Dataset
 from quorate_client.site.database import SiteDatabase, transaction
-from quorate_client.tasks.data.datasets import index_of
-from quorate_client.tasks.data.record_index import (
-    shared_with,
-)
 
 if TYPE_CHECKING:
     from quorate_client.ledger.ledger import Ledger
@@ -99,6 +95,9 @@ def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
     Raises:
         DataError: what was registered before cannot be compared, or was split otherwise. LedgerError.
     """
+    from quorate_client.tasks.data.datasets import index_of  # imports numpy
+    from quorate_client.tasks.data.record_index import shared_with
+
     index, path = index_of(dataset)
     records = bytes.fromhex(path.name)
     return ledger.register(dataset.name, dataset.unit, records, lambda known: shared_with(index, known, path.parent))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.datasets import Datasets, open_account
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -53,7 +53,6 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
-    from quorate_client.approval.datasets import open_account
     from quorate_client.tasks.data.datasets import register
     from quorate_client.tasks.data.schema import named_unit, read_schema
 

@@ -18,6 +18,7 @@ from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event
 from quorate.rounds.instruction import Instruction
 from quorate.study.study import Study
+from quorate_client.approval.datasets import open_account
 from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.approval.privacy_cost import (
     account_of,
@@ -88,8 +89,6 @@ class Accounting:
         may lack the one that was opened; it takes what has no bound all the same."""
         if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
             return
-        from quorate_client.approval.datasets import open_account  # imports numpy
-
         try:
             open_account(dataset, self.ledger)
         except LedgerRolledBackError:

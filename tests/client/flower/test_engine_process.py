@@ -20,8 +20,8 @@ import pytest
 from quorate.errors import IdentityError, TaskCrashedError, WrongStateError
 from quorate.identity import SiteName
 from quorate.rounds.instruction import Phase, Reply
-from quorate.study.study import NodeSite as StudySite
 from quorate.study.study import Protection, Release, Rounds
+from quorate.study.study import Site as StudySite
 from quorate.wire.messages import contribution_from_bytes, instruction_to_bytes, reply_from_bytes
 from quorate_client.approval.answers import Answers
 from quorate_client.daemon.engine_server import IDLE_S, EngineServer

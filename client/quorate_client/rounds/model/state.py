@@ -1,10 +1,10 @@
 """Model states on disk: the file's form, and how one state is made from the one before.
 
 "Model r" is the model after round r; model 0 comes from the study's seed. A state file holds all that later code
-reads: the model, the optimiser's moments, and what the sums told beside the model (``secure/pooled_rates.py``). All sites hold the
-same bytes, so the file's blob name is what they agree on, and a checkpoint is the file itself. The header binds a state
-to its run, to the state before it, to the sum that led to it and to what was opened in that sum: who holds a state
-under another name was told something else on the way.
+reads: the model, the optimiser's moments, and what the sums told beside the model (``secure/pooled_rates.py``). All
+sites hold the same bytes, so the file's blob name is what they agree on, and a checkpoint is the file itself. The
+header binds a state to its run, to the state before it, to the sum that led to it and to what was opened in that sum:
+who holds a state under another name was told something else on the way.
 
 A state appears under its name only when it is whole; being killed anywhere leaves the states before it. Nothing is
 flushed to disk: what a power cut damages is seen when it is read, against its name, and the site gets there again from
