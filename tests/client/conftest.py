@@ -136,7 +136,6 @@ class ScriptedEngine:
 
     perform_next: list[Perform] = field(default_factory=list)
     performed: list[MessageId] = field(default_factory=list)
-    withdrawn: list[MessageId] = field(default_factory=list)
     forgotten: list[RunId] = field(default_factory=list)
 
     async def perform(
@@ -148,9 +147,6 @@ class ScriptedEngine:
         for blob in instruction.blobs:
             await fetch(blob)
         return Reply(instruction.message_id, body=instruction.body[::-1], working_s=0.5)
-
-    async def withdraw(self, message_id: MessageId) -> None:
-        self.withdrawn.append(message_id)
 
     async def forget(self, run: RunId) -> None:
         self.forgotten.append(run)

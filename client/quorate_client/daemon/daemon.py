@@ -1,7 +1,7 @@
 """The daemon, put together: everything that a site's process does between its start and its end.
 
-It stays light: neither flwr nor torch nor numpy is imported here. The engine comes in with the first instruction, and
-the tasks run in processes of their own.
+It stays light: neither flwr nor torch nor numpy is imported before the first instruction needs it, and the tasks run in
+processes of their own.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from quorate.errors import (
     TaskMismatchError,
     VoteRefusedError,
 )
-from quorate.identity import RunId
 from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.instruction import Instruction
 from quorate.rounds.spool import Spool
 from quorate_client.approval.answers import Answers
 from quorate_client.approval.datasets import Datasets
@@ -50,18 +49,25 @@ from quorate_client.connection.channel import open_channel
 from quorate_client.connection.current import CurrentConnection
 from quorate_client.connection.transfers import Downloads
 from quorate_client.daemon.control_stream import ControlStream, Surroundings
-from quorate_client.daemon.instructions import DaemonParts, Engine, Fetch, Instructions
+from quorate_client.daemon.instructions import DaemonParts, Instructions
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics, serve_metrics
 from quorate_client.daemon.readiness_reports import ReadinessReports
 from quorate_client.daemon.upkeep import CertificateKeeper, forget_the_old, heed_pause
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.secure.site_keys import SiteSecrets
+from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement
 from quorate_client.site.config import Config
 from quorate_client.site.database import SiteDatabase, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys
+from quorate_client.workers.isolation import Confinement
+from quorate_client.workers.pool import ProcessWorkers
+from quorate_client.workers.process import WorkerSettings
 
 log = structlog.get_logger()
 
@@ -80,44 +86,10 @@ AUDITED = (
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
 
 
-class LazyEngine:
-    """The engine, made when the first instruction comes: its imports would triple the memory of an idle daemon."""
-
-    def __init__(self, make: Callable[[], Engine]) -> None:
-        self._make = make
-        self._engine: Engine | None = None
-
-    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
-        if self._engine is None:
-            self._engine = self._make()
-        return await self._engine.perform(instruction, agreement, fetch)
-
-    async def withdraw(self, message_id: MessageId) -> None:
-        if self._engine is not None:
-            await self._engine.withdraw(message_id)
-
-    async def forget(self, run: RunId) -> None:
-        if self._engine is None:
-            self._engine = self._make()
-        await self._engine.forget(run)
-
-    async def close(self) -> None:
-        if self._engine is not None:
-            await self._engine.close()
-
-
 def make_engine(
     folder: SiteFolder, config: Config, spool: Spool, state: SiteDatabase, ledger: Ledger, metrics: ClientMetrics
 ) -> Engine:
-    """The engine with task workers that cannot see the site's keys. Imports numpy."""
-    from quorate_client.rounds.engine import Engine as SiteEngine
-    from quorate_client.rounds.secure.site_keys import SiteSecrets
-    from quorate_client.rounds.secure.votes import VoteLog
-    from quorate_client.rounds.training import Accounting
-    from quorate_client.workers.isolation import Confinement
-    from quorate_client.workers.pool import ProcessWorkers
-    from quorate_client.workers.process import WorkerSettings
-
+    """The engine with task workers that cannot see the site's keys."""
     work = folder.work.resolve()
     temporary = work / "temporary"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -138,9 +110,7 @@ def make_engine(
         study_keys=folder.keys / "studies",
     )
     accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
-    return SiteEngine(
-        ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting
-    )
+    return Engine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +207,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         _metrics_endpoint(config, registry),
     ):
         spool = Spool(folder.spool)
-        engine = LazyEngine(lambda: make_engine(folder, config, spool, state, ledger, metrics))
+        engine = make_engine(folder, config, spool, state, ledger, metrics)
         daemon = assemble(folder, config, state, ledger, metrics, spool, engine)
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:
@@ -248,7 +218,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         beside = {
             asyncio.create_task(daemon.upkeep.run()),
             asyncio.create_task(heed_pause(state, daemon.work, daemon.agent, metrics)),
-            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, folder, engine, config.keep_days)),
+            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, folder, daemon.work, config.keep_days)),
         }
         _stop_on_signals(daemon.agent)
         try:

@@ -22,7 +22,9 @@ from quorate.errors import (
     QuorateError,
     StudyError,
     TaskFailedError,
+    WorkWithdrawnError,
 )
+from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
@@ -31,13 +33,14 @@ from quorate_client.approval.answers import Answer, Answers
 from quorate_client.approval.policy import require_valid
 from quorate_client.approval.policy_file import check_policy_now, has_policy
 from quorate_client.daemon.daemon import make_engine
-from quorate_client.daemon.instructions import Engine
+from quorate_client.daemon.instructions import within
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.upkeep import DAY_S
 from quorate_client.flower.engine_client import COUNT, LENGTH, SOCKET_NAME, packed
 from quorate_client.flower.site_file import NodeSite
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.engine import Engine
 from quorate_client.site.config import Config, read_config
 from quorate_client.site.database import SiteDatabase, open_state
 from quorate_client.site.folder import SiteFolder
@@ -93,6 +96,7 @@ class EngineServer:
         self._keys = make_or_load_keys(folder.keys)
         self._turn = asyncio.Lock()
         self._open = 0
+        self._works: set[asyncio.Task[list[bytes]]] = set()
         self._over_s = clock() + IDLE_S
 
     @property
@@ -105,6 +109,7 @@ class EngineServer:
 
     async def stop(self) -> None:
         """Stop all work and end the workers."""
+        await cancel(self._works)
         if self._engine is not None:
             await self._engine.close()
 
@@ -115,11 +120,12 @@ class EngineServer:
             (count,) = COUNT.unpack(await reader.readexactly(COUNT.size))
             question = [await _part(reader) for _ in range(count)]
             work = asyncio.create_task(self.answer(question))
+            self._works.add(work)
+            work.add_done_callback(self._works.discard)
             gone = asyncio.create_task(reader.read(1))
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
+                await cancel({work})
                 log.warning("nobody waits for the work any more")
                 return
             gone.cancel()
@@ -146,6 +152,8 @@ class EngineServer:
                 reason = error.__cause__ if isinstance(error.__cause__, QuorateError) else error
                 log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(reason))
                 reply, sent = Reply.refusing(instruction.message_id, error), {}
+            except asyncio.CancelledError:
+                reply, sent = Reply(instruction.message_id, WorkWithdrawnError.code), {}
             except Exception:  # the door: whatever happens here becomes a code
                 log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
                 reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}
@@ -170,7 +178,8 @@ class EngineServer:
                 raise BlobMismatchError("Bulk data in the message does not match its name")
 
         try:
-            reply = await engine.perform(instruction, site.agreement, fetch)
+            async with within(min(study.rounds.deadline_s, instruction.deadline_s), instruction.phase):
+                reply = await engine.perform(instruction, site.agreement, fetch)
             if self._state is not None:
                 self._state.flush()  # there is no journal here that takes a vote to disk before it leaves
             log.info("work done", run=instruction.run, round=instruction.round_number, phase=instruction.phase)

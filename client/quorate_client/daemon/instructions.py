@@ -1,15 +1,15 @@
 """What this site was asked to do, from an instruction to its stored reply.
 
-One instruction at a time for each run, several runs beside each other. Whatever happens ends in exactly one stored
-reply: the work, or the code of a refusal. Text never leaves; it goes to the site's own log.
+One instruction at a time for each run, several runs beside each other, each within its deadline. Whatever happens ends
+in exactly one stored reply: the work, or the code of a refusal. Text never leaves; it goes to the site's own log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -24,31 +24,20 @@ from quorate.errors import (
     WorkWithdrawnError,
 )
 from quorate.identity import RunId
+from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.model.catch_up import Fetch
 from quorate_client.site.agreement import Agreement
 
 log = structlog.get_logger()
 
-Fetch = Callable[[Blob], Awaitable[None]]
-
 MAX_OPEN = 1000
 MAX_OPEN_BYTES = 128 * 1024 * 1024
 """Instructions that wait or are in work, and what they hold in memory."""
-
-
-class Engine(Protocol):
-    """Does the work of one instruction (``engine.py``)."""
-
-    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply: ...
-
-    async def withdraw(self, message_id: MessageId) -> None: ...
-
-    async def forget(self, run: RunId) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +61,27 @@ class DaemonParts:
     drop: Callable[[set[BlobId]], None]
     replied: Callable[[MessageId], None]
     audit: Callable[[Instruction, QuorateError], None]
+
+
+@asynccontextmanager
+async def within(limit_s: float, phase: Phase) -> AsyncIterator[None]:
+    """Stop the work inside when its time is over.
+
+    Raises:
+        TaskTimeoutError: it was stopped; SiteInterruptedError where the server may not hear why.
+    """
+    try:
+        async with asyncio.timeout(limit_s) as deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        kind = SiteInterruptedError if phase.has_one_code else TaskTimeoutError
+        raise kind(
+            "The work was not done by its deadline",
+            expected=f"at most {limit_s:g} s",
+            action="Give the task a faster machine, or have the operator raise rounds.deadline_s",
+        ) from error
 
 
 class Instructions:
@@ -121,17 +131,19 @@ class Instructions:
             self._site.journal.settle(message)
             return
         self._withdrawn.add(message)
-        await self._site.engine.withdraw(message)
-        task.cancel()
-        await asyncio.wait({task})
+        await cancel({task})
+
+    async def forget(self, run: RunId) -> None:
+        """Remove what a run left on the way, when nothing of it is in work."""
+        async with self._turn(run):
+            await self._site.engine.forget(run)
 
     async def stop(self) -> None:
         """Stop all work. What is interrupted is answered, so that the server need not wait for it."""
-        tasks = set(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel(self._tasks.values())
+
+    def _turn(self, run: RunId) -> asyncio.Lock:
+        return self._turns.setdefault(run, asyncio.Lock())
 
     def _ended(self, message: MessageId) -> None:
         del self._tasks[message], self._sizes[message]
@@ -140,7 +152,9 @@ class Instructions:
 
     async def _answer(self, instruction: Instruction) -> None:
         try:
-            reply = await self._within_deadline(instruction)
+            # The deadline counts from the receipt, waiting for another instruction of the same run included.
+            async with within(instruction.deadline_s, instruction.phase), self._turn(instruction.run):
+                reply = await self._perform(instruction)
             self._site.metrics.instruction_done(instruction.phase, reply.working_s)
         except asyncio.CancelledError:
             withdrawn = instruction.message_id in self._withdrawn
@@ -164,21 +178,6 @@ class Instructions:
             if wanted:
                 self._site.replied(instruction.message_id)
 
-    async def _within_deadline(self, instruction: Instruction) -> Reply:
-        """The deadline counts from the receipt, waiting for another instruction of the same run included."""
-        try:
-            async with asyncio.timeout(instruction.deadline_s) as deadline:
-                async with self._turns.setdefault(instruction.run, asyncio.Lock()):
-                    return await self._perform(instruction)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            await self._site.engine.withdraw(instruction.message_id)
-            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
-            raise kind(
-                "The work was not done by its deadline", expected=f"at most {instruction.deadline_s:g} s"
-            ) from error
-
     async def _perform(self, instruction: Instruction) -> Reply:
         if self.paused:
             raise SitePausedError("The administrator paused this site")
@@ -201,7 +200,9 @@ class Instructions:
                 self._site.journal.needs(instruction.message_id, blob.id)
                 await self._site.fetch(blob)
 
-        reply = await self._site.engine.perform(instruction, agreement, fetch)
+        # The study that was approved says how long a round may take; the server may only ask for less.
+        async with within(agreement.study.rounds.deadline_s, instruction.phase):
+            reply = await self._site.engine.perform(instruction, agreement, fetch)
         log.info(
             "work done",
             run=instruction.run,

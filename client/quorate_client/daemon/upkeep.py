@@ -16,7 +16,7 @@ from quorate_client.connection.channel import enrolment_stub
 from quorate_client.connection.current import Connection, CurrentConnection
 from quorate_client.connection.enrolment import renew, renewal_due_unix_s
 from quorate_client.daemon.control_stream import ControlStream
-from quorate_client.daemon.instructions import Engine, Instructions
+from quorate_client.daemon.instructions import Instructions
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.site.database import SiteDatabase
@@ -95,7 +95,7 @@ async def forget_the_old(
     journal: Journal,
     drop: Callable[[set[BlobId]], None],
     folder: SiteFolder,
-    engine: Engine,
+    work: Instructions,
     keep_days: float,
     sleep: Sleep = asyncio.sleep,
 ) -> None:
@@ -105,7 +105,7 @@ async def forget_the_old(
             drop(journal.forget_older_than(keep_days * DAY_S))
             # Files carry this machine's time, so that is the clock here.
             for run in folder.idle_runs(time.time() - keep_days * DAY_S):
-                await engine.forget(run)
+                await work.forget(run)
                 log.info("old run forgotten", run=run)
         except (QuorateError, OSError) as error:
             log.warning("what is old was not forgotten", reason=str(error))

@@ -131,10 +131,10 @@ async def test_replies_and_runs_that_are_too_old_are_forgotten(
             if run != "new":
                 os.utime(path, (0, time.time() - 2 * DAY_S))
     with pytest.raises(EndedError):
-        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.engine, 1.0, Naps(1).sleep)
+        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.daemon.work, 1.0, Naps(1).sleep)
     assert site.engine.forgotten == ["old"]
     assert site.daemon.journal.find(old.message_id) is not None
 
     with pytest.raises(EndedError):
-        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.engine, -1.0, Naps(1).sleep)
+        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.daemon.work, -1.0, Naps(1).sleep)
     assert site.daemon.journal.find(old.message_id) is None
