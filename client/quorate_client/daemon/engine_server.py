@@ -25,6 +25,7 @@ from quorate.errors import (
     WorkWithdrawnError,
 )
 from quorate.process.cancellation import cancel
+from quorate.process.frames import read_frame
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
@@ -36,7 +37,7 @@ from quorate_client.daemon.daemon import make_engine
 from quorate_client.daemon.instructions import within
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.upkeep import DAY_S
-from quorate_client.flower.engine_client import COUNT, LENGTH, SOCKET_NAME, packed
+from quorate_client.flower.engine_client import COUNT_BYTES, MAX_PART_BYTES, SOCKET_NAME, count_in, packed, whole
 from quorate_client.flower.site_file import NodeSite
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
@@ -117,8 +118,8 @@ class EngineServer:
         """One connection: a question and its answer. Who hangs up does not want it any more: its work is stopped."""
         self._open += 1
         try:
-            (count,) = COUNT.unpack(await reader.readexactly(COUNT.size))
-            question = [await _part(reader) for _ in range(count)]
+            count = count_in(await read_frame(reader, COUNT_BYTES))
+            question = [whole(await read_frame(reader, MAX_PART_BYTES)) for _ in range(count)]
             work = asyncio.create_task(self.answer(question))
             self._works.add(work)
             work.add_done_callback(self._works.discard)
@@ -131,7 +132,7 @@ class EngineServer:
             gone.cancel()
             writer.writelines(packed(work.result()))
             await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, FrameError):
+        except (ConnectionError, FrameError):
             log.warning("a question was none, or its answer was not taken")
         finally:
             self._open -= 1
@@ -252,8 +253,3 @@ def _in_pairs(parts: list[bytes]) -> dict[bytes, bytes]:
     if len(parts) % 2:
         raise FrameError("Bulk data has no name")
     return dict(zip(parts[::2], parts[1::2], strict=True))
-
-
-async def _part(reader: asyncio.StreamReader) -> bytes:
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    return await reader.readexactly(length)
