@@ -92,7 +92,7 @@ def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOp
     """Show one data set and its schema."""
     with _datasets(state) as datasets, site_ledger(state) as ledger:
         dataset = datasets.get(name)
-        account = ledger.book().names(name)
+        account = ledger.entries.sums().names(name)
     if as_json:
         show_json(_as_json(dataset, account))
         return

@@ -214,7 +214,7 @@ class ControlStream:
     async def _compare(self, proto: rounds_pb2.LedgerHead, *, is_earlier: bool = False) -> None:
         """What the server has seen of this site's privacy ledger; studies without privacy go on in any case."""
         try:
-            await asyncio.to_thread(self._ledger.check_witness, head_from_proto(proto), is_earlier=is_earlier)
+            await asyncio.to_thread(self._ledger.entries.check_witness, head_from_proto(proto), is_earlier=is_earlier)
         except QuorateError as error:
             log.error("the privacy ledger could not be compared", code=error.code, reason=str(error))
 
