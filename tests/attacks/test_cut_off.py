@@ -17,7 +17,7 @@ from quorate.errors import SiteInterruptedError
 from quorate.process.cancellation import cancel
 from quorate.rounds.instruction import Phase
 from quorate.tally import LOSS_CAP, LOSS_ONE
-from quorate_client.rounds.secure.run import SecureRun
+from quorate_client.rounds.secure import one_code
 from quorate_client.rounds.task_calls import TaskCalls, Trained
 from quorate_client.rounds.training import Trainer
 from tests.attacks.hand_server import VICTIM, HandServer
@@ -93,7 +93,7 @@ async def test_a_site_that_is_cut_off_while_it_waits_to_answer_is_as_one_that_co
         waiting.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(SecureRun, "_until_slot", endless)
+    monkeypatch.setattr(one_code, "until_slot", endless)
     hellos = await server.greet(2)
     work = replace(server.way(VICTIM), hellos=hellos)
     job = asyncio.create_task(server.reply(VICTIM, Phase.UPLOAD, 2, work, deadline_s=STUDY_S / 2))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def make_engine(
     secure = SiteSecrets(
         keys=lambda: load_keys(folder.keys).for_secure_sums(),
         sealing_keys=Answers(state, time.time).sealing_keys,
-        ballots=VoteLog(state),
+        votes=VoteLog(state),
         study_keys=folder.keys / "studies",
     )
     accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
@@ -150,24 +151,15 @@ def assemble(
         for blob in blobs:
             spool.remove(blob)
 
-    charter = OtherSitesApprovals(answers, link)
+    other_sites = OtherSitesApprovals(answers, link)
 
     async def agree(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
         check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
         tasks.check(agreement.study.task)
-        await charter.require(agreement)
+        await other_sites.require(agreement)
         return agreement
-
-    def audit(instruction: Instruction, error: QuorateError) -> None:
-        """Put on the ledger what this site's rules kept from happening."""
-        if not isinstance(error, AUDITED):
-            return
-        try:
-            ledger.refuse(instruction.study_digest, instruction.run, instruction.round_number, error.code)
-        except QuorateError as failure:
-            log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
 
     readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
     agent = ControlStream(
@@ -181,10 +173,20 @@ def assemble(
         fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
         drop=drop,
         replied=agent.replied,
-        audit=audit,
+        audit=partial(_audit, ledger),
     )
     spool.keep_only(journal.blobs())
     return Daemon(agent, Instructions(site), CertificateKeeper(folder, agent, link, metrics, draw), journal, drop)
+
+
+def _audit(ledger: Ledger, instruction: Instruction, error: QuorateError) -> None:
+    """Put on the ledger what this site's rules kept from happening."""
+    if not isinstance(error, AUDITED):
+        return
+    try:
+        ledger.refuse(instruction.study_digest, instruction.run, instruction.round_number, error.code)
+    except QuorateError as failure:
+        log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
 
 
 async def serve(folder: SiteFolder, config: Config) -> None:

@@ -33,7 +33,7 @@ class SiteSecrets:
 
     keys: Callable[[], tuple[Ed25519PrivateKey, X25519PrivateKey]]
     sealing_keys: Callable[[bytes], Mapping[SiteName, bytes]]
-    ballots: VoteLog
+    votes: VoteLog
     study_keys: Path
 
     def study_key(self, run: RunId) -> StudyKey | None:
