@@ -201,9 +201,9 @@ def test_a_copy_that_only_a_site_file_names_has_the_account_of_its_records(priva
     folder, ages = a_site(tmp_path), [number % 119 + number / 1000 for number in range(400)]
     for name, rows in (("cells", ages), ("copy", ages[::-1]), ("most", ages[20:])):
         begin(private_site, register(name, table(tmp_path / f"{name}.csv", rows), SCHEMA, 0.2, folder), name)
-    book = private_site.ledger.entries.sums()
-    assert book.names("cells") == {"cells", "copy", "most"}
-    assert len(book.registered) == 3
+    sums = private_site.ledger.entries.sums()
+    assert sums.names("cells") == {"cells", "copy", "most"}
+    assert len(sums.registered) == 3
 
 
 def test_records_with_other_words_for_their_classes_are_others_as_the_documentation_says(tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ def test_the_accounts_of_one_data_sets_parts_stay_two(site: Site) -> None:
     register(site)
     site.evaluate(noisy())
     assert site.ledger.events(RECORDS) == []
-    book = site.ledger.entries.sums()
-    assert [(each.dataset, each.part) for each in book.accounts()] == [("again", "test")]
-    assert "visits" in book.names(book.accounts()[0].dataset)
+    sums = site.ledger.entries.sums()
+    assert [(each.dataset, each.part) for each in sums.accounts()] == [("again", "test")]
+    assert "visits" in sums.names(sums.accounts()[0].dataset)
     site.ledger.record_unbounded(RECORDS, "plain", b"p" * 32, "run-0")
     assert [str(each) for each in site.ledger.entries.sums().accounts()] == [
         "again (per record)",

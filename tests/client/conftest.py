@@ -185,7 +185,7 @@ class RunningSite:
     running: asyncio.Task[None]
 
     async def stop(self) -> None:
-        self.daemon.agent.stop()
+        self.daemon.stream.stop()
         async with asyncio.timeout(PATIENCE_S):
             await self.running
 
@@ -206,8 +206,8 @@ async def live(
     signing = load_keys(folder.keys).signing
     ledger = open_ledger(folder.ledger, folder.database, signing, shipped_accountants())
     daemon = assemble(folder, config or Config(), state, ledger, metrics, spool, engine, **clock)
-    daemon.work.recover()
-    running = asyncio.create_task(daemon.agent.run(daemon.work))
+    daemon.instructions.recover()
+    running = asyncio.create_task(daemon.stream.run(daemon.instructions))
     try:
         yield RunningSite(daemon, state, spool, engine, registry, running)
     finally:

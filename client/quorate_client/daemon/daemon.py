@@ -104,22 +104,22 @@ def make_engine(
         temporary=temporary,
         require_isolation=lambda: read_policy(folder).require_isolation,
     )
-    secure = SiteSecrets(
+    secrets = SiteSecrets(
         keys=lambda: load_keys(folder.keys).for_secure_sums(),
         sealing_keys=Answers(state, time.time).sealing_keys,
         votes=VoteLog(state),
         study_keys=folder.keys / "studies",
     )
     accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
-    return Engine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting)
+    return Engine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secrets=secrets, accounting=accounting)
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """The parts of one daemon that have to be run."""
 
-    agent: ControlStream
-    work: Instructions
+    stream: ControlStream
+    instructions: Instructions
     upkeep: CertificateKeeper
     journal: Journal
     drop: Callable[[set[BlobId]], None]
@@ -142,7 +142,7 @@ def assemble(
     journal = Journal(state, wall)
     answers = Answers(state, wall)
     tasks = InstalledTasks(time.monotonic)
-    link = CurrentConnection()
+    current = CurrentConnection()
 
     def connect() -> grpc.aio.Channel:
         return open_channel(load_credentials(folder.keys), address, config.proxy)
@@ -151,7 +151,7 @@ def assemble(
         for blob in blobs:
             spool.remove(blob)
 
-    other_sites = OtherSitesApprovals(answers, link)
+    other_sites = OtherSitesApprovals(answers, current)
 
     async def agree(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
@@ -162,21 +162,21 @@ def assemble(
         return agreement
 
     readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
-    agent = ControlStream(
-        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics, readiness
+    stream = ControlStream(
+        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, metrics, readiness
     )
-    site = DaemonParts(
+    parts = DaemonParts(
         journal=journal,
         engine=engine,
         metrics=metrics,
         agree=agree,
-        fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
+        fetch=Downloads(current, spool, draw, metrics.bytes_received).fetch,
         drop=drop,
-        replied=agent.replied,
+        replied=stream.replied,
         audit=partial(_audit, ledger),
     )
     spool.keep_only(journal.blobs())
-    return Daemon(agent, Instructions(site), CertificateKeeper(folder, agent, link, metrics, draw), journal, drop)
+    return Daemon(stream, Instructions(parts), CertificateKeeper(folder, stream, current, metrics, draw), journal, drop)
 
 
 def _audit(ledger: Ledger, instruction: Instruction, error: QuorateError) -> None:
@@ -214,17 +214,19 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:
             log.warning("the policy allows studies without protection: the server can read their updates")
-        daemon.work.recover()
-        daemon.work.paused = state.paused
+        daemon.instructions.recover()
+        daemon.instructions.paused = state.paused
         metrics.paused_is(state.paused)
         beside = {
             asyncio.create_task(daemon.upkeep.run()),
-            asyncio.create_task(heed_pause(state, daemon.work, daemon.agent, metrics)),
-            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, folder, daemon.work, config.keep_days)),
+            asyncio.create_task(heed_pause(state, daemon.instructions, daemon.stream, metrics)),
+            asyncio.create_task(
+                forget_the_old(daemon.journal, daemon.drop, folder, daemon.instructions, config.keep_days)
+            ),
         }
-        _stop_on_signals(daemon.agent)
+        _stop_on_signals(daemon.stream)
         try:
-            await _run_with(daemon.agent.run(daemon.work), beside)
+            await _run_with(daemon.stream.run(daemon.instructions), beside)
         finally:
             await cancel(beside)
             await engine.close()
@@ -243,9 +245,9 @@ async def _run_with(main: Coroutine[Any, Any, None], beside: set[asyncio.Task[No
         await cancel({running})
 
 
-def _stop_on_signals(agent: ControlStream) -> None:
+def _stop_on_signals(stream: ControlStream) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+        asyncio.get_running_loop().add_signal_handler(number, stream.stop)
 
 
 def _warn_of_expiry(folder: SiteFolder) -> None:

@@ -59,23 +59,23 @@ def serve(folder: SiteFolder, listener: socket.socket) -> None:
     """Answer until the folder is gone, no message can come any more, or SIGTERM."""
     config = read_config(folder.config)
     configure_logging(config.log_level, as_json=config.log_json, folder=folder.log)
-    with closing(EngineServer(folder, config, time.monotonic)) as desk:
-        asyncio.run(_serve(folder, listener, desk))
+    with closing(EngineServer(folder, config, time.monotonic)) as engine_server:
+        asyncio.run(_serve(folder, listener, engine_server))
 
 
-async def _serve(folder: SiteFolder, listener: socket.socket, desk: EngineServer) -> None:
+async def _serve(folder: SiteFolder, listener: socket.socket, engine_server: EngineServer) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     path = folder.keys / SOCKET_NAME
-    server = await asyncio.start_unix_server(desk.receive, sock=listener)
+    listening = await asyncio.start_unix_server(engine_server.receive, sock=listener)
     log.info("engine started", folder=str(folder.root))
-    while path.exists() and not desk.is_over and not stopped.is_set():
+    while path.exists() and not engine_server.is_over and not stopped.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), LOOK_EVERY_S)
-    server.close()
+    listening.close()
     path.unlink(missing_ok=True)
-    await desk.stop()
+    await engine_server.stop()
     log.info("engine stopped", folder=str(folder.root))
 
 
@@ -155,7 +155,7 @@ class EngineServer:
                 reply, sent = Reply.refusing(instruction.message_id, error), {}
             except asyncio.CancelledError:
                 reply, sent = Reply(instruction.message_id, WorkWithdrawnError.code), {}
-            except Exception:  # the door: whatever happens here becomes a code
+            except Exception:  # whatever happens here becomes a code
                 log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
                 reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}
         return [reply_to_bytes(reply), *(part for pair in sent.items() for part in pair)]

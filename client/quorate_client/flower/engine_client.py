@@ -1,4 +1,4 @@
-"""The door between a short-lived program at a site (a ClientApp) and the site's engine in a process of its own.
+"""How a short-lived program at a site (a ClientApp) asks the site's engine, which is a process of its own.
 
 A question and its answer are lists of byte strings on a UNIX socket. It lies in the site's keys folder, which is the
 site's user's alone and which tasks do not see: who reaches it may already read the keys.

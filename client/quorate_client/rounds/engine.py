@@ -43,7 +43,7 @@ class Engine:
         clock: Monotonic seconds.
         randomness: Gives secret random bytes. The seed of local training comes from the site: who knows it (a server
             that could choose it, say) knows which records made an update.
-        secure: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
+        secrets: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
         accounting: What differential privacy needs of the site; without it studies that promise it are refused.
     """
 
@@ -54,7 +54,7 @@ class Engine:
         folder: Path,
         clock: Callable[[], float],
         randomness: Callable[[int], bytes] = os.urandom,
-        secure: SiteSecrets | None = None,
+        secrets: SiteSecrets | None = None,
         accounting: Accounting | None = None,
     ) -> None:
         self._workers = workers
@@ -62,7 +62,7 @@ class Engine:
         self._runs = folder.absolute() / "runs"  # workers have a working folder of their own
         self._clock = clock
         self._randomness = randomness
-        self._secure = secure
+        self._secrets = secrets
         self._accounting = accounting
         self._live: dict[RunId, tuple[Agreement, StudyRun | SecureRun | GuestRun]] = {}
 
@@ -97,8 +97,8 @@ class Engine:
         folder = self._folder(run)
         self._live.pop(run, None)
         await asyncio.to_thread(_clear, folder)
-        if self._secure is not None:
-            self._secure.forget(run)
+        if self._secrets is not None:
+            self._secrets.forget(run)
 
     async def close(self) -> None:
         """End the workers. Nothing may be in work."""
@@ -113,12 +113,12 @@ class Engine:
         trainer = Trainer(study, self._randomness, self._accounting)
         if study.protection.mode == "none":
             return StudyRun(run, folder, study, self._workers, self._spool, self._clock, trainer)
-        if self._secure is None:
+        if self._secrets is None:
             raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
         from quorate_client.rounds.secure.run import SecureRun  # imports numpy
 
         require_rehearsal()
-        return SecureRun(run, folder, study, self._secure, self._workers, self._spool, self._clock, trainer)
+        return SecureRun(run, folder, study, self._secrets, self._workers, self._spool, self._clock, trainer)
 
     def _folder(self, run: RunId) -> Path:
         if not is_run_id(run):

@@ -55,7 +55,7 @@ class StudyRun:
         self._run = run
         self._study = study
         self._states = StateFolder(folder, run, study)
-        self._head = CatchUp(self._states, spool, _scheme_of(study))
+        self._catch_up = CatchUp(self._states, spool, _scheme_of(study))
         self._workers = workers
         self._spool = spool
         self._clock = clock
@@ -80,18 +80,18 @@ class StudyRun:
             case Phase.PREPARE:
                 contribution, blob = await self._prepare(task)
             case Phase.TRAIN:
-                state = await self._head.advance(work, number - 1, task.initial, fetch)
+                state = await self._catch_up.advance(work, number - 1, task.initial, fetch)
                 contribution, blob = await self._train(task, state, work, instruction, agreement)
             case Phase.EVALUATE:
-                state = await self._head.advance(work, number, task.initial, fetch)
+                state = await self._catch_up.advance(work, number, task.initial, fetch)
                 told = await self._evaluator.evaluate(task, state, number, instruction, agreement)
                 contribution, blob = _about(state, told), None
             case Phase.CHECKPOINT:
-                state = await self._head.advance(work, number, task.initial, fetch)
+                state = await self._catch_up.advance(work, number, task.initial, fetch)
                 blob = await asyncio.to_thread(store_pieces, content_of(state), state.size, self._spool)
                 contribution = _about(state)
             case Phase.RELEASE:
-                state = await self._head.advance(work, number, task.initial, fetch)
+                state = await self._catch_up.advance(work, number, task.initial, fetch)
                 contribution, blob = _about(state), await self._release(task, state)
             case _:
                 raise FrameError("The server asks for work that is not part of a study without protection")

@@ -405,19 +405,31 @@ async def test_a_run_that_is_in_work_is_forgotten_after_it(
     engine.perform_next.append(slow.perform)
     visit.instruct(instruct(server.services))
     await slow.begun.wait()
-    forgetting = asyncio.create_task(site.daemon.work.forget(RUN))
-    await site.daemon.work.forget(RunId("another"))
+    forgetting = asyncio.create_task(site.daemon.instructions.forget(RUN))
+    await site.daemon.instructions.forget(RunId("another"))
     assert engine.forgotten == ["another"]
     slow.may_end.set()
     await forgetting
     assert engine.forgotten == ["another", RUN]
 
 
+async def test_runs_that_a_server_makes_up_leave_nothing_in_memory(
+    server: RunningServer, visit: Visit, site: RunningSite
+) -> None:
+    for number in range(20):
+        run = RunId(f"run-{number}")
+        visit.instruct(instruct(server.services, run=run, message_id=message_id(run, 1, Phase.GUEST, 0, SITE)))
+        await visit.next("reply")
+    while site.daemon.instructions._tasks:
+        await asyncio.sleep(0)
+    assert len(site.daemon.instructions._turns) == 0
+
+
 async def test_a_pause_is_told_to_the_server_and_refuses_new_work(
     server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
 ) -> None:
-    site.daemon.work.paused = True
-    site.daemon.agent.beat_now()
+    site.daemon.instructions.paused = True
+    site.daemon.stream.beat_now()
     while not (await visit.next("heartbeat")).paused:
         pass
     visit.instruct(instruct(server.services))

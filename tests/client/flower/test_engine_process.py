@@ -270,16 +270,16 @@ def test_an_engine_whose_folder_is_gone_ends(place: Place) -> None:
 async def test_an_engine_stays_for_as_long_as_a_message_can_come(place: Place) -> None:
     """From one message to the next of a site all others may take the round's time."""
     now = [0.0]
-    with closing(EngineServer(place.folders["north"], Config(), lambda: now[0])) as desk:
+    with closing(EngineServer(place.folders["north"], Config(), lambda: now[0])) as server:
         now[0] = IDLE_S - 1
-        assert not desk.is_over
-        reply = reply_from_bytes((await desk.answer(place.question(Phase.PREPARE)))[0])
+        assert not server.is_over
+        reply = reply_from_bytes((await server.answer(place.question(Phase.PREPARE)))[0])
         assert reply.code == ""
         now[0] += place.study.rounds.deadline_s + IDLE_S - 1
-        assert not desk.is_over
+        assert not server.is_over
         now[0] += 1
-        assert desk.is_over
-        await desk.stop()
+        assert server.is_over
+        await server.stop()
 
 
 def test_nothing_of_a_question_stays_in_the_spool(place: Place) -> None:

@@ -121,7 +121,7 @@ class _PlainSum:
 
 
 class CatchUp:
-    """Where one run without protection stands at this site; ``chain.py`` is for those under secure aggregation.
+    """Where one run without protection stands at this site; ``secure/catch_up.py`` is for secure aggregation.
 
     One task at a time may call it; tidying the spool is its caller's part.
     """

@@ -2,7 +2,7 @@
 
 Sum 0 adds up record counts and statistics. Sum r adds the updates of round r, and beside them the counts of an
 evaluation of the model that they start from. The last sum evaluates the final model only. Each sum starts from the
-state that a site arrived at by itself (``chain.py``); what an instruction says beside the way to it reaches nothing.
+state that a site arrived at by itself (``catch_up.py``); what an instruction says beside the way to it reaches nothing.
 
 With its reveal a site says hello for the next sum, whose upload can then begin at once. Who missed the reveal, or has
 to begin a sum anew, is asked for a hello.
@@ -56,7 +56,7 @@ from quorate_client.rounds.model.catch_up import Fetch, fetched
 from quorate_client.rounds.model.plain_files import open_plain, store
 from quorate_client.rounds.model.state import ModelState, StateFolder, content_of, theta_digest
 from quorate_client.rounds.protect import protect_secretly
-from quorate_client.rounds.secure.chain import Chain, checkpoint_purpose
+from quorate_client.rounds.secure.catch_up import SecureCatchUp, checkpoint_purpose
 from quorate_client.rounds.secure.one_code import on_records, one_code
 from quorate_client.rounds.secure.pooled_rates import OWN_COUNTS, PooledRates
 from quorate_client.rounds.secure.query import query_of
@@ -95,7 +95,7 @@ class SecureRun:
         self._secrets = secrets
         self._states = StateFolder(folder, run, study)
         self._rates = PooledRates(study)
-        self._chain = Chain(run, study, self._states, spool, secrets.votes, self._rates.learn)
+        self._catch_up = SecureCatchUp(run, study, self._states, spool, secrets.votes, self._rates.learn)
         self._workers = workers
         self._spool = spool
         self._clock = clock
@@ -191,7 +191,7 @@ class SecureRun:
         after = instruction.round_number - 1
         tally = await self._evaluator.evaluate(task, state, after, instruction, agreement)
         trains = instruction.round_number <= self._study.rounds.count
-        polynomials = self._chain.packing.polynomials(state.dimension) if trains else 0
+        polynomials = self._catch_up.packing.polynomials(state.dimension) if trains else 0
         participant.begin_upload(work.hellos, state.digest, Layout(polynomials, OWN_COUNTS + len(tally)))
         own: tuple[int, ...] = (0,) * OWN_COUNTS
         updates: tuple[Blob, ...] = ()
@@ -252,7 +252,7 @@ class SecureRun:
 
     def _weight(self, site: SiteName, records: int, state: ModelState) -> int:
         """This site's share in the average. Records that it got since it was counted do not raise it."""
-        sites, pooled = len(self._study.sites), self._chain.pooled(state)
+        sites, pooled = len(self._study.sites), self._catch_up.pooled(state)
         if self._study.rounds.weights == "equal":
             return weight_of(1, sites)
         counted = self._secrets.votes.counted(self._run)
@@ -314,8 +314,8 @@ class SecureRun:
         if evaluated is None:
             raise FrameError("The server did not pass on the sum that starts from the final model")
         state = await self._arrive(work, rounds, agreement, member, fetch)
-        opener = await self._chain.confirm(state, evaluated, member, fetch)
-        if self._chain.pooled(state).may_tell(opener.survivors):
+        opener = await self._catch_up.confirm(state, evaluated, member, fetch)
+        if self._catch_up.pooled(state).may_tell(opener.survivors):
             self._rates.learn(rounds + 1, opener.counts())
         scratch = self._states.scratch()
         try:
@@ -354,10 +354,10 @@ class SecureRun:
             async with one_code():
                 await TaskCalls(self._workers, agreement, statistics[1:], self._clock).initial(path)
 
-        return await self._chain.arrive(work, target, member, make_initial, fetch)
+        return await self._catch_up.arrive(work, target, member, make_initial, fetch)
 
     def _task(self, agreement: Agreement, state: ModelState) -> TaskCalls:
-        return TaskCalls(self._workers, agreement, self._chain.pooled(state).statistics[1:], self._clock)
+        return TaskCalls(self._workers, agreement, self._catch_up.pooled(state).statistics[1:], self._clock)
 
     def _of(self, instruction: Instruction) -> Participant:
         """This site's part in the sum that an instruction is about, if it still has it."""

@@ -54,7 +54,7 @@ Learn = Callable[[int, tuple[int, ...]], None]
 """Takes the counts of a round's sum whose rates may be told."""
 
 
-class Chain:
+class SecureCatchUp:
     """Where one run stands at this site. One task at a time may call it.
 
     Args:
