@@ -112,14 +112,11 @@ class StudyRun:
         self, task: TaskCalls, state: ModelState, work: StudyWork, instruction: Instruction, agreement: Agreement
     ) -> tuple[StudyContribution, Blob]:
         """Train on the model of the round before; what leaves is made by ``protect``."""
-        update = self._states.scratch()
-        try:
+        with self._states.scratch() as update:
             report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = _weight_of(self._study, report.records, work.total_weight)
             size = state.dimension * FLOAT_BYTES
             sent = await offload(size, protect, update, state.dimension, weight, self._study, self._spool)
-        finally:
-            update.unlink(missing_ok=True)
         if sent.clipped:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
@@ -128,12 +125,9 @@ class StudyRun:
 
     async def _release(self, task: TaskCalls, state: ModelState) -> Blob | None:
         """The model in the form in which it is used. It is sent only where the study that was approved says so."""
-        scratch = self._states.scratch()
-        try:
+        with self._states.scratch() as scratch:
             await task.export(state, scratch)
             released = scratch.rename(self._states.folder / RELEASED_MODEL)
-        finally:
-            scratch.unlink(missing_ok=True)
         if self._study.release.model != "operator":
             return None
         return await asyncio.to_thread(store_file, released, self._spool)

@@ -130,9 +130,14 @@ class StateFolder:
                 self._states = [state for path in self.folder.glob("model-*.state") if (state := self._checked(path))]
             return tuple(self._states)
 
-    def scratch(self) -> Path:
-        """A path for a passing file. What is left there goes away at the next start."""
-        return self.folder / f"new-{os.urandom(8).hex()}"
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A path for a passing file, which is removed after. What a crash leaves there goes away at the next start."""
+        path = self.folder / f"new-{os.urandom(8).hex()}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def drop_all(self) -> None:
         self._retain(lambda _: False)
@@ -246,8 +251,7 @@ class StateFolder:
 
     def _keep(self, write: Callable[[BinaryIO], None], accepted: Callable[[ModelState], bool]) -> ModelState:
         """Write a state, and let it appear once it is whole and accepted."""
-        scratch = self.scratch()
-        try:
+        with self.scratch() as scratch:
             with _full_disk(), scratch.open("xb") as out:
                 write(out)
             state = read_state(scratch)
@@ -257,9 +261,6 @@ class StateFolder:
                 )
             state = replace(state, path=self.folder / _name(state))
             scratch.rename(state.path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
         with self._lock:
             self._states = [*(other for other in self.states() if other.digest != state.digest), state]
             self._retain(lambda other: other.digest in (state.digest, state.parent))

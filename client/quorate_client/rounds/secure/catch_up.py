@@ -160,13 +160,10 @@ class SecureCatchUp:
                 action="One of the sites does not play fair, or has no training records",
             )
         beside = Pooled(counts, frozenset(opener.survivors)).to_bytes(self._sites)
-        initial = self._states.scratch()
-        try:
+        with self._states.scratch() as initial:
             await make_initial(initial, counts)
             origin = Origin(ref.opening.id, 0, _digest(counts), beside)
             return await asyncio.to_thread(self._states.found, initial, None, origin)
-        finally:
-            initial.unlink(missing_ok=True)
 
     async def _adopt(
         self, way: SecureWork, checkpoint: Blob, confirming: SecureSumRef, member: Member, fetch: Fetch

@@ -235,15 +235,12 @@ class SecureRun:
         agreement: Agreement,
     ) -> tuple[tuple[int, ...], Blob]:
         """Train on the state; what leaves is made by ``protect_secretly``."""
-        update = self._states.scratch()
-        try:
+        with self._states.scratch() as update:
             report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = self._weight(participant.site, report.records, state)
             sent = await asyncio.to_thread(
                 protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
             )
-        finally:
-            update.unlink(missing_ok=True)
         if sent.clipped:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
@@ -317,13 +314,10 @@ class SecureRun:
         opener = await self._catch_up.confirm(state, evaluated, member, fetch)
         if self._catch_up.pooled(state).may_tell(opener.survivors):
             self._rates.learn(rounds + 1, opener.counts())
-        scratch = self._states.scratch()
-        try:
+        with self._states.scratch() as scratch:
             async with one_code():
                 await self._task(agreement, state).export(state, scratch)
             model = scratch.rename(self._states.folder / RELEASED_MODEL)
-        finally:
-            scratch.unlink(missing_ok=True)
         blobs: tuple[Blob, ...] = ()
         vote: Vote | None = None
         if self._study.is_release_sealed:
