@@ -26,7 +26,7 @@ from quorate_client.site.folder import SiteFolder
 from quorate_client.tasks.data.datasets import unchanged_index
 from quorate_client.tasks.data.schema import parse_schema, read_schema
 from quorate_client.tasks.data.table import read_table
-from quorate_client.tasks.models.tabular_model import predict
+from quorate_client.tasks.models.tabular import predict
 
 
 def show(

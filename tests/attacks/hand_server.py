@@ -68,13 +68,13 @@ class Site:
         self.agreement = Agreement(study, study.digest(), name, dataset, {})
         self.spool = Spool(folder / "spool")
         self.state = open_state(folder / "state.sqlite")
-        self._secure = SiteSecrets(
+        self._secrets = SiteSecrets(
             keys.for_secure_sums, lambda _: sealing, VoteLog(self.state), folder / "keys" / "studies"
         )
         self.restart()
 
     def restart(self) -> None:
-        self.engine = Engine(InProcessWorkers(), self.spool, self.folder, time.monotonic, secure=self._secure)
+        self.engine = Engine(InProcessWorkers(), self.spool, self.folder, time.monotonic, secrets=self._secrets)
 
     def kept(self) -> tuple[dict[str, bytes], list[Any]]:
         """Its models and its study key, and its votes."""
@@ -90,9 +90,9 @@ class Site:
     @property
     def member(self) -> Member:
         """What a colluder has of its own site, the study key included."""
-        key = self._secure.study_key(RUN)
+        key = self._secrets.study_key(RUN)
         assert key is not None
-        return self._secure.member(self.agreement.study, self.name, key)
+        return self._secrets.member(self.agreement.study, self.name, key)
 
 
 @dataclass

@@ -114,7 +114,7 @@ def test_a_head_of_the_ledger_does_not_confirm_a_guess_of_its_entries(tmp_path: 
         (tmp_path / name).mkdir()
         with opened(tmp_path / name) as ledger:
             ledger.reserve(a_charge(), NO_LIMITS, NOW)
-            head = ledger.head()
+            head = ledger.entries.head()
             assert head is not None
             hashes.append(head.hash)
     assert hashes[0] != hashes[1]

@@ -70,7 +70,7 @@ def accounting(ledger: Ledger) -> Accounting:
 
 
 def used(ledger: Ledger) -> list[Account | None]:
-    return [entry.content.account for entry in ledger.entries() if isinstance(entry.content, Unbounded)]
+    return [entry.content.account for entry in ledger.entries.all() if isinstance(entry.content, Unbounded)]
 
 
 # --- approved anew ----------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_a_data_set_that_is_registered_anew_per_unit_is_drawn_from_per_unit(
 
     asyncio.run(run())
     units = unchanged_index(per_unit).counts[0]
-    (paid,) = [entry.content for entry in ledger.entries() if isinstance(entry.content, Spent)]
+    (paid,) = [entry.content for entry in ledger.entries.all() if isinstance(entry.content, Spent)]
     assert paid.account == Account("visits", "unit")
     assert paid.events[0].sampling_rate == TRAINING["batch_size"] / units
     assert set(drawn) == {units}

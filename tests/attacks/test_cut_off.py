@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from quorate.errors import QuorateError
+from quorate.errors import SiteInterruptedError
+from quorate.process.cancellation import cancel
 from quorate.rounds.instruction import Phase
 from quorate.tally import LOSS_CAP, LOSS_ONE
-from quorate_client.rounds.secure.run import SecureRun
+from quorate_client.rounds.secure import one_code
 from quorate_client.rounds.task_calls import TaskCalls, Trained
 from quorate_client.rounds.training import Trainer
 from tests.attacks.hand_server import VICTIM, HandServer
@@ -39,11 +40,8 @@ async def server_fixture(installed: Path, tmp_path: Path) -> HandServer:
     return made
 
 
-async def cut_off(
-    server: HandServer, attempt: int, deadline_s: float, how: str, monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """The code that the server hears of a site that was stopped while it computed on its records."""
-    site = server.sites[VICTIM]
+async def cut_off(server: HandServer, attempt: int, deadline_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a site while it computes on its records; to the engine a deadline and a withdrawal are the same."""
     begun = asyncio.Event()
 
     async def endless(*_: Any) -> Trained:
@@ -58,35 +56,29 @@ async def cut_off(
         job = asyncio.create_task(server.reply(VICTIM, Phase.UPLOAD, 2, work, attempt, deadline_s=deadline_s))
         waiting = asyncio.create_task(begun.wait())
         await asyncio.wait({job, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        for message, limit in list(site.engine._limits.items()):
-            if how == "withdrawn":
-                await site.engine.withdraw(message)
-            else:
-                limit.reschedule(asyncio.get_running_loop().time())
-        with pytest.raises(QuorateError) as caught:
-            await job
-    return caught.value.code
+        await cancel({waiting})
+        if job.done():
+            job.result()
+        await cancel({job})
+        assert job.cancelled()
 
 
-@pytest.mark.parametrize("how", ["too late", "withdrawn"])
 async def test_a_server_that_gives_less_time_than_the_study_may_cut_a_site_off_twice(
-    server: HandServer, how: str, monkeypatch: pytest.MonkeyPatch
+    server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = {"too late": "site_interrupted", "withdrawn": "work_withdrawn"}[how]
     for attempt in range(2):
-        assert await cut_off(server, attempt, STUDY_S / 2, how, monkeypatch) == code
+        await cut_off(server, attempt, STUDY_S / 2, monkeypatch)
     assert server.sites[VICTIM].uploads()[-2:] == [(2, 0, 1), (2, 1, 1)]
-    assert await cut_off(server, 2, STUDY_S / 2, how, monkeypatch) == "site_interrupted"
+    with pytest.raises(SiteInterruptedError):
+        await cut_off(server, 2, STUDY_S / 2, monkeypatch)
     assert server.sites[VICTIM].uploads()[-1] == (2, 1, 1), "no record was read a third time"
 
 
-@pytest.mark.parametrize("how", ["too late", "withdrawn"])
 async def test_a_site_that_is_slow_by_the_studys_own_deadline_stays_in_the_run(
-    server: HandServer, how: str, monkeypatch: pytest.MonkeyPatch
+    server: HandServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for attempt in range(3):
-        await cut_off(server, attempt, STUDY_S, how, monkeypatch)
+        await cut_off(server, attempt, STUDY_S, monkeypatch)
     assert server.sites[VICTIM].uploads()[-3:] == [(2, attempt, 0) for attempt in range(3)]
     await server.require_sound()
 
@@ -101,16 +93,13 @@ async def test_a_site_that_is_cut_off_while_it_waits_to_answer_is_as_one_that_co
         waiting.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(SecureRun, "_until_slot", endless)
+    monkeypatch.setattr(one_code, "until_slot", endless)
     hellos = await server.greet(2)
     work = replace(server.way(VICTIM), hellos=hellos)
     job = asyncio.create_task(server.reply(VICTIM, Phase.UPLOAD, 2, work, deadline_s=STUDY_S / 2))
     await waiting.wait()
-    for limit in server.sites[VICTIM].engine._limits.values():
-        limit.reschedule(asyncio.get_running_loop().time())
-    with pytest.raises(QuorateError) as caught:
-        await job
-    assert caught.value.code == "site_interrupted"
+    await cancel({job})
+    assert job.cancelled()
     assert server.sites[VICTIM].uploads()[-1] == (2, 0, 1)
 
 

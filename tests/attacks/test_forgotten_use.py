@@ -84,14 +84,14 @@ def test_a_ledger_that_paid_for_nothing_believes_what_a_server_saw_of_its_earlie
     lived: Path, tmp_path: Path, first: str
 ) -> None:
     with opened(lived) as ledger:
-        seen = ledger.head()
+        seen = ledger.entries.head()
     assert seen is not None
     anew = tmp_path / "anew"
     anew.mkdir()
     with opened(anew, key=OTHER_KEY) as ledger:
         UNPAID[first](ledger)
     with opened(anew, key=OTHER_KEY) as ledger:
-        ledger.check_witness(seen, is_earlier=True)
+        ledger.entries.check_witness(seen, is_earlier=True)
         with pytest.raises(LedgerRolledBackError):
             ledger.reserve(a_charge(2), NO_LIMITS, NOW)
 
@@ -107,9 +107,9 @@ def test_a_ledger_whose_signatures_are_strange_to_the_other_database_pays_for_no
         with pytest.raises(LedgerRolledBackError, match=r"state\.sqlite"):
             ledger.reserve(a_charge(2), NO_LIMITS, NOW)
         ledger.record_unbounded(VISITS, "open", OPEN, "run-1")  # what says the most is written all the same
-        assert ledger.head() is None
+        assert ledger.entries.head() is None
     with opened(anew, key=OTHER_KEY) as ledger, pytest.raises(LedgerRolledBackError):
-        ledger.require_newest()
+        ledger.entries.require_newest()
 
 
 def test_with_the_database_that_knows_the_earlier_key_it_goes_on(lived: Path) -> None:
@@ -136,16 +136,16 @@ def test_what_was_used_while_the_ledger_lacked_entries_is_on_the_newest_copy_too
     shutil.copy(newest / "ledger.sqlite", lived)
     for _ in range(2):
         with opened(lived) as ledger:
-            assert [each.run for each in ledger.book().unbounded(VISITS)] == ["run-7", "run-8"]
-            assert [entry.content.unix_s for entry in ledger.entries()][2:4] == [NOW + DAY_S] * 2
+            assert [each.run for each in ledger.entries.sums().unbounded(VISITS)] == ["run-7", "run-8"]
+            assert [entry.content.unix_s for entry in ledger.entries.all()][2:4] == [NOW + DAY_S] * 2
             with pytest.raises(BudgetExhaustedError, match="without a bound"):
                 ledger.reserve(a_charge(3), FOR_EVER, NOW)
-            ledger.verify()
+            ledger.entries.verify()
     with closing(Witness(lived / "state.sqlite")) as witness:
         assert witness.kept() == []
     shutil.copy(newest / "ledger.sqlite", lived)  # what was put back is one of the entries that may not be missing
     with opened(lived) as ledger, pytest.raises(LedgerRolledBackError):
-        ledger.require_newest()
+        ledger.entries.require_newest()
 
 
 # --- in a year ---
@@ -161,7 +161,7 @@ def test_a_year_counts_from_the_last_use_of_a_run(tmp_path: Path) -> None:
             ledger.reserve(a_charge(), IN_A_YEAR, clock.now)
         clock.now += DAY_S / 2
         ledger.record_unbounded(VISITS, "open", OPEN, "run-0")
-        assert [entry.content.kind for entry in ledger.entries()] == ["unbounded", "unbounded", "refused"]
+        assert [entry.content.kind for entry in ledger.entries.all()] == ["unbounded", "unbounded", "refused"]
 
 
 def test_of_names_that_are_joined_the_newest_use_counts(tmp_path: Path) -> None:
@@ -173,14 +173,14 @@ def test_of_names_that_are_joined_the_newest_use_counts(tmp_path: Path) -> None:
         ledger.record_unbounded(VISITS, "open", OPEN, "run-1")
         ledger.register("visits", "record", bytes(32), lambda _: ())
         ledger.register("scans", "record", bytes(32), lambda _: ("visits",))
-        assert [each.unix_s for each in ledger.book().unbounded(SCANS, clock.now - YEAR_S)] == [clock.now]
+        assert [each.unix_s for each in ledger.entries.sums().unbounded(SCANS, clock.now - YEAR_S)] == [clock.now]
         with pytest.raises(BudgetExhaustedError, match="without a bound"):
             ledger.reserve(a_charge(account=SCANS), IN_A_YEAR, clock.now)
 
 
 def test_each_round_of_a_long_run_is_a_use(private_site: Site) -> None:
     private_site.train(study())
-    assert [entry.content.kind for entry in private_site.ledger.entries()][-1] == "unbounded"
+    assert [entry.content.kind for entry in private_site.ledger.entries.all()][-1] == "unbounded"
 
 
 # --- under stock Flower, where nobody adds data sets ---
@@ -201,9 +201,9 @@ def test_a_copy_that_only_a_site_file_names_has_the_account_of_its_records(priva
     folder, ages = a_site(tmp_path), [number % 119 + number / 1000 for number in range(400)]
     for name, rows in (("cells", ages), ("copy", ages[::-1]), ("most", ages[20:])):
         begin(private_site, register(name, table(tmp_path / f"{name}.csv", rows), SCHEMA, 0.2, folder), name)
-    book = private_site.ledger.book()
-    assert book.names("cells") == {"cells", "copy", "most"}
-    assert len(book.registered) == 3
+    sums = private_site.ledger.entries.sums()
+    assert sums.names("cells") == {"cells", "copy", "most"}
+    assert len(sums.registered) == 3
 
 
 def test_records_with_other_words_for_their_classes_are_others_as_the_documentation_says(tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_an_account_that_is_open_is_not_opened_again(private_site: Site, tmp_pat
     dataset = register("cells", table(tmp_path / "cells.csv", [float(age) for age in range(100)]), SCHEMA, 0.2, folder)
     open_account(dataset, private_site.ledger)
     begin(private_site, dataset, "hearts")
-    assert len(private_site.ledger.book().registered) == 1
+    assert len(private_site.ledger.entries.sums().registered) == 1
     begin(private_site, replace(dataset, name="beats"), "hearts")  # the same fingerprints under another name
-    assert private_site.ledger.book().names("beats") == {"beats", "cells"}
+    assert private_site.ledger.entries.sums().names("beats") == {"beats", "cells"}
 
 
 def test_records_without_fingerprints_are_touched_in_no_study(private_site: Site) -> None:
@@ -237,7 +237,7 @@ def test_records_without_fingerprints_are_touched_in_no_study(private_site: Site
 @pytest.mark.parametrize("is_private", [False, True])
 def test_an_account_that_was_lost_stops_private_studies_alone(private_site: Site, is_private: bool) -> None:
     private_site.ledger.reserve(a_charge(), NO_LIMITS, NOW)
-    private_site.ledger.file.database.execute("DELETE FROM entries")
+    private_site.ledger.entries.file.database.execute("DELETE FROM entries")
     with opened(private_site.folder) as ledger:
         accounting: Accounting = replace(private_site.accounting(), ledger=ledger)
         agreement = private_site.agreement(study(training=TRAINING) if is_private else study())
@@ -256,7 +256,7 @@ def test_no_receipt_says_an_epsilon_of_records_that_were_used_without_a_bound(tm
     with opened(tmp_path) as ledger:
         ledger.record_unbounded(VISITS, "open", OPEN, "run-0")
         ledger.spend(ledger.reserve(a_charge(count=10), NO_LIMITS, NOW), steps(7))
-        told = [entry.content for entry in ledger.entries() if not isinstance(entry.content, Unbounded)]
+        told = [entry.content for entry in ledger.entries.all() if not isinstance(entry.content, Unbounded)]
     for content in told:
         assert isinstance(content, Reserved | Spent)
         assert (content.epsilon_before, content.epsilon_after) == (None, None)

@@ -45,7 +45,7 @@ def begin(site: Site, of: Study, run: str = "run-1") -> None:
     agreement = site.agreement(of)
     assert agreement.dataset is not None
     dataset = replace(agreement.dataset, index=Path(FINGERPRINTS.hex()))
-    if (dataset.name, FINGERPRINTS) not in site.ledger.book().registered:
+    if (dataset.name, FINGERPRINTS) not in site.ledger.entries.sums().registered:
         site.ledger.register(dataset.name, "record", FINGERPRINTS, lambda _: [])
     site.accounting().begin(replace(agreement, dataset=dataset), RunId(run))
 
@@ -76,11 +76,11 @@ def test_the_accounts_of_one_data_sets_parts_stay_two(site: Site) -> None:
     register(site)
     site.evaluate(noisy())
     assert site.ledger.events(RECORDS) == []
-    book = site.ledger.book()
-    assert [(each.dataset, each.part) for each in book.accounts()] == [("again", "test")]
-    assert "visits" in book.names(book.accounts()[0].dataset)
+    sums = site.ledger.entries.sums()
+    assert [(each.dataset, each.part) for each in sums.accounts()] == [("again", "test")]
+    assert "visits" in sums.names(sums.accounts()[0].dataset)
     site.ledger.record_unbounded(RECORDS, "plain", b"p" * 32, "run-0")
-    assert [str(each) for each in site.ledger.book().accounts()] == [
+    assert [str(each) for each in site.ledger.entries.sums().accounts()] == [
         "again (per record)",
         "again (test part, per record)",
     ]
@@ -140,8 +140,8 @@ def test_a_study_whose_evaluation_does_not_fit_is_refused_before_anything_of_its
     site.policy = PrivacyPolicy(epsilon_ever=6.0)
     with pytest.raises(BudgetExhaustedError, match="test part"):
         begin(site, noisy(**DEAR))
-    assert (site.ledger.book().accounts(), site.spent()) == ([], [])
-    assert [code for *_, code in site.ledger.book().refusals] == ["budget_exhausted"]
+    assert (site.ledger.entries.sums().accounts(), site.spent()) == ([], [])
+    assert [code for *_, code in site.ledger.entries.sums().refusals] == ["budget_exhausted"]
     begin(site, noisy())
     site.evaluate(noisy())
     begin(site, noisy())  # once more, after a restart

@@ -56,5 +56,5 @@ def test_the_ledger_states_all_studies_at_the_policy_s_delta(site: Site) -> None
     site.task = Task(records=RECORDS)
     for number, delta in enumerate((STRICT, LOOSE), 1):
         site.train(study(rounds=1, **steps(100, delta)), number)
-    stated = {entry.content.delta for entry in site.ledger.entries() if isinstance(entry.content, Reserved | Spent)}
+    stated = {entry.content.delta for entry in site.ledger.entries.all() if isinstance(entry.content, Reserved | Spent)}
     assert stated == {STRICT}

@@ -35,11 +35,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def noted(ledger: Ledger, key: str) -> list[Any]:
-    return [entry.limits.get(key) for entry in ledger.book().limits]
+    return [entry.limits.get(key) for entry in ledger.entries.sums().limits]
 
 
 def loosened(ledger: Ledger) -> list[list[str]]:
-    entries = ledger.book().limits
+    entries = ledger.entries.sums().limits
     return [after.loosened(before.limits) for before, after in pairwise(entries)]
 
 
@@ -51,7 +51,7 @@ def test_how_limits_are_held_is_noted_as_they_are(tmp_path: Path, ledger: Ledger
         site.train(study(training=TRAINING), number)
     assert noted(ledger, key) == [getattr(TIGHT, key), loose, getattr(TIGHT, key)]
     assert loosened(ledger) == [[key], []]
-    ledger.verify()
+    ledger.entries.verify()
 
 
 def test_a_site_without_limits_notes_nothing_of_how_they_would_be_held(tmp_path: Path, ledger: Ledger) -> None:

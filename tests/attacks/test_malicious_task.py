@@ -89,7 +89,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
         assert state.database.execute("SELECT * FROM answers").fetchall() == []
     with opened(folder.root) as ledger:  # its own entry of the run is there, and each is signed
         keys = (KEY, load_keys(folder.keys).signing)
-        verify(ledger.entries(), [key.public_key().public_bytes_raw() for key in keys])
+        verify(ledger.entries.all(), [key.public_key().public_bytes_raw() for key in keys])
 
 
 async def nothing_to_fetch(_: object) -> None: ...

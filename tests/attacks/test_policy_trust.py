@@ -319,18 +319,18 @@ def test_a_loosening_is_on_the_ledger_before_anything_is_computed_under_it(train
         trained.policy = trained.policy.model_copy(update={"epsilon_ever": limit})
         trained.train(private, number)
     trained.train(private, 4)
-    told = [(entry.limits["epsilon_ever"], entry.number) for entry in trained.ledger.book().limits]
+    told = [(entry.limits["epsilon_ever"], entry.number) for entry in trained.ledger.entries.sums().limits]
     assert told == [(9.0, 1), (90.0, 5), (9.0, 8)]
     trained.policy = trained.policy.model_copy(update={"epsilon_ever": None})
     trained.train(study())  # releases what no epsilon bounds, which a limit forbids
-    newest = trained.ledger.book().limits[-1]
+    newest = trained.ledger.entries.sums().limits[-1]
     assert (newest.limits["epsilon_ever"], newest.loosened({"epsilon_ever": 9.0})) == (None, ["epsilon_ever"])
-    trained.ledger.verify()
+    trained.ledger.entries.verify()
 
 
 def test_nothing_is_computed_where_the_limits_cannot_be_written_down(trained: Site) -> None:
     trained.policy = trained.policy.model_copy(update={"epsilon_ever": 9.0})
-    trained.ledger.file.database.execute("DROP TABLE entries")
+    trained.ledger.entries.file.database.execute("DROP TABLE entries")
     with pytest.raises(LedgerError):
         trained.train(study())
     assert trained.task.asked == []
@@ -339,10 +339,10 @@ def test_nothing_is_computed_where_the_limits_cannot_be_written_down(trained: Si
 def test_a_site_without_limits_has_no_entry_of_them(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         ledger.note_limits({"epsilon_ever": None})
-        assert ledger.entries() == []
+        assert ledger.entries.all() == []
         ledger.note_limits({"epsilon_ever": 2.0})
         ledger.note_limits({"epsilon_ever": 2.0})
-        assert [entry.limits for entry in ledger.book().limits] == [{"epsilon_ever": 2.0}]
+        assert [entry.limits for entry in ledger.entries.sums().limits] == [{"epsilon_ever": 2.0}]
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ class Target:
         with opened(self.folder.root, key=load_keys(self.folder.keys).signing) as ledger:
             return [
                 (entry.content.study_digest, entry.content.code)
-                for entry in ledger.entries()
+                for entry in ledger.entries.all()
                 if isinstance(entry.content, Refused)
             ]
 

@@ -36,7 +36,7 @@ def history_fixture(tmp_path: Path) -> tuple[Path, SignedHead]:
     shutil.copytree(site, backup)
     with opened(site) as ledger:
         ledger.reserve(a_charge(2), NO_LIMITS, NOW)
-        newest = ledger.head()
+        newest = ledger.entries.head()
     assert newest is not None
     return backup, newest
 
@@ -44,8 +44,8 @@ def history_fixture(tmp_path: Path) -> tuple[Path, SignedHead]:
 def test_older_databases_with_a_new_key_are_found_out(history: tuple[Path, SignedHead]) -> None:
     backup, newest = history
     with opened(backup, key=OTHER_KEY) as ledger:
-        ledger.check_witness(newest, is_earlier=True)
-        assert ledger.head() is None
+        ledger.entries.check_witness(newest, is_earlier=True)
+        assert ledger.entries.head() is None
         with pytest.raises(LedgerRolledBackError):
             ledger.reserve(a_charge(3), NO_LIMITS, NOW)
     with opened(backup, key=OTHER_KEY) as ledger, pytest.raises(LedgerRolledBackError):
@@ -56,16 +56,16 @@ def test_a_deleted_folder_with_a_new_key_is_found_out(tmp_path: Path, history: t
     empty = tmp_path / "empty"
     empty.mkdir()
     with opened(empty, key=OTHER_KEY) as ledger:
-        ledger.check_witness(history[1], is_earlier=True)
+        ledger.entries.check_witness(history[1], is_earlier=True)
         with pytest.raises(LedgerRolledBackError):
             ledger.reserve(a_charge(3), NO_LIMITS, NOW)
 
 
 def test_the_right_databases_with_a_new_key_go_on(tmp_path: Path, history: tuple[Path, SignedHead]) -> None:
     with opened(tmp_path / "site", key=OTHER_KEY) as ledger:
-        ledger.check_witness(history[1], is_earlier=True)
+        ledger.entries.check_witness(history[1], is_earlier=True)
         ledger.reserve(a_charge(3), NO_LIMITS, NOW)
-        ledger.verify([KEY.public_key().public_bytes_raw()])
+        ledger.entries.verify([KEY.public_key().public_bytes_raw()])
 
 
 @pytest.mark.parametrize("is_earlier", [False, True])
@@ -73,13 +73,13 @@ def test_a_server_cannot_stop_a_site_with_a_key_that_it_made_up(
     history: tuple[Path, SignedHead], is_earlier: bool
 ) -> None:
     with opened(history[0]) as ledger:
-        ledger.check_witness(sign_head(OTHER_KEY, 9, bytes(32)), is_earlier=is_earlier)
+        ledger.entries.check_witness(sign_head(OTHER_KEY, 9, bytes(32)), is_earlier=is_earlier)
         ledger.reserve(a_charge(3), NO_LIMITS, NOW)
 
 
 def test_nor_an_empty_one_with_a_head_that_is_not_said_to_be_an_earlier_key_s(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
-        ledger.check_witness(sign_head(OTHER_KEY, 9, bytes(32)))
+        ledger.entries.check_witness(sign_head(OTHER_KEY, 9, bytes(32)))
         ledger.reserve(a_charge(3), NO_LIMITS, NOW)
 
 

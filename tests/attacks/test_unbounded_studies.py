@@ -54,7 +54,7 @@ def accounting(ledger: Ledger) -> Accounting:
 
 
 def unbounded(ledger: Ledger) -> list[tuple[str, Account | None]]:
-    contents = [entry.content for entry in ledger.entries()]
+    contents = [entry.content for entry in ledger.entries.all()]
     return [(each.run, each.account) for each in contents if isinstance(each, Unbounded)]
 
 

@@ -190,7 +190,7 @@ def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
         instruction = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
         agreement = Agreement(of, of.digest(), SiteName("east"), dataset, {})
         asyncio.run(trainer.train(cast(Any, task), cast(Any, None), target.files / "update", instruction, agreement))
-        paid = [entry.content for entry in ledger.entries() if isinstance(entry.content, Spent)]
+        paid = [entry.content for entry in ledger.entries.all() if isinstance(entry.content, Spent)]
     batch = float(TRAINING["batch_size"])
     rate = batch / unchanged_index(dataset).counts[0]
     assert [(each.account, each.events[0].sampling_rate) for each in paid] == [(Account("visits", "unit"), rate)]

@@ -136,7 +136,6 @@ class ScriptedEngine:
 
     perform_next: list[Perform] = field(default_factory=list)
     performed: list[MessageId] = field(default_factory=list)
-    withdrawn: list[MessageId] = field(default_factory=list)
     forgotten: list[RunId] = field(default_factory=list)
 
     async def perform(
@@ -148,9 +147,6 @@ class ScriptedEngine:
         for blob in instruction.blobs:
             await fetch(blob)
         return Reply(instruction.message_id, body=instruction.body[::-1], working_s=0.5)
-
-    async def withdraw(self, message_id: MessageId) -> None:
-        self.withdrawn.append(message_id)
 
     async def forget(self, run: RunId) -> None:
         self.forgotten.append(run)
@@ -189,7 +185,7 @@ class RunningSite:
     running: asyncio.Task[None]
 
     async def stop(self) -> None:
-        self.daemon.agent.stop()
+        self.daemon.stream.stop()
         async with asyncio.timeout(PATIENCE_S):
             await self.running
 
@@ -210,8 +206,8 @@ async def live(
     signing = load_keys(folder.keys).signing
     ledger = open_ledger(folder.ledger, folder.database, signing, shipped_accountants())
     daemon = assemble(folder, config or Config(), state, ledger, metrics, spool, engine, **clock)
-    daemon.work.recover()
-    running = asyncio.create_task(daemon.agent.run(daemon.work))
+    daemon.instructions.recover()
+    running = asyncio.create_task(daemon.stream.run(daemon.instructions))
     try:
         yield RunningSite(daemon, state, spool, engine, registry, running)
     finally:

@@ -79,7 +79,7 @@ class EngineSite:
         secure = SiteSecrets(
             keys=lambda: (self.keys.signing, self.keys.sealing),
             sealing_keys=lambda _: self.sealing_keys,
-            ballots=VoteLog(self.state),
+            votes=VoteLog(self.state),
             study_keys=self.folder / "studies",
         )
         self.engine = Engine(

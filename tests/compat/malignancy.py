@@ -20,7 +20,7 @@ import pytest
 from quorate_client.tasks.data.datasets import register, unchanged_index
 from quorate_client.tasks.data.schema import parse_schema, read_schema
 from quorate_client.tasks.data.table import read_table
-from quorate_client.tasks.models.tabular_model import predict
+from quorate_client.tasks.models.tabular import predict
 from tests.client.data_kit import a_site
 from tests.compat.consortium_kit import REPOSITORY, SITES
 

@@ -12,7 +12,7 @@ from quorate_client.site.agreement import Dataset
 from quorate_client.site.database import SiteDatabase, transaction
 
 if TYPE_CHECKING:
-    pass
+    from quorate_client.ledger.ledger import Ledger
 
 
 class Datasets:
@@ -87,3 +87,17 @@ def _dataset(row: Sequence[Any]) -> Dataset:
     name, kind, path, schema, test_fraction, records, units, content, index = row
     place = None if index is None else Path(index)
     return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place)
+
+
+def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
+    """Give a registered data set its account; all names that have it in common.
+
+    Raises:
+        DataError: what was registered before cannot be compared, or was split otherwise. LedgerError.
+    """
+    from quorate_client.tasks.data.datasets import index_of  # imports numpy
+    from quorate_client.tasks.data.record_index import shared_with
+
+    index, path = index_of(dataset)
+    records = bytes.fromhex(path.name)
+    return ledger.register(dataset.name, dataset.unit, records, lambda known: shared_with(index, known, path.parent))

@@ -24,7 +24,7 @@ class OtherSitesApprovals:
     """The approvals of other sites, as far as this site has seen them."""
 
     answers: Answers
-    link: CurrentConnection
+    current: CurrentConnection
 
     async def require(self, agreement: Agreement) -> None:
         """Refuse a study that too few sites have approved, this one included; the server is asked where too few are
@@ -51,7 +51,7 @@ class OtherSitesApprovals:
             )
 
     async def _fetch(self, digest: bytes) -> list[Approval]:
-        connection = await self.link.connected()
+        connection = await self.current.connected()
         with translated(connection.address):
             reply = await connection.stub.ListStudies(rounds_pb2.SiteStudiesRequest(), timeout=CALL_TIMEOUT_S)
         return [

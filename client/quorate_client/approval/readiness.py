@@ -107,7 +107,7 @@ class Assessor:
             QuorateError: the policy, the budget or the ledger is against it.
         """
         study, dataset = question.study, question.dataset
-        self._ledger.require_newest()
+        self._ledger.entries.require_newest()
         training = plan_training(study, question.policy, about(training_units(dataset)))
         if training is not None:
             self._require_room(question, account_of(dataset), training, study.rounds.count)

@@ -73,7 +73,7 @@ class StudyReview:
         known = self._answers.pinned_keys(member.name)
         return bool(known) and member.signing_key not in known
 
-    def approve(self, door: OffersClient, offer: Offer, dataset: str | None, node_config: NodeConfig) -> Answer:
+    def approve(self, client: OffersClient, offer: Offer, dataset: str | None, node_config: NodeConfig) -> Answer:
         """Approve a study: check it, tell the server, pin the roster. Nothing counts before the server was told.
 
         Raises:
@@ -87,7 +87,7 @@ class StudyReview:
         if chosen is not None:
             check_dataset(offer.study, chosen)
         signature = self._keys.sign_answer("approved", offer.digest)
-        door.answer(offer.digest, "approved", signature)
+        client.answer(offer.digest, "approved", signature)
         answer = Answer(
             offer.study,
             offer.digest,
@@ -100,7 +100,7 @@ class StudyReview:
         self._answers.record(answer)
         return answer
 
-    def reject(self, door: OffersClient, text: str) -> Answer:
+    def reject(self, client: OffersClient, text: str) -> Answer:
         """Reject a study, or take an approval back. Counts here at once, even if the server cannot be told.
 
         For one that was approved the server is not asked what it offers: it must not be able to hide it.
@@ -113,12 +113,12 @@ class StudyReview:
         if len(approved) == 1:
             study, digest = approved[0].study, approved[0].digest
         else:
-            offer = find_offer(door.offers(), text)
+            offer = find_offer(client.offers(), text)
             study, digest = offer.study, offer.digest
         signature = self._keys.sign_answer("rejected", digest)
         answer = Answer(study, digest, "rejected", signature)
         self._answers.record(answer)
-        door.answer(digest, "rejected", signature)
+        client.answer(digest, "rejected", signature)
         return answer
 
     def _choose(self, study: Study, name: str | None) -> Dataset | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.datasets import Datasets, open_account
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -53,7 +53,6 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
-    from quorate_client.approval.accounts import open_account
     from quorate_client.tasks.data.datasets import register
     from quorate_client.tasks.data.schema import named_unit, read_schema
 
@@ -93,7 +92,7 @@ def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOp
     """Show one data set and its schema."""
     with _datasets(state) as datasets, site_ledger(state) as ledger:
         dataset = datasets.get(name)
-        account = ledger.book().names(name)
+        account = ledger.entries.sums().names(name)
     if as_json:
         show_json(_as_json(dataset, account))
         return

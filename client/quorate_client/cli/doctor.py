@@ -140,8 +140,8 @@ def _way(folder: SiteFolder, config: Config, identity: Identity, credentials: Cr
             yield Finding("server's certificate", "ok", who_answers(plain, credentials))
         with connect(address, config.proxy) as plain:
             yield Finding("this site's certificate", "ok", shake_hands(plain, folder, credentials))
-        with open_offers(folder) as door:
-            offers = door.offers()
+        with open_offers(folder) as client:
+            offers = client.offers()
         yield Finding("server", "ok", f"it knows {identity.site} and offers it {len(offers.sound)} studies")
     except BrokenWayError as failure:
         yield Finding(failure.step, "failed", failure.text, failure.action)

@@ -60,20 +60,20 @@ def show(
     """Show what was spent, by data set and run, and what the policy leaves."""
     with site_ledger(state) as ledger:
         policy = read_policy(SiteFolder(state)).privacy
-        book = ledger.book()
-        accounts = [each for each in book.accounts() if dataset is None or dataset in book.names(each.dataset)]
+        sums = ledger.entries.sums()
+        accounts = [each for each in sums.accounts() if dataset is None or dataset in sums.names(each.dataset)]
         if dataset is not None and not accounts:
             raise NotFoundError(f"The privacy ledger holds nothing of a data set {dataset}")
         try:
-            ledger.require_newest()
+            ledger.entries.require_newest()
         except LedgerRolledBackError as error:
             warn(str(error))
     accountants = shipped_accountants()
-    changes = _changes_of_limits(book)
+    changes = _changes_of_limits(sums)
     statements = [
-        _statement(book, each, limits_of_policy(each, policy), accountants) | {"limits": changes} for each in accounts
+        _statement(sums, each, limits_of_policy(each, policy), accountants) | {"limits": changes} for each in accounts
     ]
-    anywhere = [_unbounded_json(each) for each in book.unbounded(None)] if dataset is None else []
+    anywhere = [_unbounded_json(each) for each in sums.unbounded(None)] if dataset is None else []
     if as_json:
         show_json({"accounts": statements, "unbounded_anywhere": anywhere})
         return
@@ -98,7 +98,7 @@ def export(
     key = load_keys(folder.keys).signing.public_key().public_bytes_raw()
     with site_ledger(state) as ledger:
         try:
-            count = write_export(file, load_identity(folder.keys).site, key, ledger.entries())
+            count = write_export(file, load_identity(folder.keys).site, key, ledger.entries.all())
         except FileExistsError as error:
             raise AlreadyExistsError(f"{file} exists already", action="Name another file") from error
     if as_json:
@@ -120,16 +120,16 @@ def verify_ledger(
     """
     if file is None:
         with site_ledger(state) as ledger:
-            book = ledger.verify([_key(text) for text in key or ()])
+            sums = ledger.entries.verify([_key(text) for text in key or ()])
     else:
         named, entries = read_export(file)
         keys = [_key(text, named) for text in key] if key else [_own_key(state)]
-        book = verify(entries, keys)
-    newest = book.hash.hex() if book.head else ""
+        sums = verify(entries, keys)
+    newest = sums.hash.hex() if sums.head else ""
     if as_json:
-        show_json({"entries": book.number, "newest": newest})
+        show_json({"entries": sums.number, "newest": newest})
         return
-    say(f"All {book.number} entries are in order. The newest one's hash is {newest or '-'}.", "green")
+    say(f"All {sums.number} entries are in order. The newest one's hash is {newest or '-'}.", "green")
 
 
 @contextmanager
@@ -143,21 +143,21 @@ def site_ledger(state: Path) -> Iterator[Ledger]:
         ledger.close()
 
 
-def _statement(book: LedgerSums, account: Account, limits: Limits, accountants: Accountants) -> dict[str, Any]:
+def _statement(sums: LedgerSums, account: Account, limits: Limits, accountants: Accountants) -> dict[str, Any]:
     """What an account has spent and has left, at the policy's delta. None where there is no finite epsilon: no noise,
     or records that were released without a bound. What is left is for studies that are not begun."""
-    delta, now = limits.delta, max(time.time(), book.unix_s)
-    unbounded = book.unbounded(account)
+    delta, now = limits.delta, max(time.time(), sums.unix_s)
+    unbounded = sums.unbounded(account)
     spent = {
-        "ever": math.inf if unbounded else accountants.adaptive(book.ever(account), delta),
+        "ever": math.inf if unbounded else accountants.adaptive(sums.ever(account), delta),
         "year": math.inf
-        if book.unbounded(account, now - YEAR_S)
-        else accountants.adaptive(book.of_last_year(account, now), delta),
+        if sums.unbounded(account, now - YEAR_S)
+        else accountants.adaptive(sums.of_last_year(account, now), delta),
     }
-    left = {held.name: held.left for held in lasting(book, account, limits, accountants, now)}
+    left = {held.name: held.left for held in lasting(sums, account, limits, accountants, now)}
     return {
         "dataset": account.dataset,
-        "datasets": sorted(book.names(account.dataset)),
+        "datasets": sorted(sums.names(account.dataset)),
         "unit": account.unit,
         "part": account.part,
         "delta": delta,
@@ -169,13 +169,13 @@ def _statement(book: LedgerSums, account: Account, limits: Limits, accountants: 
         "unbounded": [_unbounded_json(each) for each in unbounded],
         "runs": [
             {
-                "run": sums.run,
-                "study": sums.study,
-                "rounds": len(sums.rounds),
-                "unsettled": sums.open,
-                "epsilon": finite(accountants.planned(book.of_run(account, sums.run), delta)),
+                "run": of_run.run,
+                "study": of_run.study,
+                "rounds": len(of_run.rounds),
+                "unsettled": of_run.open,
+                "epsilon": finite(accountants.planned(sums.of_run(account, of_run.run), delta)),
             }
-            for sums in book.runs(account)
+            for of_run in sums.runs(account)
         ],
     }
 
@@ -184,12 +184,12 @@ def _unbounded_json(each: Unbounded) -> dict[str, Any]:
     return {"study": each.study, "run": each.run, "unix_s": each.unix_s}
 
 
-def _changes_of_limits(book: LedgerSums) -> list[dict[str, Any]]:
+def _changes_of_limits(sums: LedgerSums) -> list[dict[str, Any]]:
     """Each entry about the policy's limits, with the keys that allow more than the one before it."""
-    earlier = [{}, *(entry.limits for entry in book.limits)]
+    earlier = [{}, *(entry.limits for entry in sums.limits)]
     return [
         {"entry": entry.number, "unix_s": entry.unix_s, "limits": entry.limits, "loosened": entry.loosened(before)}
-        for before, entry in zip(earlier, book.limits, strict=False)
+        for before, entry in zip(earlier, sums.limits, strict=False)
     ]
 
 

@@ -11,7 +11,7 @@ from quorate_client.approval.policy import Rule
 from quorate_client.approval.policy_file import policy_now
 from quorate_client.approval.review import refusal_of
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
-from quorate_client.cli.studies import StudyArgument, desk
+from quorate_client.cli.studies import StudyArgument, open_review
 from quorate_client.site.folder import SiteFolder
 
 app = typer.Typer(help="What this site lets happen, whatever the consortium publishes.", no_args_is_help=True)
@@ -20,8 +20,8 @@ app = typer.Typer(help="What this site lets happen, whatever the consortium publ
 @app.command()
 def check(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Hold a study against policy.toml, rule by rule. Exits with 3 if one refuses it."""
-    with desk(state) as open_desk:
-        offered = find_offer(open_desk.door.offers(), study).study
+    with open_review(state) as opened:
+        offered = find_offer(opened.client.offers(), study).study
     policy = policy_now(SiteFolder(state))
     rules = list(policy.rules(offered))
     refusal = refusal_of(lambda: policy.check(offered))

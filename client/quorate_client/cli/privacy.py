@@ -20,7 +20,7 @@ from quorate_client.approval.policy_file import policy_now
 from quorate_client.approval.privacy_cost import Outlook, account_of, outlook_of, plan_training
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
-from quorate_client.cli.studies import StudyArgument, desk
+from quorate_client.cli.studies import StudyArgument, open_review
 from quorate_client.site.agreement import Dataset
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
@@ -42,8 +42,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a study would do and cost on a data set here. Trains nothing and spends nothing."""
-    with desk(state) as open_desk:
-        offered = find_offer(open_desk.door.offers(), study).study
+    with open_review(state) as opened:
+        offered = find_offer(opened.client.offers(), study).study
     if offered.privacy is None or offered.privacy.training is None:
         raise InputError(
             f"The study {offered.name} has no [privacy.training], so there is nothing per record to plan",
@@ -82,8 +82,8 @@ def explore(
     The figures are computed from the records without any account of privacy. Keep them at the site.
     """
     tried = parse_epsilons(epsilons)
-    with desk(state) as open_desk:
-        offered = find_offer(open_desk.door.offers(), study).study
+    with open_review(state) as opened:
+        offered = find_offer(opened.client.offers(), study).study
     if offered.privacy is None or offered.privacy.training is None:
         raise InputError(f"The study {offered.name} has no [privacy.training], so there is nothing to try")
     from quorate_client.cli.explore import draw, explore_study  # imports torch

@@ -48,9 +48,9 @@ OF_TWO = "Of two sites each learns the other's updates from the sum, whatever th
 
 def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """List the studies that the consortium offers to this site, and how they stand here."""
-    with desk(state) as open_desk:
-        offers = open_desk.door.offers()
-        found = [open_desk.desk.assess(offer) for offer in offers.sound]
+    with open_review(state) as opened:
+        offers = opened.client.offers()
+        found = [opened.review.assess(offer) for offer in offers.sound]
     if as_json:
         show_json([_summary(each) for each in found] + [_summary_of_unsound(each) for each in offers.unsound])
         return
@@ -78,9 +78,9 @@ def studies(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> 
 
 def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Show everything that has to be read before a study is approved."""
-    with desk(state) as open_desk:
-        assessment = open_desk.desk.assess(find_offer(open_desk.door.offers(), study))
-        new_keys = [m.name for m in assessment.offer.members if open_desk.desk.is_new_key(m)]
+    with open_review(state) as opened:
+        assessment = opened.review.assess(find_offer(opened.client.offers(), study))
+        new_keys = [m.name for m in assessment.offer.members if opened.review.is_new_key(m)]
     if as_json:
         show_json(
             _summary(assessment) | {"study": assessment.offer.study.model_dump(mode="json"), "new_keys": new_keys}
@@ -118,9 +118,9 @@ def approve(
 ) -> None:
     """Approve a study: from now on the daemon takes part in its runs. Take it back with `reject`."""
     settings = _node_config(node_config or [])
-    with desk(state) as open_desk:
-        offer = find_offer(open_desk.door.offers(), study)
-        answer = open_desk.desk.approve(open_desk.door, offer, dataset, settings)
+    with open_review(state) as opened:
+        offer = find_offer(opened.client.offers(), study)
+        answer = opened.review.approve(opened.client, offer, dataset, settings)
     if as_json:
         show_json(
             {"study": offer.study.name, "digest": offer.digest.hex(), "answer": "approved"}
@@ -135,8 +135,8 @@ def approve(
 
 def reject(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Reject a study, or take an approval back. Counts at this site at once."""
-    with desk(state) as open_desk:
-        answer = open_desk.desk.reject(open_desk.door, study)
+    with open_review(state) as opened:
+        answer = opened.review.reject(opened.client, study)
     if as_json:
         show_json({"study": answer.study.name, "digest": answer.digest.hex(), "answer": "rejected"})
         return
@@ -150,8 +150,8 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Show in which arguments two studies differ. A changed argument is another study, to be approved anew."""
-    with desk(state) as open_desk:
-        offers = open_desk.door.offers()
+    with open_review(state) as opened:
+        offers = opened.client.offers()
     changes = differences(find_offer(offers, old).study, find_offer(offers, new).study)
     if as_json:
         show_json([{"key": key, "old": before, "new": after} for key, before, after in changes])
@@ -166,17 +166,17 @@ def diff(
 class OpenReview:
     """What the commands about studies need, while the connection is open."""
 
-    desk: StudyReview
-    door: OffersClient
+    review: StudyReview
+    client: OffersClient
 
 
 @contextmanager
-def desk(folder: Path) -> Iterator[OpenReview]:
+def open_review(folder: Path) -> Iterator[OpenReview]:
     """Connect as the site in ``folder``."""
     site = SiteFolder(folder)
-    with open_offers(site) as door, site_state(site.database) as state:
+    with open_offers(site) as client, site_state(site.database) as state:
         answers, datasets = Answers(state, time.time), Datasets(state, time.time)
-        yield OpenReview(StudyReview(site, answers, datasets, InstalledTasks(time.monotonic)), door)
+        yield OpenReview(StudyReview(site, answers, datasets, InstalledTasks(time.monotonic)), client)
 
 
 def _show_study(assessment: Assessment) -> None:

@@ -84,21 +84,21 @@ class Downloads:
     """Brings blobs into the spool, across lost connections, until the caller gives up.
 
     Args:
-        link: Where the present connection is found.
+        current: Where the present connection is found.
         received: Told the bytes of each frame that came.
         free_bytes: How much the disk may take. By default all but what has to stay free.
     """
 
     def __init__(
         self,
-        link: CurrentConnection,
+        current: CurrentConnection,
         spool: Spool,
         random: Callable[[], float],
         received: Count,
         free_bytes: Callable[[], int] | None = None,
     ) -> None:
         self._free_bytes = free_bytes or partial(_free_bytes, spool.folder)
-        self._link = link
+        self._current = current
         self._spool = spool
         self._random = random
         self._received = received
@@ -131,7 +131,7 @@ class Downloads:
         waits = Backoff(self._random)
         fruitless = 0
         while True:
-            connection = await self._link.connected()
+            connection = await self._current.connected()
             writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob))
             begun_at = writer.next_frame
             try:

@@ -57,7 +57,7 @@ FINAL_REFUSALS = (SupersededError, IdentityClonedError, CertificateRevokedError)
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the agent needs from outside.
+    """What the stream needs from outside.
 
     Args:
         open_channel: Opens a channel with the certificate that is in place at this moment.
@@ -73,7 +73,7 @@ class Surroundings:
 
 
 class ControlStream:
-    """Keeps the connection and carries instructions to the work and replies to the server."""
+    """Keeps the connection and brings instructions in and replies out."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class ControlStream:
         journal: Journal,
         ledger: Ledger,
         spool: Spool,
-        link: CurrentConnection,
+        current: CurrentConnection,
         metrics: ClientMetrics,
         readiness: ReadinessReports,
     ) -> None:
@@ -90,10 +90,10 @@ class ControlStream:
         self._state = state
         self._journal = journal
         self._ledger = ledger
-        self._link = link
+        self._current = current
         self._metrics = metrics
         self._readiness = readiness
-        self._deliveries = Outbox(journal, ledger, spool, metrics, surroundings.random)
+        self._outbox = Outbox(journal, ledger, spool, metrics, surroundings.random)
         self._waits = Backoff(surroundings.random)
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
@@ -101,7 +101,7 @@ class ControlStream:
 
     # --- what the rest of the daemon calls ---
 
-    async def run(self, work: Instructions) -> None:
+    async def run(self, instructions: Instructions) -> None:
         """Stay connected until ``stop``.
 
         Raises:
@@ -110,7 +110,7 @@ class ControlStream:
         try:
             while not self._stopping.is_set():
                 try:
-                    await self._until_stopped(work)
+                    await self._until_stopped(instructions)
                 except FINAL_REFUSALS as error:
                     self._report(ConnectionState.STOPPED, error)
                     raise
@@ -121,7 +121,7 @@ class ControlStream:
                     await wait_for_event(self._stopping, delay_s)
             self._report(ConnectionState.STOPPED)
         finally:
-            await work.stop()
+            await instructions.stop()
 
     def stop(self) -> None:
         """Answer what is interrupted, say goodbye, end ``run``."""
@@ -129,8 +129,8 @@ class ControlStream:
 
     def reconnect(self) -> None:
         """Connect again, with the certificate that is now in place."""
-        if self._link.connection is not None:
-            self._link.connection.call.cancel()
+        if self._current.connection is not None:
+            self._current.connection.call.cancel()
 
     def beat_now(self) -> None:
         """Tell the server at once what a heartbeat says: whether this site is paused."""
@@ -138,8 +138,8 @@ class ControlStream:
 
     def replied(self, message: MessageId) -> None:
         """A reply is in the journal: bring it to the server now, or at the next connection."""
-        if self._link.connection is not None:
-            self._deliveries.begin(self._link.connection, message)
+        if self._current.connection is not None:
+            self._outbox.begin(self._current.connection, message)
 
     @property
     def server_unix_s(self) -> float:
@@ -148,36 +148,36 @@ class ControlStream:
 
     # --- one connection, from its first byte to its last ---
 
-    async def _until_stopped(self, work: Instructions) -> None:
-        session = asyncio.create_task(self._one_connection(work))
+    async def _until_stopped(self, instructions: Instructions) -> None:
+        session = asyncio.create_task(self._one_connection(instructions))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({session, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if session.done():
                 session.result()
-            elif self._link.connection is not None:
-                await self._take_leave(self._link.connection, work)
+            elif self._current.connection is not None:
+                await self._take_leave(self._current.connection, instructions)
         finally:
             await cancel({session, stopping})
 
-    async def _one_connection(self, work: Instructions) -> None:
+    async def _one_connection(self, instructions: Instructions) -> None:
         self._report(ConnectionState.CONNECTING)
         async with self._around.open_channel() as channel:
             stub = rounds_stub(channel)
             connection = Connection(channel, stub, stub.Connect(), self._around.address)
             try:
                 heartbeat_s = await self._introduce(connection)
-                self._link.use(connection)
+                self._current.use(connection)
                 self._report(ConnectionState.CONNECTED)
-                self._deliveries.start(partial(self._beat, connection, work, heartbeat_s))
-                self._deliveries.start(partial(self._readiness.run, connection))
+                self._outbox.start(partial(self._beat, connection, instructions, heartbeat_s))
+                self._outbox.start(partial(self._readiness.run, connection))
                 for entry in self._journal.owed():
-                    self._deliveries.begin(connection, entry.message_id)
-                await self._read(connection, work, MISSED_HEARTBEATS * heartbeat_s)
+                    self._outbox.begin(connection, entry.message_id)
+                await self._read(connection, instructions, MISSED_HEARTBEATS * heartbeat_s)
             finally:
-                self._link.use(None)
+                self._current.use(None)
                 connection.call.cancel()
-                await self._deliveries.cancel()
+                await self._outbox.cancel()
 
     async def _introduce(self, connection: Connection) -> float:
         """Say hello under a number never used before; returns the seconds between heartbeats."""
@@ -214,26 +214,26 @@ class ControlStream:
     async def _compare(self, proto: rounds_pb2.LedgerHead, *, is_earlier: bool = False) -> None:
         """What the server has seen of this site's privacy ledger; studies without privacy go on in any case."""
         try:
-            await asyncio.to_thread(self._ledger.check_witness, head_from_proto(proto), is_earlier=is_earlier)
+            await asyncio.to_thread(self._ledger.entries.check_witness, head_from_proto(proto), is_earlier=is_earlier)
         except QuorateError as error:
             log.error("the privacy ledger could not be compared", code=error.code, reason=str(error))
 
-    async def _read(self, connection: Connection, work: Instructions, silence_s: float) -> None:
+    async def _read(self, connection: Connection, instructions: Instructions, silence_s: float) -> None:
         while True:
             event = checked(await connection.receive(silence_s))
             self._waits.reset()
-            self._deliveries.require_room()
+            self._outbox.require_room()
             match event.WhichOneof("event"):
                 case "instruction":
-                    self._take(connection, event.instruction, work)
+                    self._take(connection, event.instruction, instructions)
                 case "ack":
                     for name in event.ack.message_ids:
                         self._acknowledged(MessageId(name))
                 case "refused_reply":
                     message = MessageId(event.refused_reply.message_id)
-                    self._deliveries.refused(connection, message, error_of(event.refused_reply.reason))
+                    self._outbox.refused(connection, message, error_of(event.refused_reply.reason))
                 case "withdraw":
-                    self._deliveries.start(partial(work.withdraw, MessageId(event.withdraw.message_id)))
+                    self._outbox.start(partial(instructions.withdraw, MessageId(event.withdraw.message_id)))
                 case "studies_changed":
                     log.info("there are new studies", action="Read them with `quorate-client studies`")
                     self._readiness.studies_changed()
@@ -243,7 +243,7 @@ class ControlStream:
                     # A newer server may say more than this version understands.
                     log.warning("event of the server passed over", kind=other or "unknown")
 
-    def _take(self, connection: Connection, proto: rounds_pb2.Instruction, work: Instructions) -> None:
+    def _take(self, connection: Connection, proto: rounds_pb2.Instruction, instructions: Instructions) -> None:
         try:
             instruction = instruction_from_proto(proto)
         except QuorateError as error:
@@ -252,30 +252,30 @@ class ControlStream:
             log.warning("instruction not understood", code=error.code, reason=str(error))
             self._metrics.instruction_refused(error.code)
             reply = rounds_pb2.Reply(message_id=proto.message_id, code=error.code)
-            self._deliveries.start(partial(connection.send, rounds_pb2.SiteEvent(reply=reply)))
+            self._outbox.start(partial(connection.send, rounds_pb2.SiteEvent(reply=reply)))
         else:
-            work.take(instruction)
+            instructions.take(instruction)
 
     def _acknowledged(self, message: MessageId) -> None:
         entry = self._journal.settle(message)
         if entry is not None and entry.reply is not None and not entry.reply.code:
             self._metrics.succeeded(self._around.wall())
 
-    async def _beat(self, connection: Connection, work: Instructions, every_s: float) -> None:
+    async def _beat(self, connection: Connection, instructions: Instructions, every_s: float) -> None:
         sequence = 0
         while True:
             self._beat_now.clear()
             sequence += 1
-            beat = rounds_pb2.Heartbeat(sequence=sequence, paused=work.paused, sent_unix_s=self._around.wall())
+            beat = rounds_pb2.Heartbeat(sequence=sequence, paused=instructions.paused, sent_unix_s=self._around.wall())
             await connection.send(rounds_pb2.SiteEvent(heartbeat=beat))
             await wait_for_event(self._beat_now, every_s)
 
-    async def _take_leave(self, connection: Connection, work: Instructions) -> None:
+    async def _take_leave(self, connection: Connection, instructions: Instructions) -> None:
         """Answer what is interrupted and say goodbye, so that nobody waits for this site."""
-        await work.stop()
+        await instructions.stop()
         try:
             async with asyncio.timeout(GOODBYE_TIMEOUT_S):
-                await self._deliveries.finish()
+                await self._outbox.finish()
                 await connection.send(rounds_pb2.SiteEvent(goodbye=rounds_pb2.Goodbye(reason="stopping")))
                 await connection.call.done_writing()
         except (TimeoutError, QuorateError, grpc.RpcError, asyncio.InvalidStateError):

@@ -1,7 +1,7 @@
 """The daemon, put together: everything that a site's process does between its start and its end.
 
-It stays light: neither flwr nor torch nor numpy is imported here. The engine comes in with the first instruction, and
-the tasks run in processes of their own.
+It stays light: neither flwr nor torch nor numpy is imported before the first instruction needs it, and the tasks run in
+processes of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,10 @@ from quorate.errors import (
     TaskMismatchError,
     VoteRefusedError,
 )
-from quorate.identity import RunId
 from quorate.process.cancellation import cancel
 from quorate.process.metrics import serve_metrics
 from quorate.rounds.blobs import BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.instruction import Instruction
 from quorate.rounds.spool import Spool
 from quorate_client.approval.answers import Answers
 from quorate_client.approval.datasets import Datasets
@@ -51,18 +51,25 @@ from quorate_client.connection.channel import open_channel
 from quorate_client.connection.current import CurrentConnection
 from quorate_client.connection.transfers import Downloads
 from quorate_client.daemon.control_stream import ControlStream, Surroundings
-from quorate_client.daemon.instructions import DaemonParts, Engine, Fetch, Instructions
+from quorate_client.daemon.instructions import DaemonParts, Instructions
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.readiness_reports import ReadinessReports
 from quorate_client.daemon.upkeep import CertificateKeeper, forget_the_old, heed_pause
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.secure.site_keys import SiteSecrets
+from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement
 from quorate_client.site.config import Config
 from quorate_client.site.database import SiteDatabase, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys
+from quorate_client.workers.isolation import Confinement
+from quorate_client.workers.pool import ProcessWorkers
+from quorate_client.workers.process import WorkerSettings
 
 log = structlog.get_logger()
 
@@ -81,44 +88,10 @@ AUDITED = (
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
 
 
-class LazyEngine:
-    """The engine, made when the first instruction comes: its imports would triple the memory of an idle daemon."""
-
-    def __init__(self, make: Callable[[], Engine]) -> None:
-        self._make = make
-        self._engine: Engine | None = None
-
-    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
-        if self._engine is None:
-            self._engine = self._make()
-        return await self._engine.perform(instruction, agreement, fetch)
-
-    async def withdraw(self, message_id: MessageId) -> None:
-        if self._engine is not None:
-            await self._engine.withdraw(message_id)
-
-    async def forget(self, run: RunId) -> None:
-        if self._engine is None:
-            self._engine = self._make()
-        await self._engine.forget(run)
-
-    async def close(self) -> None:
-        if self._engine is not None:
-            await self._engine.close()
-
-
 def make_engine(
     folder: SiteFolder, config: Config, spool: Spool, state: SiteDatabase, ledger: Ledger, metrics: ClientMetrics
 ) -> Engine:
-    """The engine with task workers that cannot see the site's keys. Imports numpy."""
-    from quorate_client.rounds.engine import Engine as SiteEngine
-    from quorate_client.rounds.secure.site_keys import SiteSecrets
-    from quorate_client.rounds.secure.votes import VoteLog
-    from quorate_client.rounds.training import Accounting
-    from quorate_client.workers.isolation import Confinement
-    from quorate_client.workers.pool import ProcessWorkers
-    from quorate_client.workers.process import WorkerSettings
-
+    """The engine with task workers that cannot see the site's keys."""
     work = folder.work.resolve()
     temporary = work / "temporary"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -132,24 +105,22 @@ def make_engine(
         temporary=temporary,
         require_isolation=lambda: read_policy(folder).require_isolation,
     )
-    secure = SiteSecrets(
+    secrets = SiteSecrets(
         keys=lambda: load_keys(folder.keys).for_secure_sums(),
         sealing_keys=Answers(state, time.time).sealing_keys,
-        ballots=VoteLog(state),
+        votes=VoteLog(state),
         study_keys=folder.keys / "studies",
     )
     accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
-    return SiteEngine(
-        ProcessWorkers(settings), spool, folder.work, time.monotonic, secure=secure, accounting=accounting
-    )
+    return Engine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secrets=secrets, accounting=accounting)
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """The parts of one daemon that have to be run."""
 
-    agent: ControlStream
-    work: Instructions
+    stream: ControlStream
+    instructions: Instructions
     upkeep: CertificateKeeper
     journal: Journal
     drop: Callable[[set[BlobId]], None]
@@ -172,7 +143,7 @@ def assemble(
     journal = Journal(state, wall)
     answers = Answers(state, wall)
     tasks = InstalledTasks(time.monotonic)
-    link = CurrentConnection()
+    current = CurrentConnection()
 
     def connect() -> grpc.aio.Channel:
         return open_channel(load_credentials(folder.keys), address, config.proxy)
@@ -181,41 +152,42 @@ def assemble(
         for blob in blobs:
             spool.remove(blob)
 
-    charter = OtherSitesApprovals(answers, link)
+    other_sites = OtherSitesApprovals(answers, current)
 
     async def agree(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
         check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
         tasks.check(agreement.study.task)
-        await charter.require(agreement)
+        await other_sites.require(agreement)
         return agreement
 
-    def audit(instruction: Instruction, error: QuorateError) -> None:
-        """Put on the ledger what this site's rules kept from happening."""
-        if not isinstance(error, AUDITED):
-            return
-        try:
-            ledger.refuse(instruction.study_digest, instruction.run, instruction.round_number, error.code)
-        except QuorateError as failure:
-            log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
-
     readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
-    agent = ControlStream(
-        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, link, metrics, readiness
+    stream = ControlStream(
+        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, metrics, readiness
     )
-    site = DaemonParts(
+    parts = DaemonParts(
         journal=journal,
         engine=engine,
         metrics=metrics,
         agree=agree,
-        fetch=Downloads(link, spool, draw, metrics.bytes_received).fetch,
+        fetch=Downloads(current, spool, draw, metrics.bytes_received).fetch,
         drop=drop,
-        replied=agent.replied,
-        audit=audit,
+        replied=stream.replied,
+        audit=partial(_audit, ledger),
     )
     spool.keep_only(journal.blobs())
-    return Daemon(agent, Instructions(site), CertificateKeeper(folder, agent, link, metrics, draw), journal, drop)
+    return Daemon(stream, Instructions(parts), CertificateKeeper(folder, stream, current, metrics, draw), journal, drop)
+
+
+def _audit(ledger: Ledger, instruction: Instruction, error: QuorateError) -> None:
+    """Put on the ledger what this site's rules kept from happening."""
+    if not isinstance(error, AUDITED):
+        return
+    try:
+        ledger.refuse(instruction.study_digest, instruction.run, instruction.round_number, error.code)
+    except QuorateError as failure:
+        log.error("a refusal could not be put on the ledger", code=failure.code, reason=str(failure))
 
 
 async def serve(folder: SiteFolder, config: Config) -> None:
@@ -238,22 +210,24 @@ async def serve(folder: SiteFolder, config: Config) -> None:
         _metrics_endpoint(config, registry),
     ):
         spool = Spool(folder.spool)
-        engine = LazyEngine(lambda: make_engine(folder, config, spool, state, ledger, metrics))
+        engine = make_engine(folder, config, spool, state, ledger, metrics)
         daemon = assemble(folder, config, state, ledger, metrics, spool, engine)
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:
             log.warning("the policy allows studies without protection: the server can read their updates")
-        daemon.work.recover()
-        daemon.work.paused = state.paused
+        daemon.instructions.recover()
+        daemon.instructions.paused = state.paused
         metrics.paused_is(state.paused)
         beside = {
             asyncio.create_task(daemon.upkeep.run()),
-            asyncio.create_task(heed_pause(state, daemon.work, daemon.agent, metrics)),
-            asyncio.create_task(forget_the_old(daemon.journal, daemon.drop, folder, engine, config.keep_days)),
+            asyncio.create_task(heed_pause(state, daemon.instructions, daemon.stream, metrics)),
+            asyncio.create_task(
+                forget_the_old(daemon.journal, daemon.drop, folder, daemon.instructions, config.keep_days)
+            ),
         }
-        _stop_on_signals(daemon.agent)
+        _stop_on_signals(daemon.stream)
         try:
-            await _run_with(daemon.agent.run(daemon.work), beside)
+            await _run_with(daemon.stream.run(daemon.instructions), beside)
         finally:
             await cancel(beside)
             await engine.close()
@@ -272,9 +246,9 @@ async def _run_with(main: Coroutine[Any, Any, None], beside: set[asyncio.Task[No
         await cancel({running})
 
 
-def _stop_on_signals(agent: ControlStream) -> None:
+def _stop_on_signals(stream: ControlStream) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+        asyncio.get_running_loop().add_signal_handler(number, stream.stop)
 
 
 def _warn_of_expiry(folder: SiteFolder) -> None:

@@ -3,8 +3,8 @@
 Flower starts a program for each message, or serves several sites in one. The one-time keys and shares of a secure sum
 must outlive the message and must not be on disk, so they stay in the memory of this process: the daemon's engine with
 the daemon's workers, behind a UNIX socket (``flower/engine_client.py``). It is started by the first message, and ends
-when no message can come any more, or when the folder is gone. If it dies, the site sits the
-sum out, as after a daemon's restart.
+when no message can come any more, or when the folder is gone. If it dies, the site sits the sum out, as after a
+daemon's restart.
 
 It takes the daemon's lock on the folder: neither two of these nor one beside a daemon. There is no journal: a run that
 dies starts again. A message that comes twice opens no sum twice (``rounds/secure/votes.py``, the steps of a

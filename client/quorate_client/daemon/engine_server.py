@@ -22,7 +22,10 @@ from quorate.errors import (
     QuorateError,
     StudyError,
     TaskFailedError,
+    WorkWithdrawnError,
 )
+from quorate.process.cancellation import cancel
+from quorate.process.frames import read_frame
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
@@ -31,13 +34,14 @@ from quorate_client.approval.answers import Answer, Answers
 from quorate_client.approval.policy import require_valid
 from quorate_client.approval.policy_file import check_policy_now, has_policy
 from quorate_client.daemon.daemon import make_engine
-from quorate_client.daemon.instructions import Engine
+from quorate_client.daemon.instructions import within
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.upkeep import DAY_S
-from quorate_client.flower.engine_client import COUNT, LENGTH, SOCKET_NAME, packed
+from quorate_client.flower.engine_client import COUNT_BYTES, MAX_PART_BYTES, SOCKET_NAME, count_in, packed, whole
 from quorate_client.flower.site_file import NodeSite
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.rounds.engine import Engine
 from quorate_client.site.config import Config, read_config
 from quorate_client.site.database import SiteDatabase, open_state
 from quorate_client.site.folder import SiteFolder
@@ -55,23 +59,23 @@ def serve(folder: SiteFolder, listener: socket.socket) -> None:
     """Answer until the folder is gone, no message can come any more, or SIGTERM."""
     config = read_config(folder.config)
     configure_logging(config.log_level, as_json=config.log_json, folder=folder.log)
-    with closing(EngineServer(folder, config, time.monotonic)) as desk:
-        asyncio.run(_serve(folder, listener, desk))
+    with closing(EngineServer(folder, config, time.monotonic)) as engine_server:
+        asyncio.run(_serve(folder, listener, engine_server))
 
 
-async def _serve(folder: SiteFolder, listener: socket.socket, desk: EngineServer) -> None:
+async def _serve(folder: SiteFolder, listener: socket.socket, engine_server: EngineServer) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     path = folder.keys / SOCKET_NAME
-    server = await asyncio.start_unix_server(desk.receive, sock=listener)
+    listening = await asyncio.start_unix_server(engine_server.receive, sock=listener)
     log.info("engine started", folder=str(folder.root))
-    while path.exists() and not desk.is_over and not stopped.is_set():
+    while path.exists() and not engine_server.is_over and not stopped.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), LOOK_EVERY_S)
-    server.close()
+    listening.close()
     path.unlink(missing_ok=True)
-    await desk.stop()
+    await engine_server.stop()
     log.info("engine stopped", folder=str(folder.root))
 
 
@@ -93,6 +97,7 @@ class EngineServer:
         self._keys = make_or_load_keys(folder.keys)
         self._turn = asyncio.Lock()
         self._open = 0
+        self._works: set[asyncio.Task[list[bytes]]] = set()
         self._over_s = clock() + IDLE_S
 
     @property
@@ -105,6 +110,7 @@ class EngineServer:
 
     async def stop(self) -> None:
         """Stop all work and end the workers."""
+        await cancel(self._works)
         if self._engine is not None:
             await self._engine.close()
 
@@ -112,20 +118,21 @@ class EngineServer:
         """One connection: a question and its answer. Who hangs up does not want it any more: its work is stopped."""
         self._open += 1
         try:
-            (count,) = COUNT.unpack(await reader.readexactly(COUNT.size))
-            question = [await _part(reader) for _ in range(count)]
+            count = count_in(await read_frame(reader, COUNT_BYTES))
+            question = [whole(await read_frame(reader, MAX_PART_BYTES)) for _ in range(count)]
             work = asyncio.create_task(self.answer(question))
+            self._works.add(work)
+            work.add_done_callback(self._works.discard)
             gone = asyncio.create_task(reader.read(1))
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
+                await cancel({work})
                 log.warning("nobody waits for the work any more")
                 return
             gone.cancel()
             writer.writelines(packed(work.result()))
             await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, FrameError):
+        except (ConnectionError, FrameError):
             log.warning("a question was none, or its answer was not taken")
         finally:
             self._open -= 1
@@ -146,7 +153,9 @@ class EngineServer:
                 reason = error.__cause__ if isinstance(error.__cause__, QuorateError) else error
                 log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(reason))
                 reply, sent = Reply.refusing(instruction.message_id, error), {}
-            except Exception:  # the door: whatever happens here becomes a code
+            except asyncio.CancelledError:
+                reply, sent = Reply(instruction.message_id, WorkWithdrawnError.code), {}
+            except Exception:  # whatever happens here becomes a code
                 log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
                 reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}
         return [reply_to_bytes(reply), *(part for pair in sent.items() for part in pair)]
@@ -170,7 +179,8 @@ class EngineServer:
                 raise BlobMismatchError("Bulk data in the message does not match its name")
 
         try:
-            reply = await engine.perform(instruction, site.agreement, fetch)
+            async with within(min(study.rounds.deadline_s, instruction.deadline_s), instruction.phase):
+                reply = await engine.perform(instruction, site.agreement, fetch)
             if self._state is not None:
                 self._state.flush()  # there is no journal here that takes a vote to disk before it leaves
             log.info("work done", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
@@ -243,8 +253,3 @@ def _in_pairs(parts: list[bytes]) -> dict[bytes, bytes]:
     if len(parts) % 2:
         raise FrameError("Bulk data has no name")
     return dict(zip(parts[::2], parts[1::2], strict=True))
-
-
-async def _part(reader: asyncio.StreamReader) -> bytes:
-    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-    return await reader.readexactly(length)

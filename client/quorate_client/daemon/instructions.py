@@ -1,15 +1,15 @@
 """What this site was asked to do, from an instruction to its stored reply.
 
-One instruction at a time for each run, several runs beside each other. Whatever happens ends in exactly one stored
-reply: the work, or the code of a refusal. Text never leaves; it goes to the site's own log.
+One instruction at a time for each run, several runs beside each other, each within its deadline. Whatever happens ends
+in exactly one stored reply: the work, or the code of a refusal. Text never leaves; it goes to the site's own log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -24,31 +24,20 @@ from quorate.errors import (
     WorkWithdrawnError,
 )
 from quorate.identity import RunId
+from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
+from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.model.catch_up import Fetch
 from quorate_client.site.agreement import Agreement
 
 log = structlog.get_logger()
 
-Fetch = Callable[[Blob], Awaitable[None]]
-
 MAX_OPEN = 1000
 MAX_OPEN_BYTES = 128 * 1024 * 1024
 """Instructions that wait or are in work, and what they hold in memory."""
-
-
-class Engine(Protocol):
-    """Does the work of one instruction (``engine.py``)."""
-
-    async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply: ...
-
-    async def withdraw(self, message_id: MessageId) -> None: ...
-
-    async def forget(self, run: RunId) -> None: ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +63,32 @@ class DaemonParts:
     audit: Callable[[Instruction, QuorateError], None]
 
 
+@asynccontextmanager
+async def within(limit_s: float, phase: Phase) -> AsyncIterator[None]:
+    """Stop the work inside when its time is over.
+
+    Raises:
+        TaskTimeoutError: it was stopped; SiteInterruptedError where the server may not hear why.
+    """
+    try:
+        async with asyncio.timeout(limit_s) as deadline:
+            yield
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        kind = SiteInterruptedError if phase.has_one_code else TaskTimeoutError
+        raise kind(
+            "The work was not done by its deadline",
+            expected=f"at most {limit_s:g} s",
+            action="Give the task a faster machine, or have the operator raise rounds.deadline_s",
+        ) from error
+
+
 class Instructions:
     """The instructions that are waiting or in work. Lives in the daemon's event loop."""
 
-    def __init__(self, site: DaemonParts) -> None:
-        self._site = site
+    def __init__(self, parts: DaemonParts) -> None:
+        self._parts = parts
         self._tasks: dict[MessageId, asyncio.Task[None]] = {}
         self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._withdrawn: set[MessageId] = set()
@@ -87,9 +97,9 @@ class Instructions:
 
     def recover(self) -> None:
         """Answer what an earlier life of the daemon left unfinished: a site does not train twice in one round."""
-        for message in self._site.journal.interrupt():
+        for message in self._parts.journal.interrupt():
             log.warning("interrupted work answered", message=message.hex()[:12], code=SiteInterruptedError.code)
-            self._site.metrics.instruction_refused(SiteInterruptedError.code)
+            self._parts.metrics.instruction_refused(SiteInterruptedError.code)
 
     def take(self, instruction: Instruction) -> None:
         """Take an instruction on, unless it is known: then its stored reply is sent, or its work goes on.
@@ -100,7 +110,7 @@ class Instructions:
         message = instruction.message_id
         if message in self._tasks:
             return
-        entry = self._site.journal.find(message)
+        entry = self._parts.journal.find(message)
         if entry is not None:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
@@ -112,36 +122,40 @@ class Instructions:
         task = asyncio.create_task(self._answer(instruction), name=f"instruction {message.hex()[:12]}")
         self._tasks[message] = task
         task.add_done_callback(lambda _: self._ended(message))
-        self._site.metrics.instructions_open(len(self._tasks))
+        self._parts.metrics.instructions_open(len(self._tasks))
 
     async def withdraw(self, message: MessageId) -> None:
         """Stop working on an instruction; the server does not want its reply any more."""
         task = self._tasks.get(message)
         if task is None:
-            self._site.journal.settle(message)
+            self._parts.journal.settle(message)
             return
         self._withdrawn.add(message)
-        await self._site.engine.withdraw(message)
-        task.cancel()
-        await asyncio.wait({task})
+        await cancel({task})
+
+    async def forget(self, run: RunId) -> None:
+        """Remove what a run left on the way, when nothing of it is in work."""
+        async with self._turn(run):
+            await self._parts.engine.forget(run)
 
     async def stop(self) -> None:
         """Stop all work. What is interrupted is answered, so that the server need not wait for it."""
-        tasks = set(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel(self._tasks.values())
+
+    def _turn(self, run: RunId) -> asyncio.Lock:
+        return self._turns.setdefault(run, asyncio.Lock())
 
     def _ended(self, message: MessageId) -> None:
         del self._tasks[message], self._sizes[message]
         self._withdrawn.discard(message)
-        self._site.metrics.instructions_open(len(self._tasks))
+        self._parts.metrics.instructions_open(len(self._tasks))
 
     async def _answer(self, instruction: Instruction) -> None:
         try:
-            reply = await self._within_deadline(instruction)
-            self._site.metrics.instruction_done(instruction.phase, reply.working_s)
+            # The deadline counts from the receipt, waiting for another instruction of the same run included.
+            async with within(instruction.deadline_s, instruction.phase), self._turn(instruction.run):
+                reply = await self._perform(instruction)
+            self._parts.metrics.instruction_done(instruction.phase, reply.working_s)
         except asyncio.CancelledError:
             withdrawn = instruction.message_id in self._withdrawn
             kind = WorkWithdrawnError if withdrawn else SiteInterruptedError
@@ -157,38 +171,23 @@ class Instructions:
         """Nothing is sent that is not on disk."""
         wanted = instruction.message_id not in self._withdrawn
         try:
-            self._site.drop(self._site.journal.reply(instruction, reply, wanted=wanted))
+            self._parts.drop(self._parts.journal.reply(instruction, reply, wanted=wanted))
         except QuorateError as error:
             log.error("reply not stored and so not sent", run=instruction.run, code=error.code, reason=str(error))
         else:
             if wanted:
-                self._site.replied(instruction.message_id)
-
-    async def _within_deadline(self, instruction: Instruction) -> Reply:
-        """The deadline counts from the receipt, waiting for another instruction of the same run included."""
-        try:
-            async with asyncio.timeout(instruction.deadline_s) as deadline:
-                async with self._turns.setdefault(instruction.run, asyncio.Lock()):
-                    return await self._perform(instruction)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            await self._site.engine.withdraw(instruction.message_id)
-            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
-            raise kind(
-                "The work was not done by its deadline", expected=f"at most {instruction.deadline_s:g} s"
-            ) from error
+                self._parts.replied(instruction.message_id)
 
     async def _perform(self, instruction: Instruction) -> Reply:
         if self.paused:
             raise SitePausedError("The administrator paused this site")
-        agreement = await self._site.agree(instruction)
+        agreement = await self._parts.agree(instruction)
         is_begun = False
 
         def begin() -> None:
             nonlocal is_begun
             if not is_begun:
-                self._site.drop(self._site.journal.start(instruction))
+                self._parts.drop(self._parts.journal.start(instruction))
                 is_begun = True
 
         if not instruction.phase.may_be_repeated:
@@ -198,10 +197,12 @@ class Instructions:
         async def fetch(blob: Blob) -> None:
             if blob.inline is None:
                 begin()
-                self._site.journal.needs(instruction.message_id, blob.id)
-                await self._site.fetch(blob)
+                self._parts.journal.needs(instruction.message_id, blob.id)
+                await self._parts.fetch(blob)
 
-        reply = await self._site.engine.perform(instruction, agreement, fetch)
+        # The study that was approved says how long a round may take; the server may only ask for less.
+        async with within(agreement.study.rounds.deadline_s, instruction.phase):
+            reply = await self._parts.engine.perform(instruction, agreement, fetch)
         log.info(
             "work done",
             run=instruction.run,
@@ -225,6 +226,6 @@ class Instructions:
             told=error.code,
             reason=str(told),
         )
-        self._site.metrics.instruction_refused(told.code)
-        self._site.audit(instruction, told)
+        self._parts.metrics.instruction_refused(told.code)
+        self._parts.audit(instruction, told)
         return Reply.refusing(instruction.message_id, error)

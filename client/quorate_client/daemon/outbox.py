@@ -116,7 +116,7 @@ class Outbox:
     def _show_ledger(self, proto: rounds_pb2.Reply) -> None:
         """What this site has spent until now the server keeps, and repeats when the site comes back."""
         try:
-            head = self._ledger.head()
+            head = self._ledger.entries.head()
         except QuorateError as error:  # nothing can be spent then; the refusals that say so must leave
             log.error("the privacy ledger cannot be read", code=error.code, reason=str(error))
             return

@@ -16,7 +16,7 @@ from quorate_client.connection.channel import enrolment_stub
 from quorate_client.connection.current import Connection, CurrentConnection
 from quorate_client.connection.enrolment import renew, renewal_due_unix_s
 from quorate_client.daemon.control_stream import ControlStream
-from quorate_client.daemon.instructions import Engine, Instructions
+from quorate_client.daemon.instructions import Instructions
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.site.database import SiteDatabase
@@ -43,8 +43,8 @@ class CertificateKeeper:
     """
 
     folder: SiteFolder
-    agent: ControlStream
-    link: CurrentConnection
+    stream: ControlStream
+    current: CurrentConnection
     metrics: ClientMetrics
     random: Callable[[], float]
     sleep: Sleep = asyncio.sleep
@@ -53,7 +53,7 @@ class CertificateKeeper:
         """Look after the certificate for ever. Run it as a task and cancel it."""
         waits = Backoff(self.random)
         while True:
-            connection = await self.link.connected()
+            connection = await self.current.connected()
             try:
                 wait_s = await self._look(connection)
                 waits.reset()
@@ -67,27 +67,31 @@ class CertificateKeeper:
         """Renew if it is time. Returns the seconds until the next look."""
         certificate_pem = load_credentials(self.folder.keys).certificate_pem
         self.metrics.certificate_expires(certificate_life(certificate_pem)[1].timestamp())
-        left_s = renewal_due_unix_s(certificate_pem) - self.agent.server_unix_s
+        left_s = renewal_due_unix_s(certificate_pem) - self.stream.server_unix_s
         if left_s > 0:
             return min(left_s, LOOK_EVERY_S)
         keys, identity = load_keys(self.folder.keys), load_identity(self.folder.keys)
         await renew(enrolment_stub(connection.channel), connection.address, self.folder, keys, identity)
         log.info("certificate renewed")
-        self.agent.reconnect()
+        self.stream.reconnect()
         return AFTER_RENEWAL_S
 
 
 async def heed_pause(
-    state: SiteDatabase, work: Instructions, agent: ControlStream, metrics: ClientMetrics, sleep: Sleep = asyncio.sleep
+    state: SiteDatabase,
+    instructions: Instructions,
+    stream: ControlStream,
+    metrics: ClientMetrics,
+    sleep: Sleep = asyncio.sleep,
 ) -> None:
     """Take up `pause` and `resume` for ever. Work that is being done is finished; nothing new begins."""
     while True:
         paused = state.paused
         metrics.paused_is(paused)
-        if paused != work.paused:
+        if paused != instructions.paused:
             log.info("paused by the administrator" if paused else "resumed by the administrator")
-            work.paused = paused
-            agent.beat_now()
+            instructions.paused = paused
+            stream.beat_now()
         await sleep(PAUSE_EVERY_S)
 
 
@@ -95,7 +99,7 @@ async def forget_the_old(
     journal: Journal,
     drop: Callable[[set[BlobId]], None],
     folder: SiteFolder,
-    engine: Engine,
+    instructions: Instructions,
     keep_days: float,
     sleep: Sleep = asyncio.sleep,
 ) -> None:
@@ -105,7 +109,7 @@ async def forget_the_old(
             drop(journal.forget_older_than(keep_days * DAY_S))
             # Files carry this machine's time, so that is the clock here.
             for run in folder.idle_runs(time.time() - keep_days * DAY_S):
-                await engine.forget(run)
+                await instructions.forget(run)
                 log.info("old run forgotten", run=run)
         except (QuorateError, OSError) as error:
             log.warning("what is old was not forgotten", reason=str(error))

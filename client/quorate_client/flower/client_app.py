@@ -60,7 +60,7 @@ def _serve(message: Message, context: Context) -> Message:
     except QuorateError as error:
         traceback.print_exc()
         reply, sent = reply_to_bytes(Reply.refusing(name, error)), {}
-    except Exception:  # noqa: BLE001  # the door: whatever happens here becomes a code
+    except Exception:  # noqa: BLE001  # whatever happens here becomes a code
         traceback.print_exc()
         reply, sent = reply_to_bytes(Reply(name, TaskFailedError.code)), {}
     quorate = ConfigRecord({"reply": reply})

@@ -1,4 +1,4 @@
-"""The door between a short-lived program at a site (a ClientApp) and the site's engine in a process of its own.
+"""How a short-lived program at a site (a ClientApp) asks the site's engine, which is a process of its own.
 
 A question and its answer are lists of byte strings on a UNIX socket. It lies in the site's keys folder, which is the
 site's user's alone and which tasks do not see: who reaches it may already read the keys.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quorate.errors import FrameError, IdentityError, TaskCrashedError, WrongStateError
+from quorate.process.frames import framed, header, receive_frame
+from quorate.rounds.blobs import MAX_BLOB_BYTES
 from quorate_client.site.folder import SiteFolder
 
 SOCKET_NAME = "engine.socket"
-COUNT = struct.Struct("!I")
-LENGTH = struct.Struct("!Q")
+COUNT_BYTES = 4
+MAX_PART_BYTES = MAX_BLOB_BYTES
 START_S = 60.0
 TRY_AGAIN_S = 0.2
 HELD = 75
@@ -38,22 +39,36 @@ def ask(folder: SiteFolder, question: Sequence[bytes], start_s: float = START_S)
         IdentityError: others may reach the keys folder. TaskCrashedError: the engine did not start, or ended meanwhile.
         WrongStateError: a daemon holds the folder.
     """
-    with _connected(folder, start_s) as connection, connection.makefile("rb") as stream:
+    with _connected(folder, start_s) as connection:
         try:
             for piece in packed(question):
                 connection.sendall(piece)
-            (count,) = COUNT.unpack(_exactly(stream.read, COUNT.size))
-            return [_part(stream.read) for _ in range(count)]
+            count = count_in(receive_frame(connection, COUNT_BYTES))
+            return [whole(receive_frame(connection, MAX_PART_BYTES)) for _ in range(count)]
         except (ConnectionError, FrameError) as error:
             raise TaskCrashedError("The site's engine ended while it worked") from error
 
 
 def packed(parts: Sequence[bytes]) -> Iterator[bytes]:
-    """A list of byte strings as it travels."""
-    yield COUNT.pack(len(parts))
+    """A list of byte strings as it travels: how many follow, and then each."""
+    yield framed(len(parts).to_bytes(COUNT_BYTES, "big"))
     for part in parts:
-        yield LENGTH.pack(len(part))
+        yield header(len(part))
         yield part
+
+
+def count_in(frame: bytes | None) -> int:
+    """How many byte strings follow. Raises FrameError when it does not say so."""
+    if frame is None or len(frame) != COUNT_BYTES:
+        raise FrameError("A message between a ClientApp and the site's engine does not say how long it is")
+    return int.from_bytes(frame, "big")
+
+
+def whole(frame: bytes | None) -> bytes:
+    """One of them. Raises FrameError when it did not come."""
+    if frame is None:
+        raise FrameError("A message between a ClientApp and the site's engine ended too early")
+    return frame
 
 
 @contextmanager
@@ -109,15 +124,3 @@ def _start(folder: Path) -> None:
         time.sleep(TRY_AGAIN_S)
     elif done.returncode:
         raise TaskCrashedError("The site's engine did not start", got=f"exit status {done.returncode}")
-
-
-def _part(read: Callable[[int], bytes]) -> bytes:
-    (length,) = LENGTH.unpack(_exactly(read, LENGTH.size))
-    return _exactly(read, length)
-
-
-def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
-    content = read(count)
-    if len(content) != count:
-        raise FrameError("An answer ended too early")
-    return content

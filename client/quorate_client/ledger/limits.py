@@ -70,13 +70,13 @@ def remembering(accountants: Accountants) -> Accountants:
     return Accountants(accountants.name, remember(accountants.planned), remember(accountants.adaptive))
 
 
-def paid_before(book: LedgerSums, reserved: Reserved) -> SiteInterruptedError | None:
+def paid_before(sums: LedgerSums, reserved: Reserved) -> SiteInterruptedError | None:
     """The refusal of a second payment for one computation, whether or not the first one was closed.
 
     After a crash nobody knows whether the computation was begun. To give the old reservation again might pay once for
     two trainings; to make a new one would let a server that asks again and again spend the budget on nothing.
     """
-    if not book.paid_for(reserved.computation):
+    if not sums.paid_for(reserved.computation):
         return None
     return SiteInterruptedError(
         f"Round {reserved.round_number} of run {reserved.run}, attempt {reserved.attempt}, was paid for before; "
@@ -86,7 +86,7 @@ def paid_before(book: LedgerSums, reserved: Reserved) -> SiteInterruptedError | 
 
 
 def over_limit(
-    book: LedgerSums, reserved: Reserved, limits: Limits, accountants: Accountants
+    sums: LedgerSums, reserved: Reserved, limits: Limits, accountants: Accountants
 ) -> BudgetExhaustedError | None:
     """The refusal of a reservation that would pass the study's plan or a limit, naming the first one passed.
 
@@ -98,7 +98,7 @@ def over_limit(
     """
     account, run = reserved.account, reserved.run
     if limits.plan is not None:
-        in_all = tally((*book.of_study(account, reserved.study_digest), *reserved.events))
+        in_all = tally((*sums.of_study(account, reserved.study_digest), *reserved.events))
         if not costs_at_most(in_all, tally(limits.plan)):
             return BudgetExhaustedError(
                 f"Round {reserved.round_number} of run {run} would release more than the study {reserved.study} plans",
@@ -107,7 +107,7 @@ def over_limit(
                 action="Have the operator publish another study, with more spare rounds: sites approve it anew, and it "
                 "spends anew",
             )
-    for held in _each_held(book, reserved, limits, accountants):
+    for held in _each_held(sums, reserved, limits, accountants):
         if not held.epsilon <= held.limit:  # a NaN is refused too
             return BudgetExhaustedError(
                 f"The study {reserved.study} would spend more of the privacy budget of {account} than this site's "
@@ -135,7 +135,7 @@ class Held:
 
 
 def lasting(
-    book: LedgerSums,
+    sums: LedgerSums,
     account: Account,
     limits: Limits,
     accountants: Accountants,
@@ -154,21 +154,21 @@ def lasting(
     ):
         if limit is None:
             continue
-        if limits.counts_unbounded and book.unbounded(account, since):
+        if limits.counts_unbounded and sums.unbounded(account, since):
             yield Held(name, limit, math.inf, is_unbounded=True)
         else:
-            events = (*book.committed(account, since, besides), *plan)
+            events = (*sums.committed(account, since, besides), *plan)
             yield Held(name, limit, accountants.adaptive(events, limits.delta))
 
 
-def _each_held(book: LedgerSums, reserved: Reserved, limits: Limits, accountants: Accountants) -> Iterator[Held]:
+def _each_held(sums: LedgerSums, reserved: Reserved, limits: Limits, accountants: Accountants) -> Iterator[Held]:
     account = reserved.account
     if limits.epsilon_per_run is not None:
-        of_run = limits.plan or (*book.of_run(account, reserved.run), *reserved.events)
+        of_run = limits.plan or (*sums.of_run(account, reserved.run), *reserved.events)
         yield Held("epsilon_per_run", limits.epsilon_per_run, accountants.planned(of_run, limits.delta))
     besides = reserved.study_digest if limits.plan else None
     plan = limits.plan or reserved.events
-    yield from lasting(book, account, limits, accountants, reserved.unix_s, besides, plan)
+    yield from lasting(sums, account, limits, accountants, reserved.unix_s, besides, plan)
 
 
 def together(events: Sequence[Event]) -> tuple[Event, ...]:

@@ -134,7 +134,7 @@ class LedgerSums:
         """The next entry.
 
         Raises:
-            LedgerError: it cannot follow; the book is of no use then.
+            LedgerError: it cannot follow; the sums are of no use then.
         """
         content = entry.content
         if entry.number != self.number + 1 or not content.unix_s >= self.unix_s:
@@ -306,12 +306,12 @@ class LedgerSums:
         posting.counts, posting.is_open = released, False
 
 
-def book_of(entries: Iterable[Entry]) -> LedgerSums:
+def sums_of(entries: Iterable[Entry]) -> LedgerSums:
     """Raises LedgerError at the first entry that cannot follow the ones before it."""
-    book = LedgerSums()
+    sums = LedgerSums()
     for entry in entries:
-        book.add(entry)
-    return book
+        sums.add(entry)
+    return sums
 
 
 def verify(entries: Iterable[Entry], signing_keys: Sequence[bytes]) -> LedgerSums:
@@ -323,7 +323,7 @@ def verify(entries: Iterable[Entry], signing_keys: Sequence[bytes]) -> LedgerSum
     Raises:
         LedgerError: naming the number of the first wrong entry.
     """
-    return book_of(_signed(entries, signing_keys))
+    return sums_of(_signed(entries, signing_keys))
 
 
 def _signed(entries: Iterable[Entry], signing_keys: Sequence[bytes]) -> Iterator[Entry]:

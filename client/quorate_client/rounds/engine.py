@@ -1,4 +1,5 @@
-"""The site's engine: does one instruction and gives the reply. Transport, journal and policy are the agent's.
+"""The site's engine: does one instruction and gives the reply. Transport, journal, policy, turns and deadlines are the
+caller's (``daemon/instructions.py``, ``daemon/engine_server.py``): who cancels ``perform`` stops the work.
 
 What leaves the site is made here: coded errors without text, exact counts, the words of an update (``protect.py``), and
 the model where the study says so. The task itself runs elsewhere (``workers/pool.py``).
@@ -13,18 +14,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
-from quorate.errors import (
-    FrameError,
-    ProtectionRefusedError,
-    SiteInterruptedError,
-    StudyNotApprovedError,
-    TaskTimeoutError,
-    WorkWithdrawnError,
-)
+from quorate.errors import FrameError, ProtectionRefusedError, StudyNotApprovedError
 from quorate.identity import RunId, is_run_id
-from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
 from quorate_client.rounds.guest_run import GuestRun
 from quorate_client.rounds.model.catch_up import Fetch
@@ -43,14 +36,14 @@ MAX_LIVE = 64
 
 
 class Engine:
-    """Performs instructions; several at a time, of one run one after the other.
+    """Performs instructions: of one run one after the other, of several runs at a time. Callers keep to that.
 
     Args:
         folder: ``folder/runs/RUN`` holds what a run needs at this site; nobody else writes there.
         clock: Monotonic seconds.
         randomness: Gives secret random bytes. The seed of local training comes from the site: who knows it (a server
             that could choose it, say) knows which records made an update.
-        secure: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
+        secrets: What secure aggregation needs of the site; without it studies under secure aggregation are refused.
         accounting: What differential privacy needs of the site; without it studies that promise it are refused.
     """
 
@@ -61,7 +54,7 @@ class Engine:
         folder: Path,
         clock: Callable[[], float],
         randomness: Callable[[int], bytes] = os.urandom,
-        secure: SiteSecrets | None = None,
+        secrets: SiteSecrets | None = None,
         accounting: Accounting | None = None,
     ) -> None:
         self._workers = workers
@@ -69,15 +62,14 @@ class Engine:
         self._runs = folder.absolute() / "runs"  # workers have a working folder of their own
         self._clock = clock
         self._randomness = randomness
-        self._secure = secure
+        self._secrets = secrets
         self._accounting = accounting
         self._live: dict[RunId, tuple[Agreement, StudyRun | SecureRun | GuestRun]] = {}
-        self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
-        self._limits: dict[MessageId, asyncio.Timeout] = {}
-        self._withdrawn: set[MessageId] = set()
 
     async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         """Do the work and make the reply. Blobs of the reply that are not inline are in the spool afterwards.
+
+        Being cancelled ends the task's process at once.
 
         Args:
             fetch: Brings a blob into the spool.
@@ -88,50 +80,6 @@ class Engine:
         """
         if instruction.study_digest != agreement.digest:
             raise StudyNotApprovedError("The work is of another study than the one that was approved")
-        name = instruction.message_id
-        try:
-            # The study that was approved says how long a round may take; the server may only ask for less.
-            async with asyncio.timeout(min(agreement.study.rounds.deadline_s, instruction.deadline_s)) as limit:
-                self._limits[name] = limit
-                async with self._turns.setdefault(instruction.run, asyncio.Lock()):
-                    return await self._perform(instruction, agreement, fetch)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            if name in self._withdrawn:
-                raise WorkWithdrawnError("The server does not need this work any more") from error
-            kind = SiteInterruptedError if instruction.phase.has_one_code else TaskTimeoutError
-            raise kind(
-                "The work was not done before the round's deadline",
-                action="Give the task a faster machine, or have the operator raise rounds.deadline_s",
-            ) from error
-        finally:
-            self._limits.pop(name, None)
-            self._withdrawn.discard(name)
-
-    async def withdraw(self, message_id: MessageId) -> None:
-        """Stop working on an instruction; ``perform`` then raises WorkWithdrawnError. Nothing if it is done."""
-        limit = self._limits.get(message_id)
-        if limit is not None and not limit.expired():
-            self._withdrawn.add(message_id)
-            limit.reschedule(asyncio.get_running_loop().time())
-
-    async def forget(self, run: RunId) -> None:
-        """Remove what the run left on the way; a final model stays. If the run goes on, it is built anew from what the
-        server has."""
-        async with self._turns.setdefault(run, asyncio.Lock()):
-            self._live.pop(run, None)
-            await asyncio.to_thread(_clear, self._folder(run))
-            if self._secure is not None:
-                self._secure.forget(run)
-
-    async def close(self) -> None:
-        """Stop all work and end the workers."""
-        for message_id in list(self._limits):
-            await self.withdraw(message_id)
-        await self._workers.close()
-
-    async def _perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         begun, run = self._live.get(instruction.run, (None, None))
         if begun is not None and begun.digest != agreement.digest:
             raise FrameError("The server gives one run's name to two studies")
@@ -143,6 +91,19 @@ class Engine:
             del self._live[next(iter(self._live))]  # what it needs is in its folder
         return await run.perform(instruction, agreement, fetch)
 
+    async def forget(self, run: RunId) -> None:
+        """Remove what the run left on the way; a final model stays. If the run goes on, it is built anew from what the
+        server has. Nothing of the run may be in work."""
+        folder = self._folder(run)
+        self._live.pop(run, None)
+        await asyncio.to_thread(_clear, folder)
+        if self._secrets is not None:
+            self._secrets.forget(run)
+
+    async def close(self) -> None:
+        """End the workers. Nothing may be in work."""
+        await self._workers.close()
+
     def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | SecureRun | GuestRun:
         run, study, folder = instruction.run, agreement.study, self._folder(instruction.run)
         if self._accounting is not None:
@@ -152,12 +113,12 @@ class Engine:
         trainer = Trainer(study, self._randomness, self._accounting)
         if study.protection.mode == "none":
             return StudyRun(run, folder, study, self._workers, self._spool, self._clock, trainer)
-        if self._secure is None:
+        if self._secrets is None:
             raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
         from quorate_client.rounds.secure.run import SecureRun  # imports numpy
 
         require_rehearsal()
-        return SecureRun(run, folder, study, self._secure, self._workers, self._spool, self._clock, trainer)
+        return SecureRun(run, folder, study, self._secrets, self._workers, self._spool, self._clock, trainer)
 
     def _folder(self, run: RunId) -> Path:
         if not is_run_id(run):

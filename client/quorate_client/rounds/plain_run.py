@@ -55,7 +55,7 @@ class StudyRun:
         self._run = run
         self._study = study
         self._states = StateFolder(folder, run, study)
-        self._head = CatchUp(self._states, spool, _scheme_of(study))
+        self._catch_up = CatchUp(self._states, spool, _scheme_of(study))
         self._workers = workers
         self._spool = spool
         self._clock = clock
@@ -80,18 +80,18 @@ class StudyRun:
             case Phase.PREPARE:
                 contribution, blob = await self._prepare(task)
             case Phase.TRAIN:
-                state = await self._head.advance(work, number - 1, task.initial, fetch)
+                state = await self._catch_up.advance(work, number - 1, task.initial, fetch)
                 contribution, blob = await self._train(task, state, work, instruction, agreement)
             case Phase.EVALUATE:
-                state = await self._head.advance(work, number, task.initial, fetch)
+                state = await self._catch_up.advance(work, number, task.initial, fetch)
                 told = await self._evaluator.evaluate(task, state, number, instruction, agreement)
                 contribution, blob = _about(state, told), None
             case Phase.CHECKPOINT:
-                state = await self._head.advance(work, number, task.initial, fetch)
+                state = await self._catch_up.advance(work, number, task.initial, fetch)
                 blob = await asyncio.to_thread(store_pieces, content_of(state), state.size, self._spool)
                 contribution = _about(state)
             case Phase.RELEASE:
-                state = await self._head.advance(work, number, task.initial, fetch)
+                state = await self._catch_up.advance(work, number, task.initial, fetch)
                 contribution, blob = _about(state), await self._release(task, state)
             case _:
                 raise FrameError("The server asks for work that is not part of a study without protection")
@@ -112,14 +112,11 @@ class StudyRun:
         self, task: TaskCalls, state: ModelState, work: StudyWork, instruction: Instruction, agreement: Agreement
     ) -> tuple[StudyContribution, Blob]:
         """Train on the model of the round before; what leaves is made by ``protect``."""
-        update = self._states.scratch()
-        try:
+        with self._states.scratch() as update:
             report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = _weight_of(self._study, report.records, work.total_weight)
             size = state.dimension * FLOAT_BYTES
             sent = await offload(size, protect, update, state.dimension, weight, self._study, self._spool)
-        finally:
-            update.unlink(missing_ok=True)
         if sent.clipped:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
@@ -128,12 +125,9 @@ class StudyRun:
 
     async def _release(self, task: TaskCalls, state: ModelState) -> Blob | None:
         """The model in the form in which it is used. It is sent only where the study that was approved says so."""
-        scratch = self._states.scratch()
-        try:
+        with self._states.scratch() as scratch:
             await task.export(state, scratch)
             released = scratch.rename(self._states.folder / RELEASED_MODEL)
-        finally:
-            scratch.unlink(missing_ok=True)
         if self._study.release.model != "operator":
             return None
         return await asyncio.to_thread(store_file, released, self._spool)

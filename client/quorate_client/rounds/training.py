@@ -18,6 +18,7 @@ from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event
 from quorate.rounds.instruction import Instruction
 from quorate.study.study import Study
+from quorate_client.approval.datasets import open_account
 from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.approval.privacy_cost import (
     account_of,
@@ -88,8 +89,6 @@ class Accounting:
         may lack the one that was opened; it takes what has no bound all the same."""
         if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
             return
-        from quorate_client.approval.accounts import open_account  # imports numpy
-
         try:
             open_account(dataset, self.ledger)
         except LedgerRolledBackError:
@@ -108,12 +107,8 @@ class Trainer:
     def __init__(self, study: Study, randomness: Callable[[int], bytes], accounting: Accounting | None) -> None:
         self._study = study
         self._randomness = randomness
-        self._accounting = accounting
+        self.accounting = accounting
         self._records: int | None = None
-
-    @property
-    def accounting(self) -> Accounting | None:
-        return self._accounting
 
     def admit(self, measure: Measure) -> None:
         """Look at what a site is about to tell of its training records.
@@ -145,15 +140,15 @@ class Trainer:
             TaskFailedError and others of the task.
         """
         policy = None
-        if self._accounting is not None:
-            policy = await asyncio.to_thread(self._accounting.noted_policy)
-            await asyncio.to_thread(self._accounting.note_use, agreement, instruction.run)
+        if self.accounting is not None:
+            policy = await asyncio.to_thread(self.accounting.noted_policy)
+            await asyncio.to_thread(self.accounting.note_use, agreement, instruction.run)
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
             return await task.train(state, update, number, self._seed(), pull)
         if self._records is None:
             self.admit(await task.measure())
-        if self._accounting is None or policy is None or agreement.dataset is None:
+        if self.accounting is None or policy is None or agreement.dataset is None:
             raise PrivacyUnsupportedError(
                 "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
                 action="Open the site's ledger where its engine is made, as the daemon does",
@@ -165,29 +160,24 @@ class Trainer:
         charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
         paid = [
             await asyncio.to_thread(
-                self._accounting.ledger.reserve,
+                self.accounting.ledger.reserve,
                 charge,
                 limits_of(charge.account, policy, privacy, self._study.rounds.count, plan),
-                self._accounting.wall(),
+                self.accounting.wall(),
             )
             for charge in charges
         ]
         if plan is None or privacy.training is None:
             trained = (await task.train(state, update, number, self._seed(), pull)).records
         else:
-            settings = PrivateSettings(
-                privacy.training.clip,
-                plan.noise_multiplier,
-                plan.sampling_rate,
-                plan.steps,
-                units,
-            )
+            clip = privacy.training.clip
+            settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, units)
             trained = (await task.train_privately(state, update, settings, pull)).records
         # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
         for reservation, charge in zip(paid, charges, strict=True):
-            await asyncio.to_thread(self._accounting.ledger.spend, reservation, charge.events)
+            await asyncio.to_thread(self.accounting.ledger.spend, reservation, charge.events)
         if plan is not None:
-            await asyncio.to_thread(_note, self._accounting, account_of(agreement.dataset), policy)
+            await asyncio.to_thread(_note, self.accounting, account_of(agreement.dataset), policy)
         return Trained(trained, 0)
 
     def _seed(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quorate.errors import ConfigError
 
-_MOST_LINKS = 20
+_MAX_LINKS = 20
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -62,8 +62,8 @@ def _resolved(path: Path, owners: frozenset[int]) -> Path:
         _require_owner(step, found, owners)
         if stat.S_ISLNK(found.st_mode):
             links += 1
-            if links > _MOST_LINKS:
-                raise ConfigError(f"{path} is a link that leads nowhere", expected=f"at most {_MOST_LINKS} links")
+            if links > _MAX_LINKS:
+                raise ConfigError(f"{path} is a link that leads nowhere", expected=f"at most {_MAX_LINKS} links")
             ahead.extendleft(reversed(step.readlink().parts))  # an absolute one begins at / again
             continue
         if stat.S_ISDIR(found.st_mode) and found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX:

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from quorate.errors import SchemaError, StudyError
+from quorate.study.section import Frozen
 from quorate_client.tasks.data.schema import Schema, parse_schema
 
 Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
-class LocalTraining(BaseModel):
+class LocalTraining(Frozen):
     """How a site trains in one round."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=1, ge=1, le=1000, description="passes over the training records in a round")
     batch_size: int = Field(default=32, ge=1, le=1_000_000, description="records in a step")

@@ -59,7 +59,7 @@ class TaskHost:
         """
         try:
             return self._perform(request.pop("verb"), request)
-        except Exception as error:  # noqa: BLE001  # the door of the task: whatever it raises becomes a code
+        except Exception as error:  # noqa: BLE001  # whatever a task raises becomes a code
             with suppress(OSError):  # the log's disk may be full, which may be what the exception is about
                 traceback.print_exc()
             return {"code": _code_of(error)}

@@ -1,28 +1,28 @@
 """The process that runs a task: confined first, then one request after the other over an inherited socket.
 
 Nothing of a task and nothing heavy is imported before the process is confined. Requests and answers are small JSON
-objects behind a length of four bytes; bulk data goes through files. What the task prints goes to the site's log.
+objects; bulk data goes through files. What the task prints goes to the site's log.
 """
 
 from __future__ import annotations
 
 import json
 import socket
-import struct
 import sys
 from typing import Any
 
 from quorate.errors import FrameError
+from quorate.process.frames import framed, receive_frame
 from quorate_client.workers.isolation import Confinement, confine
 
-LENGTH = struct.Struct("!I")
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""What the daemon takes of a worker, which a task may have taken over."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
     """A message as it travels between the daemon and a worker."""
-    body = json.dumps(message, separators=(",", ":")).encode()
-    return LENGTH.pack(len(body)) + body
+    return framed(json.dumps(message, separators=(",", ":")).encode())
 
 
 def unpack(body: bytes) -> dict[str, Any]:
@@ -55,22 +55,8 @@ def main(descriptor: int) -> None:
 
 def _receive(control: socket.socket) -> dict[str, Any] | None:
     """The next message, or None when the daemon is gone."""
-    head = _exactly(control, LENGTH.size)
-    body = _exactly(control, LENGTH.unpack(head)[0]) if head is not None else None
+    body = receive_frame(control, MAX_REQUEST_BYTES)
     return None if body is None else unpack(body)
-
-
-def _exactly(control: socket.socket, count: int) -> bytes | None:
-    received = bytearray()
-    while len(received) < count:
-        try:
-            piece = control.recv(count - len(received))
-        except ConnectionError:
-            return None
-        if not piece:
-            return None
-        received += piece
-    return bytes(received)
 
 
 if __name__ == "__main__":

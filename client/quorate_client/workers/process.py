@@ -24,9 +24,10 @@ from quorate.errors import (
     TaskFailedError,
     error_classes,
 )
+from quorate.process.frames import read_frame
 from quorate_client.workers.host import OUT_OF_MEMORY
 from quorate_client.workers.isolation import Confinement, IsolationLevel
-from quorate_client.workers.main import LENGTH, MAX_MESSAGE_BYTES, pack, unpack
+from quorate_client.workers.main import MAX_ANSWER_BYTES, pack, unpack
 
 log = structlog.get_logger()
 
@@ -143,14 +144,14 @@ class ProcessWorker:
         """Send a message and take the answer."""
         try:
             self._writer.write(pack(message))
-            length = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))[0]
-            if length > MAX_MESSAGE_BYTES:
-                raise FrameError("A task worker sent something that is not a message")
-            return unpack(await self._reader.readexactly(length))
+            body = await read_frame(self._reader, MAX_ANSWER_BYTES)
+            if body is None:
+                raise FrameError("A task worker is gone")
+            return unpack(body)
         except asyncio.CancelledError:
             self.kill()
             raise
-        except (asyncio.IncompleteReadError, ConnectionError, FrameError) as error:
+        except (ConnectionError, FrameError) as error:
             await self.end()
             raise TaskCrashedError("A task's process ended while it worked") from error
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+from quorate.study.section import Frozen, Positive
 
 
-class TrainingPrivacy(_Frozen):
+class TrainingPrivacy(Frozen):
     """DP-SGD at each site (Abadi et al. 2016, algorithm 1): noise on the gradients, holds against everybody.
 
     Each site computes the noise from its own number of units, so that ``epsilon`` is what every site pays for the
@@ -39,7 +35,7 @@ class TrainingPrivacy(_Frozen):
         return self
 
 
-class UpdatePrivacy(_Frozen):
+class UpdatePrivacy(Frozen):
     """Noise on the parameters before sending: each site adds its share of integer noise to its clipped update.
 
     Under secure aggregation the sum carries ``noise_multiplier`` even if the tolerated sites are missing or collude;
@@ -50,7 +46,7 @@ class UpdatePrivacy(_Frozen):
     noise_multiplier: Positive = Field(description="standard deviation of the sum's noise over a site's influence")
 
 
-class AveragePrivacy(_Frozen):
+class AveragePrivacy(Frozen):
     """Noise on the parameters after averaging, before the model is used: the same at each site.
 
     Drawn by the sites from a seed that only they have (without secure aggregation: by the server). It holds against
@@ -61,7 +57,7 @@ class AveragePrivacy(_Frozen):
     noise_multiplier: Positive = Field(description="standard deviation of the noise over a site's influence on the sum")
 
 
-class EvaluationPrivacy(_Frozen):
+class EvaluationPrivacy(Frozen):
     """Noise on what is counted on held-out records, before it leaves a site. The unit is a held-out record.
 
     Under secure aggregation each site adds its share, so that the sum carries ``noise_multiplier`` even if the
@@ -74,7 +70,7 @@ class EvaluationPrivacy(_Frozen):
 Mechanism = TrainingPrivacy | UpdatePrivacy | AveragePrivacy | EvaluationPrivacy
 
 
-class Privacy(_Frozen):
+class Privacy(Frozen):
     """Differential privacy of a study; each mechanism is on if its section is there."""
 
     delta: Annotated[float, Field(gt=0, lt=0.1)] = Field(

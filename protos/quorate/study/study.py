@@ -13,20 +13,20 @@ from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint
 from quorate.process.printable import hidden_in
 from quorate.study.privacy_section import Privacy
 from quorate.study.rules import Rules
+from quorate.study.section import Frozen, Positive
 
 GUEST_PREFIX = "flower:"
 MAX_CANONICAL_BYTES = 1024 * 1024
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -35,10 +35,6 @@ def _in_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Raises ValueError for what canonical JSON cannot say: dates, infinity, integers beyond 2^53."""
     rfc8785.dumps(value)
     return value
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
 
 class Rounds(Frozen):

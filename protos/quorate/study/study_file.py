@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 from quorate.errors import StudyError
 from quorate.identity import SiteName, parse_name
 from quorate.study.privacy_section import Privacy
+from quorate.study.section import Frozen
 from quorate.study.study import (
-    Frozen,
     Guest,
     Name,
     Optimizer,

@@ -1,8 +1,7 @@
 """The pipe between the daemon and a run's worker process: small framed messages; bulk data goes through the spool.
 
-A frame is 4 bytes of length, one byte of verb, one byte of length of a site's name, the name, and the payload. Both
-ends are ours, but the worker may run a guest app: what it sends is parsed as strictly as anything from outside, and
-nothing is unpickled.
+The body of a frame is one byte of verb, one byte of length of a site's name, the name, and the payload. Both ends are
+ours, but the worker may run a guest app: what it sends is parsed as strictly as anything from outside.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from quorate.errors import FrameError
+from quorate.process.frames import framed, read_frame, receive_frame
 
-_HEADER = struct.Struct("!IBB")
-MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+_HEADER = struct.Struct("!BB")
+MAX_NOTE_BYTES = 64 * 1024 * 1024
 
 
 class Verb(IntEnum):
@@ -47,51 +47,29 @@ class Note:
 
     def to_bytes(self) -> bytes:
         name = self.site.encode()
-        return _HEADER.pack(len(self.payload), self.verb, len(name)) + name + self.payload
-
-
-def _parse_header(header: bytes) -> tuple[int, Verb, int]:
-    length, verb, name_length = _HEADER.unpack(header)
-    if length > MAX_PAYLOAD_BYTES or verb not in _VERBS:
-        raise FrameError("The run's worker sent something that is not a message")
-    return length, _VERBS[verb], name_length
-
-
-def _note(verb: Verb, name_length: int, rest: bytes) -> Note:
-    try:
-        return Note(verb, rest[name_length:], rest[:name_length].decode())
-    except UnicodeDecodeError as error:
-        raise FrameError("The run's worker named something that is not a name") from error
+        return framed(_HEADER.pack(self.verb, len(name)) + name + self.payload)
 
 
 async def read_note(reader: asyncio.StreamReader) -> Note | None:
-    """The next message, or None when the other end is gone."""
-    try:
-        length, verb, name_length = _parse_header(await reader.readexactly(_HEADER.size))
-        rest = await reader.readexactly(name_length + length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return _note(verb, name_length, rest)
+    """The next message, or None when the other end is gone. Raises FrameError when it is none."""
+    return _note(await read_frame(reader, MAX_NOTE_BYTES))
 
 
 def receive_note(sock: socket.socket) -> Note | None:
     """The same for the worker, which blocks."""
-    header = _receive_exactly(sock, _HEADER.size)
-    if header is None:
+    return _note(receive_frame(sock, MAX_NOTE_BYTES))
+
+
+def _note(body: bytes | None) -> Note | None:
+    if body is None:
         return None
-    length, verb, name_length = _parse_header(header)
-    rest = _receive_exactly(sock, name_length + length)
-    return None if rest is None else _note(verb, name_length, rest)
-
-
-def _receive_exactly(sock: socket.socket, count: int) -> bytes | None:
-    received = bytearray()
-    while len(received) < count:
-        try:
-            piece = sock.recv(count - len(received))
-        except ConnectionError:  # the other end was killed with unread messages
-            return None
-        if not piece:
-            return None
-        received += piece
-    return bytes(received)
+    if len(body) < _HEADER.size or body[0] not in _VERBS:
+        raise FrameError("The run's worker sent something that is not a message")
+    verb, name_length = _HEADER.unpack_from(body)
+    name, payload = body[_HEADER.size :][:name_length], body[_HEADER.size + name_length :]
+    if len(name) < name_length:
+        raise FrameError("The run's worker sent something that is not a message")
+    try:
+        return Note(_VERBS[verb], payload, name.decode())
+    except UnicodeDecodeError as error:
+        raise FrameError("The run's worker named something that is not a name") from error

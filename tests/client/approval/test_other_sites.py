@@ -21,7 +21,7 @@ from ..consortium import RunningServer, Server, Visit
 NEEDED = 3
 
 
-def chartered(services: Server) -> Study:
+def counting_on_others(services: Server) -> Study:
     return make_study(services, approvals=NEEDED)
 
 
@@ -32,7 +32,7 @@ async def site(
     """A running site that has approved a study which needs two others."""
     enrol(folder, server.services, server.address)
     add_others(server.services, tmp_path)
-    study = chartered(server.services)
+    study = counting_on_others(server.services)
     approve(folder, study)
     server.services.studies.append(study)
     async with live(folder, engine) as running:
@@ -45,13 +45,13 @@ async def visit(server: RunningServer, site: RunningSite) -> Visit:
 
 
 def signed(services: Server, names: list[str], answer: str = "approved", digest: bytes | None = None) -> list[Approval]:
-    digest = chartered(services).digest() if digest is None else digest
+    digest = counting_on_others(services).digest() if digest is None else digest
     return [Approval(SiteName(name), services.sign_as[SiteName(name)](answer, digest)) for name in names]
 
 
 def work_for(services: Server, round_number: int = 1) -> Instruction:
     name = message_id(RUN, round_number, Phase.GUEST, 0, SITE)
-    return instruct(services, round_number, message_id=name, study_digest=chartered(services).digest())
+    return instruct(services, round_number, message_id=name, study_digest=counting_on_others(services).digest())
 
 
 async def answer_to(visit: Visit, instruction: Instruction) -> Reply:

@@ -265,7 +265,7 @@ async def test_a_change_that_the_server_does_not_know_of_is_told_at_the_next_loo
     services = server.services
     services.studies = [private(services)]
     async with live(joined, engine) as site:
-        site.daemon.agent._readiness.look_every_s = 0.01
+        site.daemon.stream._readiness.look_every_s = 0.01
         assert await services.report() == (services.studies[0].digest(), Readiness(DatasetMissingError.code))
         register(joined, dataset())
         visit = await services.visit()
@@ -288,7 +288,7 @@ async def test_a_server_of_an_older_version_is_asked_once_and_no_trouble(
     approve(joined, services.studies[0], None)
     with capture_logs() as logs:
         async with live(joined, engine) as site:
-            site.daemon.agent._readiness.look_every_s = 0.01
+            site.daemon.stream._readiness.look_every_s = 0.01
             visit = await services.visit()
             for number in (1, 2, 3):
                 visit.send(studies_changed={})
@@ -315,7 +315,7 @@ async def test_while_an_accountant_computes_the_daemon_goes_on(
     server: RunningServer, site: RunningSite, folder: SiteFolder
 ) -> None:
     """Computing takes seconds: heartbeats and the work of rounds must not wait for it."""
-    reports = site.daemon.agent._readiness
+    reports = site.daemon.stream._readiness
     real = reports.assessor
     reports.assessor = slow = SlowAssessor(folder, real._answers, real._datasets, real._tasks, real._ledger, real._wall)
     register(folder, dataset())

@@ -134,7 +134,7 @@ def test_planning_spends_nothing(run: Run, registered: SiteFolder, services: Ser
     offer(services)
     assert run("privacy", "plan", "hearts").code == 0
     with opened(registered.root, key=load_keys(registered.keys).signing) as ledger:
-        assert [type(entry.content) for entry in ledger.entries()] == [Registered]
+        assert [type(entry.content) for entry in ledger.entries.all()] == [Registered]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_exploring_shows_what_privacy_costs_in_accuracy_and_spends_nothing(
     assert strict["lowest"] <= strict["auc"] <= strict["highest"]
     assert plot.read_bytes().startswith(b"\x89PNG")
     with opened(registered.root, key=load_keys(registered.keys).signing) as ledger:
-        assert [type(entry.content) for entry in ledger.entries()] == [Registered]
+        assert [type(entry.content) for entry in ledger.entries.all()] == [Registered]
 
 
 @pytest.mark.parametrize("text", ["", "0", "one", "1,,2", "-1", "1e9", "nan"])

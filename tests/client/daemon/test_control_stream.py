@@ -19,7 +19,9 @@ from quorate.errors import (
     SupersededError,
     WrongStateError,
 )
+from quorate.identity import RunId
 from quorate.rounds.instruction import Instruction, Phase, Reply, message_id
+from quorate.study.study import Rounds
 from quorate.v1 import rounds_pb2
 from quorate.wire.messages import instruction_to_proto, reply_from_proto
 from quorate.wire.refusal import detail_of
@@ -43,10 +45,15 @@ class Gate:
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.may_end = asyncio.Event()
+        self.stopped = False
 
     async def perform(self, instruction: Instruction, *_: object) -> Reply:
         self.begun.set()
-        await self.may_end.wait()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.stopped = True
+            raise
         return Reply(instruction.message_id, body=b"done")
 
 
@@ -366,7 +373,7 @@ async def test_a_withdrawn_instruction_is_stopped_and_not_answered(
     visit.instruct(second)
 
     assert (await visit.next("reply")).message_id == second.message_id
-    assert engine.withdrawn == [first.message_id]
+    assert gate.stopped
     assert [entry.round_number for entry in site.daemon.journal.owed()] == [2]
 
 
@@ -391,11 +398,38 @@ async def test_instructions_of_one_run_are_done_one_after_the_other_and_runs_bes
     assert (await visit.next("reply")).message_id == queued.message_id
 
 
+async def test_a_run_that_is_in_work_is_forgotten_after_it(
+    server: RunningServer, engine: ScriptedEngine, visit: Visit, site: RunningSite
+) -> None:
+    slow = Gate()
+    engine.perform_next.append(slow.perform)
+    visit.instruct(instruct(server.services))
+    await slow.begun.wait()
+    forgetting = asyncio.create_task(site.daemon.instructions.forget(RUN))
+    await site.daemon.instructions.forget(RunId("another"))
+    assert engine.forgotten == ["another"]
+    slow.may_end.set()
+    await forgetting
+    assert engine.forgotten == ["another", RUN]
+
+
+async def test_runs_that_a_server_makes_up_leave_nothing_in_memory(
+    server: RunningServer, visit: Visit, site: RunningSite
+) -> None:
+    for number in range(20):
+        run = RunId(f"run-{number}")
+        visit.instruct(instruct(server.services, run=run, message_id=message_id(run, 1, Phase.GUEST, 0, SITE)))
+        await visit.next("reply")
+    while site.daemon.instructions._tasks:
+        await asyncio.sleep(0)
+    assert len(site.daemon.instructions._turns) == 0
+
+
 async def test_a_pause_is_told_to_the_server_and_refuses_new_work(
     server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
 ) -> None:
-    site.daemon.work.paused = True
-    site.daemon.agent.beat_now()
+    site.daemon.instructions.paused = True
+    site.daemon.stream.beat_now()
     while not (await visit.next("heartbeat")).paused:
         pass
     visit.instruct(instruct(server.services))
@@ -471,16 +505,31 @@ async def test_a_refusal_of_the_engine_travels_as_its_code(
     assert b"stays" not in reply.SerializeToString()
 
 
+@pytest.mark.parametrize(("phase", "code"), [(Phase.GUEST, "task_timeout"), (Phase.UPLOAD, "site_interrupted")])
 async def test_work_that_is_not_done_by_its_deadline_is_stopped(
-    server: RunningServer, engine: ScriptedEngine, visit: Visit, site: RunningSite
+    server: RunningServer, engine: ScriptedEngine, visit: Visit, site: RunningSite, phase: Phase, code: str
 ) -> None:
-    engine.perform_next.append(Gate().perform)
-    instruction = instruct(server.services, deadline_s=0.05)
-    visit.instruct(instruction)
+    """In the steps of secure sums the server does not hear why: how long work takes depends on the records."""
+    gate = Gate()
+    engine.perform_next.append(gate.perform)
+    visit.instruct(instruct(server.services, phase=phase, deadline_s=0.05))
+
+    assert (await visit.next("reply")).code == code
+    assert gate.stopped or not gate.begun.is_set()
+    assert site.metric("quorate_client_instructions_refused_total", code=code) == 1
+
+
+async def test_the_server_cannot_ask_for_more_time_than_the_study_gives(
+    server: RunningServer, engine: ScriptedEngine, visit: Visit, folder: SiteFolder
+) -> None:
+    study = make_study(server.services, rounds=Rounds(count=3, quorum=3, deadline_s=0.000001))
+    approve(folder, study)
+    gate = Gate()
+    engine.perform_next.append(gate.perform)
+    visit.instruct(instruct(server.services, study_digest=study.digest(), deadline_s=1e6))
 
     assert (await visit.next("reply")).code == "task_timeout"
-    assert engine.withdrawn == [instruction.message_id]
-    assert site.metric("quorate_client_instructions_refused_total", code="task_timeout") == 1
+    assert gate.stopped
 
 
 async def test_a_reply_that_cannot_be_stored_is_not_sent_and_the_work_is_not_repeated(

@@ -111,10 +111,10 @@ async def test_a_pause_is_taken_up_and_ended(server: RunningServer, site: Runnin
     for paused in (True, False):
         site.state.pause(paused)
         with pytest.raises(EndedError):
-            await heed_pause(site.state, site.daemon.work, site.daemon.agent, metrics, Naps(1).sleep)
+            await heed_pause(site.state, site.daemon.instructions, site.daemon.stream, metrics, Naps(1).sleep)
         while (await visit.next("heartbeat")).paused != paused:
             pass
-        assert site.daemon.work.paused == paused
+        assert site.daemon.instructions.paused == paused
         assert site.metric("quorate_client_paused") == paused
 
 
@@ -131,10 +131,14 @@ async def test_replies_and_runs_that_are_too_old_are_forgotten(
             if run != "new":
                 os.utime(path, (0, time.time() - 2 * DAY_S))
     with pytest.raises(EndedError):
-        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.engine, 1.0, Naps(1).sleep)
+        await forget_the_old(
+            site.daemon.journal, site.daemon.drop, folder, site.daemon.instructions, 1.0, Naps(1).sleep
+        )
     assert site.engine.forgotten == ["old"]
     assert site.daemon.journal.find(old.message_id) is not None
 
     with pytest.raises(EndedError):
-        await forget_the_old(site.daemon.journal, site.daemon.drop, folder, site.engine, -1.0, Naps(1).sleep)
+        await forget_the_old(
+            site.daemon.journal, site.daemon.drop, folder, site.daemon.instructions, -1.0, Naps(1).sleep
+        )
     assert site.daemon.journal.find(old.message_id) is None

@@ -52,14 +52,14 @@ def _ended(tmp_path: Path) -> Iterator[None]:
 class Place:
     """Three sites' folders with their keys, a study of theirs, and a site file for each."""
 
-    def __init__(self, root: Path, mode: str = "none", **changes: object) -> None:
+    def __init__(self, root: Path, mode: str = "none", deadline_s: float = 600.0, **changes: object) -> None:
         self.root = root
         self.folders = {name: SiteFolder(root / name) for name in SITES}
         for folder in self.folders.values():
             folder.create()
         self.members = tuple(make_or_load_keys(self.folders[name].keys).member(SiteName(name)) for name in SITES)
         sites = tuple(StudySite(name=member.name, signing_key=member.signing_key.hex()) for member in self.members)
-        rounds = Rounds(count=3, quorum=3)
+        rounds = Rounds(count=3, quorum=3, deadline_s=deadline_s)
         study = make_study(protection=Protection(mode=mode), release=Release(model="sites"), rounds=rounds, **changes)
         self.study = study.model_copy(update={"sites": sites})
         self.server = ServerPart(self.study, root / "server")
@@ -237,6 +237,29 @@ def test_an_engine_that_dies_at_work_is_a_crash_and_the_next_message_starts_anot
     assert place.ask(Phase.PREPARE).code == ""
 
 
+def test_work_is_stopped_at_the_studys_deadline_and_at_that_of_the_instruction(installed: Path, tmp_path: Path) -> None:
+    assert Place(tmp_path / "study", deadline_s=0.000001).ask(Phase.PREPARE).code == "task_timeout"
+    place = Place(tmp_path / "instruction")
+    hurried = replace(place.server.instruction(Phase.PREPARE), deadline_s=0.000001)
+    question = [str(place.file("north")).encode(), instruction_to_bytes(hurried)]
+    assert reply_from_bytes(ask(place.folders["north"], question)[0]).code == "task_timeout"
+    assert place.ask(Phase.PREPARE).code == ""
+
+
+def test_an_engine_that_is_told_to_stop_stops_its_work_and_says_so(installed: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    place = Place(tmp_path, parameters={"trouble": "hang", "signal": str(pipe)})
+    prepared(place)
+    (engine,) = engines(place.root)
+    stopper = subprocess.Popen(["sh", "-c", f"cat {pipe} && kill {engine.pid}"], stdout=subprocess.DEVNULL)
+    instruction = instruction_to_bytes(place.server.instruction(Phase.TRAIN, 1))
+    answer = ask(place.folders["north"], [str(place.file("north")).encode(), instruction])
+    stopper.wait(PATIENCE_S)
+    assert reply_from_bytes(answer[0]).code == "work_withdrawn"
+    assert psutil.wait_procs([engine], PATIENCE_S)[1] == []
+
+
 def test_an_engine_whose_folder_is_gone_ends(place: Place) -> None:
     place.ask(Phase.PREPARE)
     running = engines(place.root)
@@ -247,16 +270,16 @@ def test_an_engine_whose_folder_is_gone_ends(place: Place) -> None:
 async def test_an_engine_stays_for_as_long_as_a_message_can_come(place: Place) -> None:
     """From one message to the next of a site all others may take the round's time."""
     now = [0.0]
-    with closing(EngineServer(place.folders["north"], Config(), lambda: now[0])) as desk:
+    with closing(EngineServer(place.folders["north"], Config(), lambda: now[0])) as server:
         now[0] = IDLE_S - 1
-        assert not desk.is_over
-        reply = reply_from_bytes((await desk.answer(place.question(Phase.PREPARE)))[0])
+        assert not server.is_over
+        reply = reply_from_bytes((await server.answer(place.question(Phase.PREPARE)))[0])
         assert reply.code == ""
         now[0] += place.study.rounds.deadline_s + IDLE_S - 1
-        assert not desk.is_over
+        assert not server.is_over
         now[0] += 1
-        assert desk.is_over
-        await desk.stop()
+        assert server.is_over
+        await server.stop()
 
 
 def test_nothing_of_a_question_stays_in_the_spool(place: Place) -> None:

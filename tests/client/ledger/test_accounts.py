@@ -47,10 +47,10 @@ def test_what_is_joined_stays_joined_when_the_ledger_is_opened_again(tmp_path: P
         register(ledger, "south", "north")
         register(ledger, "south")  # anew, with other records
     with opened(tmp_path) as ledger:
-        assert ledger.book().names("south") == {"north", "south"}
+        assert ledger.entries.sums().names("south") == {"north", "south"}
         assert ledger.events(SOUTH) == [Event(1.0, 1.0, 10)]
-        assert [str(account) for account in ledger.book().accounts()] == ["north (per record)"]
-        ledger.verify()
+        assert [str(account) for account in ledger.entries.sums().accounts()] == ["north (per record)"]
+        ledger.entries.verify()
 
 
 def test_a_limit_holds_for_all_names_together(tmp_path: Path) -> None:
@@ -72,19 +72,22 @@ def test_a_reservation_that_was_open_when_accounts_were_joined_is_settled_in_the
         assert ledger.events(NORTH) == [Event(1.0, 1.0, 20)]
         ledger.spend(reservation, steps(3))
         assert ledger.events(NORTH) == [Event(1.0, 1.0, 13)]
-        (first, second) = ledger.book().runs(NORTH)
+        (first, second) = ledger.entries.sums().runs(NORTH)
         assert (first.open, second.open, second.run) == (0, 0, "run-2")
 
 
 def test_what_is_per_unit_and_what_is_per_record_of_the_same_people_is_one_sum(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         pay(ledger, Account("visits", "unit"), "run-1")
-        assert [str(account) for account in ledger.book().accounts()] == ["visits (per unit)"]
+        assert [str(account) for account in ledger.entries.sums().accounts()] == ["visits (per unit)"]
         pay(ledger, Account("visits", "record"), "run-2")
         pay(ledger, Account("visits", "site"), "run-3", 4)
         assert ledger.events(Account("visits", "unit")) == [Event(1.0, 1.0, 20)]
         assert ledger.events(Account("visits", "site")) == [Event(1.0, 1.0, 4)]
-        assert [str(account) for account in ledger.book().accounts()] == ["visits (per record)", "visits (per site)"]
+        assert [str(account) for account in ledger.entries.sums().accounts()] == [
+            "visits (per record)",
+            "visits (per site)",
+        ]
 
 
 def test_whoever_compares_is_shown_all_that_was_ever_registered(tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ def test_whoever_compares_is_shown_all_that_was_ever_registered(tmp_path: Path) 
         with pytest.raises(DataError, match="cannot be compared"):
             ledger.register("south", "record", bytes(32), compare)
         assert shown == [("north", b"a" * 32), ("north", b"b" * 32)]
-        assert [entry.content.dataset for entry in ledger.entries() if isinstance(entry.content, Registered)] == [
+        assert [entry.content.dataset for entry in ledger.entries.all() if isinstance(entry.content, Registered)] == [
             "north",
             "north",
         ]

@@ -48,7 +48,7 @@ def test_sites_were_killed_at_every_step(dead: list[Path]) -> None:
     found = set()
     for site in dead:
         with opened(site) as ledger:
-            found.add((len(ledger.entries()), len(diary(site))))
+            found.add((len(ledger.entries.all()), len(diary(site))))
     assert found >= {(entries, lines) for entries in range(5) for lines in (entries - 1, entries) if lines >= 0}
     assert diary(dead[-1])[-1] == ("released", ROUNDS[-1])
 
@@ -59,19 +59,19 @@ def test_whenever_a_site_is_killed_its_ledger_holds_what_it_released_and_may_hav
         released = [number for what, number in told if what == "released"]
         begun = [number for what, number in told if what == "begun"]
         with opened(site) as ledger:
-            settled = [e.content.round_number for e in ledger.entries() if isinstance(e.content, Spent)]
-            paid = [e.content.round_number for e in ledger.entries() if isinstance(e.content, Reserved)]
+            settled = [e.content.round_number for e in ledger.entries.all() if isinstance(e.content, Spent)]
+            paid = [e.content.round_number for e in ledger.entries.all() if isinstance(e.content, Reserved)]
             assert set(released) <= set(settled), site
             assert set(begun) <= set(paid), site
             true = sum(RELEASED if number in settled else RESERVED for number in paid)
             assert ledger.spent(VISITS, DELTA) == true, site
-            ledger.verify()
+            ledger.entries.verify()
 
 
 def test_whenever_a_site_is_killed_it_goes_on_and_is_not_taken_for_one_put_back(dead: list[Path]) -> None:
     for site in dead:
         with opened(site) as ledger:
-            paid = {e.content.round_number for e in ledger.entries() if isinstance(e.content, Reserved)}
+            paid = {e.content.round_number for e in ledger.entries.all() if isinstance(e.content, Reserved)}
             before = ledger.spent(VISITS, DELTA)
             for number in ROUNDS:
                 if number in paid:  # whether it was begun nobody knows
@@ -91,4 +91,4 @@ def test_processes_that_spend_at_once_stay_within_the_limit_together(tmp_path: P
     with opened(tmp_path) as ledger:
         assert ledger.spent(VISITS, DELTA) == sum(won)
         assert LIMIT - 2 < sum(won) <= LIMIT
-        ledger.verify()
+        ledger.entries.verify()

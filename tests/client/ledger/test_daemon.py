@@ -23,7 +23,7 @@ def spend(folder: SiteFolder, round_number: int) -> SignedHead:
     ledger = open_ledger(folder.ledger, folder.database, load_keys(folder.keys).signing, ACCOUNTANTS)
     try:
         ledger.reserve(a_charge(round_number), NO_LIMITS, NOW)
-        head = ledger.head()
+        head = ledger.entries.head()
     finally:
         ledger.close()
     assert head is not None

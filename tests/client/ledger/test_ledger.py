@@ -47,6 +47,7 @@ from quorate_client.ledger.ledger import MAX_REFUSALS_A_DAY, Ledger, Reservation
 from quorate_client.ledger.limits import Accountants, shipped_accountants
 from quorate_client.ledger.sums import verify
 from quorate_client.ledger.witness import Witness
+from quorate_client.ledger.witnessed import WitnessedEntries
 
 from ..ledger_kit import (
     ACCOUNTANTS,
@@ -81,7 +82,7 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
 
 
 def kinds(ledger: Ledger) -> list[str]:
-    return [entry.content.kind for entry in ledger.entries()]
+    return [entry.content.kind for entry in ledger.entries.all()]
 
 
 # --- paying and settling ---
@@ -270,7 +271,7 @@ def test_what_is_released_without_a_bound_is_written_once_for_a_run(tmp_path: Pa
         assert ledger.unbounded(WHOLE_SITE) == []
         assert kinds(ledger) == ["unbounded"] * 3
         assert ledger.spent(VISITS, DELTA) == float("inf")
-        ledger.verify()
+        ledger.entries.verify()
 
 
 @pytest.mark.parametrize("limit", ["epsilon_per_year", "epsilon_ever"])
@@ -307,9 +308,9 @@ def test_a_ledger_that_lost_entries_takes_what_has_no_bound_and_pays_for_nothing
         with pytest.raises(LedgerRolledBackError):
             ledger.reserve(a_charge(), NO_LIMITS, NOW)
         # Nor does it become the newest for a server: the one with more entries would take the place of the lost one.
-        assert ledger.head() is None
+        assert ledger.entries.head() is None
     with opened(tmp_path) as ledger:
-        assert ledger.head() is None
+        assert ledger.entries.head() is None
 
 
 def test_a_year_is_365_days_and_for_ever_is_longer(ledger: Ledger) -> None:
@@ -335,7 +336,7 @@ def test_a_clock_set_back_makes_no_year_younger_and_no_entry_older(tmp_path: Pat
             with pytest.raises(BudgetExhaustedError):
                 ledger.reserve(a_charge(2, count=1), limits, now)
         ledger.refuse(STUDY, "run-1", 3, "policy_refused")
-        times = [entry.content.unix_s for entry in ledger.entries()]
+        times = [entry.content.unix_s for entry in ledger.entries.all()]
         assert times == [NOW] * len(times)
         # With the clock right again the year ends when it would have ended.
         with pytest.raises(BudgetExhaustedError):
@@ -351,7 +352,7 @@ def test_an_epsilon_that_is_no_number_passes_no_limit(tmp_path: Path) -> None:
             with pytest.raises(BudgetExhaustedError):
                 ledger.reserve(a_charge(), Limits(DELTA, epsilon_ever=1e300), NOW)
             ledger.reserve(a_charge(), NO_LIMITS, NOW)
-            content = ledger.entries()[-1].content
+            content = ledger.entries.all()[-1].content
             assert isinstance(content, Reserved)
             assert content.epsilon_after is None
 
@@ -377,7 +378,7 @@ def test_the_accountant_is_not_asked_the_same_twice(tmp_path: Path) -> None:
 def test_a_refusal_is_written_once_and_costs_nothing(ledger: Ledger) -> None:
     for _ in range(3):
         ledger.refuse(STUDY, "run-1", 4, "policy_refused")
-    (entry,) = ledger.entries()
+    (entry,) = ledger.entries.all()
     assert isinstance(entry.content, Refused)
     assert (entry.content.code, entry.content.run, entry.content.round_number) == ("policy_refused", "run-1", 4)
     assert ledger.events(VISITS) == []
@@ -386,25 +387,25 @@ def test_a_refusal_is_written_once_and_costs_nothing(ledger: Ledger) -> None:
 def test_a_server_that_goes_on_asking_does_not_fill_the_disk(ledger: Ledger, clock: Clock) -> None:
     for number in range(MAX_REFUSALS_A_DAY + 20):
         ledger.refuse(STUDY, "run-1", number, "policy_refused")
-    assert len(ledger.entries()) == MAX_REFUSALS_A_DAY
+    assert len(ledger.entries.all()) == MAX_REFUSALS_A_DAY
     with pytest.raises(BudgetExhaustedError):
         ledger.reserve(a_charge(), Limits(DELTA, epsilon_ever=1), NOW)
-    assert len(ledger.entries()) == MAX_REFUSALS_A_DAY
+    assert len(ledger.entries.all()) == MAX_REFUSALS_A_DAY
     clock.now += DAY_S
     ledger.refuse(STUDY, "run-2", 1, "policy_refused")
-    assert len(ledger.entries()) == MAX_REFUSALS_A_DAY + 1
+    assert len(ledger.entries.all()) == MAX_REFUSALS_A_DAY + 1
 
 
 # --- the file ---
 
 
 def test_the_ledger_survives_power_cuts_and_is_private(tmp_path: Path, ledger: Ledger) -> None:
-    assert ledger.file.database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert ledger.entries.file.database.execute("PRAGMA synchronous").fetchone() == (2,)
     assert (tmp_path / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path, ledger: Ledger) -> None:
-    ledger.file.database.execute("PRAGMA user_version=99")
+    ledger.entries.file.database.execute("PRAGMA user_version=99")
     with pytest.raises(LedgerError, match="another version"):
         open_file(tmp_path / "ledger.sqlite")
 
@@ -423,15 +424,15 @@ def full(database: sqlite3.Connection) -> None:
 
 def test_on_a_full_disk_nothing_is_reserved_and_what_was_reserved_goes_on_counting(ledger: Ledger) -> None:
     reservation = ledger.reserve(a_charge(count=10), NO_LIMITS, NOW)
-    full(ledger.file.database)
+    full(ledger.entries.file.database)
     many = tuple(Event(1 + number / 1000, 1.0, 1) for number in range(500))
     with pytest.raises(DiskFullError):
         ledger.reserve(a_charge(2, events=many), NO_LIMITS, NOW)
     assert (ledger.spent(VISITS, DELTA), kinds(ledger)) == (10, ["reserve"])
-    head = ledger.head()
+    head = ledger.entries.head()
     assert head is not None
     assert head.number == 1
-    ledger.file.database.execute("PRAGMA max_page_count=100000")
+    ledger.entries.file.database.execute("PRAGMA max_page_count=100000")
     ledger.spend(reservation, steps(10))
     ledger.reserve(a_charge(2, events=many), NO_LIMITS, NOW)
 
@@ -439,7 +440,7 @@ def test_on_a_full_disk_nothing_is_reserved_and_what_was_reserved_goes_on_counti
 def test_on_a_full_disk_nothing_is_settled(ledger: Ledger) -> None:
     many = tuple(Event(1 + number / 1000, 1.0, 2) for number in range(500))
     reservation = ledger.reserve(a_charge(events=many), NO_LIMITS, NOW)
-    full(ledger.file.database)
+    full(ledger.entries.file.database)
     with pytest.raises(DiskFullError):
         ledger.spend(reservation, many)
     assert ledger.spent(VISITS, DELTA) == pytest.approx(cost(many))
@@ -460,7 +461,7 @@ class FullAtTheEnd(LedgerFile):
 
 def test_what_could_not_be_kept_is_forgotten_and_the_ledger_goes_on(tmp_path: Path) -> None:
     file = FullAtTheEnd(open_file(tmp_path / "ledger.sqlite").database)
-    ledger = Ledger(file, Witness(tmp_path / "state.sqlite"), KEY, ACCOUNTANTS, Clock())
+    ledger = Ledger(WitnessedEntries(file, Witness(tmp_path / "state.sqlite"), KEY), ACCOUNTANTS, Clock())
     reservation = ledger.reserve(a_charge(), NO_LIMITS, NOW)
     file.is_full = True
     with pytest.raises(DiskFullError):
@@ -472,13 +473,13 @@ def test_what_could_not_be_kept_is_forgotten_and_the_ledger_goes_on(tmp_path: Pa
     ledger.reserve(a_charge(2), NO_LIMITS, NOW)
     ledger.spend(reservation, steps(3))
     assert ledger.spent(VISITS, DELTA) == 13
-    ledger.verify()
+    ledger.entries.verify()
     ledger.close()
 
 
 def test_a_reservation_that_cannot_be_witnessed_is_refused_and_counts(tmp_path: Path) -> None:
     witness = Witness(tmp_path / "state.sqlite")
-    ledger = Ledger(open_file(tmp_path / "ledger.sqlite"), witness, KEY, ACCOUNTANTS, Clock())
+    ledger = Ledger(WitnessedEntries(open_file(tmp_path / "ledger.sqlite"), witness, KEY), ACCOUNTANTS, Clock())
     ledger.reserve(a_charge(), NO_LIMITS, NOW)
     witness.database.execute("PRAGMA query_only=ON")
     with pytest.raises(WrongStateError):
@@ -508,7 +509,7 @@ def test_threads_share_a_ledger(ledger: Ledger) -> None:
         thread.join()
     assert ledger.spent(VISITS, DELTA) == 20
     assert len(refused) == 20
-    ledger.verify()
+    ledger.entries.verify()
 
 
 # --- an older ledger ---
@@ -523,11 +524,11 @@ def copy(folder: Path, to: Path) -> Path:
 def after(folder: Path, rounds: int) -> SignedHead:
     """Spend one for each of so many more rounds; gives the head."""
     with opened(folder) as ledger:
-        newest = ledger.head()
+        newest = ledger.entries.head()
         first = newest.number if newest else 0
         for number in range(first, first + rounds):
             ledger.reserve(a_charge(number, count=1), NO_LIMITS, NOW)
-        head = ledger.head()
+        head = ledger.entries.head()
     assert head is not None
     return head
 
@@ -584,7 +585,7 @@ def test_settling_on_an_older_ledger_is_refused_too(site: Path, tmp_path: Path) 
         with pytest.raises(LedgerRolledBackError):
             ledger.refuse(STUDY, "run-1", 1, "policy_refused")
         with pytest.raises(LedgerRolledBackError):
-            ledger.verify()
+            ledger.entries.verify()
 
 
 def test_the_right_ledger_put_back_is_used_again(site: Path, tmp_path: Path) -> None:
@@ -593,7 +594,7 @@ def test_the_right_ledger_put_back_is_used_again(site: Path, tmp_path: Path) -> 
     newest = copy(site, tmp_path / "newest")
     shutil.copy(older / "ledger.sqlite", site / "ledger.sqlite")
     with opened(site) as ledger:
-        ledger.check_witness(head)
+        ledger.entries.check_witness(head)
     assert refuses(site)
     shutil.copy(newest / "ledger.sqlite", site / "ledger.sqlite")
     assert not refuses(site)
@@ -613,7 +614,7 @@ def test_an_older_ledger_that_went_on_is_found_out_though_it_is_as_long(site: Pa
 def test_a_ledger_that_is_replaced_under_a_running_daemon_is_found_out(site: Path, tmp_path: Path) -> None:
     with opened(site) as ledger:
         ledger.reserve(a_charge(50), NO_LIMITS, NOW)
-        ledger.file.database.execute("DELETE FROM entries WHERE number > 2")
+        ledger.entries.file.database.execute("DELETE FROM entries WHERE number > 2")
         with pytest.raises(LedgerRolledBackError):
             ledger.reserve(a_charge(51), NO_LIMITS, NOW)
         with pytest.raises(LedgerRolledBackError):
@@ -626,7 +627,7 @@ def test_an_older_site_is_found_out_by_what_the_server_repeats(site: Path, tmp_p
     head = after(site, 2)
     assert not refuses(copy(backup, tmp_path / "nobody told"))
     with opened(backup) as ledger:
-        ledger.check_witness(head)
+        ledger.entries.check_witness(head)
     assert refuses(backup)
 
 
@@ -636,24 +637,24 @@ def test_a_site_that_went_on_from_a_backup_is_found_out_by_what_the_server_repea
     with opened(backup) as ledger:
         for number in range(50, 60):
             ledger.reserve(a_charge(number), NO_LIMITS, NOW)
-        ledger.check_witness(head)
+        ledger.entries.check_witness(head)
     assert refuses(backup)
 
 
 def test_a_server_that_was_put_back_repeats_an_older_head_and_that_is_fine(site: Path) -> None:
     with opened(site) as ledger:
-        older = ledger.entries()[0].head
-        newest = ledger.head()
+        older = ledger.entries.all()[0].head
+        newest = ledger.entries.head()
         assert newest is not None
         for head in (older, newest):
-            ledger.check_witness(head)
+            ledger.entries.check_witness(head)
     assert not refuses(site)
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 10**9])
 def test_a_head_that_a_server_made_up_is_passed_over(site: Path, number: int) -> None:
     with opened(site) as ledger:
-        true = ledger.entries()[0].head
+        true = ledger.entries.all()[0].head
         forged = [
             sign_head(OTHER_KEY, number, b"x" * 32),
             SignedHead(number, b"x" * 32, true.signature),
@@ -661,7 +662,7 @@ def test_a_head_that_a_server_made_up_is_passed_over(site: Path, number: int) ->
         ]
         with capture_logs() as logs:
             for head in forged:
-                ledger.check_witness(head)
+                ledger.entries.check_witness(head)
         assert [line["log_level"] for line in logs] == ["warning"] * 3
     assert not refuses(site)
 
@@ -699,22 +700,22 @@ def test_a_changed_entry_is_named_and_nothing_is_spent_on_it(site: Path, how: st
     change(site, TAMPERING[how])
     with opened(site) as ledger:
         with pytest.raises(LedgerError, match="Entry 2 "):
-            ledger.verify()
+            ledger.entries.verify()
         with pytest.raises(LedgerError, match="Entry 2 "):
             ledger.reserve(a_charge(50), NO_LIMITS, NOW)
 
 
 def test_an_entry_signed_by_another_is_named(site: Path) -> None:
     with opened(site) as ledger:
-        head = sign_head(OTHER_KEY, 2, ledger.entries()[1].head.hash)
+        head = sign_head(OTHER_KEY, 2, ledger.entries.all()[1].head.hash)
     change(site, "UPDATE entries SET signature = ? WHERE number = 2", head.signature)
     with opened(site) as ledger, pytest.raises(LedgerError, match=r"Entry 2 .*not signed"):
-        ledger.verify()
+        ledger.entries.verify()
 
 
 def test_a_ledger_rewritten_whole_by_somebody_without_the_key_does_not_verify(site: Path) -> None:
     with opened(site) as ledger:
-        contents = [entry.content for entry in ledger.entries()]
+        contents = [entry.content for entry in ledger.entries.all()]
     previous, forged = GENESIS, []
     for content in contents:
         forged.append(make_entry(content, previous, OTHER_KEY))
@@ -727,15 +728,15 @@ def test_a_site_that_has_other_keys_now_names_the_earlier_ones(site: Path) -> No
     with opened(site, key=OTHER_KEY) as ledger:
         ledger.reserve(a_charge(50), NO_LIMITS, NOW)
         with pytest.raises(LedgerError, match=r"Entry 1 .*not signed"):
-            ledger.verify()
-        assert ledger.verify([PUBLIC]).number == 4
+            ledger.entries.verify()
+        assert ledger.entries.verify([PUBLIC]).number == 4
 
 
 def test_an_entry_that_cannot_follow_does_not_verify_though_it_is_signed(ledger: Ledger) -> None:
     """As a faulty or dishonest program at the site might write it."""
     reservation = ledger.reserve(a_charge(count=10), NO_LIMITS, NOW)
     receipt = ledger.spend(reservation, steps(7))
-    entries, spent = ledger.entries(), receipt.content
+    entries, spent = ledger.entries.all(), receipt.content
     assert isinstance(spent, Spent)
     for changes in (
         {"events": steps(11)},
@@ -758,7 +759,7 @@ def test_entries_are_the_same_bytes_for_ever(ledger: Ledger) -> None:
     ledger.spend(ledger.reserve(a_charge(count=10), NO_LIMITS, NOW), steps(7, noise=1.0))
     ledger.refuse(STUDY, "run-1", 2, "policy_refused")
     ledger.record_unbounded(VISITS, "hearts", STUDY, "run-2")
-    salted = [entry.content.model_copy(update={"salt": bytes(range(16))}) for entry in ledger.entries()]
+    salted = [entry.content.model_copy(update={"salt": bytes(range(16))}) for entry in ledger.entries.all()]
     entries, previous = [], GENESIS
     for content in salted:
         entries.append(make_entry(content, previous, KEY))
@@ -792,7 +793,7 @@ def test_what_is_exported_is_read_back_and_changed_nowhere(ledger: Ledger) -> No
     ledger.spend(ledger.reserve(a_charge(count=10), NO_LIMITS, NOW), steps(7))
     ledger.refuse(STUDY, "run-1", 2, "policy_refused")
     previous = GENESIS
-    for entry in ledger.entries():
+    for entry in ledger.entries.all():
         line = json.loads(json.dumps(to_json(entry)))
         assert from_json(line, previous, entry.number) == entry
         for broken in ({}, None, line | {"hash": "zz"}, line | {"entry": line["entry"] | {"run": "run-2"}}):
@@ -843,10 +844,10 @@ def test_an_auditor_with_the_export_comes_to_the_ledger_s_epsilon(
                     open_reservations.clear()
                 case _:
                     ledger.refuse(STUDY, run, number, "policy_refused")
-        lines = [json.dumps(to_json(entry)) for entry in ledger.entries()]
-        told = {account: ledger.spent(account, DELTA) for account in ledger.book().accounts()}
+        lines = [json.dumps(to_json(entry)) for entry in ledger.entries.all()]
+        told = {account: ledger.spent(account, DELTA) for account in ledger.entries.sums().accounts()}
         by_run = {(a, run): cost(ledger.events(a, run)) for a in told for run in ("run-1", "run-2")}
-        ledger.verify()
+        ledger.entries.verify()
 
     previous, charged = bytes(32), {}
     for text in lines:

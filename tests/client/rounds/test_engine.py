@@ -25,14 +25,13 @@ from quorate.errors import (
     StudyNotApprovedError,
     TaskCrashedError,
     TaskFailedError,
-    TaskTimeoutError,
     UpdateNotFiniteError,
-    WorkWithdrawnError,
 )
 from quorate.identity import RunId
+from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import INLINE_BYTES, Blob
 from quorate.rounds.instruction import Phase, Reply, StudyContribution, StudyWork
-from quorate.study.study import Optimizer, Release, Rounds, Study
+from quorate.study.study import Optimizer, Release, Study
 from quorate.tally import LOSS_ONE, ClassificationTally
 from quorate.wire.messages import reply_to_bytes
 from quorate_client.rounds.engine import Engine
@@ -387,71 +386,17 @@ async def test_after_a_crash_in_training_the_next_round_works(installed: Path, t
         assert trained.weight == WEIGHT_ONE
 
 
-async def test_withdrawn_work_ends_at_once_and_the_next_works(installed: Path, tmp_path: Path) -> None:
+async def test_cancelled_work_ends_with_its_process_and_the_next_works(installed: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     parameters = {"trouble": "once", "marker": str(tmp_path / "marker"), "signal": str(pipe)}
-    async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
-        instruction = server.instruction(Phase.TRAIN, 1)
-        job = asyncio.create_task(alone.perform(instruction))
-        await asyncio.to_thread(pipe.read_text)
-        await alone.engine.withdraw(instruction.message_id)
-        with pytest.raises(WorkWithdrawnError):
-            await job
-        await alone.engine.withdraw(instruction.message_id)  # nothing to withdraw any more
-        await alone.do(Phase.TRAIN, 1)
-
-
-async def test_a_task_that_does_not_end_is_ended_at_the_deadline(installed: Path, tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    parameters = {"trouble": "once", "marker": str(tmp_path / "marker"), "signal": str(pipe)}
-    async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
-        job = asyncio.create_task(alone.perform(replace(server.instruction(Phase.TRAIN, 1), deadline_s=1.0)))
-        descriptor = os.pidfd_open(int(await asyncio.to_thread(pipe.read_text)))
-        with pytest.raises(TaskTimeoutError):
-            await job
-        await gone(descriptor)
-        await alone.do(Phase.TRAIN, 1)
-
-
-async def test_the_server_cannot_ask_for_more_time_than_the_study_gives(installed: Path, tmp_path: Path) -> None:
-    rounds = Rounds(count=1, quorum=1, deadline_s=0.000001)
-    async with lone_site(tmp_path, prepared=False, rounds=rounds) as (server, alone):
-        with pytest.raises(TaskTimeoutError):
-            await alone.perform(replace(server.instruction(Phase.PREPARE), deadline_s=float("inf")))
-
-
-async def test_closing_stops_all_work(installed: Path, tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    parameters = {"trouble": "hang", "signal": str(pipe)}
     async with lone_site(tmp_path, processes=True, parameters=parameters) as (server, alone):
         job = asyncio.create_task(alone.perform(server.instruction(Phase.TRAIN, 1)))
-        await asyncio.to_thread(pipe.read_text)
-        await alone.engine.close()
-        with pytest.raises(WorkWithdrawnError):
-            await job
-
-
-async def test_instructions_of_one_run_are_done_one_after_the_other(installed: Path, tmp_path: Path) -> None:
-    """The second finds the model of the first: the sum is fetched once."""
-    async with lone_site(tmp_path) as (server, alone):
+        descriptor = os.pidfd_open(int(await asyncio.to_thread(pipe.read_text)))
+        await cancel({job})
+        assert job.cancelled()
+        await gone(descriptor)
         await alone.do(Phase.TRAIN, 1)
-        server.close_round(1)
-        first = server.instruction(Phase.EVALUATE, 1)
-        second = replace(first, message_id=server.instruction(Phase.TRAIN, 1).message_id)
-        fetched: list[Blob] = []
-
-        async def fetch(blob: Blob) -> None:
-            fetched.append(blob)
-            await asyncio.sleep(0)
-            await alone.fetch(blob)
-
-        work = [alone.engine.perform(each, alone.agreement, fetch) for each in (first, second)]
-        replies = await asyncio.gather(*work)
-        assert replies[0].body == replies[1].body
-        assert len(fetched) == 1
 
 
 # --- restarts, and the end ---

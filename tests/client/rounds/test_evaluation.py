@@ -215,7 +215,7 @@ def test_it_is_paid_for_on_the_account_of_the_test_part(site: Site) -> None:
     site.evaluate(noisy())
     assert site.spent() == [Event(NOISE)]
     assert site.ledger.events(Account("visits", "record")) == []
-    reserved, spent = (entry.content for entry in site.ledger.entries())
+    reserved, spent = (entry.content for entry in site.ledger.entries.all())
     assert isinstance(reserved, Reserved)
     assert isinstance(spent, Spent)
     assert (reserved.purpose, str(reserved.account)) == ("evaluate", "visits (test part, per record)")

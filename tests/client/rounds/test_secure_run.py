@@ -25,7 +25,7 @@ from quorate.wire.secure_messages import (
     secure_work_to_bytes,
 )
 from quorate_client.rounds.model.state import THETA_OFFSET
-from quorate_client.rounds.secure.run import DIGITS
+from quorate_client.rounds.secure.pooled_rates import DIGITS
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     records_of,

@@ -27,7 +27,8 @@ from quorate_client.tasks.data.datasets import load_table, register
 from quorate_client.tasks.data.schema import TabularSchema
 from quorate_client.tasks.data.table import Table
 from quorate_client.tasks.image import TASK as IMAGE
-from quorate_client.tasks.models.tabular_model import SUM_ONE, features, predict, range_standardisation
+from quorate_client.tasks.models.tabular import predict
+from quorate_client.tasks.models.tabular_features import SUM_ONE, features, range_standardisation
 from quorate_client.tasks.tabular import TASK as TABULAR
 from quorate_client.tasks.training.dp_sgd import PrivateTraining
 from quorate_client.workers.pool import TaskWorker, TaskWorkers, WorkerKey

@@ -24,12 +24,12 @@ from quorate_client.tasks import TaskSession
 from quorate_client.tasks.data.datasets import load_table, register
 from quorate_client.tasks.data.schema import TabularSchema
 from quorate_client.tasks.data.table import Table
-from quorate_client.tasks.models.tabular_model import (
+from quorate_client.tasks.models.tabular import predict
+from quorate_client.tasks.models.tabular_features import (
     SUM_ONE,
     SUMS_PER_COLUMN,
     column_sums,
     features,
-    predict,
     standardisation,
 )
 from quorate_client.tasks.tabular import TASK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import select
 import signal
 import socket
@@ -22,8 +23,10 @@ from quorate.errors import (
     TaskMismatchError,
     TaskMissingError,
 )
+from quorate.process.frames import framed, header
 from quorate_client.site.agreement import Agreement
 from quorate_client.workers.isolation import Confinement
+from quorate_client.workers.main import MAX_ANSWER_BYTES
 from quorate_client.workers.pool import ProcessWorkers, TaskWorker, WorkerKey
 from quorate_client.workers.process import ProcessWorker
 from tests.client.engine_kit import (
@@ -184,6 +187,25 @@ async def test_a_task_that_takes_its_process_down_ends_the_job_and_the_next_gets
             assert worker.ready_for == b""
             await open_task(worker, tmp_path)
             await train(worker, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [header(MAX_ANSWER_BYTES + 1), framed(b"[]"), framed(b"{"), framed(pickle.dumps({"code": "ok"})), b"\x00"],
+    ids=["too long", "no object", "no JSON", "a pickle", "cut off"],
+)
+async def test_an_answer_that_is_none_ends_the_worker(answer: bytes) -> None:
+    """A task may have taken its process over, and writes what it likes."""
+    ours, theirs = socket.socketpair()
+    process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    worker = ProcessWorker(process, *await asyncio.open_connection(sock=ours))
+    with theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(TaskCrashedError):
+            await worker.call("train", {})
+    assert not worker.alive
+    assert process.returncode == -signal.SIGKILL
 
 
 async def test_a_worker_that_is_killed_in_training_ends_the_job(installed: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ class _PlainSum:
 
 
 class CatchUp:
-    """Where one run without protection stands at this site; ``chain.py`` is for those under secure aggregation.
+    """Where one run without protection stands at this site; ``secure/catch_up.py`` is for secure aggregation.
 
     One task at a time may call it; tidying the spool is its caller's part.
     """
@@ -177,16 +177,13 @@ class CatchUp:
     ) -> ModelState:
         if isinstance(base, ModelState):
             return base
-        initial = self._states.scratch()
-        try:
+        with self._states.scratch() as initial:
             # For a checkpoint too: the task knows its model's size, whatever the server says, and nothing larger is
             # fetched to this site's disk.
             await make_initial(initial)
             if base is None:
                 return await asyncio.to_thread(self._states.found, initial, work.dimension)
             await asyncio.to_thread(self._states.check_size, base, initial, work.dimension)
-        finally:
-            initial.unlink(missing_ok=True)
 
         announced = (base.id, work.checkpoint_round, work.dimension)
 

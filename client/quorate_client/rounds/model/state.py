@@ -1,10 +1,10 @@
 """Model states on disk: the file's form, and how one state is made from the one before.
 
-"Model r" is the model after round r; model 0 comes from the study's seed. A state file holds all that later code reads:
-the model, the optimiser's moments, and what the sums told beside the model (``pooled_rates``). All sites hold the same
-bytes, so the file's blob name is what they agree on, and a checkpoint is the file itself. The header binds a state to
-its run, to the state before it, to the sum that led to it and to what was opened in that sum: who holds a state under
-another name was told something else on the way.
+"Model r" is the model after round r; model 0 comes from the study's seed. A state file holds all that later code
+reads: the model, the optimiser's moments, and what the sums told beside the model (``secure/pooled_rates.py``). All
+sites hold the same bytes, so the file's blob name is what they agree on, and a checkpoint is the file itself. The
+header binds a state to its run, to the state before it, to the sum that led to it and to what was opened in that sum:
+who holds a state under another name was told something else on the way.
 
 A state appears under its name only when it is whole; being killed anywhere leaves the states before it. Nothing is
 flushed to disk: what a power cut damages is seen when it is read, against its name, and the site gets there again from
@@ -130,9 +130,14 @@ class StateFolder:
                 self._states = [state for path in self.folder.glob("model-*.state") if (state := self._checked(path))]
             return tuple(self._states)
 
-    def scratch(self) -> Path:
-        """A path for a passing file. What is left there goes away at the next start."""
-        return self.folder / f"new-{os.urandom(8).hex()}"
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A path for a passing file, which is removed after. What a crash leaves there goes away at the next start."""
+        path = self.folder / f"new-{os.urandom(8).hex()}"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def drop_all(self) -> None:
         self._retain(lambda _: False)
@@ -246,8 +251,7 @@ class StateFolder:
 
     def _keep(self, write: Callable[[BinaryIO], None], accepted: Callable[[ModelState], bool]) -> ModelState:
         """Write a state, and let it appear once it is whole and accepted."""
-        scratch = self.scratch()
-        try:
+        with self.scratch() as scratch:
             with _full_disk(), scratch.open("xb") as out:
                 write(out)
             state = read_state(scratch)
@@ -257,9 +261,6 @@ class StateFolder:
                 )
             state = replace(state, path=self.folder / _name(state))
             scratch.rename(state.path)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
         with self._lock:
             self._states = [*(other for other in self.states() if other.digest != state.digest), state]
             self._retain(lambda other: other.digest in (state.digest, state.parent))

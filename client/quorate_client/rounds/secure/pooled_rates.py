@@ -1,4 +1,4 @@
-"""What a run's sums told beside the model, as every site has it.
+"""What a run's sums told beside the model, as every site has it, and what of it the operator is told.
 
 It is part of the state on which the sites agree: who was told other totals is in another state, and who joins by a
 checkpoint knows what the others know.
@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from quorate.errors import BaseModelMismatchError
+from quorate.errors import BaseModelMismatchError, ContributionError
 from quorate.identity import SiteName
+from quorate.privacy.evaluation import tally_form
+from quorate.study.study import Study
+from quorate.tally import LOSS_ONE, MIN_RECORDS, ClassificationTally
 
+OWN_COUNTS = 4
+"""Weight, records, loss and clipped coordinates of a training; the counts of an evaluation follow."""
+DIGITS = 3
 MAX_TOLD = 1000
 """Sets of survivors over which rates are told in one run. Over further ones nothing is told."""
 
@@ -65,3 +72,32 @@ class Pooled:
             return cls(tuple(map(int, statistics)), members(counted), tuple(map(members, told)))
         except (ValueError, TypeError, RecursionError) as error:
             raise BaseModelMismatchError("What a state holds beside its model cannot be read") from error
+
+
+class PooledRates:
+    """The counts of the last sums, where their rates may be told."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._counts: dict[int, tuple[int, ...]] = {}
+
+    def learn(self, round_number: int, counts: tuple[int, ...]) -> None:
+        """What a sum said beside the model."""
+        self._counts[round_number] = counts
+        for old in [number for number in self._counts if number < round_number - 2]:
+            del self._counts[old]
+
+    def told(self) -> dict[int, dict[str, float]]:
+        """What the operator is told of the last rounds: rates of all sites together, rounded, and no counts."""
+        told: dict[int, dict[str, float]] = {}
+        for number, counts in self._counts.items():
+            _, records, loss, _ = counts[:OWN_COUNTS]
+            if records >= MIN_RECORDS and self._study.privacy is None:
+                told.setdefault(number, {})["train_loss"] = round(loss / LOSS_ONE / records, DIGITS)
+            if self._study.evaluates(number - 1):
+                with suppress(ContributionError):  # one site counted nonsense: the model is there all the same
+                    tally = ClassificationTally.decode(counts[OWN_COUNTS:], tally_form(self._study))
+                    rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
+                    if rates:
+                        told.setdefault(number - 1, {}).update(rates)
+        return told

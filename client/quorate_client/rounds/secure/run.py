@@ -2,7 +2,7 @@
 
 Sum 0 adds up record counts and statistics. Sum r adds the updates of round r, and beside them the counts of an
 evaluation of the model that they start from. The last sum evaluates the final model only. Each sum starts from the
-state that a site arrived at by itself (``chain.py``); what an instruction says beside the way to it reaches nothing.
+state that a site arrived at by itself (``catch_up.py``); what an instruction says beside the way to it reaches nothing.
 
 With its reveal a site says hello for the next sum, whose upload can then begin at once. Who missed the reveal, or has
 to begin a sum anew, is asked for a hello.
@@ -14,9 +14,7 @@ the first one that is read, whatever goes wrong has one code and whatever is don
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -27,14 +25,11 @@ from quorate.aggregation.ring import DEGREE
 from quorate.aggregation.weights import record_weight
 from quorate.errors import (
     BaseModelMismatchError,
-    ContributionError,
     FrameError,
-    SiteInterruptedError,
     StudyKeyRefusedError,
     VoteRefusedError,
 )
 from quorate.identity import RunId, SiteName
-from quorate.privacy.evaluation import tally_form
 from quorate.process.cancellation import offload
 from quorate.process.randomness import SystemRandomness
 from quorate.rounds.blobs import Blob
@@ -47,7 +42,6 @@ from quorate.secagg.sizes import require_bytes
 from quorate.secagg.study_key import join_parts, make_parts, seal_stream
 from quorate.secagg.terms import Hello, Layout, Terms, Vote, checkpointed
 from quorate.study.study import Study
-from quorate.tally import LOSS_ONE, MIN_RECORDS, ClassificationTally
 from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureWork,
@@ -58,11 +52,13 @@ from quorate.wire.secure_messages import (
     words_to_bytes,
 )
 from quorate_client.rounds.evaluation import Evaluator
-from quorate_client.rounds.model.catch_up import Fetch
+from quorate_client.rounds.model.catch_up import Fetch, fetched
 from quorate_client.rounds.model.plain_files import open_plain, store
 from quorate_client.rounds.model.state import ModelState, StateFolder, content_of, theta_digest
 from quorate_client.rounds.protect import protect_secretly
-from quorate_client.rounds.secure.chain import Chain, checkpoint_purpose
+from quorate_client.rounds.secure.catch_up import SecureCatchUp, checkpoint_purpose
+from quorate_client.rounds.secure.one_code import on_records, one_code
+from quorate_client.rounds.secure.pooled_rates import OWN_COUNTS, PooledRates
 from quorate_client.rounds.secure.query import query_of
 from quorate_client.rounds.secure.site_keys import SiteSecrets, roster_of, rules_of
 from quorate_client.rounds.secure.votes import Question
@@ -73,12 +69,6 @@ from quorate_client.site.folder import RELEASED_MODEL
 from quorate_client.workers.pool import TaskWorkers
 
 log = structlog.get_logger()
-
-OWN_COUNTS = 4
-"""Weight, records, loss and clipped coordinates of a training; the counts of an evaluation follow."""
-DIGITS = 3
-SLOT_RATIO = 1.5
-"""What was computed on records leaves after a power of this many seconds: the time itself tells their number."""
 
 
 class SecureRun:
@@ -94,7 +84,7 @@ class SecureRun:
         run: RunId,
         folder: Path,
         study: Study,
-        site: SiteSecrets,
+        secrets: SiteSecrets,
         workers: TaskWorkers,
         spool: Spool,
         clock: Callable[[], float],
@@ -102,9 +92,10 @@ class SecureRun:
     ) -> None:
         self._run = run
         self._study = study
-        self._site = site
+        self._secrets = secrets
         self._states = StateFolder(folder, run, study)
-        self._chain = Chain(run, study, self._states, spool, site.ballots, self._learn)
+        self._rates = PooledRates(study)
+        self._catch_up = SecureCatchUp(run, study, self._states, spool, secrets.votes, self._rates.learn)
         self._workers = workers
         self._spool = spool
         self._clock = clock
@@ -113,7 +104,6 @@ class SecureRun:
         self._participant: Participant | None = None
         self._state: ModelState | None = None
         self._query = b""
-        self._learned: dict[int, tuple[int, ...]] = {}
         self._digest = study.digest()
 
     async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
@@ -150,8 +140,8 @@ class SecureRun:
     # --- the exchanges ---
 
     def _make_parts(self, agreement: Agreement) -> SecureAnswer:
-        signing, _ = self._site.keys()
-        sealing_keys = self._site.sealing_keys(agreement.digest)
+        signing, _ = self._secrets.keys()
+        sealing_keys = self._secrets.sealing_keys(agreement.digest)
         parts = make_parts(agreement.digest, self._run, agreement.site, sealing_keys, signing.sign, SystemRandomness())
         return SecureAnswer(parts=parts)
 
@@ -172,7 +162,7 @@ class SecureRun:
             self._state = await self._arrive(work, number - 1, agreement, member, fetch)
             theta = await offload(self._state.size, theta_digest, self._state)
         self._query = query_of(self._study.task, theta)
-        async with self._on_records(instruction):
+        async with on_records(instruction, self._study, self._run, self._secrets.votes, self._clock):
             if self._state is None:
                 task = TaskCalls(self._workers, agreement, (), self._clock)
                 return await self._upload_statistics(task, participant, work)
@@ -183,7 +173,7 @@ class SecureRun:
     ) -> tuple[SecureAnswer, tuple[Blob, ...]]:
         measure = await task.measure()
         self._trainer.admit(measure)
-        self._site.ballots.note_counted(self._run, measure.records)
+        self._secrets.votes.note_counted(self._run, measure.records)
         counts = (measure.records, *measure.statistics)
         participant.begin_upload(work.hellos, b"", Layout(0, len(counts)))
         answer, shares = await self._finish(participant, counts, measure.dimension)
@@ -201,7 +191,7 @@ class SecureRun:
         after = instruction.round_number - 1
         tally = await self._evaluator.evaluate(task, state, after, instruction, agreement)
         trains = instruction.round_number <= self._study.rounds.count
-        polynomials = self._chain.packing.polynomials(state.dimension) if trains else 0
+        polynomials = self._catch_up.packing.polynomials(state.dimension) if trains else 0
         participant.begin_upload(work.hellos, state.digest, Layout(polynomials, OWN_COUNTS + len(tally)))
         own: tuple[int, ...] = (0,) * OWN_COUNTS
         updates: tuple[Blob, ...] = ()
@@ -226,44 +216,15 @@ class SecureRun:
             dimension=dimension,
             has_ciphertext=has_ciphertext,
             model=participant.model,
-            metrics=self._told(),
+            metrics=self._rates.told(),
             opened=self._opened(),
         )
         return answer, shares
 
     def _opened(self) -> tuple[tuple[SiteName, ...], ...]:
         """The survivors for which this site voted on the same input, where all of them are in this study."""
-        sets = (tuple(name for name, _ in members) for members in self._site.ballots.survivors(self._query))
+        sets = (tuple(name for name, _ in members) for members in self._secrets.votes.survivors(self._query))
         return tuple(names for names in sets if set(names) <= set(self._study.site_names))
-
-    @asynccontextmanager
-    async def _on_records(self, instruction: Instruction) -> AsyncIterator[None]:
-        """Whatever happens in here may depend on records: it has one code, and leaves at one of few moments.
-
-        Being stopped counts as a failure too where the server gave less time than the study does. Within the study's
-        time a slow site may be stopped as often as it comes.
-
-        Raises:
-            SiteInterruptedError: for whatever went wrong. VoteRefusedError: it was asked before in this attempt;
-                nothing was read then.
-        """
-        ballots, sum_name = self._site.ballots, (self._run, instruction.round_number, instruction.attempt)
-        ballots.begin_upload(*sum_name)
-        started = self._clock()
-        try:
-            yield
-            await self._until_slot(started)
-        except asyncio.CancelledError:
-            if instruction.deadline_s < self._study.rounds.deadline_s:
-                ballots.upload_failed(*sum_name)
-            raise
-        except Exception as error:
-            ballots.upload_failed(*sum_name)
-            await self._until_slot(started)
-            raise _interrupted() from error
-
-    async def _until_slot(self, started: float) -> None:
-        await asyncio.sleep(slot_s(self._clock() - started) - (self._clock() - started))
 
     async def _train(
         self,
@@ -274,15 +235,12 @@ class SecureRun:
         agreement: Agreement,
     ) -> tuple[tuple[int, ...], Blob]:
         """Train on the state; what leaves is made by ``protect_secretly``."""
-        update = self._states.scratch()
-        try:
+        with self._states.scratch() as update:
             report = await self._trainer.train(task, state, update, instruction, agreement)
             weight = self._weight(participant.site, report.records, state)
             sent = await asyncio.to_thread(
                 protect_secretly, update, state.dimension, weight, self._study, participant, self._spool
             )
-        finally:
-            update.unlink(missing_ok=True)
         if sent.clipped:
             log.warning("update clipped", run=self._run, round=instruction.round_number, coordinates=sent.clipped)
         # How many were clipped is computed from records too.
@@ -291,10 +249,10 @@ class SecureRun:
 
     def _weight(self, site: SiteName, records: int, state: ModelState) -> int:
         """This site's share in the average. Records that it got since it was counted do not raise it."""
-        sites, pooled = len(self._study.sites), self._chain.pooled(state)
+        sites, pooled = len(self._study.sites), self._catch_up.pooled(state)
         if self._study.rounds.weights == "equal":
             return weight_of(1, sites)
-        counted = self._site.ballots.counted(self._run)
+        counted = self._secrets.votes.counted(self._run)
         if site in pooled.counted:  # who no longer knows with how many weighs as little as anybody may
             records = min(records, counted or 1)
         missing = sites - len(pooled.counted)
@@ -305,7 +263,8 @@ class SecureRun:
         if work.shares is None:
             raise FrameError("The server asks for a vote and does not pass on the shares")
         require_bytes("What the server passes on of shares", work.shares.size, participant.shares_bytes(work.survivors))
-        boxes = shares_from_bytes(await self._content(work.shares, fetch))
+        with await fetched(work.shares, self._spool, fetch) as file:
+            boxes = shares_from_bytes(file.read())
         question = Question(
             self._run,
             instruction.round_number,
@@ -316,7 +275,7 @@ class SecureRun:
         )
 
         def lock(ballot: Ballot) -> None:
-            self._site.ballots.lock(ballot, question)
+            self._secrets.votes.lock(ballot, question)
 
         return participant.vote(work.survivors, work.digest, boxes, lock)
 
@@ -333,7 +292,7 @@ class SecureRun:
         """The state before the one that this site uploaded from, sealed for the study's sites: those who join can see
         in the sum between the two that a quorum arrived there."""
         participant = self._of(instruction)
-        state, key = self._state and self._states.before(self._state), self._site.study_key(self._run)
+        state, key = self._state and self._states.before(self._state), self._secrets.study_key(self._run)
         if state is None or key is None:
             raise BaseModelMismatchError("This site does not hold the state of which a checkpoint is asked")
         number, purpose = state.round_number, checkpoint_purpose(state.round_number)
@@ -352,59 +311,47 @@ class SecureRun:
         if evaluated is None:
             raise FrameError("The server did not pass on the sum that starts from the final model")
         state = await self._arrive(work, rounds, agreement, member, fetch)
-        opener = await self._chain.confirm(state, evaluated, member, fetch)
-        if self._chain.pooled(state).may_tell(opener.survivors):
-            self._learn(rounds + 1, opener.counts())
-        scratch = self._states.scratch()
-        try:
-            async with _one_code():
+        opener = await self._catch_up.confirm(state, evaluated, member, fetch)
+        if self._catch_up.pooled(state).may_tell(opener.survivors):
+            self._rates.learn(rounds + 1, opener.counts())
+        with self._states.scratch() as scratch:
+            async with one_code():
                 await self._task(agreement, state).export(state, scratch)
             model = scratch.rename(self._states.folder / RELEASED_MODEL)
-        finally:
-            scratch.unlink(missing_ok=True)
         blobs: tuple[Blob, ...] = ()
         vote: Vote | None = None
         if self._study.is_release_sealed:
             terms = ReleaseTerms.of(self._study, self._run)
-            sealed = await asyncio.to_thread(self._sealed, model, member, terms)
+            sealed = await asyncio.to_thread(_sealed, model, member, terms, self._spool)
             vote = Vote(member.site, member.signing_key.sign(released(terms, sealed.id)))
             blobs = (sealed,)
-        return SecureAnswer(model=member.study_key.model(state.digest), vote=vote, metrics=self._told()), blobs
-
-    def _sealed(self, model: Path, member: Member, terms: ReleaseTerms) -> Blob:
-        with open_plain(model) as file:
-            return self._spool.put(seal_release(file, member.study_key, terms))
+        return SecureAnswer(model=member.study_key.model(state.digest), vote=vote, metrics=self._rates.told()), blobs
 
     # --- what the exchanges share ---
 
     def _member(self, agreement: Agreement, work: SecureWork) -> Member:
         """This site in this study. The study key is joined once and pinned: another one is not accepted later."""
-        key = self._site.study_key(self._run)
+        key = self._secrets.study_key(self._run)
         if key is None:
             if not work.parts:
                 raise StudyKeyRefusedError("The server did not pass on the parts of the study key")
-            _, sealing = self._site.keys()
+            _, sealing = self._secrets.keys()
             roster, rules = roster_of(self._study), rules_of(self._study)
             key = join_parts(work.parts, agreement.digest, self._run, agreement.site, sealing, roster, rules)
-            self._site.keep_study_key(self._run, key)
-        return self._site.member(self._study, agreement.site, key)
+            self._secrets.keep_study_key(self._run, key)
+        return self._secrets.member(self._study, agreement.site, key)
 
     async def _arrive(
         self, work: SecureWork, target: int, agreement: Agreement, member: Member, fetch: Fetch
     ) -> ModelState:
         async def make_initial(path: Path, statistics: tuple[int, ...]) -> None:
-            async with _one_code():
+            async with one_code():
                 await TaskCalls(self._workers, agreement, statistics[1:], self._clock).initial(path)
 
-        return await self._chain.arrive(work, target, member, make_initial, fetch)
+        return await self._catch_up.arrive(work, target, member, make_initial, fetch)
 
     def _task(self, agreement: Agreement, state: ModelState) -> TaskCalls:
-        return TaskCalls(self._workers, agreement, self._chain.pooled(state).statistics[1:], self._clock)
-
-    async def _content(self, blob: Blob, fetch: Fetch) -> bytes:
-        if blob.inline is None and not self._spool.has(blob):
-            await fetch(blob)
-        return self._spool.content(blob)
+        return TaskCalls(self._workers, agreement, self._catch_up.pooled(state).statistics[1:], self._clock)
 
     def _of(self, instruction: Instruction) -> Participant:
         """This site's part in the sum that an instruction is about, if it still has it."""
@@ -416,43 +363,7 @@ class SecureRun:
             raise VoteRefusedError("This site has no part in this sum (any more): it was started again")
         return participant
 
-    def _learn(self, round_number: int, counts: tuple[int, ...]) -> None:
-        """What a sum said beside the model, where its rates may be told."""
-        self._learned[round_number] = counts
-        for old in [number for number in self._learned if number < round_number - 2]:
-            del self._learned[old]
 
-    def _told(self) -> dict[int, dict[str, float]]:
-        """What the operator is told of the last rounds: rates of all sites together, rounded, and no counts."""
-        told: dict[int, dict[str, float]] = {}
-        for number, counts in self._learned.items():
-            _, records, loss, _ = counts[:OWN_COUNTS]
-            if records >= MIN_RECORDS and self._study.privacy is None:
-                told.setdefault(number, {})["train_loss"] = round(loss / LOSS_ONE / records, DIGITS)
-            if self._study.evaluates(number - 1):
-                with suppress(ContributionError):  # one site counted nonsense: the model is there all the same
-                    tally = ClassificationTally.decode(counts[OWN_COUNTS:], tally_form(self._study))
-                    rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
-                    if rates:
-                        told.setdefault(number - 1, {}).update(rates)
-        return told
-
-
-def slot_s(elapsed_s: float) -> float:
-    """The next moment at which something leaves, in seconds from its beginning: a power of ``SLOT_RATIO``."""
-    return SLOT_RATIO ** math.ceil(math.log(max(elapsed_s, 1e-6), SLOT_RATIO))
-
-
-@asynccontextmanager
-async def _one_code() -> AsyncIterator[None]:
-    """A task that has opened its data: why it fails is for this site's log alone."""
-    try:
-        yield
-    except Exception as error:
-        raise _interrupted() from error
-
-
-def _interrupted() -> SiteInterruptedError:
-    return SiteInterruptedError(
-        "This site could not compute on its records", action="See the site's log for the reason"
-    )
+def _sealed(model: Path, member: Member, terms: ReleaseTerms, spool: Spool) -> Blob:
+    with open_plain(model) as file:
+        return spool.put(seal_release(file, member.study_key, terms))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from quorate.identity import RunId, SiteName
 from quorate.process.private_files import write_private
-from quorate.secagg.participant import Member
 from quorate.secagg.study_key import KEY_BYTES, StudyKey
 from quorate.study.rules import Rules
 from quorate.study.study import Study
 from quorate_client.rounds.secure.votes import VoteLog
+
+if TYPE_CHECKING:
+    from quorate.secagg.participant import Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class SiteSecrets:
 
     keys: Callable[[], tuple[Ed25519PrivateKey, X25519PrivateKey]]
     sealing_keys: Callable[[bytes], Mapping[SiteName, bytes]]
-    ballots: VoteLog
+    votes: VoteLog
     study_keys: Path
 
     def study_key(self, run: RunId) -> StudyKey | None:
@@ -48,6 +51,8 @@ class SiteSecrets:
         self._path(run).unlink(missing_ok=True)
 
     def member(self, study: Study, site: SiteName, key: StudyKey) -> Member:
+        from quorate.secagg.participant import Member  # imports numpy
+
         return Member(site, roster_of(study), rules_of(study), self.keys()[0], key)
 
     def _path(self, run: RunId) -> Path:

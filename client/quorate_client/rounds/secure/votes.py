@@ -23,13 +23,16 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from quorate.errors import BaseModelMismatchError, SiteInterruptedError, VoteRefusedError
 from quorate.identity import RunId, SiteName
-from quorate.secagg.participant import Ballot
 from quorate.secagg.survivor_sets import MAX_SETS, go_together
 from quorate.secagg.terms import Roster
 from quorate_client.site.database import SiteDatabase, transaction
+
+if TYPE_CHECKING:
+    from quorate.secagg.participant import Ballot
 
 MAX_FAILURES = 2
 Members = tuple[tuple[SiteName, str], ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, assert_never
+from typing import Any, Literal, assert_never
 
 from quorate.errors import DataError, PrivacyUnsupportedError
 from quorate.identity import parse_name
@@ -23,9 +23,6 @@ from quorate_client.tasks.data.record_index import (
 from quorate_client.tasks.data.schema import ImageSchema, Schema, TabularSchema, parse_schema, schema_dict
 from quorate_client.tasks.data.schema_fit import require_fit
 from quorate_client.tasks.data.table import Table, read_table, read_units
-
-if TYPE_CHECKING:
-    pass
 
 MIN_UNITS = 2
 """Units of the training and of the test part each."""

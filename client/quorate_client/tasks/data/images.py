@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quorate.errors import DataError
-from quorate_client.tasks.data.problems import Findings
+from quorate_client.tasks.data.problems import Problems
 from quorate_client.tasks.data.schema import ImageSchema
 
 _MAX_BYTES = 16 * 1024**3
@@ -88,9 +88,9 @@ def read_image_units(path: Path, name: str) -> list[str]:
             units = [str(unit) for unit in _array(path, archive, name, fits_units).tolist()]
     except (OSError, zipfile.BadZipFile):
         raise DataError(f"{path} is not an .npz file") from None
-    findings = Findings("image")
-    findings.add([place for place, unit in enumerate(units, 1) if not unit.strip()], f"its {name} is empty")
-    findings.refuse_if_any(path, "Say of each image whose it is")
+    problems = Problems("image")
+    problems.add([place for place, unit in enumerate(units, 1) if not unit.strip()], f"its {name} is empty")
+    problems.refuse_if_any(path, "Say of each image whose it is")
     return units
 
 
@@ -118,10 +118,10 @@ def _read_npz(path: Path, schema: ImageSchema) -> Images:
         )
     if not len(labels):
         raise DataError(f"{path} holds no records")
-    findings = Findings("image")
+    problems = Problems("image")
     wrong = (labels < 0) | (labels >= len(schema.classes))
-    findings.add((1 + np.flatnonzero(wrong)).tolist(), f"its label is not in 0 to {len(schema.classes) - 1}")
-    findings.refuse_if_any(path, "Correct the labels: they are places in the schema's list of classes")
+    problems.add((1 + np.flatnonzero(wrong)).tolist(), f"its label is not in 0 to {len(schema.classes) - 1}")
+    problems.refuse_if_any(path, "Correct the labels: they are places in the schema's list of classes")
     numbers = np.array([schema.class_order.index(name) for name in schema.classes], dtype=np.int64)
     pixels = pixels.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
     return Images(np.ascontiguousarray(pixels), numbers[labels.astype(np.int64)])
@@ -181,11 +181,11 @@ def _read_folders(path: Path, schema: ImageSchema) -> Images:
     if int(np.prod(shape, dtype=object)) > _MAX_BYTES:
         raise DataError(f"{path} is too large", expected=f"at most {_MAX_BYTES} bytes of pixels")
     pixels = np.zeros(shape, dtype=np.uint8)
-    findings = Findings("image")
+    problems = Problems("image")
     for place, (file, _) in enumerate(files):
         if problem := _decode(file, schema, pixels[place]):
-            findings.add([place + 1], problem)
-    findings.refuse_if_any(
+            problems.add([place + 1], problem)
+    problems.refuse_if_any(
         path, "Correct these images; they are counted from 1, class by class and in a class by file name"
     )
     labels = np.array([number for _, number in files], dtype=np.int64)

@@ -12,7 +12,7 @@ _SHOWN = 5
 
 
 @dataclass(slots=True)
-class Findings:
+class Problems:
     """Collects wrong places while a file is read piece by piece; keeps the first few and counts all.
 
     ``counted`` names what the rows are, such as "row" or "image". Rows and columns are counted from 1.

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from quorate.errors import SchemaError
+from quorate.study.section import Frozen
 from quorate.tally import MAX_CLASSES
 
 REFUSE: Literal["refuse"] = "refuse"
@@ -52,11 +53,7 @@ Category = Annotated[str, BeforeValidator(_word), Field(min_length=1, max_length
 Classes = Annotated[tuple[Category, ...], Field(max_length=MAX_CLASSES)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NumberColumn(_Frozen):
+class NumberColumn(Frozen):
     """A measured or counted quantity within a public range."""
 
     name: ColumnName = Field(description="as in the first line of the file")
@@ -76,7 +73,7 @@ class NumberColumn(_Frozen):
         return self
 
 
-class CategoryColumn(_Frozen):
+class CategoryColumn(Frozen):
     """One of a public list of words."""
 
     name: ColumnName = Field(description="as in the first line of the file")
@@ -96,7 +93,7 @@ class CategoryColumn(_Frozen):
         return self
 
 
-class FlagColumn(_Frozen):
+class FlagColumn(Frozen):
     """Yes or no: 1 and 0, or true and false."""
 
     name: ColumnName = Field(description="as in the first line of the file")
@@ -109,7 +106,7 @@ class FlagColumn(_Frozen):
 Column = Annotated[NumberColumn | CategoryColumn | FlagColumn, Field(discriminator="type")]
 
 
-class Classified(_Frozen):
+class Classified(Frozen):
     """What tells the classes apart. With two classes one is the positive one (by default the second)."""
 
     classes: Classes = Field(description="what a record can be, at least two")
@@ -138,7 +135,7 @@ class Label(Classified):
     name: ColumnName = Field(description="as in the first line of the file")
 
 
-class TableFile(_Frozen):
+class TableFile(Frozen):
     """How the site's own file is written. No part of what a study asks for."""
 
     delimiter: Literal[",", ";", "\t", "|"] = Field(
@@ -152,7 +149,7 @@ class TableFile(_Frozen):
     )
 
 
-class TabularSchema(_Frozen):
+class TabularSchema(Frozen):
     """Records in the rows of a CSV or Parquet file."""
 
     kind: Literal["tabular"] = Field(description="what this schema describes")
@@ -170,7 +167,7 @@ class TabularSchema(_Frozen):
         return self
 
 
-class ImageFile(_Frozen):
+class ImageFile(Frozen):
     """The arrays of an .npz file. A folder needs none: it holds one folder of images for each class."""
 
     images: str = Field(default="images", min_length=1, description="name of the array of images")

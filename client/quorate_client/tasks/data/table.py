@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from quorate.errors import DataError
 from quorate_client.tasks.data.columns import Cells, Mask, Numbers, Report, Vector, checked, checked_labels
-from quorate_client.tasks.data.problems import Findings
+from quorate_client.tasks.data.problems import Problems
 from quorate_client.tasks.data.schema import TabularSchema
 
 _PIECE_ROWS = 20_000
@@ -67,17 +67,17 @@ def read_table(path: Path, schema: TabularSchema) -> Table:
     Raises:
         DataError: the file cannot be read, or does not fit the schema. Names positions and no values.
     """
-    findings = Findings("row")
+    problems = Problems("row")
     kept: list[list[Vector]] = [[] for _ in schema.columns]
     labels: list[npt.NDArray[np.int64]] = []
     names = [*(column.name for column in schema.columns), schema.label.name]
-    with _opened(path, schema, names, findings) as (places, pieces):
+    with _opened(path, schema, names, problems) as (places, pieces):
         for piece in pieces:
             for column, place, cells, target in zip(schema.columns, places, piece.cells, kept, strict=False):
-                target.append(checked(column, cells, _report(findings, piece.first_row, place, column.name)))
-            label_report = _report(findings, piece.first_row, places[-1], schema.label.name)
+                target.append(checked(column, cells, _report(problems, piece.first_row, place, column.name)))
+            label_report = _report(problems, piece.first_row, places[-1], schema.label.name)
             labels.append(checked_labels(schema.label.class_order, piece.cells[-1], label_report))
-    findings.refuse_if_any(path, _ACTION)
+    problems.refuse_if_any(path, _ACTION)
     if not labels:
         raise DataError(f"{path} holds no records", expected="a header and at least one row")
     columns = {column.name: np.concatenate(parts) for column, parts in zip(schema.columns, kept, strict=True)}
@@ -90,24 +90,24 @@ def read_units(path: Path, schema: TabularSchema, name: str) -> list[str]:
     Raises:
         DataError: the file cannot be read, or one is empty.
     """
-    findings = Findings("row")
+    problems = Problems("row")
     units: list[str] = []
-    with _opened(path, schema, [name], findings, as_text=True) as (places, pieces):
+    with _opened(path, schema, [name], problems, as_text=True) as (places, pieces):
         for piece in pieces:
             cells = cast("Sequence[str]", piece.cells[0])
-            _report(findings, piece.first_row, places[0], name)(np.array([not cell for cell in cells]), "missing")
+            _report(problems, piece.first_row, places[0], name)(np.array([not cell for cell in cells]), "missing")
             units += cells
-    findings.refuse_if_any(path, _ACTION)
+    problems.refuse_if_any(path, _ACTION)
     return units
 
 
-def _report(findings: Findings, first_row: int, place: int, name: str) -> Report:
-    return lambda wrong, what: findings.add((first_row + np.flatnonzero(wrong)).tolist(), what, place + 1, name)
+def _report(problems: Problems, first_row: int, place: int, name: str) -> Report:
+    return lambda wrong, what: problems.add((first_row + np.flatnonzero(wrong)).tolist(), what, place + 1, name)
 
 
 @contextmanager
 def _opened(
-    path: Path, schema: TabularSchema, names: Sequence[str], findings: Findings, *, as_text: bool = False
+    path: Path, schema: TabularSchema, names: Sequence[str], problems: Problems, *, as_text: bool = False
 ) -> Iterator[tuple[Sequence[int], Iterator[_Piece]]]:
     """The places of the columns ``names`` in the file, counted from 0, and the file's pieces.
 
@@ -118,7 +118,7 @@ def _opened(
         match path.suffix.lower():
             case ".csv":
                 with path.open(encoding="utf-8-sig", newline="") as file:
-                    yield _open_csv(path, file, schema, names, findings)
+                    yield _open_csv(path, file, schema, names, problems)
             case ".parquet":
                 with path.open("rb") as file:
                     yield _open_parquet(path, file, schema, names, as_text)
@@ -131,14 +131,14 @@ def _opened(
 
 
 def _open_csv(
-    path: Path, file: TextIO, schema: TabularSchema, names: Sequence[str], findings: Findings
+    path: Path, file: TextIO, schema: TabularSchema, names: Sequence[str], problems: Problems
 ) -> tuple[Sequence[int], Iterator[_Piece]]:
     rows = _csv_rows(path, file, schema.file.delimiter)
     header = next(rows, None)
     if header is None:
         raise DataError(f"{path} is empty", expected="a header and at least one row")
     places = _places(path, header, schema, names)
-    return places, _csv_pieces(rows, places, len(header), findings)
+    return places, _csv_pieces(rows, places, len(header), problems)
 
 
 def _csv_rows(path: Path, file: TextIO, delimiter: str) -> Iterator[list[str]]:
@@ -159,12 +159,12 @@ def _csv_rows(path: Path, file: TextIO, delimiter: str) -> Iterator[list[str]]:
             yield cells
 
 
-def _csv_pieces(rows: Iterator[list[str]], places: Sequence[int], width: int, findings: Findings) -> Iterator[_Piece]:
+def _csv_pieces(rows: Iterator[list[str]], places: Sequence[int], width: int, problems: Problems) -> Iterator[_Piece]:
     first_row = 1
     while piece := list(itertools.islice(rows, _PIECE_ROWS)):
         for row, cells in enumerate(piece, start=first_row):
             if len(cells) != width:
-                findings.add([row], f"{len(cells)} columns instead of {width}")
+                problems.add([row], f"{len(cells)} columns instead of {width}")
                 cells[:] = (cells + [""] * width)[:width]
         columns = list(zip(*piece, strict=True))
         yield _Piece(first_row, [columns[place] for place in places])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from quorate.errors import ContributionError
-from quorate_client.tasks.data.schema import TabularSchema, schema_dict
+from quorate.errors import ContributionError, InputError
+from quorate_client.tasks.data.schema import TabularSchema, parse_schema, schema_dict
 from quorate_client.tasks.data.table import Table
 from quorate_client.tasks.models.classifier import ClassifierSession
-from quorate_client.tasks.models.tabular_model import (
+from quorate_client.tasks.models.tabular_features import (
     Standardisation,
     column_sums,
     feature_names,
@@ -81,3 +82,33 @@ def build(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Module:
         if number < len(widths) - 1:
             layers[f"rectifier{number}"] = nn.ReLU()
     return nn.Sequential(layers)
+
+
+def predict(
+    arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any], table: Table
+) -> npt.NDArray[np.float64]:
+    """Apply a released model with nothing but numpy.
+
+    Args:
+        arrays: The released arrays: ``layer1.weight`` [out, in], ``layer1.bias`` [out] and so on.
+        metadata: What was released with them.
+        table: Records that were read with the schema in ``metadata["parameters"]["schema"]``.
+
+    Returns:
+        Probabilities, [records, classes], in the order of ``metadata["classes"]``.
+    """
+    schema = parse_schema(metadata["parameters"]["schema"], "The schema of the released model")
+    if not isinstance(schema, TabularSchema):
+        raise InputError("The released model is not one of a table", expected="a model of the task tabular-classifier")
+    by = Standardisation(tuple(metadata["means"]), tuple(metadata["scales"]))
+    values = features(schema, table, by).astype(np.float64)
+    layers = sum(name.endswith(".weight") for name in arrays)
+    for layer in range(1, layers + 1):
+        values = values @ arrays[f"layer{layer}.weight"].T.astype(np.float64) + arrays[f"layer{layer}.bias"]
+        if layer < layers:
+            values = np.maximum(values, 0.0)
+    if values.shape[1] == 1:
+        values = np.concatenate([np.zeros_like(values), values], axis=1)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities

@@ -1,23 +1,21 @@
-"""The arithmetic of ``tabular-classifier`` in numpy: features, standardisation, and a released model's predictions."""
+"""From the columns of a table to the standardised numbers that ``tabular-classifier`` learns from, in numpy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from quorate.errors import ContributionError, InputError
+from quorate.errors import ContributionError
 from quorate_client.tasks.data.schema import (
     REFUSE,
     CategoryColumn,
     FlagColumn,
     NumberColumn,
     TabularSchema,
-    parse_schema,
 )
 from quorate_client.tasks.data.table import Table
 
@@ -121,36 +119,6 @@ def features(schema: TabularSchema, table: Table, by: Standardisation) -> npt.ND
                 matrix[:, place : place + width] = codes[:, None] == np.arange(width)
                 place += width
     return matrix
-
-
-def predict(
-    arrays: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, Any], table: Table
-) -> npt.NDArray[np.float64]:
-    """Apply a released model with nothing but numpy.
-
-    Args:
-        arrays: The released arrays: ``layer1.weight`` [out, in], ``layer1.bias`` [out] and so on.
-        metadata: What was released with them.
-        table: Records that were read with the schema in ``metadata["parameters"]["schema"]``.
-
-    Returns:
-        Probabilities, [records, classes], in the order of ``metadata["classes"]``.
-    """
-    schema = parse_schema(metadata["parameters"]["schema"], "The schema of the released model")
-    if not isinstance(schema, TabularSchema):
-        raise InputError("The released model is not one of a table", expected="a model of the task tabular-classifier")
-    by = Standardisation(tuple(metadata["means"]), tuple(metadata["scales"]))
-    values = features(schema, table, by).astype(np.float64)
-    layers = sum(name.endswith(".weight") for name in arrays)
-    for layer in range(1, layers + 1):
-        values = values @ arrays[f"layer{layer}.weight"].T.astype(np.float64) + arrays[f"layer{layer}.bias"]
-        if layer < layers:
-            values = np.maximum(values, 0.0)
-    if values.shape[1] == 1:
-        values = np.concatenate([np.zeros_like(values), values], axis=1)
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def _by_column(schema: TabularSchema, found: Mapping[str, tuple[float, float]]) -> Standardisation:

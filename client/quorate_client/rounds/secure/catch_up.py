@@ -54,7 +54,7 @@ Learn = Callable[[int, tuple[int, ...]], None]
 """Takes the counts of a round's sum whose rates may be told."""
 
 
-class Chain:
+class SecureCatchUp:
     """Where one run stands at this site. One task at a time may call it.
 
     Args:
@@ -62,14 +62,14 @@ class Chain:
     """
 
     def __init__(
-        self, run: RunId, study: Study, states: StateFolder, spool: Spool, ballots: VoteLog, learn: Learn
+        self, run: RunId, study: Study, states: StateFolder, spool: Spool, votes: VoteLog, learn: Learn
     ) -> None:
         self._run = run
         self._digest = study.digest()
         self._sites = tuple(sorted(study.site_names))
         self._states = states
         self._spool = spool
-        self._ballots = ballots
+        self._votes = votes
         self._learn = learn
         self.packing = packing_of(study)
         self._noise_steps = update_noise(study).average / self.packing.step
@@ -130,10 +130,10 @@ class Chain:
     async def _walk(
         self, state: ModelState, sums: Mapping[int, SecureSumRef], target: int, member: Member, fetch: Fetch
     ) -> ModelState:
-        self._ballots.require_believed(self._run, state.round_number, state.digest)
+        self._votes.require_believed(self._run, state.round_number, state.digest)
         for number in range(state.round_number + 1, target + 1):
             state = await self._step(state, sums[number], member, fetch)
-            self._ballots.require_believed(self._run, number, state.digest)
+            self._votes.require_believed(self._run, number, state.digest)
         return state
 
     async def _step(self, state: ModelState, ref: SecureSumRef, member: Member, fetch: Fetch) -> ModelState:
@@ -160,13 +160,10 @@ class Chain:
                 action="One of the sites does not play fair, or has no training records",
             )
         beside = Pooled(counts, frozenset(opener.survivors)).to_bytes(self._sites)
-        initial = self._states.scratch()
-        try:
+        with self._states.scratch() as initial:
             await make_initial(initial, counts)
             origin = Origin(ref.opening.id, 0, _digest(counts), beside)
             return await asyncio.to_thread(self._states.found, initial, None, origin)
-        finally:
-            initial.unlink(missing_ok=True)
 
     async def _adopt(
         self, way: SecureWork, checkpoint: Blob, confirming: SecureSumRef, member: Member, fetch: Fetch
