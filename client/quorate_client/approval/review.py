@@ -167,9 +167,9 @@ def check_dataset(study: Study, dataset: Dataset) -> None:
     Raises:
         StudyError: the parameters are wrong. SchemaError: the data set does not fit.
     """
-    from quorate_client.tasks import load_task
     from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
     from quorate_client.tasks.data.schema_fit import require_fit
+    from quorate_client.tasks.loading import load_task
 
     if study.task.is_guest:
         return

@@ -26,7 +26,8 @@ from quorate.errors import (
 )
 from quorate.study.task_digest import task_digest, task_reference
 from quorate_client.site.agreement import Dataset
-from quorate_client.tasks import PrivateSession, PrivateSettings, load_task
+from quorate_client.tasks import PrivateSession, PrivateSettings
+from quorate_client.tasks.loading import load_task
 
 if TYPE_CHECKING:
     import numpy as np
