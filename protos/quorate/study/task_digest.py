@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import entry_points
 
-from quorate.errors import TaskMissingError
+from quorate.errors import TaskMismatchError, TaskMissingError
 from quorate.study.import_closure import reached_files
-from quorate.study.study import GUEST_PREFIX
+from quorate.study.study import GUEST_PREFIX, TaskRef
 
 ENTRY_POINT_GROUP = "quorate.tasks"
 LIBRARY = "quorate_client"
@@ -86,6 +87,34 @@ def installed_task(name: str) -> InstalledTask:
             f"The task {name!r} cannot be compared: {error.what}", expected=error.expected, got=error.got
         ) from error
     return InstalledTask(reference, files)
+
+
+def require_accepted(task: TaskRef, installed: str, today: date) -> None:
+    """Refuse another version than those that a study accepts.
+
+    Args:
+        installed: The digest (hex) of the task that is installed here.
+        today: In UTC.
+
+    Raises:
+        TaskMismatchError: it is another version, or one that was accepted until an earlier day.
+    """
+    if installed in task.accepted(today):
+        return
+    also = task.also
+    if also is not None and installed == also.digest:
+        raise TaskMismatchError(
+            f"The version of the task {task.name} that is installed here was accepted until {also.until} (UTC)",
+            expected=f"digest {task.digest[:16]}…",
+            got=f"{installed[:16]}…, and it is {today}",
+            action="Install the version that the operator has, or have the study published with a later day",
+        )
+    raise TaskMismatchError(
+        f"The task {task.name} installed here is not the one that the study names",
+        expected="digest " + " or ".join(f"{digest[:16]}…" for digest in task.accepted(today)),
+        got=f"{installed[:16]}…",
+        action="Install the version that the operator has, or have the study published with this one",
+    )
 
 
 def task_digest(name: str) -> str:
