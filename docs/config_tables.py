@@ -20,6 +20,7 @@ PATTERNS = {
     r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$": "`http://HOST:PORT`",
     r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$": "`HH:MM-HH:MM`",
     r"^\S(.*\S)?$": "text",
+    "^[0-9a-f]{64}$": "64 hexadecimal digits",
 }
 NOUNS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

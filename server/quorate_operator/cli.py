@@ -155,6 +155,25 @@ def study_publish(
         say(f"Then start it: quorate run start {study}")
 
 
+@study_app.command("digest")
+def study_digest(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Its entry point, or flower:MODULE:ATTRIBUTE.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the digest of a task as it is installed on this machine: what a study names, or its task.also.
+
+    Needs no credential. With --json each file that counts too, to find where two machines differ.
+    """
+    from quorate.study.task_digest import installed_task
+
+    found = installed_task(task)
+    if as_json:
+        files = {path: content.hex() for path, content in sorted(found.files.items())}
+        say_json({"task": task, "reference": found.reference, "digest": found.digest, "files": files})
+        return
+    say(found.digest)
+
+
 @study_app.command("list")
 def study_list(context: Context, as_json: AsJson = False) -> None:
     """Show all studies."""

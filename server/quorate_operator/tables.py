@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -14,6 +14,9 @@ from quorate.rounds.run import RoundResult, RunState, RunView
 from quorate_operator.json_output import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
 from quorate_operator.views import PlanView, ReportView, SiteView, StudyView
+
+if TYPE_CHECKING:
+    from quorate.study.study import TaskRef
 
 _STYLES = {
     **dict.fromkeys(("online", "running", "completed", "approved", "replied", "working"), "green"),
@@ -71,7 +74,7 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "purpose": study.purpose,
             "digest": view.digest.hex(),
             "published": ago(view.published_unix_s, now),
-            "task": f"{study.task.name}  {study.task.digest[:12]}",
+            "task": f"{study.task.name}  {study.task.digest[:12]}{_other_version(study.task)}",
             "parameters": ", ".join(f"{key} = {_brief(value)}" for key, value in sorted(study.task.parameters.items())),
             "rounds": f"{rounds.count}, each with at least {rounds.quorum} of {len(study.sites)} sites "
             f"within {rounds.deadline_s:g} s",
@@ -90,6 +93,10 @@ def study_page(view: StudyView, now: float) -> RenderableType:
         answers.add_row(site.name, site.fingerprint, _state(answer.answer), when)
     page = Group(facts, Text(), answers, *([Text(f"WARNING: {OF_TWO}", style="yellow")] if study.is_of_two else []))
     return _warned(page, study.protection.mode == "none")
+
+
+def _other_version(task: TaskRef) -> str:
+    return f", or {task.also.digest[:12]} until {task.also.until} (UTC)" if task.also is not None else ""
 
 
 def _brief(value: Any) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from quorate.errors import BudgetExhaustedError, DataError, LedgerRolledBackError
 from quorate.identity import RunId
-from quorate_client.approval.accounts import open_account
+from quorate_client.approval.datasets import open_account
 from quorate_client.ledger.entries import Account, Limits, PolicyLimits, Reserved, Spent, Unbounded
 from quorate_client.ledger.ledger import Ledger
 from quorate_client.ledger.sums import YEAR_S

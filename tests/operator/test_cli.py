@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import threading
@@ -151,6 +152,35 @@ def test_a_study_file_is_published_with_what_its_names_stand_for(
     assert [site.signing_key for site in study.sites] == [keys.member.signing_key.hex()]
     assert study.task.digest == task_digest(f"flower:{app_module}:client")
     assert told(session) == ["studies_changed"]
+
+
+def test_the_digest_that_a_study_would_name_is_printed_for_others_to_name_it(
+    quorate: Command, door: Door, app_module: str, tmp_path: Path
+) -> None:
+    """Where the other version is installed; there need be no credential."""
+    name = f"flower:{app_module}:client"
+    assert quorate("study", "digest", name) == (0, task_digest(name) + "\n", "")
+    assert quorate("study", "digest", "tabular-classifier")[1].strip() == task_digest("tabular-classifier")
+    told = json.loads(quorate("study", "digest", name, "--json")[1])
+    content = (tmp_path / "modules" / f"{app_module}.py").read_bytes()
+    assert told["files"] == {f"{app_module}.py": hashlib.sha256(content).hexdigest()}
+    assert (told["digest"], told["reference"]) == (task_digest(name), f"{app_module}:client")
+    code, _, err = quorate("study", "digest", "no-such-task")
+    assert (code, "tabular-classifier" in err) == (EXIT_REFUSED, True)
+
+
+def test_a_study_with_two_versions_of_its_task_is_published_and_shown_with_both(
+    quorate: Command, door: Door, app_module: str, tmp_path: Path
+) -> None:
+    door.enrol("north")
+    path = study_file(tmp_path, app_module, "north")
+    other = f'[task]\nalso = {{ digest = "{"cd" * 32}", until = 2027-01-31 }}'
+    path.write_text(path.read_text().replace("[task]", other))
+    code, out, _ = quorate("study", "publish", path)
+    assert (code, f"or {'cd' * 6} until 2027-01-31 (UTC)" in out) == (0, True)
+    also = door.registry.study("malignancy").study.task.also
+    assert also is not None
+    assert (also.digest, also.until.isoformat()) == ("cd" * 32, "2027-01-31")
 
 
 def test_a_study_with_a_site_that_has_not_joined_is_refused_here(

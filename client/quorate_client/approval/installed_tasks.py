@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
-from quorate.errors import TaskMismatchError
 from quorate.study.study import TaskRef
-from quorate.study.task_digest import task_digest
+from quorate.study.task_digest import require_accepted, task_digest
 
 
 class InstalledTasks:
-    """Compares tasks by digest. A digest is computed anew after ``fresh_s``: finding and hashing a package takes some
+    """Compares tasks by digest. A digest is computed anew after ``fresh_s``: finding and hashing the files takes some
     milliseconds, which would be paid for every instruction.
 
     Args:
@@ -26,20 +26,21 @@ class InstalledTasks:
         self._fresh_s = fresh_s
         self._known: dict[str, tuple[float, str]] = {}
 
-    def check(self, task: TaskRef) -> None:
-        """Refuse a task whose code here is not the code that the study was published with.
+    def check(self, task: TaskRef, now: datetime) -> str:
+        """Refuse a task whose code here is not code that the study accepts.
+
+        Args:
+            now: This machine's time, with its zone.
+
+        Returns:
+            The digest (hex) of the version that is installed.
 
         Raises:
-            TaskMissingError: it is not installed. TaskMismatchError: it is another version.
+            TaskMissingError: it is not installed. TaskMismatchError: it is a version that is not accepted now.
         """
         installed = self._installed(task.name)
-        if installed != task.digest:
-            raise TaskMismatchError(
-                f"The task {task.name} installed here is not the one that the study names",
-                expected=f"digest {task.digest[:16]}…",
-                got=f"{installed[:16]}…",
-                action="Install the version that the operator has, or have the study published with this one",
-            )
+        require_accepted(task, installed, now.astimezone(UTC).date())
+        return installed
 
     def _installed(self, name: str) -> str:
         now = self._monotonic()

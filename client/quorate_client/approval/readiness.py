@@ -85,7 +85,7 @@ class Assessor:
         # The policy before the task: only a task that it names is looked for on this machine.
         now = datetime.fromtimestamp(self._wall()).astimezone()
         policy = check_policy_now(self._folder, study, now)
-        self._tasks.check(study.task)
+        self._tasks.check(study.task, now)
         if study.guest is not None:
             return None
         try:

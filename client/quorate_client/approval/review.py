@@ -34,10 +34,15 @@ from quorate_client.site.keys import Identity, SiteKeys, load_identity, load_key
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How a study stands at this site. The refusals are None where nothing is to be said against it."""
+    """How a study stands at this site. The refusals are None where nothing is to be said against it.
+
+    Args:
+        installed: The digest (hex) of its task here, where that is a version that the study accepts.
+    """
 
     offer: Offer
     answer: AnswerWord | None
+    installed: str | None
     roster: QuorateError | None
     task: QuorateError | None
     policy: QuorateError | None
@@ -59,13 +64,19 @@ class StudyReview:
         self._keys: SiteKeys = load_keys(folder.keys)
 
     def assess(self, offer: Offer) -> Assessment:
-        answer = self._answers.find(offer.digest)
+        answer, now = self._answers.find(offer.digest), datetime.now(UTC)
+        installed, task = None, None
+        try:
+            installed = self._tasks.check(offer.study.task, now)
+        except QuorateError as error:
+            task = error
         return Assessment(
             offer,
             answer.answer if answer else None,
+            installed,
             refusal_of(lambda: check_roster(offer.study, self._identity, self._keys)),
-            refusal_of(lambda: self._tasks.check(offer.study.task)),
-            refusal_of(lambda: check_policy_now(self._folder, offer.study, datetime.now(UTC))),
+            task,
+            refusal_of(lambda: check_policy_now(self._folder, offer.study, now)),
         )
 
     def is_new_key(self, member: Member) -> bool:
@@ -167,9 +178,9 @@ def check_dataset(study: Study, dataset: Dataset) -> None:
     Raises:
         StudyError: the parameters are wrong. SchemaError: the data set does not fit.
     """
-    from quorate_client.tasks import load_task
     from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
     from quorate_client.tasks.data.schema_fit import require_fit
+    from quorate_client.tasks.loading import load_task
 
     if study.task.is_guest:
         return

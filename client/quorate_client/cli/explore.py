@@ -16,8 +16,9 @@ from quorate.privacy.plan import TrainingPlan, training_plan
 from quorate.study.study import Study
 from quorate.study.task_digest import task_reference
 from quorate_client.site.agreement import Dataset
-from quorate_client.tasks import PrivateSession, PrivateSettings, TaskSession, load_task
+from quorate_client.tasks import PrivateSession, PrivateSettings, TaskSession
 from quorate_client.tasks.data.datasets import units_trained_on
+from quorate_client.tasks.loading import load_task
 
 if TYPE_CHECKING:
     from quorate_client.tasks.training.dp_sgd import PrivateTraining

@@ -24,7 +24,7 @@ from quorate_client.cli.studies import StudyArgument, open_review
 from quorate_client.site.agreement import Dataset
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
-from quorate_client.tasks import load_task
+from quorate_client.tasks.loading import load_task
 
 app = typer.Typer(help="Plan what privacy costs before it is spent.", no_args_is_help=True)
 

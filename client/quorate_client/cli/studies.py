@@ -125,10 +125,14 @@ def approve(
         show_json(
             {"study": offer.study.name, "digest": offer.digest.hex(), "answer": "approved"}
             | {"dataset": answer.dataset, "protection": offer.study.protection.mode}
+            | {"task_digests": _digests(offer.study)}
         )
         return
     on = f" on {answer.dataset}" if answer.dataset else ""
     say(f"Approved {offer.study.name} ({offer.digest.hex()[:12]}){on}.", "green")
+    if offer.study.task.also is not None:
+        for label, digest in _versions(offer.study):
+            say(f"{label}: {digest[:16]}…")
     for warning in _warnings(offer.study):
         warn(warning)
 
@@ -186,11 +190,10 @@ def _show_study(assessment: Assessment) -> None:
     rows.add_row("digest", assessment.offer.digest.hex())
     rows.add_row("purpose", cell(study.purpose))
     rows.add_row("kind", study.kind)
-    task_state = "the installed one" if assessment.task is None else f"NOT the installed one ({assessment.task.code})"
     rows.add_row("task", cell(study.task.name))
-    rows.add_row(
-        "task digest", cell(f"{study.task.digest[:16]}…: {task_state}", "" if assessment.task is None else "red")
-    )
+    for label, digest in _versions(study):
+        state, style = _state_of_version(assessment, digest)
+        rows.add_row(label, cell(f"{digest[:16]}…: {state}", style))
     rows.add_row("parameters", cell(json.dumps(study.task.parameters, sort_keys=True)))
     if study.guest is not None:
         rows.add_row("server app", cell(study.guest.server_app))
@@ -210,6 +213,19 @@ def _show_study(assessment: Assessment) -> None:
         rows.add_row("sealed to", f"{study.release.operator_fingerprint}, the operator's key: compare it")
     rows.add_row("answer", cell(assessment.answer or "unanswered"))
     out().print(rows)
+
+
+def _versions(study: Study) -> Iterator[tuple[str, str]]:
+    """The digests that sites may have, each with what there is to say of it."""
+    yield "task digest", study.task.digest
+    if study.task.also is not None:
+        yield f"or, until {study.task.also.until} (UTC)", study.task.also.digest
+
+
+def _state_of_version(assessment: Assessment, digest: str) -> tuple[str, str]:
+    if assessment.task is not None:
+        return f"NOT the installed one ({assessment.task.code})", "red"
+    return ("the installed one", "") if assessment.installed == digest else ("another one is installed", "")
 
 
 def _show_roster(assessment: Assessment, new_keys: list[SiteName]) -> None:
@@ -236,6 +252,7 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "kind": study.kind,
         "task": study.task.name,
         "task_is_installed": assessment.task is None,
+        "task_digests": _digests(study),
         "protection": study.protection.mode,
         "privacy": study.privacy.summary if study.privacy else None,
         "expires": study.expires.isoformat() if study.expires else None,
@@ -249,6 +266,11 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "refusals": [{"code": refusal.code, "text": str(refusal)} for refusal in _refusals(assessment)],
         "roster": [{"site": m.name, "fingerprint": m.fingerprint} for m in assessment.offer.members],
     }
+
+
+def _digests(study: Study) -> list[dict[str, str | None]]:
+    also = [] if study.task.also is None else [(study.task.also.digest, study.task.also.until.isoformat())]
+    return [{"digest": digest, "until": until} for digest, until in ((study.task.digest, None), *also)]
 
 
 def _summary_of_unsound(offer: Unsound) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def assemble(
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
         check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
-        tasks.check(agreement.study.task)
+        tasks.check(agreement.study.task, now)
         await other_sites.require(agreement)
         return agreement
 

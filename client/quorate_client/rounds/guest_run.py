@@ -57,8 +57,7 @@ class GuestRun:
                 answer = await worker.call(
                     "guest",
                     {
-                        "name": study.task.name,
-                        "digest": study.task.digest,
+                        "task": study.task.model_dump(mode="json"),
                         "body": base64.b64encode(instruction.body).decode(),
                         "content": str(content),
                         "reply": str(reply),

@@ -145,9 +145,7 @@ class TaskCalls:
         await self._call(
             worker,
             "open",
-            name=study.task.name,
-            digest=study.task.digest,
-            parameters=study.task.parameters,
+            task=study.task.model_dump(mode="json"),
             dataset=self._dataset.to_plain(),
             seed=study.seed,
         )

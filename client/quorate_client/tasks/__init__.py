@@ -7,13 +7,12 @@ called in a task worker process, which may import what it likes.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from quorate.errors import ConfigError, PrivacyUnsupportedError, TaskMissingError
+from quorate.errors import ConfigError, PrivacyUnsupportedError
 from quorate.tally import ClassificationTally
 from quorate_client.site.agreement import Dataset
 from quorate_client.tasks.data.schema import Schema
@@ -166,23 +165,3 @@ class PrivateSession(Protocol):
 
     def trainable(self) -> Trainable:
         """The model, the training records and the loss, as they are after ``begin``."""
-
-
-def load_task(reference: str) -> Task:
-    """The installed object behind ``MODULE:ATTRIBUTE`` (``task_reference`` gives it).
-
-    Raises:
-        TaskMissingError: there is no such object, or it is not a task.
-    """
-    module, _, attribute = reference.partition(":")
-    try:
-        task = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TaskMissingError(
-            f"The task {reference} cannot be loaded", action="Install the package that provides it, and what it needs"
-        ) from error
-    if not isinstance(task, Task):
-        raise TaskMissingError(
-            f"{reference} is not a task", expected="an object with the methods check, schema and open"
-        )
-    return task

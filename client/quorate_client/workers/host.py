@@ -10,9 +10,12 @@ import errno
 import importlib
 import json
 import os
+import time
 import traceback
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +24,13 @@ from quorate.errors import (
     PrivacyUnsupportedError,
     SiteRefusalError,
     TaskFailedError,
-    TaskMismatchError,
     TaskMissingError,
 )
-from quorate.study.task_digest import task_digest, task_reference
+from quorate.study.study import TaskRef
+from quorate.study.task_digest import require_accepted, task_digest, task_reference
 from quorate_client.site.agreement import Dataset
-from quorate_client.tasks import PrivateSession, PrivateSettings, load_task
+from quorate_client.tasks import PrivateSession, PrivateSettings
+from quorate_client.tasks.loading import load_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,9 +46,15 @@ _EARLIEST_IN_ZIP = (1980, 1, 1, 0, 0, 0)
 
 
 class TaskHost:
-    """One task with at most one open session. ``answer`` is all that the daemon sees."""
+    """One task with at most one open session. ``answer`` is all that the daemon sees.
 
-    def __init__(self) -> None:
+    Args:
+        wall: Unix seconds, by which a version is accepted until a day.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._task: tuple[TaskRef, str] | None = None  # what was opened, with the digest that it was found to have
         self._session: TaskSession | None = None
         self._private: PrivateTraining | None = None
         self._has_units = False
@@ -93,18 +103,32 @@ class TaskHost:
     def _opened(self) -> TaskSession:
         if self._session is None:
             raise TaskFailedError("The task has no open session")
+        self._require_accepted()
         return self._session
 
-    def _open(
-        self, name: str, digest: str, parameters: dict[str, Any], dataset: dict[str, Any], seed: int
-    ) -> dict[str, Any]:
+    def _require_accepted(self) -> None:
+        """Asked before each use: a session lives on when the last day of its version is over."""
+        if self._task is not None:
+            require_accepted(*self._task, datetime.fromtimestamp(self._wall(), UTC).date())
+
+    def _compare(self, task: TaskRef) -> None:
+        """Before anything of the task is executed.
+
+        Raises:
+            TaskMissingError: it is not installed. TaskMismatchError: the study does not mean what is installed.
+        """
+        self._task = task, task_digest(task.name)
+        self._require_accepted()
+
+    def _open(self, task: dict[str, Any], dataset: dict[str, Any], seed: int) -> dict[str, Any]:
         self._session = self._private = None  # before the new one takes its memory
-        _check_digest(name, digest)
-        task = load_task(task_reference(name))
-        task.check(parameters)
+        meant = TaskRef.model_validate(task)
+        self._compare(meant)
+        loaded = load_task(task_reference(meant.name))
+        loaded.check(meant.parameters)
         described = Dataset.from_plain(dataset)
         self._has_units = described.unit == "unit"
-        self._session = task.open(parameters, described, seed)
+        self._session = loaded.open(meant.parameters, described, seed)
         return {}
 
     def _begin(self, statistics: tuple[int, ...]) -> None:
@@ -144,8 +168,7 @@ class TaskHost:
 
     def _guest(
         self,
-        name: str,
-        digest: str,
+        task: dict[str, Any],
         body: str,
         content: str,
         reply: str,
@@ -157,8 +180,10 @@ class TaskHost:
         from quorate_client.flower.guest import handle  # flwr is for guest apps only
 
         if self._guest_app is None:
-            _check_digest(name, digest)
-            self._guest_app = _load_guest(task_reference(name))
+            meant = TaskRef.model_validate(task)
+            self._compare(meant)
+            self._guest_app = _load_guest(task_reference(meant.name))
+        self._require_accepted()
         kept = Path(state)
         before = kept.read_bytes() if kept.exists() else b""
         answer = handle(
@@ -201,22 +226,6 @@ def _private_training(session: TaskSession, *, has_units: bool) -> PrivateTraini
             action="Tell the author of the task",
         )
     return PrivateTraining(trainable)
-
-
-def _check_digest(name: str, digest: str) -> None:
-    """Before anything of the task is executed.
-
-    Raises:
-        TaskMissingError: it is not installed. TaskMismatchError: what is installed is not what the study means.
-    """
-    found = task_digest(name)
-    if found != digest:
-        raise TaskMismatchError(
-            f"The task {name!r} that is installed here is not the one that the study names",
-            expected=digest,
-            got=found,
-            action="Install the version that the study names, or approve a study with this one",
-        )
 
 
 def _load_guest(reference: str) -> object:

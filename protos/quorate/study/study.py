@@ -13,7 +13,14 @@ from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 import rfc8785
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint
@@ -121,16 +128,46 @@ class Release(ReleaseFor):
         return fingerprint(bytes.fromhex(self.operator_key)) if self.operator_key else ""
 
 
+class OtherVersion(Frozen):
+    """A second version of the task that sites may run for a while, so that they can be upgraded one after the other."""
+
+    digest: HexKey = Field(description="what `quorate study digest TASK` prints where that version is installed")
+    until: date = Field(description="last day (UTC) on which sites may run it")
+
+
 class TaskRef(Frozen):
     """The installed task, by entry point name or as ``flower:module:attribute``."""
 
     name: str = Field(min_length=1, max_length=200)
     digest: HexKey
+    also: OtherVersion | None = None
     parameters: Annotated[dict[str, Any], AfterValidator(_in_json)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _versions_differ(self) -> Self:
+        if self.also is not None and self.also.digest == self.digest:
+            raise ValueError("also.digest is that of the version which the study names in any case")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies were published before there was ``also``, and keep their digests."""
+        plain: dict[str, Any] = dump(self)
+        return plain if self.also is not None else {key: value for key, value in plain.items() if key != "also"}
 
     @property
     def is_guest(self) -> bool:
         return self.name.startswith(GUEST_PREFIX)
+
+    def accepted(self, today: date) -> tuple[str, ...]:
+        """The digests of which a site must have one.
+
+        Args:
+            today: In UTC, by the site's clock.
+        """
+        if self.also is None or today > self.also.until:
+            return (self.digest,)
+        return (self.digest, self.also.digest)
 
 
 class Guest(Frozen):

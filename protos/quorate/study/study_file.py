@@ -18,6 +18,7 @@ from quorate.study.study import (
     Guest,
     Name,
     Optimizer,
+    OtherVersion,
     Protection,
     Readable,
     ReleaseFor,
@@ -40,6 +41,7 @@ class _TaskInFile(Frozen):
     """The installed task."""
 
     name: str = Field(description="its entry point, or flower:MODULE:ATTRIBUTE of a stock Flower ClientApp")
+    also: OtherVersion | None = None
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="what the task takes; schema_file names a TOML file beside this one"
     )
@@ -122,6 +124,7 @@ class StudyFile(Readable):
             "task": {
                 "name": self.task.name,
                 "digest": task_digest(self.task.name),
+                "also": self.task.also,
                 "parameters": self.task.parameters,
             },
         }

@@ -7,15 +7,20 @@ No code travels. A study names a task by its entry point (group ``quorate.tasks`
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import entry_points
-from pathlib import Path
 
-from quorate.errors import TaskMissingError
-from quorate.study.study import GUEST_PREFIX
+from quorate.errors import TaskMismatchError, TaskMissingError
+from quorate.study.import_closure import reached_files
+from quorate.study.study import GUEST_PREFIX, TaskRef
 
 ENTRY_POINT_GROUP = "quorate.tasks"
+LIBRARY = "quorate_client"
+"""Where the code lies that tasks share: how data is read, models, local training."""
+PRIVATE_LOOP = "quorate_client.tasks.training.dp_sgd"
+"""Runs in a task's worker on its model and records."""
 
 
 def installed_tasks() -> tuple[str, ...]:
@@ -40,41 +45,78 @@ def task_reference(name: str) -> str:
     )
 
 
-def task_digest(name: str) -> str:
-    """SHA-256 (hex) over the sorted (path, sha256) of the task's own package.
+@dataclass(frozen=True, slots=True)
+class InstalledTask:
+    """A task as it is installed here.
 
-    The package is the folder that holds the task's module, or the module's file alone when it is not in a package.
-    Only source counts: ``*.py`` below the folder. Nothing of the task is executed, nor of the packages around it: the
-    name may come from a study that nobody approved.
+    Args:
+        reference: ``MODULE:ATTRIBUTE``, what its name stands for here.
+        files: SHA-256 of each file that is the task, by its place in its package.
+    """
+
+    reference: str
+    files: Mapping[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the reference and the sorted (path, sha256)."""
+        digest = hashlib.sha256(b"quorate/task/v2\x00")
+        files = sorted((path.encode(errors="surrogateescape"), content) for path, content in self.files.items())
+        for text, content in ((self.reference.encode(), b""), *files):
+            digest.update(len(text).to_bytes(8, "big") + text + content)
+        return digest.hexdigest()
+
+
+def installed_task(name: str) -> InstalledTask:
+    """Find a task and hash its files: what its imports reach within its own top-level package and within
+    ``quorate_client``, and Quorate's loop of private training, which no task imports.
+
+    Not those of ``quorate`` (its errors alone change with every release) and of other packages. Nothing of the task is
+    executed, nor of the packages around it: the name may come from a study that nobody approved.
 
     Raises:
-        TaskMissingError: no such task, or its module is not there.
+        TaskMissingError: no such task, or its module is not there or cannot be read (``reached_files``).
     """
-    module = task_reference(name).partition(":")[0]
-    spec = _find(module)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise TaskMissingError(f"The task {name!r} names the module {module!r}, which is not installed here")
-    origin = Path(spec.origin)
-    in_package = "." in module or spec.submodule_search_locations is not None
-    root = origin.parent
-    files = sorted(root.rglob("*.py")) if in_package else [origin]
-    digest = hashlib.sha256(b"quorate/task/v1\x00")
-    for path in files:
-        name_bytes = path.relative_to(root).as_posix().encode()
-        digest.update(len(name_bytes).to_bytes(8, "big") + name_bytes + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _find(module: str) -> ModuleSpec | None:
-    """Where a module lies. Not ``find_spec`` of a dotted name: that imports the packages around it."""
-    outermost, *inner = module.split(".")
+    reference = task_reference(name)
+    module = reference.partition(":")[0]
+    starts = (module,) if name.startswith(GUEST_PREFIX) else (module, PRIVATE_LOOP)
     try:
-        spec = importlib.util.find_spec(outermost)
-        for depth in range(len(inner)):
-            if spec is None or spec.submodule_search_locations is None:
-                return None
-            name = ".".join((outermost, *inner[: depth + 1]))
-            spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
-    except (ImportError, ValueError):  # ValueError where the text cannot be a module's name
-        return None
-    return spec
+        files = reached_files(starts, frozenset({module.partition(".")[0], LIBRARY}))
+    except TaskMissingError as error:
+        raise TaskMissingError(
+            f"The task {name!r} cannot be compared: {error.what}", expected=error.expected, got=error.got
+        ) from error
+    return InstalledTask(reference, files)
+
+
+def require_accepted(task: TaskRef, installed: str, today: date) -> None:
+    """Refuse another version than those that a study accepts.
+
+    Args:
+        installed: The digest (hex) of the task that is installed here.
+        today: In UTC.
+
+    Raises:
+        TaskMismatchError: it is another version, or one that was accepted until an earlier day.
+    """
+    if installed in task.accepted(today):
+        return
+    also = task.also
+    if also is not None and installed == also.digest:
+        raise TaskMismatchError(
+            f"The version of the task {task.name} that is installed here was accepted until {also.until} (UTC)",
+            expected=f"digest {task.digest[:16]}…",
+            got=f"{installed[:16]}…, and it is {today}",
+            action="Install the version that the operator has, or have the study published with a later day",
+        )
+    raise TaskMismatchError(
+        f"The task {task.name} installed here is not the one that the study names",
+        expected="digest " + " or ".join(f"{digest[:16]}…" for digest in task.accepted(today)),
+        got=f"{installed[:16]}…",
+        action="Install the version that the operator has, or have the study published with this one",
+    )
+
+
+def task_digest(name: str) -> str:
+    """The digest (hex) of an installed task. Raises TaskMissingError as ``installed_task``."""
+    return installed_task(name).digest

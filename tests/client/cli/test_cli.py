@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from quorate.errors import (
     SupersededError,
     WrongStateError,
 )
-from quorate.study.study import Protection, Release, TaskRef
+from quorate.study.study import OtherVersion, Protection, Release, TaskRef
 from quorate.study.task_digest import task_digest
 from quorate_client.approval.answers import Answers
 from quorate_client.cli import exit_code
@@ -331,6 +332,40 @@ def test_a_task_of_another_version_cannot_be_approved(run: Run, joined: SiteFold
     assert "NOT the installed one" in run("show", "hearts").out
     result = run("approve", "hearts")
     assert (result.code, "task_mismatch" in result.err) == (3, True)
+
+
+@pytest.mark.parametrize("runs", ["the version of the study", "the other one"])
+def test_both_versions_of_a_task_and_the_last_day_are_shown_before_approval_and_with_it(
+    run: Run, joined: SiteFolder, services: Server, runs: str
+) -> None:
+    digests = [task_digest(APP), "0" * 64]
+    if runs == "the other one":
+        digests.reverse()
+    task = TaskRef(name=APP, digest=digests[0], also=OtherVersion(digest=digests[1], until=date(9999, 1, 31)))
+    services.studies.append(make_study(services, task=task))
+    both = [{"digest": digests[0], "until": None}, {"digest": digests[1], "until": "9999-01-31"}]
+
+    shown = " ".join(run("show", "hearts").out.split())
+    assert f"{task_digest(APP)[:16]}…: the installed one" in shown
+    assert f"{'0' * 16}…: another one is installed" in shown
+    assert f"or, until 9999-01-31 (UTC) {digests[1][:16]}…" in shown
+    (study,) = run("studies", "--json").json()
+    assert (study["task_digests"], study["task_is_installed"]) == (both, True)
+    approved = run("approve", "hearts")
+    assert approved.code == 0
+    assert f"or, until 9999-01-31 (UTC): {digests[1][:16]}…" in approved.out
+
+
+def test_a_version_whose_last_day_is_over_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
+    """Whoever publishes a study chooses the day."""
+    other = OtherVersion(digest=task_digest(APP), until=date(2001, 1, 31))
+    services.studies.append(make_study(services, task=TaskRef(name=APP, digest="0" * 64, also=other)))
+
+    assert run("show", "hearts").out.count("NOT the installed one") == 2
+    result = run("approve", "hearts")
+    assert (result.code, services.answers) == (3, [])
+    assert "task_mismatch" in result.err
+    assert "accepted until 2001-01-31 (UTC)" in " ".join(result.err.split())
 
 
 def test_keys_that_the_server_swapped_in_the_roster_are_noticed(

@@ -9,7 +9,8 @@ import pytest
 
 from quorate.errors import TaskMissingError
 from quorate.study.task_digest import task_reference
-from quorate_client.tasks import Task, load_task
+from quorate_client.tasks import Task
+from quorate_client.tasks.loading import load_task
 
 
 @pytest.mark.parametrize("name", ["tabular-classifier", "image-classifier"])

@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from quorate.errors import (
     TaskMissingError,
 )
 from quorate.process.frames import framed, header
+from quorate.study.task_digest import task_digest
 from quorate_client.site.agreement import Agreement
+from quorate_client.workers.host import TaskHost
 from quorate_client.workers.isolation import Confinement
 from quorate_client.workers.main import MAX_ANSWER_BYTES
 from quorate_client.workers.pool import ProcessWorkers, TaskWorker, WorkerKey
@@ -62,8 +65,8 @@ def opening(agreement: Agreement, **changes: Any) -> dict[str, Any]:
         "test_fraction": 0.2,
         "records": 40,
     }
-    task = {"name": study.task.name, "digest": study.task.digest, "parameters": study.task.parameters}
-    return {**task, "dataset": described, "seed": 1} | changes
+    task = study.task.model_dump(mode="json") | changes
+    return {"task": task, "dataset": described, "seed": 1}
 
 
 async def open_task(worker: TaskWorker, folder: Path, **parameters: Any) -> None:
@@ -262,14 +265,62 @@ async def test_a_task_that_is_not_installed_is_said(installed: Path, tmp_path: P
             await worker.call("open", opening(agreement, name="missing"))
 
 
-@pytest.mark.parametrize(("verb", "arguments"), [("open", {"parameters": {"trouble": "parameters"}}), ("what", {})])
+@pytest.mark.parametrize(("verb", "parameters"), [("open", {"trouble": "parameters"}), ("what", {})])
 async def test_other_refusals_of_a_task_are_failures_of_the_task(
-    installed: Path, tmp_path: Path, verb: str, arguments: dict[str, Any]
+    installed: Path, tmp_path: Path, verb: str, parameters: dict[str, Any]
 ) -> None:
     agreement = make_agreement(make_study(), tmp_path)
     async with pool(tmp_path) as workers, workers.lease(KEY) as worker:
         with pytest.raises(TaskFailedError):
-            await worker.call(verb, opening(agreement) | arguments)
+            await worker.call(verb, opening(agreement, parameters=parameters))
+
+
+def host_on(day: list[str]) -> TaskHost:
+    """A worker's inside, by whose clock it is the last second of a day (UTC)."""
+    return TaskHost(lambda: datetime.fromisoformat(f"{day[0]}T23:59:59+00:00").timestamp())
+
+
+def both(installed: Path) -> dict[str, Any]:
+    """A study's task whose installed version is the other one, until the end of January."""
+    return {"digest": "0" * 64, "also": {"digest": task_digest("linear"), "until": "2027-01-31"}}
+
+
+def test_the_other_version_runs_until_its_last_day_is_over(installed: Path, tmp_path: Path) -> None:
+    day = ["2027-01-31"]
+    host, opened = host_on(day), opening(make_agreement(make_study(), tmp_path), **both(installed))
+    assert host.answer({"verb": "open", **opened}) == {}
+    assert host.answer({"verb": "measure"})["dimension"] == 4
+
+    day[0] = "2027-02-01"
+
+    assert host.answer({"verb": "measure"}) == {"code": TaskMismatchError.code}
+    assert host.answer({"verb": "open", **opened}) == {"code": TaskMismatchError.code}
+
+
+def test_the_other_version_is_not_executed_after_its_last_day(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agreement = make_agreement(make_study(), tmp_path)
+    (installed / "linear_task.py").write_text(f"print('{SECRET}')\n")
+    opened = opening(agreement, **both(installed))
+    assert host_on(["2027-02-01"]).answer({"verb": "open", **opened}) == {"code": TaskMismatchError.code}
+    said = capsys.readouterr()
+    assert SECRET not in said.out
+    assert "accepted until 2027-01-31" in said.err
+
+
+def test_a_guest_app_of_the_other_version_runs_until_its_last_day_is_over(installed: Path, tmp_path: Path) -> None:
+    day = ["2027-01-31"]
+    name = "flower:guest_app:app"
+    task = {"name": name, "digest": "0" * 64, "also": {"digest": task_digest(name), "until": "2027-01-31"}}
+    host = host_on(day)
+    files = {key: str(tmp_path / key) for key in ("content", "reply", "state")}
+    message = {"task": task, "body": "", **files, "run_config": {}, "node_config": {}}
+    assert host.answer({"verb": "guest", **message}) == {"code": TaskFailedError.code}  # loaded; it is no message
+
+    day[0] = "2027-02-01"
+
+    assert host.answer({"verb": "guest", **message}) == {"code": TaskMismatchError.code}
 
 
 # --- confinement ---

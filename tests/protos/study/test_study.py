@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ steps = 4
 noise_multiplier = 1.1"""
 
 
+TASK: dict[str, Any] = {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"model": "logistic"}}
+ALSO: dict[str, Any] = {"digest": "cd" * 32, "until": "2027-01-31"}
+
+
 def digest_of(_: str) -> str:
     return "ab" * 32
 
@@ -63,7 +68,7 @@ def study(**changes: Any) -> Study:
         "consortium": "north-sea",
         "name": "malignancy",
         "purpose": "Tell malignant from benign",
-        "task": {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"model": "logistic"}},
+        "task": TASK,
         "rounds": {"count": 3, "quorum": 2},
         "protection": {"mode": "none"},
         "sites": [{"name": name, "signing_key": key.hex()} for name, key in KEYS.items()],
@@ -355,6 +360,59 @@ def test_the_canonical_form_and_the_digest_never_change() -> None:
     assert study().digest().hex() == GOLDEN_DIGEST
 
 
+def test_a_study_with_two_versions_of_its_task_never_changes_either() -> None:
+    both = study(task=TASK | {"also": ALSO})
+    with_also = '"task":{"also":{"digest":"' + "cd" * 32 + '","until":"2027-01-31"},"digest"'
+    assert both.canonical().decode() == GOLDEN_CANONICAL.replace('"task":{"digest"', with_also)
+    assert Study.from_canonical(both.canonical()) == both
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"digest": "ab" * 32}, "also.digest is that of the version which the study names"),
+        ({"digest": "AB" * 32}, "pattern"),
+        ({"digest": "cd" * 31}, "pattern"),
+        ({"until": None}, "date"),
+        ({"until": "soon"}, "date"),
+        ({"until": "2027-01-31T12:00"}, "date"),
+        ({"until": float("inf")}, "date"),
+        ({"since": "2027-01-01"}, "Extra inputs"),
+        (None, "required"),
+    ],
+)
+def test_a_second_version_that_cannot_be_agreed_on_is_refused(changes: dict[str, Any] | None, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        study(task=TASK | {"also": {} if changes is None else ALSO | changes})
+
+
+@pytest.mark.parametrize(("day", "count"), [("2026-11-30", 2), ("2027-01-31", 2), ("2027-02-01", 1), ("9999-12-31", 1)])
+def test_the_second_version_is_accepted_up_to_its_day_and_on_it(day: str, count: int) -> None:
+    both = study(task=TASK | {"also": ALSO}).task
+    assert both.accepted(date.fromisoformat(day)) == ("ab" * 32, "cd" * 32)[:count]
+    assert study().task.accepted(date.fromisoformat(day)) == ("ab" * 32,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[task]\nalso = {{ digest = "{"cd" * 32}", until = 2027-01-31 }}',
+        f'[task.also]\ndigest = "{"cd" * 32}"\nuntil = 2027-01-31\n[task]',
+    ],
+)
+def test_a_file_names_the_second_version_and_its_last_day(tmp_path: Path, text: str) -> None:
+    file = StudyFile.read(written(tmp_path, GOOD.replace("[task]", text)))
+    made = file.resolve("north-sea", KEYS, digest_of)
+    assert made.task.model_dump(mode="json")["also"] == ALSO
+    assert made.task.digest == "ab" * 32
+
+
+def test_a_file_cannot_name_the_version_that_is_installed_twice(tmp_path: Path) -> None:
+    text = f'[task]\nalso = {{ digest = "{"ab" * 32}", until = 2027-01-31 }}'
+    with pytest.raises(StudyError, match=r"also\.digest"):
+        StudyFile.read(written(tmp_path, GOOD.replace("[task]", text))).resolve("north-sea", KEYS, digest_of)
+
+
 def test_what_is_read_from_the_canonical_form_is_the_same_study() -> None:
     guest = study(
         task={"name": "flower:app:app", "digest": "cd" * 32},
@@ -375,6 +433,7 @@ def test_what_is_read_from_the_canonical_form_is_the_same_study() -> None:
         {"rounds": {"count": 3, "quorum": 3}},
         {"task": {"name": "tabular-classifier", "digest": "ac" * 32, "parameters": {"model": "logistic"}}},
         {"task": {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"model": "mlp"}}},
+        {"task": TASK | {"also": ALSO}},
         {"release": {"model": "operator"}},
         {"protection": {"mode": "none", "colluders": 2}},
         {"protection": {"mode": "secagg"}, "rounds": {"count": 3, "quorum": 3}},
@@ -408,12 +467,14 @@ def changed(edit: dict[str, Any]) -> bytes:
         changed({"sites": list(reversed(json.loads(study().canonical())["sites"]))}),
         changed({"format": "quorate.study/2"}),
         changed({"surprise": 1}),
+        study().canonical().replace(b'"task":{', b'"task":{"also":null,'),
         changed({"rounds": {**json.loads(study().canonical())["rounds"], "quorum": 5}}),
         study().canonical().replace(b',"seed":0', b""),
     ],
     ids=[
         "nothing", "null", "empty", "not UTF-8", "deep", "trailing space", "other order", "a float", "a text",
-        "a key twice", "not a number", "not exact", "sites unsorted", "another format", "an unknown key", "quorum",
+        "a key twice", "not a number", "not exact", "sites unsorted", "another format", "an unknown key",
+        "no other version", "quorum",
         "a default left out",
     ],
 )  # fmt: skip
