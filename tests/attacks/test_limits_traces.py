@@ -21,8 +21,8 @@ from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.rounds.training import Accounting
-from tests.client import test_evaluating
 from tests.client.ledger_kit import KEY
+from tests.client.rounds import test_evaluation
 from tests.client.rounds.test_training import PER_RECORD, TRAINING, Site, study
 
 TIGHT = PrivacyPolicy(epsilon_ever=6.0, largest_delta=1e-2)
@@ -60,8 +60,8 @@ def test_a_site_without_limits_notes_nothing_of_how_they_would_be_held(tmp_path:
 
 
 def test_limits_are_noted_before_an_evaluation_too(ledger: Ledger) -> None:
-    site = test_evaluating.Site(ledger, TIGHT)
-    of = test_evaluating.noisy(noise=0.5)
+    site = test_evaluation.Site(ledger, TIGHT)
+    of = test_evaluation.noisy(noise=0.5)
     with pytest.raises(BudgetExhaustedError):
         site.evaluate(of)
     site.policy = TIGHT.model_copy(update={"epsilon_ever": 1000.0})

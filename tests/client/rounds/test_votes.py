@@ -263,7 +263,7 @@ _VOTE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from quorate.secagg.participant import Ballot
-from quorate_client.rounds.secure.votes import Ballots, Question
+from quorate_client.rounds.secure.votes import Question, VoteLog
 from quorate_client.site.database import open_state
 
 state = open_state(Path(sys.argv[1]))
@@ -273,7 +273,7 @@ if sys.argv[2] == "before":
         lambda statement: os.kill(os.getpid(), signal.SIGKILL) if statement == "COMMIT" else None
     )
 roster = dict.fromkeys("abc", bytes(32))
-Ballots(state).lock(ballot, Question("run-1", 1, b"query".ljust(32), b"state", roster, 1))
+VoteLog(state).lock(ballot, Question("run-1", 1, b"query".ljust(32), b"state", roster, 1))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
