@@ -156,10 +156,11 @@ class TaskHost:
         self, theta: dict[str, Any], update: str, settings: dict[str, Any], proximal_mu: float
     ) -> dict[str, Any]:
         """The loop is ours. What it trains is the task's, as it was begun the last time."""
+        session = self._opened
         if self._private is None:
-            self._private = _private_training(self._opened, has_units=self._has_units)
+            self._private = _private_training(session, has_units=self._has_units)
         _write(Path(update), self._private.train(_theta(theta), PrivateSettings(**settings), proximal_mu))
-        return {"records": self._opened.records}
+        return {"records": session.records}
 
     def _export(self, theta: dict[str, Any], path: str) -> dict[str, Any]:
         arrays, metadata = self._opened.export(_theta(theta))

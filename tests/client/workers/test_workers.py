@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -295,6 +296,19 @@ def test_the_other_version_runs_until_its_last_day_is_over(installed: Path, tmp_
 
     assert host.answer({"verb": "measure"}) == {"code": TaskMismatchError.code}
     assert host.answer({"verb": "open", **opened}) == {"code": TaskMismatchError.code}
+
+
+def test_private_training_that_began_does_not_go_on_after_the_last_day(installed: Path, tmp_path: Path) -> None:
+    day = ["2027-01-31"]
+    host = host_on(day)
+    host.answer({"verb": "open", **opening(make_agreement(make_study(), tmp_path), **both(installed))})
+    host._private = SimpleNamespace(train=None)  # type: ignore[assignment]  # whose use would be another failure
+    asked = {"verb": "train_privately", "theta": {}, "update": "", "settings": {}, "proximal_mu": 0.0}
+    assert host.answer({**asked}) == {"code": TaskFailedError.code}
+
+    day[0] = "2027-02-01"
+
+    assert host.answer({**asked}) == {"code": TaskMismatchError.code}
 
 
 def test_the_other_version_is_not_executed_after_its_last_day(

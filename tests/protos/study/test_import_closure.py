@@ -70,6 +70,7 @@ BESIDE = {
         ("from .inner.d import x", ["inner/__init__", "inner/d"]),
         ("from .inner import *", ["inner/__init__", "inner/d", "inner/e"]),
         ("from .. import beyond", []),
+        ("from ..ward import a", []),
         ("from ward.nothing import x\nimport ward.nothing.more", []),
         ("import os, numpy.linalg\nfrom json import decoder", []),
         ("def open():\n    from ward.a import x", ["a"]),
