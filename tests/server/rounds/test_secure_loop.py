@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -260,13 +261,7 @@ def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> N
     exchange = a_secure_consortium(rounds={"count": 5, "checkpoint_every": 2})
     absent = exchange.sites[WEST]
     answer = absent.answer
-
-    def answer_late(instruction: Instruction) -> Reply:
-        if 0 < instruction.round_number < 5:
-            return Reply(instruction.message_id, "paused")
-        return answer(instruction)
-
-    absent.answer = answer_late
+    absent.answer = lambda i: Reply(i.message_id, "paused") if 0 < i.round_number < 5 else answer(i)
     run_to_its_end(exchange)
     assert exchange.results[5].contributed == NAMES
     assert exchange.results[4].missing == {WEST: "paused"}
@@ -280,11 +275,8 @@ def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> N
 
 def spoiled(exchange: MemoryExchange, liar: SiteName, attempts: Iterable[int] = (0,)) -> Tamper:
     """In round 1 this site sends words that are no ciphertext of its shares: nobody can say which."""
-
-    def change(reply: Reply) -> Reply:
-        return encrypting(exchange, reply, lambda content: content[::-1][:13] + content[13:])
-
-    return when([liar], Phase.UPLOAD, change, attempts=attempts)
+    lie = partial(encrypting, exchange, change=lambda content: content[::-1][:13] + content[13:])
+    return when([liar], Phase.UPLOAD, lie, attempts=attempts)
 
 
 @pytest.mark.parametrize("how_often", [1, 2])
