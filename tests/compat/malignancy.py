@@ -30,7 +30,8 @@ STUDIES = {"none": "malignancy", "secagg": "malignancy-in-secret"}
 """The study without protection, and the same under secure aggregation."""
 DATASET = "records"
 ROUNDS = 2
-ATOL = 2e-6
+ATOL = 4e-6
+"""A step of the fixed point (3.8e-6), by which one rounding the other way moves a parameter."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ READS_IMAGES = "tasks/data/images.py"
         ("tasks/data/record_index.py", {"tabular-classifier", "image-classifier"}),
         ("tasks/data/__init__.py", {"tabular-classifier", "image-classifier"}),
         ("tasks/models/classifier.py", {"tabular-classifier", "image-classifier"}),
-        ("tasks/models/tabular_model.py", {"tabular-classifier"}),
+        ("tasks/models/tabular_features.py", {"tabular-classifier"}),
         ("tasks/image.py", {"image-classifier"}),
         ("tasks/training/sgd.py", {"tabular-classifier", "image-classifier"}),
         ("tasks/training/dp_sgd.py", {"tabular-classifier", "image-classifier"}),
