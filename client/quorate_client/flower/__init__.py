@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__all__ = ["app"]  # Flower looks for the name in the source before it imports
+
 
 def __getattr__(name: str) -> Any:
     if name != "app":

@@ -11,6 +11,8 @@ from typing import Any
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # flwr phones home by default
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
+__all__ = ["app"]  # Flower looks for the name in the source before it imports
+
 
 def __getattr__(name: str) -> Any:
     if name != "app":
