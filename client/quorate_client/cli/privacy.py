@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from quorate.errors import InputError
+from quorate.errors import InputError, PolicyError
 from quorate.privacy.plan import TrainingPlan
 from quorate.study.study import Study
 from quorate.study.task_digest import task_reference
 from quorate_client.approval.datasets import Datasets
+from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.offers import find_offer
 from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.approval.policy_file import policy_now
@@ -49,6 +51,7 @@ def plan(
             f"The study {offered.name} has no [privacy.training], so there is nothing per record to plan",
             action="`quorate-client policy check STUDY` shows whether this site's policy allows it",
         )
+    require_meant(state, offered)
     policy = policy_now(SiteFolder(state)).privacy
     chosen = choose_dataset(state, dataset)
     units = training_units(offered, chosen)
@@ -86,6 +89,7 @@ def explore(
         offered = find_offer(opened.client.offers(), study).study
     if offered.privacy is None or offered.privacy.training is None:
         raise InputError(f"The study {offered.name} has no [privacy.training], so there is nothing to try")
+    require_meant(state, offered)
     from quorate_client.cli.explore import draw, explore_study  # imports torch
 
     points = explore_study(offered, choose_dataset(state, dataset), tried, repeat)
@@ -103,6 +107,23 @@ def explore(
     say(KEEP_HERE, "yellow")
     if plot is not None:
         say(f"Drawn in {plot}.")
+
+
+def require_meant(state: Path, study: Study) -> None:
+    """Before any code of a study's task runs in this process: nobody here may have approved it yet.
+
+    Raises:
+        PolicyError: the site's policy does not name the task. TaskMissingError, TaskMismatchError: what is installed is
+            not what the study means.
+    """
+    allowed = policy_now(SiteFolder(state)).tasks
+    if study.task.name not in allowed:
+        raise PolicyError(
+            f"The study {study.name} runs a task that this site's policy does not allow",
+            expected=f"tasks = {', '.join(sorted(allowed))}",
+            got=study.task.name,
+        )
+    InstalledTasks(time.monotonic).check(study.task, datetime.now(UTC))
 
 
 def parse_epsilons(text: str) -> tuple[float, ...]:

@@ -35,7 +35,15 @@ log = structlog.get_logger()
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH")
 _PASSED_ON_PREFIXES = ("OMP_", "MKL_", "CUDA_", "NVIDIA_")
 # Flower reports home unless told not to.
-_ALWAYS = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
+_ALWAYS = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "PYTHONUNBUFFERED": "1",
+    # Plugins of these two run code of any installed package, before the worker has confined itself.
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
+}
+_SEARCHED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +190,16 @@ def _environment(temporary: Path | None) -> dict[str, str]:
     passed_on = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
+    for name in _SEARCHED:
+        if name in passed_on:
+            passed_on[name] = _absolute_parts(passed_on[name])
     return passed_on | _ALWAYS | ({"TMPDIR": str(temporary)} if temporary is not None else {})
+
+
+def _absolute_parts(searched: str) -> str:
+    """An empty or relative part would mean the worker's own folder, where a task may write what the next worker then
+    runs before it is confined."""
+    return os.pathsep.join(part for part in searched.split(os.pathsep) if Path(part).is_absolute())
 
 
 def result_of(answer: dict[str, Any]) -> dict[str, Any]:

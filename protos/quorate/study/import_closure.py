@@ -1,8 +1,8 @@
 """Which files an import of a module can run, read from their source. Nothing of them is executed.
 
-Import statements are followed wherever they stand, in functions too. Those under ``if TYPE_CHECKING:`` are not: they
-never run. Where code is run by a name or from a text that no import statement shows, or by a module that is no source,
-nobody can say what it reaches: then all modules of that top-level package count.
+Import statements are followed wherever they stand, in functions and under ``if TYPE_CHECKING:`` too: there are a dozen
+ways to make that name true. Where code is run by a name or from a text that no import statement shows, or by a module
+that is no source, nobody can say what it reaches: then all modules of these packages count.
 
 This is against mistakes and old versions, not against an author who hides what a task runs: a library that imports what
 it is told to (by a name in a configuration, say) is seen only if it is in ``_RUN_BY_NAME``.
@@ -17,7 +17,6 @@ import os
 import pkgutil
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
@@ -26,17 +25,21 @@ from pathlib import Path
 from quorate.errors import TaskMissingError
 
 MAX_FILES = 1_000
-"""A study chooses the module's name before anybody approved anything; a framework's whole tree is no task."""
+MAX_FILE_BYTES = 512 * 1024
+MAX_SOURCE_BYTES = 8 * 1024 * 1024
+"""A study chooses the module's name before anybody approved anything; a framework's whole tree is no task. The parser
+takes some 7 s and 600 MB for a megabyte of source."""
 
-_TYPING = ("typing", "typing_extensions")
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 """What the parser raises, the last two for what is nested too deeply."""
 # fmt: off
 _RUN_BY_NAME = frozenset({
-    "builtins", "cloudpickle", "dill", "hydra", "imp", "importlib", "joblib", "lazy_loader", "marshal", "pickle",
-    "pkgutil", "pydoc", "runpy", "subprocess", "zipimport",
+    "builtins", "cloudpickle", "ctypes", "dill", "hydra", "imp", "importlib", "joblib", "lazy_loader", "marshal",
+    "pickle", "pkgutil", "pydoc", "runpy", "subprocess", "zipimport",
 })
-_RUN_A_TEXT = frozenset({"__builtins__", "__import__", "__loader__", "__path__", "__spec__", "compile", "eval", "exec"})
+_RUN_A_TEXT = frozenset({
+    "__builtins__", "__import__", "__loader__", "__package__", "__path__", "__spec__", "compile", "eval", "exec",
+})
 _STEER_IMPORTS = frozenset({"meta_path", "modules", "path", "path_hooks", "path_importer_cache"})  # of sys
 # fmt: on
 
@@ -95,7 +98,8 @@ class _Closure:
         self._packages = packages
         self._places: dict[str, _Place | None] = {}
         self._read: set[str] = set()
-        self._whole: set[str] = set()
+        self._source_bytes = 0
+        self._is_whole = False
 
     def reach(self, module: str) -> bool:
         """Take a module in, with all that it reaches. False where there is none: not every name that is imported from
@@ -133,24 +137,18 @@ class _Closure:
         except _NO_PYTHON as error:
             raise TaskMissingError(f"The module {module} is not Python", got=str(error)) from error
         yield from self._meant(package, imports)
-        outermost = module.partition(".")[0]
-        if not imports.are_all and outermost not in self._whole:
-            self._whole.add(outermost)
-            yield from self._imports_of_all(outermost)
+        if not imports.are_all and not self._is_whole:
+            self._is_whole = True
+            for outermost in sorted(self._packages):
+                self._take_all(outermost)
 
-    def _imports_of_all(self, package: str) -> Iterator[str]:
-        """Take all modules of a top-level package in. What does not parse cannot run, and leads nowhere."""
-        others = [name.encode() for name in self._packages - {package}]
+    def _take_all(self, package: str) -> None:
+        """Take all modules of a top-level package in. What does not parse cannot run."""
         for folder in self._folders(package):
             for path in _modules_below(Path(folder)):
-                inner = path.relative_to(folder)
-                name = "/".join((package, *inner.parts))
-                if name in self.files:
-                    continue  # read, or behind a file of the same name that comes first
-                source = self._take(name, path)
-                if source is not None and any(other in source for other in others):
-                    with suppress(*_NO_PYTHON):
-                        yield from self._meant(".".join((package, *inner.parent.parts)), imports_of(source))
+                name = "/".join((package, *path.relative_to(folder).parts))
+                if name not in self.files:  # else read, or behind a file of the same name that comes first
+                    self._take(name, path)
 
     def _take(self, name: str, path: Path) -> bytes | None:
         """Note a file. Gives its content if that is source."""
@@ -161,6 +159,13 @@ class _Closure:
                 with path.open("rb") as file:
                     self.files[name] = hashlib.file_digest(file, "sha256").digest()
                 return None
+            self._source_bytes += path.stat().st_size
+            if path.stat().st_size > MAX_FILE_BYTES or self._source_bytes > MAX_SOURCE_BYTES:
+                raise TaskMissingError(
+                    "The task reaches more source than is compared",
+                    expected=f"at most {MAX_FILE_BYTES} bytes a file and {MAX_SOURCE_BYTES} together",
+                    got=f"{name} among it",
+                )
             source = path.read_bytes()
         except OSError as error:
             raise TaskMissingError(f"Cannot read {name}", got=error.strerror or "") from error
@@ -227,7 +232,7 @@ def imports_of(source: bytes) -> Imports:
         tree = ast.parse(source)
     statements: list[tuple[int, str, tuple[str, ...]]] = []
     are_all = True
-    for node in _that_run(tree):
+    for node in ast.walk(tree):
         match node:
             case ast.Import():
                 statements += [(0, alias.name, ()) for alias in node.names]
@@ -237,36 +242,27 @@ def imports_of(source: bytes) -> Imports:
     return Imports(tuple(dict.fromkeys(statements)), are_all)
 
 
-def _that_run(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under ``if TYPE_CHECKING:``."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
-        match node:
-            case ast.If(test=ast.Name(id="TYPE_CHECKING")) | ast.If(test=ast.Attribute(attr="TYPE_CHECKING")):
-                waiting += node.orelse
-            case _:
-                yield node
-                waiting += ast.iter_child_nodes(node)
-
-
 def _runs_what_is_not_shown(node: ast.AST) -> bool:
     match node:
         case ast.Import():
-            return any(alias.name.partition(".")[0] in _RUN_BY_NAME for alias in node.names)
+            return any(
+                alias.name.partition(".")[0] in _RUN_BY_NAME or (alias.name == "sys" and alias.asname is not None)
+                for alias in node.names
+            )
         case ast.ImportFrom(level=0, module=str(module)):
-            bound = {alias.asname or alias.name for alias in node.names}
             return (
                 module.partition(".")[0] in _RUN_BY_NAME
                 or (module == "sys" and any(alias.name in _STEER_IMPORTS for alias in node.names))
-                or ("TYPE_CHECKING" in bound and module not in _TYPING)
+                or any(alias.name == "sys" for alias in node.names)
             )
-        case ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING"):
-            return not isinstance(node.ctx, ast.Load)  # no constant any more
         case ast.Name():
             return node.id in _RUN_A_TEXT
         case ast.Attribute(value=ast.Name(id="sys")):
             return node.attr in _STEER_IMPORTS
+        case ast.Attribute(value=ast.Name(id="torch"), attr="load"):  # unpickles
+            return True
+        case ast.Attribute(attr="sys"):  # os.sys
+            return True
         case _:
             return False
 
@@ -291,4 +287,12 @@ def _modules_below(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         paths = (Path(where, name) for name in sorted(names) if name.endswith(suffixes))
-        yield from (path for path in paths if path.is_file())
+        yield from (path for path in paths if _is_file(path))
+
+
+def _is_file(path: Path) -> bool:
+    """A link to a name that is too long is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

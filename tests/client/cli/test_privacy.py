@@ -12,6 +12,7 @@ from quorate.privacy.accounting import adaptive_epsilon, epsilon
 from quorate.privacy.events import Event
 from quorate.study.study import Protection, Rounds, Study, TaskRef
 from quorate.study.task_digest import task_digest
+from quorate_client.cli import explore, privacy
 from quorate_client.cli.explore import Point, draw
 from quorate_client.ledger.entries import Account, Charge, Limits, Registered
 from quorate_client.site.folder import SiteFolder
@@ -68,6 +69,23 @@ def spend(folder: SiteFolder, *events: Event) -> None:
     with opened(folder.root, key=load_keys(folder.keys).signing) as ledger:
         charge = Charge(Account("patients", "record"), "earlier", b"e" * 32, "run-0", 1, 0, events)
         ledger.spend(ledger.reserve(charge, Limits(DELTA), 1.7e9), events)
+
+
+@pytest.mark.parametrize("command", ["plan", "explore"])
+def test_no_code_of_a_task_runs_that_is_not_what_the_study_means_or_that_the_policy_does_not_name(
+    run: Run, registered: SiteFolder, services: Server, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (privacy, explore):
+        monkeypatch.setattr(module, "load_task", lambda _: pytest.fail("code of the task was loaded"))
+    other = TaskRef(name=TABULAR, digest="0" * 64, parameters={"schema": _SCHEMA, "standardise": "range"})
+    offer(services, "other", task=other)
+    refused = run("privacy", command, "other")
+    assert (refused.code, "is not the one" in refused.err) == (3, True)
+    offer(services)
+    policy = registered.policy
+    policy.write_text(policy.read_text().replace(', "tabular-classifier"', ""))
+    refused = run("privacy", command, "hearts")
+    assert (refused.code, "does not allow" in refused.err) == (3, True)
 
 
 # --- plan ---

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from quorate.errors import (
@@ -388,6 +389,23 @@ async def test_a_worker_inherits_no_files_and_no_secrets_of_the_environment(
     assert "password" not in seen
     assert "secret file" not in seen
     assert seen.count("socket:") == 1
+
+
+async def test_a_worker_runs_nothing_from_the_folder_that_tasks_may_write(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``export X=$X:/opt/...`` leaves an empty part where X was not set: the worker's own folder. What a task of before
+    wrote there would run before the worker confines itself."""
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH"):
+        monkeypatch.setenv(name, f":.:work:..:{os.environ.get(name, '/opt')}:")
+    for folder in (tmp_path, tmp_path / "work"):
+        folder.mkdir(exist_ok=True)
+        (folder / "socket.py").write_text(f"open({str(tmp_path / 'escaped')!r}, 'w').close()")
+    async with pool(tmp_path) as workers, workers.lease(KEY) as worker:
+        environment = psutil.Process(pid_of(worker)).environ()
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "PATH"):
+        assert all(Path(part).is_absolute() for part in environment[name].split(os.pathsep))
+    assert not (tmp_path / "escaped").exists()
 
 
 async def test_a_worker_that_does_not_get_ready_in_time_is_ended(installed: Path, tmp_path: Path) -> None:

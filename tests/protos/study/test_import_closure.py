@@ -13,7 +13,7 @@ import pytest
 
 from quorate.errors import TaskMissingError
 from quorate.study import import_closure
-from quorate.study.import_closure import imports_of, reached_files
+from quorate.study.import_closure import MAX_FILE_BYTES, MAX_SOURCE_BYTES, imports_of, reached_files
 
 Write = Callable[[dict[str, str]], Path]
 
@@ -78,8 +78,11 @@ BESIDE = {
         ("try:\n    import ward.a\nexcept ImportError:\n    import ward.b\nelse:\n    import ward.c", ["a", "b", "c"]),
         ("import sys\nif sys.platform == 'win32':\n    import ward.a\nelse:\n    import ward.b", ["a", "b"]),
         ("if 0: import ward.a", ["a"]),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ward.a\nelse:\n    import ward.b", ["b"]),
-        ("import typing as t\nif t.TYPE_CHECKING:\n    import ward.a", []),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ward.a\nelse:\n    import ward.b",
+            ["a", "b"],
+        ),
+        ("import typing as t\nif t.TYPE_CHECKING:\n    import ward.a", ["a"]),
         ("from typing import TYPE_CHECKING\nif not TYPE_CHECKING:\n    import ward.a", ["a"]),
         ("'import ward.a'  # import ward.b", []),
     ],
@@ -131,10 +134,12 @@ def test_other_packages_count_only_where_they_are_asked_for(write: Write) -> Non
         "__builtins__",
         "import sys\nsys.path.insert(0, 'ward')",
         "from sys import modules",
-        "TYPE_CHECKING = True\nif TYPE_CHECKING:\n    import ward.a",
-        "from ward.c import TYPE_CHECKING\nif TYPE_CHECKING:\n    import ward.a",
-        "from ward.c import x as TYPE_CHECKING",
-        "import typing\ntyping.TYPE_CHECKING = True",
+        "import sys as s\ns.path.insert(0, 'ward')",
+        "import os\nos.sys.path.insert(0, 'ward')",
+        "from os import sys",
+        "import ctypes",
+        "__package__ = 'ward.inner'\nfrom .d import x",
+        "import torch\ntorch.load('model', weights_only=False)",
     ],
 )
 def test_where_a_module_runs_what_no_statement_shows_the_whole_package_counts(write: Write, statement: str) -> None:
@@ -163,11 +168,30 @@ def test_what_only_reads_alike_runs_nothing(write: Write, statement: str) -> Non
     assert "ward/a.py" not in reached("ward.task")
 
 
-def test_imports_of_the_whole_package_lead_to_other_packages_too(write: Write) -> None:
-    write(BESIDE | {"ward/task.py": "import importlib", "ward/inner/e.py": "from clinic import x"})
-    write({"clinic/__init__.py": "", "clinic/x.py": "", "clinic/y.py": "", "ward/broken.py": "clinic is no Python"})
-    assert reached("ward.task", "clinic") >= {"ward/broken.py", "clinic/__init__.py", "clinic/x.py"}
-    assert "clinic/y.py" not in reached("ward.task", "clinic")
+def test_what_is_loaded_by_name_may_be_of_the_other_packages_too(write: Write) -> None:
+    write(BESIDE | {"ward/task.py": "import importlib", "ward/broken.py": "this is no Python"})
+    write({"clinic/__init__.py": "", "clinic/x.py": ""})
+    assert reached("ward.task", "clinic") >= {*BESIDE, "ward/broken.py", "clinic/__init__.py", "clinic/x.py"}
+
+
+def test_no_name_in_a_study_makes_a_site_parse_for_minutes(write: Write) -> None:
+    write({"ward/__init__.py": "", "ward/task.py": "x = 1\n" * (MAX_FILE_BYTES // 6 + 1)})
+    with pytest.raises(TaskMissingError, match="more source"):
+        reached("ward.task")
+    part = "#" * (MAX_FILE_BYTES - 10)
+    count = MAX_SOURCE_BYTES // (MAX_FILE_BYTES - 10) + 1
+    write({"ward/task.py": "".join(f"from . import m{number}\n" for number in range(count))})
+    write({f"ward/m{number}.py": part for number in range(count)})
+    with pytest.raises(TaskMissingError, match="more source"):
+        reached("ward.task")
+
+
+def test_a_link_to_a_name_that_is_too_long_is_no_module(write: Write, tmp_path: Path) -> None:
+    write(BESIDE | {"ward/task.py": "import importlib"})
+    before = reached("ward.task")
+    folder = next(path.parent for path in tmp_path.rglob("task.py"))
+    (folder / "link.py").symlink_to("x" * 300)
+    assert reached("ward.task") == before
 
 
 def test_a_compiled_module_counts_and_so_does_all_that_it_might_import(write: Write) -> None:
