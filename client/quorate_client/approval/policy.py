@@ -129,10 +129,11 @@ class Policy(BaseModel):
             PolicyError: of the kind of the first rule that refuses, naming its key.
         """
         for rule in self.rules(study):
-            if not rule.is_met:
-                raise rule.refusal(
-                    f"The study {study.name} {rule.problem}", expected=rule.demand, got=rule.found, action=_ACTION
-                )
+            rule.require(study)
+
+    def check_task(self, study: Study) -> None:
+        """Refuse a study whose task this policy does not name. Raises PolicyError."""
+        self._task_rule(study).require(study)
 
     def check_hour(self, now: datetime) -> None:
         """Refuse work at this hour (local time).
@@ -210,14 +211,17 @@ class Policy(BaseModel):
             f"releases its model to the {study.released_to}, which this site's policy does not allow",
             PolicyError,
         )
-        yield Rule(
+        yield self._task_rule(study)
+        yield from _privacy_rules(self.privacy, study.privacy)
+
+    def _task_rule(self, study: Study) -> Rule:
+        return Rule(
             f"tasks = {_choices(self.tasks)}",
             study.task.name,
             study.task.name in self.tasks,
             "runs a task that this site's policy does not allow",
             PolicyError,
         )
-        yield from _privacy_rules(self.privacy, study.privacy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,13 @@ class Rule:
     is_met: bool
     problem: str
     refusal: type[PolicyError]
+
+    def require(self, study: Study) -> None:
+        """Raises ``refusal`` where the rule is not met."""
+        if not self.is_met:
+            raise self.refusal(
+                f"The study {study.name} {self.problem}", expected=self.demand, got=self.found, action=_ACTION
+            )
 
 
 def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[Rule]:

@@ -1,8 +1,8 @@
 """Whether this site would work for a study, and what it would cost: said to the server before anybody starts a run.
 
-What leaves is a code and no figure: with the noise known, and it is in the study, what a study costs
-tells the number of records. Nothing is trained, nothing spent, no record read and no code of a task run: nobody here
-has approved most of these studies.
+What leaves is a code and no figure: with the noise known, and it is in the study, what a study costs tells the number
+of records. Nothing is trained, nothing spent, no record read and no code of a task run: nobody here has approved most
+of these studies.
 
 What passes by itself (the policy's hours, a pause) is not said, nor what only the records themselves can tell.
 """

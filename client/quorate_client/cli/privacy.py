@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate.errors import InputError, PolicyError
+from quorate.errors import InputError
 from quorate.privacy.plan import TrainingPlan
 from quorate.study.study import Study
 from quorate.study.task_digest import task_reference
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.offers import find_offer
-from quorate_client.approval.policy import PrivacyPolicy
+from quorate_client.approval.policy import Policy, PrivacyPolicy
 from quorate_client.approval.policy_file import policy_now
 from quorate_client.approval.privacy_cost import Outlook, account_of, outlook_of, plan_training
 from quorate_client.cli.ledger import site_ledger
@@ -51,8 +51,7 @@ def plan(
             f"The study {offered.name} has no [privacy.training], so there is nothing per record to plan",
             action="`quorate-client policy check STUDY` shows whether this site's policy allows it",
         )
-    require_meant(state, offered)
-    policy = policy_now(SiteFolder(state)).privacy
+    policy = require_meant(state, offered).privacy
     chosen = choose_dataset(state, dataset)
     units = training_units(offered, chosen)
     made = plan_training(offered, policy, units)
@@ -109,21 +108,20 @@ def explore(
         say(f"Drawn in {plot}.")
 
 
-def require_meant(state: Path, study: Study) -> None:
+def require_meant(state: Path, study: Study) -> Policy:
     """Before any code of a study's task runs in this process: nobody here may have approved it yet.
+
+    Returns:
+        The site's policy, as it is on disk at this moment.
 
     Raises:
         PolicyError: the site's policy does not name the task. TaskMissingError, TaskMismatchError: what is installed is
             not what the study means.
     """
-    allowed = policy_now(SiteFolder(state)).tasks
-    if study.task.name not in allowed:
-        raise PolicyError(
-            f"The study {study.name} runs a task that this site's policy does not allow",
-            expected=f"tasks = {', '.join(sorted(allowed))}",
-            got=study.task.name,
-        )
+    policy = policy_now(SiteFolder(state))
+    policy.check_task(study)
     InstalledTasks(time.monotonic).check(study.task, datetime.now(UTC))
+    return policy
 
 
 def parse_epsilons(text: str) -> tuple[float, ...]:

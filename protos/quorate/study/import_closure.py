@@ -159,8 +159,9 @@ class _Closure:
                 with path.open("rb") as file:
                     self.files[name] = hashlib.file_digest(file, "sha256").digest()
                 return None
-            self._source_bytes += path.stat().st_size
-            if path.stat().st_size > MAX_FILE_BYTES or self._source_bytes > MAX_SOURCE_BYTES:
+            size = path.stat().st_size
+            self._source_bytes += size
+            if size > MAX_FILE_BYTES or self._source_bytes > MAX_SOURCE_BYTES:
                 raise TaskMissingError(
                     "The task reaches more source than is compared",
                     expected=f"at most {MAX_FILE_BYTES} bytes a file and {MAX_SOURCE_BYTES} together",
