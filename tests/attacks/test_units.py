@@ -41,6 +41,7 @@ from quorate_client.tasks.tabular import NAME, TASK
 from quorate_client.tasks.training.dp_sgd import PrivateTraining
 from quorate_client.tasks.training.sampling import Units
 from quorate_client.tasks.training.sgd import LocalSettings, log_loss
+from quorate_client.workers.compared_code import ComparedCode
 from quorate_client.workers.host import TaskHost
 from tests.client.cli.test_privacy import DELTA, TRAINING, offer
 from tests.client.command_kit import Result, Run, runner
@@ -276,7 +277,7 @@ def test_a_task_that_knows_no_units_does_not_train_privately() -> None:
             settings = LocalSettings(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, optimizer="sgd")
             return Trainable(torch.nn.Linear(3, 1), torch.zeros(10, 3), torch.zeros(10), log_loss, settings)
 
-    host = TaskHost()
+    host = TaskHost(ComparedCode())
     host._has_units = True
     host._session = Unaware()  # type: ignore[assignment]
     with pytest.raises(PrivacyUnsupportedError, match="of units"):
