@@ -15,6 +15,7 @@ from quorate.rounds.instruction import Phase
 from quorate_client.approval.policy import Policy
 from quorate_client.approval.policy_file import has_policy, policy_now, read_policy, write_default_policy
 from quorate_client.ledger.ledger import open_ledger
+from quorate_client.site.database import alone, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
 from quorate_client.site.trusted_file import read_trusted
@@ -90,6 +91,28 @@ def test_a_policy_that_could_not_be_trusted_is_not_remembered(folder: SiteFolder
     refused(folder, "written by more users")
     folder.policy.unlink()
     assert read_policy(folder) == Policy()
+
+
+def test_a_database_that_takes_the_place_of_one_learns_of_the_policy_too(folder: SiteFolder) -> None:
+    """Put there while a daemon, which looked at the policy before, has the other one open."""
+    write(folder.policy, STRICT)
+    with site_state(folder.database):
+        for _ in range(2):
+            policy_now(folder)
+        folder.database.rename(folder.root / "aside")
+        policy_now(folder)
+        folder.policy.unlink()
+        refused(folder, "is gone: this site had a policy")
+
+
+def test_a_policy_that_is_remembered_is_read_while_another_writes(folder: SiteFolder) -> None:
+    write(folder.policy, STRICT)
+    with site_state(folder.database) as state:
+        policy_now(folder)
+        with alone(state.database):
+            assert policy_now(folder).minimum_sites == 9
+            write(folder.policy, LOOSE)
+            assert policy_now(folder).minimum_sites == 1
 
 
 def test_joining_again_does_not_put_the_defaults_in_the_place_of_a_policy_that_is_gone(folder: SiteFolder) -> None:

@@ -80,6 +80,9 @@ delta = 1e-5
 unbounded = "refuse"
 """
 
+_REMEMBERING: set[tuple[int, int]] = set()
+"""The databases, by device and inode, that remember a policy."""
+
 
 def has_policy(folder: SiteFolder) -> bool:
     """Whether there is a policy at this site, or was one.
@@ -155,8 +158,25 @@ def _is_remembered(folder: SiteFolder) -> bool:
 
 
 def _remember(folder: SiteFolder) -> None:
+    """Once for each database: what is remembered there nothing takes back, and to open one costs more than to read the
+    policy. It is known by its inode: one that is put in its place learns of the policy too.
+    """
+    database = _inode(folder.database)
+    if database is not None and database in _REMEMBERING:
+        return
     with site_state(folder.database) as state:
         state.remember_policy()
+    if database is not None:
+        _REMEMBERING.add(database)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Nobody else has it while the file is open, as the database of a running daemon is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def policy_now(folder: SiteFolder) -> Policy:

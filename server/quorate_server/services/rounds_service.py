@@ -136,14 +136,21 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
     ) -> None:
         """Whoever does not read is gone, but the call goes on until it is read or broken off at the other end: were
         the writing broken off here, the transport could not end the call any more, and nobody would count it."""
-        writing = asyncio.ensure_future(context.write(event))
-        await asyncio.wait({writing}, timeout=self._unread_s)
-        if not writing.done():
+        is_unread = False
+
+        def give_up() -> None:
+            nonlocal is_unread
+            is_unread = True
             self._sessions.detach(session)
             session.drop_waiting()
-            await writing
+
+        patience = asyncio.get_running_loop().call_later(self._unread_s, give_up)
+        try:
+            await context.write(event)
+        finally:
+            patience.cancel()
+        if is_unread:
             raise TransportError("The site does not read what it is sent")
-        await writing
 
     async def _read(
         self, session: Session, who: Caller, signing_key: bytes, requests: AsyncIterator[rounds_pb2.SiteEvent]
