@@ -179,9 +179,9 @@ class Instructions:
                 self._parts.replied(instruction.message_id)
 
     async def _perform(self, instruction: Instruction) -> Reply:
-        if self.paused:
-            raise SitePausedError("The administrator paused this site")
         agreement = await self._parts.agree(instruction)
+        if self.paused:  # perhaps only since the server was asked for other sites' approvals
+            raise SitePausedError("The administrator paused this site")
         is_begun = False
 
         def begin() -> None:
