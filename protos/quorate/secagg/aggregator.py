@@ -27,7 +27,7 @@ from quorate.secagg.opening import Opening
 from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.sizes import reveal_bytes, share_words, shares_bytes
 from quorate.secagg.study_key import SealedPart, is_from_sender
-from quorate.secagg.survivor_sets import may_vote
+from quorate.secagg.survivor_sets import MAX_SETS, may_vote
 from quorate.secagg.terms import (
     Hello,
     Layout,
@@ -156,6 +156,8 @@ class Aggregator:
         """
         if site not in self._hellos or site in self.uploads:
             raise ContributionError("A site has no part in this sum, or sent its part twice")
+        if len(upload.opened) > MAX_SETS:  # each is held against each: 29,000 of them took 20 s
+            raise ContributionError("A site says that it voted for more sets of survivors than a site votes for")
         masked = unpack_words(upload.counts)
         size, others = self.polynomials * POLYNOMIAL_BYTES, self.greeted - {site}
         *ciphertexts, shares = upload.blobs if upload.blobs else (None,)

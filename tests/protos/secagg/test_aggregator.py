@@ -190,6 +190,9 @@ UPLOADS: dict[str, Callable[[Sent], Upload]] = {
         shares=shares_to_bytes(sent.given.boxes[LIAR]) + shares_to_bytes({A: sent.given.boxes[LIAR][A]})
     ),
     "shares that are none": lambda sent: sent.upload(shares=b"\xff" * sent.uploads[LIAR].blobs[1].size),
+    "more sets of survivors than it may have voted for": lambda sent: replace(
+        sent.uploads[LIAR], opened=((A, B, C), (A, B, LIAR), (A, C, LIAR))
+    ),
     "no counts": lambda sent: sent.counting(lambda counts: b""),
     "counts cut": lambda sent: sent.counting(lambda counts: counts[:-1]),
     "counts out of range": lambda sent: sent.counting(
