@@ -133,6 +133,26 @@ async def test_large_instructions_do_not_fill_the_memory_either(
     assert site.metric("quorate_client_instructions_open") == 128
 
 
+async def test_names_of_blobs_without_end_do_not_fill_it_either(
+    server: RunningServer, site: RunningSite, engine: ScriptedEngine
+) -> None:
+    """They were not counted: a hundred thousand go into one message, and a thousand messages were kept."""
+
+    async def never(*_: object) -> Reply:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    engine.perform_next = [never] * 16
+    named = (Blob(BlobId(bytes(32)), 1),) * 2**15
+    for number in range(15):
+        name = MessageId(number.to_bytes(32, "big"))
+        site.daemon.instructions.take(
+            instruct(server.services, message_id=name, run=RunId(f"run-{number}"), blobs=named)
+        )
+    with pytest.raises(FrameError):
+        site.daemon.instructions.take(instruct(server.services, blobs=named))
+
+
 class DeafServer:
     """Welcomes a site, says what it likes, and reads nothing."""
 

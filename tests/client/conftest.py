@@ -18,6 +18,7 @@ from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.rounds.spool import Spool
+from quorate.study.approval import AnswerWord
 from quorate.study.study import Guest, Protection, Rounds, Site, Study, TaskRef
 from quorate.study.task_digest import task_digest
 from quorate_client.approval.answers import Answer, Answers
@@ -239,11 +240,11 @@ async def visit(server: RunningServer, site: RunningSite) -> Visit:
     return await server.services.visit()
 
 
-def approve(folder: SiteFolder, study: Study) -> None:
+def approve(folder: SiteFolder, study: Study, answer: AnswerWord = "approved") -> None:
     keys = load_keys(folder.keys)
     state = open_state(folder.database)
-    signature = keys.sign_answer("approved", study.digest())
-    Answers(state, lambda: 0.0).record(Answer(study, study.digest(), "approved", signature))
+    signature = keys.sign_answer(answer, study.digest())
+    Answers(state, lambda: 0.0).record(Answer(study, study.digest(), answer, signature))
     state.close()
 
 

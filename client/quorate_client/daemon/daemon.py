@@ -154,13 +154,20 @@ def assemble(
 
     other_sites = OtherSitesApprovals(answers, current)
 
-    async def agree(instruction: Instruction) -> Agreement:
+    async def allowed(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
         check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
-        tasks.check(agreement.study.task, now)
-        await other_sites.require(agreement)
+        # A large task takes seconds the first time; heartbeats must not wait for it.
+        await asyncio.to_thread(tasks.check, agreement.study.task, now)
         return agreement
+
+    async def agree(instruction: Instruction) -> Agreement:
+        agreement = await allowed(instruction)
+        if await other_sites.require(agreement):
+            return agreement
+        # The server was asked, and may have let this site wait for days.
+        return await allowed(instruction)
 
     readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
     stream = ControlStream(

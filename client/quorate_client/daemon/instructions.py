@@ -38,6 +38,8 @@ log = structlog.get_logger()
 MAX_OPEN = 1000
 MAX_OPEN_BYTES = 128 * 1024 * 1024
 """Instructions that wait or are in work, and what they hold in memory."""
+REFERENCE_BYTES = 256
+"""What the name of a blob takes there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Instructions:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
             return
-        size = len(instruction.body) + sum(len(blob.inline or b"") for blob in instruction.blobs)
+        size = len(instruction.body) + sum(REFERENCE_BYTES + len(blob.inline or b"") for blob in instruction.blobs)
         if len(self._tasks) >= MAX_OPEN or sum(self._sizes.values()) + size > MAX_OPEN_BYTES:
             raise FrameError("The server asks for more at a time than this site holds in memory")
         self._sizes[message] = size
@@ -179,9 +181,9 @@ class Instructions:
                 self._parts.replied(instruction.message_id)
 
     async def _perform(self, instruction: Instruction) -> Reply:
-        if self.paused:
-            raise SitePausedError("The administrator paused this site")
         agreement = await self._parts.agree(instruction)
+        if self.paused:  # perhaps only since the server was asked for other sites' approvals
+            raise SitePausedError("The administrator paused this site")
         is_begun = False
 
         def begin() -> None:

@@ -8,15 +8,19 @@ compiled from source, and each is held against its digest at the moment at which
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.abc import MetaPathFinder
+from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Final
 
 from quorate.errors import TaskMismatchError
 from quorate.study.task_digest import LIBRARY, InstalledTask
+
+_READ_BY_PYTHON: Final = SourceFileLoader.get_code
 
 
 class ComparedCode(MetaPathFinder):
@@ -29,10 +33,19 @@ class ComparedCode(MetaPathFinder):
         self._ran: dict[str, bytes] = {}
         self._files: Mapping[str, bytes] = {}
         self._task_package = ""
+        self._replaced = ""
 
     def install(self) -> None:
-        """From now on every import of this process passes here."""
+        """From now on every import of this process passes here, and every source file that is run by its path."""
         sys.meta_path.insert(0, self)
+
+        def get_code(loader: SourceLoader, fullname: str) -> CodeType | None:
+            path = loader.get_filename(fullname)
+            place = self._compared_place(path)
+            return _READ_BY_PYTHON(loader, fullname) if place is None else self.compile(loader, path, place)
+
+        # A task that looks for its plugins itself makes loaders from paths, and no finder hears of it.
+        SourceFileLoader.get_code = get_code  # type: ignore[assignment, method-assign]  # typeshed has two SourceLoaders
 
     def hold(self, task: InstalledTask) -> None:
         """Only the files of this task may run, from now on and until now.
@@ -42,8 +55,13 @@ class ComparedCode(MetaPathFinder):
         """
         for place, content in self._ran.items():
             if task.files.get(place, content) != content:
-                raise _changed(place)
+                raise self._changed(place)
         self._files, self._task_package = task.files, task.package
+
+    def require_unchanged(self) -> None:
+        """Raises TaskMismatchError: a file was found replaced, whatever became of the refusal in the task."""
+        if self._replaced:
+            raise self._changed(self._replaced)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -78,14 +96,38 @@ class ComparedCode(MetaPathFinder):
                 action="Tell the author of the task",
             )
         if compared is not None and compared != found:
-            raise _changed(place)
+            raise self._changed(place)
         self._ran[place] = found
+
+    def compile(self, loader: SourceLoader, path: str, place: str) -> CodeType:
+        """What was read and shown; the bytecode beside it is neither read nor written."""
+        source = loader.get_data(path)
+        self.admit(place, source)
+        return loader.source_to_code(source, path)
+
+    def _compared_place(self, path: str) -> str | None:
+        """Which of the compared files lies there; None for all others."""
+        path = os.path.normpath(Path(path).absolute())
+        for package in (self._task_package, LIBRARY):
+            for folder in getattr(sys.modules.get(package), "__path__", ()):
+                if path.startswith(f"{folder}{os.sep}"):
+                    place = package + path[len(folder) :]
+                    return place if place in self._files else None
+        return None
+
+    def _changed(self, place: str) -> TaskMismatchError:
+        self._replaced = place
+        return TaskMismatchError(
+            "A file of the task was replaced while its worker was open",
+            got=place,
+            action="Nothing: the next worker is new",
+        )
 
     def _found_by_others(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
     ) -> ModuleSpec | None:
         for finder in sys.meta_path:
-            if finder is not self:
+            if finder is not self and hasattr(finder, "find_spec"):  # one of before Python 3.4 has none
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None:
                     return spec
@@ -93,24 +135,16 @@ class ComparedCode(MetaPathFinder):
 
 
 class _FromSource(SourceFileLoader):
-    """Compiles what it read and showed; the bytecode beside it is neither read nor written."""
+    """Of a module that was found by its name, wherever that lies."""
 
     def __init__(self, fullname: str, path: str, code: ComparedCode, place: str) -> None:
         super().__init__(fullname, path)
         self._code, self._place = code, place
 
     def get_code(self, fullname: str) -> CodeType:
-        source = self.get_data(self.path)
-        self._code.admit(self._place, source)
-        return self.source_to_code(source, self.path)
+        return self._code.compile(self, self.path, self._place)
 
 
 def _package_of(fullname: str, spec: ModuleSpec) -> list[str]:
     package = fullname if spec.submodule_search_locations is not None else fullname.rpartition(".")[0]
     return package.split(".") if package else []
-
-
-def _changed(place: str) -> TaskMismatchError:
-    return TaskMismatchError(
-        "A file of the task was replaced while its worker was open", got=place, action="Nothing: the next worker is new"
-    )

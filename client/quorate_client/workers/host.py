@@ -71,11 +71,18 @@ class TaskHost:
             printed, and what is printed stays at the site.
         """
         try:
-            return self._perform(request.pop("verb"), request)
+            return self._perform_as_compared(request.pop("verb"), request)
         except Exception as error:  # noqa: BLE001  # whatever a task raises becomes a code
             with suppress(OSError):  # the log's disk may be full, which may be what the exception is about
                 traceback.print_exc()
             return {"code": _code_of(error)}
+
+    def _perform_as_compared(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+        """A task may catch the refusal of a file that was replaced, and go on without it, as nobody agreed to."""
+        try:
+            return self._perform(verb, request)
+        finally:
+            self._code.require_unchanged()
 
     def _perform(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
         match verb:

@@ -6,6 +6,7 @@ anything. What depends on the sum is for those to check who know it (``secagg/si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ from quorate.secagg.sizes import (
 )
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import DIGEST_BYTES, SIGNATURE_BYTES, Hello, Reveal, Vote
+from quorate.tally import RATES
 from quorate.v1 import secagg_pb2
 from quorate.wire.messages import blob_from_proto, blob_to_proto
 
@@ -153,7 +155,7 @@ def secure_answer_from_bytes(data: bytes) -> SecureAnswer:
         vote=_vote_from(proto.vote) if proto.HasField("vote") else None,
         reveal=_reveal_from(proto.reveal) if proto.HasField("reveal") else None,
         model=_digest("The digest of a model", proto.model),
-        metrics={told.round: dict(told.values) for told in proto.metrics},
+        metrics={told.round: _rates(told.values) for told in proto.metrics},
         opened=tuple(tuple(_name(site) for site in told.sites) for told in proto.opened),
     )
 
@@ -285,6 +287,12 @@ def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:
 
 def _reveal_from(proto: secagg_pb2.SecureReveal) -> Reveal:
     return Reveal(_name(proto.site), proto.sealed, _signature(proto.signature))
+
+
+def _rates(told: Mapping[str, float]) -> dict[str, float]:
+    """Those that this version knows, as far as they are numbers. Names are fields of the server's log and columns of
+    the report: one of a site's own choice ended the run's process."""
+    return {name: value for name, value in told.items() if name in RATES and math.isfinite(value)}
 
 
 def _name(text: str) -> SiteName:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,39 @@ async def test_a_site_that_was_refused_for_want_of_approvals_works_when_they_are
     assert (await answer_to(visit, work_for(services))).code == "study_not_approved"
     services.approvals = signed(services, sorted(services.sign_as)[1:2])
     assert (await answer_to(visit, work_for(services, 2))).code == ""
+
+
+@dataclass
+class Meanwhile:
+    """Approvals that the server keeps back until something happened at the site."""
+
+    happens: Callable[[], object]
+    approvals: list[Approval]
+
+    def __iter__(self) -> Iterator[Approval]:
+        self.happens()
+        return iter(self.approvals)
+
+
+@pytest.mark.parametrize("what", ["study_not_approved", "site_paused", "protection_refused"])
+async def test_what_the_site_says_while_the_server_keeps_approvals_back_counts(
+    server: RunningServer, folder: SiteFolder, site: RunningSite, visit: Visit, engine: ScriptedEngine, what: str
+) -> None:
+    """The server may let a site wait for as long as it likes, and was obeyed then as of the first day."""
+    services = server.services
+
+    def happens() -> None:
+        match what:
+            case "study_not_approved":
+                approve(folder, counting_on_others(services), "rejected")
+            case "site_paused":
+                site.daemon.instructions.paused = True
+            case _:
+                folder.policy.write_text("")  # the defaults allow secure aggregation only
+
+    services.approvals = Meanwhile(happens, signed(services, sorted(services.sign_as)[:2]))
+    assert (await answer_to(visit, work_for(services))).code == what
+    assert engine.performed == []
 
 
 @pytest.mark.parametrize("attack", ["none", "twice", "own", "rejected", "another study", "another name", "a stranger"])

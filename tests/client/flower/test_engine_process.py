@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -23,7 +24,7 @@ from quorate.rounds.instruction import Phase, Reply
 from quorate.study.study import Protection, Release, Rounds
 from quorate.study.study import Site as StudySite
 from quorate.wire.messages import contribution_from_bytes, instruction_to_bytes, reply_from_bytes
-from quorate_client.approval.answers import Answers
+from quorate_client.approval.answers import Answer, Answers
 from quorate_client.daemon.engine_server import IDLE_S, EngineServer
 from quorate_client.flower import engine_client
 from quorate_client.flower.engine_client import HELD, ask, packed
@@ -188,7 +189,40 @@ def test_an_expired_study_is_refused(installed: Path, tmp_path: Path) -> None:
     assert Place(tmp_path, expires=date(2020, 1, 1)).ask(Phase.PREPARE).code == "study_expired"
 
 
+def test_a_pause_and_a_rejection_in_the_folder_go_before_the_site_file(place: Place) -> None:
+    """The folder may have been a daemon's before."""
+    digest = place.study.digest()
+    with site_state(place.folders["north"].database) as state:
+        state.pause(True)
+    assert place.ask(Phase.PREPARE).code == "site_paused"
+    with site_state(place.folders["north"].database) as state:
+        state.pause(False)
+        Answers(state, lambda: 0.0).record(Answer(place.study, digest, "rejected", b""))
+    assert place.ask(Phase.PREPARE).code == "study_not_approved"
+    assert place.ask(Phase.PREPARE, site="south").code == ""
+
+
 # --- when it ends ---
+
+
+async def test_a_message_that_waited_beyond_its_deadline_is_not_worked_on(installed: Path, tmp_path: Path) -> None:
+    """Work goes on one message after the other, and each in time only."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    place = Place(tmp_path, parameters={"trouble": "hang", "signal": str(pipe)})
+    with closing(EngineServer(place.folders["north"], Config(), lambda: 0.0)) as server:
+        first = reply_from_bytes((await server.answer(place.question(Phase.PREPARE)))[0])
+        place.server.prepared([contribution_from_bytes(first.body)])
+        long = [str(place.file("north")).encode(), instruction_to_bytes(place.server.instruction(Phase.TRAIN, 1))]
+        working = asyncio.create_task(server.answer(long))
+        await asyncio.to_thread(pipe.read_text)
+        hurried = replace(place.server.instruction(Phase.PREPARE), deadline_s=0.000001)
+        waiting = server.answer([str(place.file("north")).encode(), instruction_to_bytes(hurried)])
+        async with asyncio.timeout(PATIENCE_S):
+            assert reply_from_bytes((await waiting)[0]).code == "task_timeout"
+        working.cancel()
+        assert reply_from_bytes((await working)[0]).code == "work_withdrawn"
+        await server.stop()
 
 
 def prepared(place: Place) -> None:

@@ -31,6 +31,33 @@ def train(self, *arguments):
 LinearSession.train = train
 """
 # The library imports what a text names, which no import statement shows.
+GOES_ON_WITHOUT_LATE = """
+before = LinearSession.train
+def train(self, *arguments):
+    try:
+        import ward.late
+    except Exception:
+        pass
+    return before(self, *arguments)
+LinearSession.train = train
+"""
+LOADS_BY_PATH = """
+import importlib.util
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("plugin", Path(__file__).with_name("late.py"))
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+# As some libraries still put there: a finder of before Python 3.4.
+TRIES_FOR_A_MODULE = """
+import sys
+class Finder:
+    def find_module(self, *_): return None
+sys.meta_path.insert(0, Finder())
+try:
+    from ward import faster
+except ImportError:
+    pass
+"""
 LOADS_BY_CONFIGURATION = """
 import logging.config
 logging.config.dictConfig({"version": 1, "filters": {"f": {"()": "ward.late.run"}}})
@@ -114,6 +141,36 @@ async def test_a_module_that_is_replaced_under_an_open_worker_is_not_run(install
         assert isinstance(worker, ProcessWorker)
         assert not worker.alive  # the next one compares what is there by then
     assert "replaced\n" not in printed(tmp_path)
+
+
+async def test_a_task_that_catches_the_refusal_does_not_go_on_without_the_module(
+    installed: Path, tmp_path: Path
+) -> None:
+    """Else a site would compute something else than was agreed, for as long as the worker lives."""
+    package = install(installed, GOES_ON_WITHOUT_LATE)
+    async with leased(tmp_path) as worker:
+        await open_ward(worker, tmp_path, task_digest("ward"))
+        (package / "late.py").write_text("print('replaced')\n")
+        with pytest.raises(TaskMismatchError):
+            await train(worker, tmp_path)
+        assert isinstance(worker, ProcessWorker)
+        assert not worker.alive
+    assert "replaced\n" not in printed(tmp_path)
+
+
+async def test_bytecode_beside_a_plugin_that_is_run_by_its_path_is_not_run(installed: Path, tmp_path: Path) -> None:
+    package = install(installed, LOADS_BY_PATH)
+    put_bytecode(package / "late.py", "print('hidden in bytecode')")
+    async with leased(tmp_path) as worker:
+        await open_ward(worker, tmp_path, task_digest("ward"))
+    assert "late as it was" in printed(tmp_path)
+    assert "hidden in bytecode" not in printed(tmp_path)
+
+
+async def test_a_task_may_try_for_a_module_that_is_not_there(installed: Path, tmp_path: Path) -> None:
+    install(installed, TRIES_FOR_A_MODULE)
+    async with leased(tmp_path) as worker:
+        await open_ward(worker, tmp_path, task_digest("ward"))
 
 
 async def test_a_module_that_no_statement_shows_is_not_run(installed: Path, tmp_path: Path) -> None:

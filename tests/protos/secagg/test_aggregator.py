@@ -123,7 +123,8 @@ def sent() -> Sent:
     for site in SITES:
         blobs = (sent.put(pack(given.uploads[site])), sent.put(shares_to_bytes(given.boxes[site])))
         sent.uploads[site] = Upload(pack_words(given.masked[site]), True, blobs, model)
-        sent.following[site] = say_hello(replace(given.terms, round_number=2), site, ROUND_KEY, signing[site])
+        key = bytes([SITES.index(site) + 10]) * 32
+        sent.following[site] = say_hello(replace(given.terms, round_number=2), site, key, signing[site])
     added = sent.added()
     for site, participant in given.sites.items():
         sent.votes[site] = participant.vote(added.survivors, added.digest, given.boxes_for(site), lambda _: None)
@@ -159,6 +160,8 @@ HELLOS: dict[str, Callable[[Sent], Hello | None]] = {
     "another's": lambda sent: sent.hellos[A],
     "in another's name": lambda sent: sent.hello(name=A),
     "with another key": lambda sent: replace(sent.hellos[LIAR], round_key=ROUND_KEY),
+    # No site takes part in a sum in which two show one key.
+    "with the key of another's": lambda sent: sent.hello(sent.hellos[A].round_key),
     "with another's signature": lambda sent: replace(sent.hellos[LIAR], signature=sent.hellos[A].signature),
     "for another attempt": lambda sent: sent.hello(attempt=1),
     "for another sum": lambda sent: sent.hello(round_number=2),
@@ -190,6 +193,9 @@ UPLOADS: dict[str, Callable[[Sent], Upload]] = {
         shares=shares_to_bytes(sent.given.boxes[LIAR]) + shares_to_bytes({A: sent.given.boxes[LIAR][A]})
     ),
     "shares that are none": lambda sent: sent.upload(shares=b"\xff" * sent.uploads[LIAR].blobs[1].size),
+    "more sets of survivors than it may have voted for": lambda sent: replace(
+        sent.uploads[LIAR], opened=((A, B, C), (A, B, LIAR), (A, C, LIAR))
+    ),
     "no counts": lambda sent: sent.counting(lambda counts: b""),
     "counts cut": lambda sent: sent.counting(lambda counts: counts[:-1]),
     "counts out of range": lambda sent: sent.counting(
@@ -244,6 +250,14 @@ def test_a_lie_is_refused_and_leaves_the_server_as_it_was(sent: Sent, step: str,
     take(*honest)
     with pytest.raises(ContributionError, match="twice"):
         take(*honest)
+
+
+def test_a_hello_for_the_next_sum_with_the_key_of_another_one_is_refused(sent: Sent) -> None:
+    added = sent.voted()
+    added.reveal(A, sent.reveals[A], sent.following[A])
+    with pytest.raises(ContributionError, match="key of another"):
+        added.reveal(LIAR, sent.reveals[LIAR], sent.hello(sent.following[A].round_key, round_number=2))
+    added.reveal(LIAR, sent.reveals[LIAR], sent.following[LIAR])
 
 
 def test_who_did_not_take_a_step_does_not_take_the_next_one(sent: Sent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -18,6 +19,7 @@ from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId
 from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Reveal, Vote
+from quorate.tally import RATES
 from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureSumRef,
@@ -49,7 +51,7 @@ reveals = st.builds(Reveal, names, some_bytes, signatures)
 stored = st.builds(Blob, st.binary(min_size=32, max_size=32).map(BlobId), st.integers(1, MAX_BLOB_BYTES))
 blobs = stored | st.binary(max_size=40).map(Blob.of)
 refs = st.builds(SecureSumRef, numbers, numbers, st.none() | blobs, blobs)
-rates = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=10), st.floats(allow_nan=False), max_size=3)
+rates = st.dictionaries(st.sampled_from(sorted(RATES)), st.floats(allow_nan=False, allow_infinity=False), max_size=3)
 
 
 def several(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -197,6 +199,15 @@ def test_messages_with_changed_cut_and_inserted_bytes_are_one_error_and_nothing_
 def test_what_cannot_be_read_is_refused(read: Callable[[bytes], object], data: bytes) -> None:
     with pytest.raises(FrameError):
         read(data)
+
+
+@pytest.mark.parametrize(
+    "told", [{"run": 0.5}, {"event": 0.5}, {"x" * 1000: 0.5}, {"auc": math.nan}, {"loss": math.inf}]
+)
+def test_a_rate_that_is_none_is_passed_over(told: dict[str, float]) -> None:
+    """In a study without colluders one site's word counts: a rate by the name of a field of the log ended the run."""
+    sent = secure_answer_to_bytes(SecureAnswer(metrics={1: {"accuracy": 0.5, **told}}))
+    assert secure_answer_from_bytes(sent).metrics == {1: {"accuracy": 0.5}}
 
 
 def test_an_inline_blob_that_is_not_what_it_is_called_is_refused() -> None:
