@@ -13,6 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quorate.wire.secure_messages import (
+    SecureAnswer,
+    SecureSumRef,
+    SecureWork,
+    opening_to_bytes,
+    secure_answer_from_bytes,
+    secure_work_to_bytes,
+    shares_from_bytes,
+    shares_to_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
+from quorate_client.rounds.secure.pooled_rates import Pooled
+from quorate_client.rounds.secure.site_keys import SiteSecrets
+from quorate_client.rounds.secure.votes import VoteLog
 
 from quorate.aggregation import ring, words
 from quorate.aggregation.packing import Packing
@@ -27,23 +42,8 @@ from quorate.secagg.participant import Member, Participant
 from quorate.secagg.study_key import SealedPart, seal_stream
 from quorate.secagg.terms import Hello, Layout, Reveal, Terms, Vote, checkpointed, sum_digest
 from quorate.study.study import Protection, Rounds, Study
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureSumRef,
-    SecureWork,
-    opening_to_bytes,
-    secure_answer_from_bytes,
-    secure_work_to_bytes,
-    shares_from_bytes,
-    shares_to_bytes,
-    words_from_bytes,
-    words_to_bytes,
-)
 from quorate_client.rounds.engine import Engine
 from quorate_client.rounds.model.state import read_state
-from quorate_client.rounds.secure.pooled_rates import Pooled
-from quorate_client.rounds.secure.site_keys import SiteSecrets
-from quorate_client.rounds.secure.votes import VoteLog
 from quorate_client.site.agreement import Agreement, Dataset
 from quorate_client.site.database import open_state
 from quorate_client.site.keys import SiteKeys, make_or_load_keys

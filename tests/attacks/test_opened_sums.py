@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quorate.wire.secure_messages import SecureSumRef, SecureWork, opening_from_bytes, opening_to_bytes
 
 from quorate.aggregation import one_time_pad, ring
 from quorate.aggregation.plain import WEIGHT_ONE
@@ -24,7 +25,6 @@ from quorate.secagg.linear_mac import TAGS, Tagger, TagKey
 from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Layout, Terms, Vote, revealed, round_id
-from quorate.wire.secure_messages import SecureSumRef, SecureWork, opening_from_bytes, opening_to_bytes
 from quorate_client.rounds.model.state import THETA_OFFSET, read_state
 from tests.attacks.hand_server import (  # noqa: F401
     EAST,

@@ -14,15 +14,6 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-from quorate.aggregation import ntt, ring, words
-from quorate.errors import QuorateError
-from quorate.identity import RunId, SiteName
-from quorate.process.randomness import SystemRandomness
-from quorate.rounds.blobs import Blob
-from quorate.rounds.instruction import Phase
-from quorate.secagg.study_key import SealedPart, make_parts
-from quorate.secagg.terms import Hello, Terms, Vote, say_hello
 from quorate.wire.secure_messages import (
     SecureSumRef,
     SecureWork,
@@ -33,6 +24,15 @@ from quorate.wire.secure_messages import (
     words_from_bytes,
     words_to_bytes,
 )
+
+from quorate.aggregation import ntt, ring, words
+from quorate.errors import QuorateError
+from quorate.identity import RunId, SiteName
+from quorate.process.randomness import SystemRandomness
+from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import Phase
+from quorate.secagg.study_key import SealedPart, make_parts
+from quorate.secagg.terms import Hello, Terms, Vote, say_hello
 from tests.attacks.hand_server import (  # noqa: F401
     EAST,
     NAMES,

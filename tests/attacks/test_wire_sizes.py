@@ -7,16 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-
-from quorate.errors import FrameError, KeyPartRefusedError, QuorumMissingError, StudyKeyRefusedError
-from quorate.identity import SiteName
-from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import MAX_BODY_BYTES, MessageId, Phase, Reply
-from quorate.secagg.opening import Opening
-from quorate.secagg.share_boxes import message_bytes
-from quorate.secagg.sizes import KEY_PART_BYTES, most_opening_bytes, require_bytes, shares_bytes
-from quorate.secagg.study_key import SealedPart
-from quorate.secagg.terms import Hello, Reveal, Vote, bound
 from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureWork,
@@ -28,6 +18,16 @@ from quorate.wire.secure_messages import (
     secure_work_to_bytes,
     shares_to_bytes,
 )
+
+from quorate.errors import FrameError, KeyPartRefusedError, QuorumMissingError, StudyKeyRefusedError
+from quorate.identity import SiteName
+from quorate.rounds.blobs import Blob, BlobId
+from quorate.rounds.instruction import MAX_BODY_BYTES, MessageId, Phase, Reply
+from quorate.secagg.opening import Opening
+from quorate.secagg.share_boxes import message_bytes
+from quorate.secagg.sizes import KEY_PART_BYTES, most_opening_bytes, require_bytes, shares_bytes
+from quorate.secagg.study_key import SealedPart
+from quorate.secagg.terms import Hello, Reveal, Vote, bound
 from quorate_server.runs.live_run import max_reply_bytes
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture

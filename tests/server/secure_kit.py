@@ -11,6 +11,19 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from quorate.wire.secure_messages import (
+    SecureAnswer,
+    SecureSumRef,
+    SecureWork,
+    opening_from_bytes,
+    secure_answer_from_bytes,
+    secure_answer_to_bytes,
+    secure_work_from_bytes,
+    shares_to_bytes,
+    words_to_bytes,
+)
+from quorate.wire.secure_messages import shares_from_bytes as boxes_from_bytes
+from quorate_client.rounds.secure.votes import Members, check
 
 from quorate.aggregation import words
 from quorate.aggregation.packing import Packing
@@ -28,19 +41,6 @@ from quorate.secagg.terms import Hello, Layout, Terms, Vote, checkpointed
 from quorate.study.rules import Rules
 from quorate.study.study import Study
 from quorate.tally import LOSS_ONE
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureSumRef,
-    SecureWork,
-    opening_from_bytes,
-    secure_answer_from_bytes,
-    secure_answer_to_bytes,
-    secure_work_from_bytes,
-    shares_to_bytes,
-    words_to_bytes,
-)
-from quorate.wire.secure_messages import shares_from_bytes as boxes_from_bytes
-from quorate_client.rounds.secure.votes import Members, check
 from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Tamper, Time, a_study, a_tally
 
 OWN_COUNTS = 4

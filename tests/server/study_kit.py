@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from quorate_server.rounds.plain_loop import StudyLoop
+from quorate_server.rounds.secure.loop import SecureLoop
 
 from quorate.aggregation import plain
 from quorate.aggregation.plain import PlainScheme, weight_of
@@ -28,9 +30,7 @@ from quorate.wire.messages import (
     work_from_bytes,
 )
 from quorate_server.rounds.phases import Arrived, Presence, Status
-from quorate_server.rounds.plain_loop import StudyLoop
 from quorate_server.rounds.progress import StudyProgress
-from quorate_server.rounds.secure.loop import SecureLoop
 
 RUN = RunId("malignancy-0a1b2c")
 NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))

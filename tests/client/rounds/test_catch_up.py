@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from quorate_client.rounds.model.catch_up import CatchUp, plan
 
 from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme
 from quorate.errors import BaseModelMismatchError, ContributionError
@@ -24,7 +25,6 @@ from quorate.rounds.blobs import Blob, BlobId, blob_id
 from quorate.rounds.instruction import StudyWork, SumRef
 from quorate.rounds.spool import Spool
 from quorate.study.study import Optimizer, Study
-from quorate_client.rounds.model.catch_up import CatchUp, plan
 from quorate_client.rounds.model.optimizer import moments_at_start, step
 from quorate_client.rounds.model.plain_files import store_file
 from quorate_client.rounds.model.state import THETA_OFFSET, ModelState, StateFolder

@@ -11,6 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quorate.wire.secure_messages import (
+    SecureWork,
+    secure_answer_from_bytes,
+    secure_work_from_bytes,
+    secure_work_to_bytes,
+)
+from quorate_client.rounds.secure.pooled_rates import DIGITS
 from structlog.testing import capture_logs
 
 from quorate.aggregation import words
@@ -18,14 +25,7 @@ from quorate.aggregation.packing import Packing
 from quorate.errors import QuorumMissingError, StudyKeyRefusedError, SumRefusedError
 from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.study.study import Optimizer, Protection, Release, Rounds
-from quorate.wire.secure_messages import (
-    SecureWork,
-    secure_answer_from_bytes,
-    secure_work_from_bytes,
-    secure_work_to_bytes,
-)
 from quorate_client.rounds.model.state import THETA_OFFSET
-from quorate_client.rounds.secure.pooled_rates import DIGITS
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     records_of,

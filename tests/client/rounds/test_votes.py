@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quorate_client.rounds.secure.votes import MAX_FAILURES, MAX_SETS, Members, Question, VoteLog, check
 
 from quorate.errors import (
     BaseModelMismatchError,
@@ -23,7 +24,6 @@ from quorate.errors import (
 )
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
-from quorate_client.rounds.secure.votes import MAX_FAILURES, MAX_SETS, Members, Question, VoteLog, check
 from quorate_client.site.database import SiteDatabase, open_state, site_state
 from tests.patience import PATIENCE_S
 from tests.protos.secagg.parties import Consortium

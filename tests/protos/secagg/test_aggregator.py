@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from quorate.wire.secure_messages import box_places, shares_to_bytes
 
 from quorate.aggregation import ring
 from quorate.aggregation.words import pack, pack_words
@@ -26,7 +27,6 @@ from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.share_boxes import message_bytes
 from quorate.secagg.study_key import SealedPart, make_parts
 from quorate.secagg.terms import Hello, Reveal, Vote, ballot, checkpointed, revealed, say_hello
-from quorate.wire.secure_messages import box_places, shares_to_bytes
 from tests.protos.secagg.parties import MODEL, RUN, STUDY, Consortium, Sum
 
 SITES = tuple(SiteName(f"site-{number:03}") for number in range(4))

@@ -10,14 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from quorate.aggregation.ring import MODULUS
-from quorate.errors import FrameError
-from quorate.identity import SiteName
-from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId
-from quorate.secagg.opening import Opening
-from quorate.secagg.study_key import SealedPart
-from quorate.secagg.terms import Hello, Reveal, Vote
 from quorate.wire.secure_messages import (
     SecureAnswer,
     SecureSumRef,
@@ -34,6 +26,14 @@ from quorate.wire.secure_messages import (
     words_from_bytes,
     words_to_bytes,
 )
+
+from quorate.aggregation.ring import MODULUS
+from quorate.errors import FrameError
+from quorate.identity import SiteName
+from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId
+from quorate.secagg.opening import Opening
+from quorate.secagg.study_key import SealedPart
+from quorate.secagg.terms import Hello, Reveal, Vote
 
 # --- any value ---
 

@@ -18,6 +18,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, Strategy
 from flwr.supercore.run import Run
+from quorate_server.rounds.plain_loop import StudyLoop
 
 from quorate.errors import QuorumMissingError
 from quorate.identity import RunId, SiteName
@@ -29,7 +30,6 @@ from quorate_server.flower.exchange import FlowerExchange
 from quorate_server.flower.grid import QuorateGrid, node_id
 from quorate_server.rounds.pipe import Note, Verb, receive_note
 from quorate_server.rounds.pipe_exchange import PipeExchange
-from quorate_server.rounds.plain_loop import StudyLoop
 from quorate_server.rounds.progress import StudyProgress
 from tests.patience import PATIENCE_S
 from tests.server.study_kit import MemoryBlobs, SimulatedSite, a_study

@@ -11,6 +11,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from quorate.wire.secure_messages import (
+    SecureAnswer,
+    SecureWork,
+    secure_answer_from_bytes,
+    secure_work_from_bytes,
+    shares_from_bytes,
+    shares_to_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
+from quorate_server.rounds.secure.state import USUAL_COUNTS
 
 from quorate.aggregation import ring, words
 from quorate.errors import ContributionError, DiskFullError, ModelDisagreementError, QuorumMissingError
@@ -25,18 +36,7 @@ from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Vote, checkpointed
 from quorate.study.rules import Rules
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureWork,
-    secure_answer_from_bytes,
-    secure_work_from_bytes,
-    shares_from_bytes,
-    shares_to_bytes,
-    words_from_bytes,
-    words_to_bytes,
-)
 from quorate_server.rounds.progress import StoredSecureSum, StudyProgress
-from quorate_server.rounds.secure.state import USUAL_COUNTS
 from tests.server.secure_kit import (
     OWN_COUNTS,
     a_secure_consortium,

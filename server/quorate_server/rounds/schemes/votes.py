@@ -5,17 +5,17 @@ from __future__ import annotations
 from quorate.identity import SiteName
 from quorate.rounds.blobs import INLINE_BYTES, Blob
 from quorate.rounds.instruction import Phase, Reply
-from quorate.secagg.aggregator import AcceptedUpload, AddedSum
+from quorate.secagg.aggregator import AcceptedUpload, AddedSum, Members
 from quorate.secagg.terms import Terms
-from quorate.wire.secure_messages import SecureAnswer, SecureWork, secure_work_to_bytes, shares_to_bytes
+from quorate.wire.sum_messages import SumAnswer, SumWork, shares_to_bytes, sum_work_to_bytes
 from quorate_server.rounds.phases import PhaseTally
-from quorate_server.rounds.secure.state import RunState, parsed
+from quorate_server.rounds.sums.state import RunState, parsed
 
 
-def collect_votes(state: RunState, terms: Terms, added: AddedSum) -> PhaseTally:
+def collect_votes(state: RunState, members: Members, terms: Terms, added: AddedSum) -> PhaseTally:
     """Asks those whose uploads are in the sum, each with the shares that the others dealt to it."""
 
-    def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
+    def take(site: SiteName, answer: SumAnswer, _: Reply) -> None:
         added.vote(site, answer.vote)
 
     def work(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
@@ -26,8 +26,8 @@ def collect_votes(state: RunState, terms: Terms, added: AddedSum) -> PhaseTally:
         else:
             blob = state.exchange.put([content])
             state.passing.add(blob.id)
-        asked = SecureWork(survivors=added.survivors, digest=added.digest, shares=blob)
-        return secure_work_to_bytes(asked), () if blob.inline is not None else (blob,)
+        asked = SumWork(survivors=added.survivors, digest=added.digest, shares=blob)
+        return sum_work_to_bytes(asked), () if blob.inline is not None else (blob,)
 
     return state.phases.open(
         Phase.VOTE,
@@ -35,7 +35,7 @@ def collect_votes(state: RunState, terms: Terms, added: AddedSum) -> PhaseTally:
         work,
         parsed(take),
         invited=frozenset(added.survivors),
-        quorum=state.members.rules.votes,
+        quorum=members.rules.votes,
         attempt=terms.attempt,
     )
 
@@ -48,19 +48,19 @@ def _box(state: RunState, dealt: AcceptedUpload, recipient: SiteName) -> bytes:
         return file.read(len(place))
 
 
-def collect_reveals(state: RunState, terms: Terms, added: AddedSum) -> PhaseTally:
+def collect_reveals(state: RunState, members: Members, terms: Terms, added: AddedSum) -> PhaseTally:
     """Asks those who voted for their shares of the key's sum; the hellos for the next sum come with them."""
 
-    def take(site: SiteName, answer: SecureAnswer, _: Reply) -> None:
+    def take(site: SiteName, answer: SumAnswer, _: Reply) -> None:
         added.reveal(site, answer.reveal, answer.hello)
 
-    body = secure_work_to_bytes(SecureWork(votes=added.votes))
+    body = sum_work_to_bytes(SumWork(votes=added.votes))
     return state.phases.open(
         Phase.REVEAL,
         terms.round_number,
         lambda _: (body, ()),
         parsed(take),
         invited=added.voters,
-        quorum=state.members.rules.threshold,
+        quorum=members.rules.threshold,
         attempt=terms.attempt,
     )

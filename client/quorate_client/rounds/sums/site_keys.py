@@ -15,7 +15,7 @@ from quorate.process.private_files import write_private
 from quorate.secagg.study_key import KEY_BYTES, StudyKey
 from quorate.study.rules import Rules
 from quorate.study.study import Study
-from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.sums.votes import VoteLog
 
 if TYPE_CHECKING:
     from quorate.secagg.participant import Member

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from quorate.errors import BaseModelMismatchError, ContributionError
+from quorate.errors import BaseModelMismatchError
 from quorate.identity import SiteName
-from quorate.privacy.evaluation import tally_form
+from quorate.rounds.rates import pooled_rates
 from quorate.study.study import Study
-from quorate.tally import LOSS_ONE, MIN_RECORDS, ClassificationTally
 
-OWN_COUNTS = 4
-"""Weight, records, loss and clipped coordinates of a training; the counts of an evaluation follow."""
 DIGITS = 3
 MAX_TOLD = 1000
 """Sets of survivors over which rates are told in one run. Over further ones nothing is told."""
@@ -90,14 +86,7 @@ class PooledRates:
     def told(self) -> dict[int, dict[str, float]]:
         """What the operator is told of the last rounds: rates of all sites together, rounded, and no counts."""
         told: dict[int, dict[str, float]] = {}
-        for number, counts in self._counts.items():
-            _, records, loss, _ = counts[:OWN_COUNTS]
-            if records >= MIN_RECORDS and self._study.privacy is None:
-                told.setdefault(number, {})["train_loss"] = round(loss / LOSS_ONE / records, DIGITS)
-            if self._study.evaluates(number - 1):
-                with suppress(ContributionError):  # one site counted nonsense: the model is there all the same
-                    tally = ClassificationTally.decode(counts[OWN_COUNTS:], tally_form(self._study))
-                    rates = {name: round(value, DIGITS) for name, value in tally.metrics().items()}
-                    if rates:
-                        told.setdefault(number - 1, {}).update(rates)
+        for sum_number, counts in self._counts.items():
+            for number, rates in pooled_rates(self._study, sum_number, counts).items():
+                told.setdefault(number, {}).update({name: round(rate, DIGITS) for name, rate in rates.items()})
         return told

@@ -1,4 +1,4 @@
-"""What passes in a secure sum, as values and protos. Reading is strict: what is wrong is a ``FrameError``.
+"""What passes in the sums of a study, as values and protos. Reading is strict: what is wrong is a ``FrameError``.
 
 What has one length in all sums has it here, whoever reads: the server before it keeps anything, a site before it uses
 anything. What depends on the sum is for those to check who know it (``secagg/sizes.py``).
@@ -6,7 +6,7 @@ anything. What depends on the sum is for those to check who know it (``secagg/si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -15,6 +15,7 @@ from quorate.aggregation.words import Words, pack_words, packed_bytes, unpack_wo
 from quorate.errors import FrameError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob
+from quorate.rounds.instruction import MAX_EXTRAS
 from quorate.secagg.opening import Opening
 from quorate.secagg.sizes import (
     KEY_PART_BYTES,
@@ -26,26 +27,29 @@ from quorate.secagg.sizes import (
 )
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import DIGEST_BYTES, SIGNATURE_BYTES, Hello, Reveal, Vote
-from quorate.v1 import secagg_pb2
+from quorate.v1 import sums_pb2
 from quorate.wire.messages import blob_from_proto, blob_to_proto
 
 
 @dataclass(frozen=True, slots=True)
-class SecureSumRef:
-    """A closed sum: where its ciphertext (if any) and what opens it lie."""
+class SumRef:
+    """A closed sum: where the summed updates (if any) and what opens them lie."""
 
     round_number: int
     attempt: int
-    ciphertext: Blob | None
+    updates: Blob | None
     opening: Blob
 
 
 @dataclass(frozen=True, slots=True)
-class SecureWork:
-    """What a site is asked in one exchange; which parts are filled depends on the exchange."""
+class SumWork:
+    """What a site is asked in one exchange; which parts are filled depends on the exchange.
+
+    Without protection it is the way to the newest model and no more.
+    """
 
     parts: tuple[SealedPart, ...] = ()
-    sums: tuple[SecureSumRef, ...] = ()
+    sums: tuple[SumRef, ...] = ()
     hellos: tuple[Hello, ...] = ()
     survivors: tuple[SiteName, ...] = ()
     digest: bytes = b""
@@ -57,30 +61,51 @@ class SecureWork:
 
 
 @dataclass(frozen=True, slots=True)
-class SecureAnswer:
+class SumAnswer:
     """What a site answers in one exchange. ``metrics`` holds rates of all sites together, by round; ``opened`` the sets
-    of survivors for which the site voted before, where this sum is of the same input."""
+    of survivors for which the site voted before, where this sum is of the same input.
+
+    Without protection: ``plain_counts``, ``dimension``, ``has_update`` and ``model``, and nothing else.
+    """
 
     parts: Mapping[SiteName, SealedPart] = field(default_factory=dict)
     hello: Hello | None = None
     counts: bytes = b""
     dimension: int = 0
-    has_ciphertext: bool = False
+    has_update: bool = False
     vote: Vote | None = None
     reveal: Reveal | None = None
     model: bytes = b""
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     opened: tuple[tuple[SiteName, ...], ...] = ()
+    plain_counts: tuple[int, ...] = ()
 
 
-def secure_work_to_bytes(value: SecureWork) -> bytes:
-    return secagg_pb2.SecureWork(
+@dataclass(frozen=True, slots=True)
+class PlainOpening:
+    """What goes with a sum without protection.
+
+    Args:
+        survivors: Whose updates and counts are in it, by name.
+        counts: The sum of their counts.
+        updates: The name of the summed words; empty where only counts were summed.
+        model: The digest of the state that they held.
+    """
+
+    survivors: tuple[SiteName, ...]
+    counts: tuple[int, ...]
+    updates: bytes
+    model: bytes
+
+
+def sum_work_to_bytes(value: SumWork) -> bytes:
+    return sums_pb2.SumWork(
         parts=[_part_to(part) for part in value.parts],
         sums=[
-            secagg_pb2.SecureSumRef(
+            sums_pb2.SumRef(
                 round=ref.round_number,
                 attempt=ref.attempt,
-                ciphertext=blob_to_proto(ref.ciphertext) if ref.ciphertext else None,
+                updates=blob_to_proto(ref.updates) if ref.updates else None,
                 opening=blob_to_proto(ref.opening),
             )
             for ref in value.sums
@@ -96,18 +121,18 @@ def secure_work_to_bytes(value: SecureWork) -> bytes:
     ).SerializeToString(deterministic=True)
 
 
-def secure_work_from_bytes(data: bytes) -> SecureWork:
+def sum_work_from_bytes(data: bytes) -> SumWork:
     try:
-        proto = secagg_pb2.SecureWork.FromString(data)
+        proto = sums_pb2.SumWork.FromString(data)
     except DecodeError as error:
         raise FrameError("The content of an instruction could not be read") from error
-    return SecureWork(
+    return SumWork(
         parts=tuple(_part_from(part) for part in proto.parts),
         sums=tuple(
-            SecureSumRef(
+            SumRef(
                 ref.round,
                 ref.attempt,
-                blob_from_proto(ref.ciphertext) if ref.HasField("ciphertext") else None,
+                blob_from_proto(ref.updates) if ref.HasField("updates") else None,
                 blob_from_proto(ref.opening),
             )
             for ref in proto.sums
@@ -123,43 +148,45 @@ def secure_work_from_bytes(data: bytes) -> SecureWork:
     )
 
 
-def secure_answer_to_bytes(value: SecureAnswer) -> bytes:
+def sum_answer_to_bytes(value: SumAnswer) -> bytes:
     vote, reveal = value.vote, value.reveal
-    return secagg_pb2.SecureAnswer(
+    return sums_pb2.SumAnswer(
         parts={site: _part_to(part) for site, part in value.parts.items()},
         hello=_hello_to(value.hello) if value.hello else None,
         counts=value.counts,
         dimension=value.dimension,
-        has_ciphertext=value.has_ciphertext,
+        has_update=value.has_update,
         vote=_vote_to(vote) if vote else None,
         reveal=_reveal_to(reveal) if reveal else None,
         model=value.model,
-        metrics=[secagg_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
-        opened=[secagg_pb2.Survivors(sites=sites) for sites in value.opened],
+        metrics=[sums_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
+        opened=[sums_pb2.Survivors(sites=sites) for sites in value.opened],
+        plain_counts=value.plain_counts,
     ).SerializeToString(deterministic=True)
 
 
-def secure_answer_from_bytes(data: bytes) -> SecureAnswer:
+def sum_answer_from_bytes(data: bytes) -> SumAnswer:
     try:
-        proto = secagg_pb2.SecureAnswer.FromString(data)
+        proto = sums_pb2.SumAnswer.FromString(data)
     except DecodeError as error:
         raise FrameError("A contribution could not be read") from error
-    return SecureAnswer(
+    return SumAnswer(
         parts={_name(site): _part_from(part) for site, part in proto.parts.items()},
         hello=_hello_from(proto.hello) if proto.HasField("hello") else None,
         counts=_counts(proto.counts),
         dimension=proto.dimension,
-        has_ciphertext=proto.has_ciphertext,
+        has_update=proto.has_update,
         vote=_vote_from(proto.vote) if proto.HasField("vote") else None,
         reveal=_reveal_from(proto.reveal) if proto.HasField("reveal") else None,
         model=_digest("The digest of a model", proto.model),
         metrics={told.round: dict(told.values) for told in proto.metrics},
         opened=tuple(tuple(_name(site) for site in told.sites) for told in proto.opened),
+        plain_counts=_plain_counts(proto.plain_counts),
     )
 
 
 def opening_to_bytes(value: Opening) -> bytes:
-    return secagg_pb2.SecureOpening(
+    return sums_pb2.Opening(
         hellos=[_hello_to(hello) for hello in value.hellos],
         survivors=value.survivors,
         counts=value.counts,
@@ -173,7 +200,7 @@ def opening_to_bytes(value: Opening) -> bytes:
 
 def opening_from_bytes(data: bytes) -> Opening:
     try:
-        proto = secagg_pb2.SecureOpening.FromString(data)
+        proto = sums_pb2.Opening.FromString(data)
     except DecodeError as error:
         raise FrameError("What opens a secure sum could not be read") from error
     return Opening(
@@ -188,14 +215,36 @@ def opening_from_bytes(data: bytes) -> Opening:
     )
 
 
+def plain_opening_to_bytes(value: PlainOpening) -> bytes:
+    return sums_pb2.PlainOpening(
+        survivors=value.survivors, counts=value.counts, updates=value.updates, model=value.model
+    ).SerializeToString(deterministic=True)
+
+
+def plain_opening_from_bytes(data: bytes) -> PlainOpening:
+    """Raises FrameError: it is none, or that of an encrypted sum."""
+    try:
+        proto = sums_pb2.PlainOpening.FromString(data)
+    except DecodeError as error:
+        raise FrameError("What goes with a sum could not be read") from error
+    if not proto.survivors or not proto.counts:
+        raise FrameError("What goes with a sum names no site or no counts")
+    return PlainOpening(
+        survivors=tuple(_name(site) for site in proto.survivors),
+        counts=_plain_counts(proto.counts),
+        updates=_digest("The name of a sum", proto.updates),
+        model=_digest("The digest of a model", proto.model),
+    )
+
+
 def shares_to_bytes(boxes: Mapping[SiteName, bytes]) -> bytes:
     by_name = {str(site): box for site, box in boxes.items()}
-    return secagg_pb2.SealedShares(boxes=by_name).SerializeToString(deterministic=True)
+    return sums_pb2.SealedShares(boxes=by_name).SerializeToString(deterministic=True)
 
 
 def shares_from_bytes(data: bytes) -> dict[SiteName, bytes]:
     try:
-        return {SiteName(site): box for site, box in secagg_pb2.SealedShares.FromString(data).boxes.items()}
+        return {SiteName(site): box for site, box in sums_pb2.SealedShares.FromString(data).boxes.items()}
     except DecodeError as error:
         raise FrameError("Sealed shares could not be read") from error
 
@@ -253,37 +302,37 @@ def words_from_bytes(data: bytes) -> Words:
     return unpack_words(data)
 
 
-def _part_to(part: SealedPart) -> secagg_pb2.KeyPart:
-    return secagg_pb2.KeyPart(sender=part.sender, box=part.box, signature=part.signature)
+def _part_to(part: SealedPart) -> sums_pb2.KeyPart:
+    return sums_pb2.KeyPart(sender=part.sender, box=part.box, signature=part.signature)
 
 
-def _part_from(proto: secagg_pb2.KeyPart) -> SealedPart:
+def _part_from(proto: sums_pb2.KeyPart) -> SealedPart:
     require_bytes("A part of the study key", len(proto.box), KEY_PART_BYTES)
     return SealedPart(_name(proto.sender), proto.box, _signature(proto.signature))
 
 
-def _hello_to(hello: Hello) -> secagg_pb2.SecureHello:
-    return secagg_pb2.SecureHello(site=hello.site, round_key=hello.round_key, signature=hello.signature)
+def _hello_to(hello: Hello) -> sums_pb2.SecureHello:
+    return sums_pb2.SecureHello(site=hello.site, round_key=hello.round_key, signature=hello.signature)
 
 
-def _hello_from(proto: secagg_pb2.SecureHello) -> Hello:
+def _hello_from(proto: sums_pb2.SecureHello) -> Hello:
     require_bytes("The key of a hello", len(proto.round_key), ROUND_KEY_BYTES)
     return Hello(_name(proto.site), proto.round_key, _signature(proto.signature))
 
 
-def _vote_from(proto: secagg_pb2.SecureVote) -> Vote:
+def _vote_from(proto: sums_pb2.SecureVote) -> Vote:
     return Vote(_name(proto.site), _signature(proto.signature))
 
 
-def _vote_to(vote: Vote) -> secagg_pb2.SecureVote:
-    return secagg_pb2.SecureVote(site=vote.site, signature=vote.signature)
+def _vote_to(vote: Vote) -> sums_pb2.SecureVote:
+    return sums_pb2.SecureVote(site=vote.site, signature=vote.signature)
 
 
-def _reveal_to(reveal: Reveal) -> secagg_pb2.SecureReveal:
-    return secagg_pb2.SecureReveal(site=reveal.site, sealed=reveal.sealed, signature=reveal.signature)
+def _reveal_to(reveal: Reveal) -> sums_pb2.SecureReveal:
+    return sums_pb2.SecureReveal(site=reveal.site, sealed=reveal.sealed, signature=reveal.signature)
 
 
-def _reveal_from(proto: secagg_pb2.SecureReveal) -> Reveal:
+def _reveal_from(proto: sums_pb2.SecureReveal) -> Reveal:
     return Reveal(_name(proto.site), proto.sealed, _signature(proto.signature))
 
 
@@ -302,6 +351,11 @@ def _digest(what: str, digest: bytes) -> bytes:
     if digest:
         require_bytes(what, len(digest), DIGEST_BYTES)
     return digest
+
+
+def _plain_counts(counts: Sequence[int]) -> tuple[int, ...]:
+    require_at_most("The list of counts", len(counts), MAX_EXTRAS)
+    return tuple(counts)
 
 
 def _counts(counts: bytes) -> bytes:

@@ -14,7 +14,7 @@ from quorate.errors import SiteInterruptedError
 from quorate.identity import RunId
 from quorate.rounds.instruction import Instruction
 from quorate.study.study import Study
-from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.sums.votes import VoteLog
 
 SLOT_RATIO = 1.5
 """What was computed on records leaves after a power of this many seconds: the time itself tells their number."""

@@ -45,7 +45,7 @@ class SecureReveal(_message.Message):
     signature: bytes
     def __init__(self, site: _Optional[str] = ..., sealed: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
-class SecureOpening(_message.Message):
+class Opening(_message.Message):
     __slots__ = ("hellos", "survivors", "counts", "ciphertext", "votes", "reveals", "model", "following")
     HELLOS_FIELD_NUMBER: _ClassVar[int]
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
@@ -65,17 +65,29 @@ class SecureOpening(_message.Message):
     following: _containers.RepeatedCompositeFieldContainer[SecureHello]
     def __init__(self, hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[bytes] = ..., ciphertext: _Optional[bytes] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., reveals: _Optional[_Iterable[_Union[SecureReveal, _Mapping]]] = ..., model: _Optional[bytes] = ..., following: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ...) -> None: ...
 
-class SecureSumRef(_message.Message):
-    __slots__ = ("round", "attempt", "ciphertext", "opening")
+class PlainOpening(_message.Message):
+    __slots__ = ("survivors", "counts", "updates", "model")
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    survivors: _containers.RepeatedScalarFieldContainer[str]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    updates: bytes
+    model: bytes
+    def __init__(self, survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[_Iterable[int]] = ..., updates: _Optional[bytes] = ..., model: _Optional[bytes] = ...) -> None: ...
+
+class SumRef(_message.Message):
+    __slots__ = ("round", "attempt", "updates", "opening")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
-    CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
+    UPDATES_FIELD_NUMBER: _ClassVar[int]
     OPENING_FIELD_NUMBER: _ClassVar[int]
     round: int
     attempt: int
-    ciphertext: _common_pb2.Blob
+    updates: _common_pb2.Blob
     opening: _common_pb2.Blob
-    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., ciphertext: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., opening: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ...) -> None: ...
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., updates: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., opening: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ...) -> None: ...
 
 class SealedShares(_message.Message):
     __slots__ = ("boxes",)
@@ -90,7 +102,7 @@ class SealedShares(_message.Message):
     boxes: _containers.ScalarMap[str, bytes]
     def __init__(self, boxes: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
-class SecureWork(_message.Message):
+class SumWork(_message.Message):
     __slots__ = ("parts", "sums", "hellos", "survivors", "digest", "shares", "votes", "checkpoint", "checkpoint_round", "checkpoint_sealer")
     PARTS_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
@@ -103,7 +115,7 @@ class SecureWork(_message.Message):
     CHECKPOINT_ROUND_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SEALER_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.RepeatedCompositeFieldContainer[KeyPart]
-    sums: _containers.RepeatedCompositeFieldContainer[SecureSumRef]
+    sums: _containers.RepeatedCompositeFieldContainer[SumRef]
     hellos: _containers.RepeatedCompositeFieldContainer[SecureHello]
     survivors: _containers.RepeatedScalarFieldContainer[str]
     digest: bytes
@@ -112,10 +124,10 @@ class SecureWork(_message.Message):
     checkpoint: _common_pb2.Blob
     checkpoint_round: int
     checkpoint_sealer: SecureVote
-    def __init__(self, parts: _Optional[_Iterable[_Union[KeyPart, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[SecureSumRef, _Mapping]]] = ..., hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., shares: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., checkpoint_sealer: _Optional[_Union[SecureVote, _Mapping]] = ...) -> None: ...
+    def __init__(self, parts: _Optional[_Iterable[_Union[KeyPart, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[SumRef, _Mapping]]] = ..., hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., shares: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., checkpoint_sealer: _Optional[_Union[SecureVote, _Mapping]] = ...) -> None: ...
 
-class SecureAnswer(_message.Message):
-    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_ciphertext", "model", "opened")
+class SumAnswer(_message.Message):
+    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_update", "model", "opened", "plain_counts")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -130,9 +142,10 @@ class SecureAnswer(_message.Message):
     VOTE_FIELD_NUMBER: _ClassVar[int]
     REVEAL_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
-    HAS_CIPHERTEXT_FIELD_NUMBER: _ClassVar[int]
+    HAS_UPDATE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
+    PLAIN_COUNTS_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.MessageMap[str, KeyPart]
     hello: SecureHello
     counts: bytes
@@ -140,10 +153,11 @@ class SecureAnswer(_message.Message):
     vote: SecureVote
     reveal: SecureReveal
     metrics: _containers.RepeatedCompositeFieldContainer[PooledMetrics]
-    has_ciphertext: bool
+    has_update: bool
     model: bytes
     opened: _containers.RepeatedCompositeFieldContainer[Survivors]
-    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_ciphertext: _Optional[bool] = ..., model: _Optional[bytes] = ..., opened: _Optional[_Iterable[_Union[Survivors, _Mapping]]] = ...) -> None: ...
+    plain_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_update: _Optional[bool] = ..., model: _Optional[bytes] = ..., opened: _Optional[_Iterable[_Union[Survivors, _Mapping]]] = ..., plain_counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Survivors(_message.Message):
     __slots__ = ("sites",)
