@@ -89,7 +89,7 @@ async def test_a_study_that_is_approved_with_another_data_set_in_mid_run_is_on_t
         archive = replace(first, name="archive", index=write_index(first.index.parent, numbers))
         for dataset in (archive, replace(archive, units=20), first):
             north.agreement = replace(north.agreement, dataset=dataset)
-            await north.perform(server.instruction(Phase.TRAIN, 1))
+            await north.perform(server.instruction(Phase.UPLOAD, 1))
     trained_on = [account for account in used(ledger) if account is None or account.part == "training"]
     assert trained_on == [Account("records", "record"), Account("archive", "record")]  # either unit is one account
 
@@ -164,8 +164,8 @@ def test_a_data_set_that_is_registered_anew_per_unit_is_drawn_from_per_unit(
         theta.write_bytes(bytes(THETA_OFFSET + 8))
         state: Any = SimpleNamespace(path=theta, dimension=2)
         task, agreement = calls(per_unit)
-        name = message_id(RunId("run-1"), 1, Phase.TRAIN, 0, SiteName("east"))
-        asked = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
+        name = message_id(RunId("run-1"), 1, Phase.UPLOAD, 0, SiteName("east"))
+        asked = Instruction(name, RunId("run-1"), 1, Phase.UPLOAD, 0, of.digest(), 60.0, b"")
         await trainer.train(task, state, tmp_path / "update", asked, agreement)
 
     asyncio.run(run())

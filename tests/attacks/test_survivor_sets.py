@@ -11,14 +11,14 @@ from itertools import combinations, product
 from pathlib import Path
 
 import pytest
-from quorate_client.rounds.secure.query import query_of
-from quorate_client.rounds.secure.votes import Members, Question, VoteLog, check
 
 from quorate.errors import VoteRefusedError
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
 from quorate.study.rules import Rules
 from quorate.study.study import TaskRef
+from quorate_client.rounds.sums.query import query_of
+from quorate_client.rounds.sums.votes import Members, Question, VoteLog, check
 from quorate_client.site.database import open_state
 
 Set = frozenset[int]

@@ -7,17 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureWork,
-    opening_from_bytes,
-    opening_to_bytes,
-    secure_answer_from_bytes,
-    secure_answer_to_bytes,
-    secure_work_from_bytes,
-    secure_work_to_bytes,
-    shares_to_bytes,
-)
 
 from quorate.errors import FrameError, KeyPartRefusedError, QuorumMissingError, StudyKeyRefusedError
 from quorate.identity import SiteName
@@ -28,6 +17,17 @@ from quorate.secagg.share_boxes import message_bytes
 from quorate.secagg.sizes import KEY_PART_BYTES, most_opening_bytes, require_bytes, shares_bytes
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Reveal, Vote, bound
+from quorate.wire.sum_messages import (
+    SumAnswer,
+    SumWork,
+    opening_from_bytes,
+    opening_to_bytes,
+    shares_to_bytes,
+    sum_answer_from_bytes,
+    sum_answer_to_bytes,
+    sum_work_from_bytes,
+    sum_work_to_bytes,
+)
 from quorate_server.runs.live_run import max_reply_bytes
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
@@ -49,7 +49,7 @@ def signed_boxes(exchange: MemoryExchange, liar: SiteName, box: bytes, of: Itera
     recipients = set(of)
 
     def change(reply: Reply) -> Reply:
-        answer = secure_answer_from_bytes(reply.body)
+        answer = sum_answer_from_bytes(reply.body)
         digest, sign = exchange.study.digest(), exchange.sites[liar].keys.signing.sign
         parts = {
             site: SealedPart(
@@ -59,7 +59,7 @@ def signed_boxes(exchange: MemoryExchange, liar: SiteName, box: bytes, of: Itera
             else part
             for site, part in answer.parts.items()
         }
-        return replace(reply, body=secure_answer_to_bytes(replace(answer, parts=parts)))
+        return replace(reply, body=sum_answer_to_bytes(replace(answer, parts=parts)))
 
     return when([liar], Phase.KEYS, change, round_number=0)
 
@@ -128,7 +128,7 @@ def test_a_name_that_is_not_in_the_study_is_passed_over() -> None:
 async def test_a_site_says_whose_signed_part_does_not_open_and_keeps_no_key(server: HandServer) -> None:
     liar = server.sites[SiteName("west")]
     box = os.urandom(KEY_PART_BYTES)
-    signing, _ = liar.keys.for_secure_sums()
+    signing, _ = liar.keys.for_sums()
     context = bound(b"key part", server.study.digest(), HAND_RUN.encode(), b"west", VICTIM.encode())
     forged = SealedPart(SiteName("west"), box, signing.sign(context + box))
     path = server.sites[VICTIM].folder / "keys" / "studies" / f"{HAND_RUN}.key"
@@ -155,24 +155,24 @@ NAME = SiteName("x" * 64)
 PART = SealedPart(EAST, bytes(KEY_PART_BYTES), SIGNATURE)
 HELLO = Hello(EAST, bytes(32), SIGNATURE)
 OPENING = Opening((HELLO,), bytes(32), (EAST,), b"", bytes(32), (Vote(EAST, SIGNATURE),), (), (HELLO,))
-ANSWERS: dict[str, SecureAnswer] = {
-    "a part's box": SecureAnswer(parts={WEST: replace(PART, box=bytes(81))}),
-    "a part's signature": SecureAnswer(parts={WEST: replace(PART, signature=bytes(65))}),
-    "a part's sender": SecureAnswer(parts={WEST: replace(PART, sender=NAME)}),
-    "a part's recipient": SecureAnswer(parts={NAME: PART}),
-    "a hello's key": SecureAnswer(hello=replace(HELLO, round_key=bytes(33))),
-    "a hello's signature": SecureAnswer(hello=replace(HELLO, signature=bytes(1_000_000))),
-    "masked counts": SecureAnswer(counts=bytes(13 * 8194)),
-    "a vote": SecureAnswer(vote=Vote(EAST, b"")),
-    "a reveal's signature": SecureAnswer(reveal=Reveal(EAST, b"", bytes(63))),
-    "a model": SecureAnswer(model=bytes(31)),
+ANSWERS: dict[str, SumAnswer] = {
+    "a part's box": SumAnswer(parts={WEST: replace(PART, box=bytes(81))}),
+    "a part's signature": SumAnswer(parts={WEST: replace(PART, signature=bytes(65))}),
+    "a part's sender": SumAnswer(parts={WEST: replace(PART, sender=NAME)}),
+    "a part's recipient": SumAnswer(parts={NAME: PART}),
+    "a hello's key": SumAnswer(hello=replace(HELLO, round_key=bytes(33))),
+    "a hello's signature": SumAnswer(hello=replace(HELLO, signature=bytes(1_000_000))),
+    "masked counts": SumAnswer(counts=bytes(13 * 8194)),
+    "a vote": SumAnswer(vote=Vote(EAST, b"")),
+    "a reveal's signature": SumAnswer(reveal=Reveal(EAST, b"", bytes(63))),
+    "a model": SumAnswer(model=bytes(31)),
 }
-WORKS: dict[str, SecureWork] = {
-    "a part": SecureWork(parts=(replace(PART, box=bytes(79)),)),
-    "a hello": SecureWork(hellos=(replace(HELLO, round_key=bytes(31)),)),
-    "a survivor": SecureWork(survivors=(NAME,)),
-    "a digest": SecureWork(digest=bytes(33)),
-    "a vote": SecureWork(votes=(Vote(EAST, bytes(65)),)),
+WORKS: dict[str, SumWork] = {
+    "a part": SumWork(parts=(replace(PART, box=bytes(79)),)),
+    "a hello": SumWork(hellos=(replace(HELLO, round_key=bytes(31)),)),
+    "a survivor": SumWork(survivors=(NAME,)),
+    "a digest": SumWork(digest=bytes(33)),
+    "a vote": SumWork(votes=(Vote(EAST, bytes(65)),)),
 }
 OPENINGS: dict[str, Opening] = {
     "a hello": replace(OPENING, hellos=(replace(HELLO, round_key=bytes(33)),)),
@@ -196,12 +196,12 @@ def refuses(read: Callable[[bytes], object], content: bytes) -> bool:
 
 @pytest.mark.parametrize("field", ANSWERS)
 def test_the_server_keeps_no_field_of_another_length(field: str) -> None:
-    assert refuses(secure_answer_from_bytes, secure_answer_to_bytes(ANSWERS[field]))
+    assert refuses(sum_answer_from_bytes, sum_answer_to_bytes(ANSWERS[field]))
 
 
 @pytest.mark.parametrize("field", WORKS)
 def test_a_site_uses_no_field_of_another_length(field: str) -> None:
-    assert refuses(secure_work_from_bytes, secure_work_to_bytes(WORKS[field]))
+    assert refuses(sum_work_from_bytes, sum_work_to_bytes(WORKS[field]))
 
 
 @pytest.mark.parametrize("field", OPENINGS)
@@ -218,7 +218,7 @@ async def test_a_site_fetches_no_shares_of_another_length(server: HandServer, ex
     """Announced with 400 MiB, they were fetched and read: the daemon held 903 MiB."""
     summed = server.add(await server.collect(2, await server.greet(2)))
     announced = Blob(BlobId(os.urandom(32)), len(summed.boxes_for(VICTIM)) + extra)
-    asked = SecureWork(survivors=summed.survivors, digest=summed.digest, shares=announced)
+    asked = SumWork(survivors=summed.survivors, digest=summed.digest, shares=announced)
     with server.refused(FrameError.code):
         await server.ask(VICTIM, Phase.VOTE, 2, asked)
     assert (await server.vote(VICTIM, summed)).site == VICTIM

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from quorate_client.rounds.secure.site_keys import SiteSecrets
-from quorate_client.rounds.secure.votes import VoteLog
 
 from quorate.errors import QuorateError
 from quorate.identity import SiteName
@@ -22,6 +20,8 @@ from quorate.rounds.instruction import Instruction, MessageId, Reply
 from quorate.rounds.spool import Spool
 from quorate.study.study import Protection, Rounds, Study
 from quorate_client.rounds.engine import Engine
+from quorate_client.rounds.sums.site_keys import SiteSecrets
+from quorate_client.rounds.sums.votes import VoteLog
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement, Dataset
 from quorate_client.site.database import SiteDatabase, open_state

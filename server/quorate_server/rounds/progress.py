@@ -66,12 +66,12 @@ class StudyProgress(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_older_versions(cls, content: Any) -> Any:
-        if not isinstance(content, dict) or "secure_sums" not in content:
+        if not isinstance(content, dict) or "open_result" not in content:
             return content
         if content.get("keys") is None and content.get("prepared"):
             known = ("dimension", "trained", "evaluated", "released")
             return {name: content[name] for name in known} | {"is_of_an_older_version": True}
-        return content | {"sums": content["secure_sums"]}
+        return content | {"sums": content.get("secure_sums", [])}
 
     def blobs(self) -> set[BlobId]:
         """What must stay in the spool for this run."""

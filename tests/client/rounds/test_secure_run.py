@@ -11,13 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quorate.wire.secure_messages import (
-    SecureWork,
-    secure_answer_from_bytes,
-    secure_work_from_bytes,
-    secure_work_to_bytes,
-)
-from quorate_client.rounds.secure.pooled_rates import DIGITS
 from structlog.testing import capture_logs
 
 from quorate.aggregation import words
@@ -25,7 +18,14 @@ from quorate.aggregation.packing import Packing
 from quorate.errors import QuorumMissingError, StudyKeyRefusedError, SumRefusedError
 from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.study.study import Optimizer, Protection, Release, Rounds
+from quorate.wire.sum_messages import (
+    SumWork,
+    sum_answer_from_bytes,
+    sum_work_from_bytes,
+    sum_work_to_bytes,
+)
 from quorate_client.rounds.model.state import THETA_OFFSET
+from quorate_client.rounds.sums.pooled import DIGITS
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     records_of,
@@ -59,7 +59,7 @@ def told_by(exchange: MemoryExchange) -> list[dict[str, float]]:
     told = []
     for _, instruction, reply in exchange.stored.values():
         if instruction.phase in (Phase.UPLOAD, Phase.RELEASE) and not reply.code:
-            told += [dict(values) for values in secure_answer_from_bytes(reply.body).metrics.values()]
+            told += [dict(values) for values in sum_answer_from_bytes(reply.body).metrics.values()]
     return told
 
 
@@ -177,7 +177,7 @@ def test_a_site_that_missed_rounds_arrives_by_opening_the_old_sums(tmp_path: Pat
         exchange.loop().run()
         assert [exchange.results[number].missing for number in (1, 2, 3)] == [{WEST: "site_paused"}] * 3
         assert exchange.results[4].contributed == NAMES
-        stored = {s.round_number: s for s in exchange.progress.secure_sums}
+        stored = {s.round_number: s for s in exchange.progress.sums}
         assert {blob.id for n in (1, 2) for blob in (stored[n].ciphertext, stored[n].opening) if blob} <= set(
             west.fetched
         )
@@ -332,13 +332,13 @@ def test_a_vote_over_too_few_or_other_sites_is_refused_and_not_written_down(tmp_
             if not at(instruction, Phase.VOTE, 1) or refused:
                 return
             before = ballots()
-            work = secure_work_from_bytes(instruction.body)
+            work = sum_work_from_bytes(instruction.body)
             for number, survivors in enumerate([(EAST, NORTH), (), (*NAMES, "zz"), NAMES[::-1], (EAST,) * 4]):
-                body = secure_work_to_bytes(replace(work, survivors=survivors))
+                body = sum_work_to_bytes(replace(work, survivors=survivors))
                 name = type(instruction.message_id)(number.to_bytes(32, "big"))
                 refused.append("")
                 refused[-1] = east.answer(replace(instruction, message_id=name, body=body)).code
-            body = secure_work_to_bytes(SecureWork(survivors=work.survivors, digest=work.digest))
+            body = sum_work_to_bytes(SumWork(survivors=work.survivors, digest=work.digest))
             refused.append(east.answer(replace(instruction, message_id=type(name)(b"\x0a" * 32), body=body)).code)
             assert ballots() == before
 
@@ -415,10 +415,10 @@ def test_parts_that_were_swapped_on_the_way_give_no_key(tmp_path: Path) -> None:
 
         def lie(instruction: Instruction) -> Reply:
             if at(instruction, Phase.HELLO, 0):
-                work = secure_work_from_bytes(instruction.body)
+                work = sum_work_from_bytes(instruction.body)
                 first, second, *rest = work.parts
                 swapped = (replace(first, box=second.box), replace(second, box=first.box), *rest)
-                instruction = replace(instruction, body=secure_work_to_bytes(replace(work, parts=swapped)))
+                instruction = replace(instruction, body=sum_work_to_bytes(replace(work, parts=swapped)))
             return answer(instruction)
 
         west.answer = lie  # type: ignore[method-assign]  # the server of this test tells it something else
@@ -523,7 +523,7 @@ def test_the_server_hears_no_count_of_a_single_site_in_the_clear(tmp_path: Path)
         with engines(tmp_path / str(number), rounds=Rounds(count=1, quorum=3)) as exchange:
             exchange.loop().run()
             uploads = [reply for s, i, reply in exchange.stored.values() if s == EAST and i.phase is Phase.UPLOAD]
-            counts = [words.unpack_words(secure_answer_from_bytes(reply.body).counts) for reply in uploads]
+            counts = [words.unpack_words(sum_answer_from_bytes(reply.body).counts) for reply in uploads]
             masked.append(set(np.concatenate(counts).tolist()))
     assert len(masked[0]) > 500
     assert not masked[0] & masked[1]

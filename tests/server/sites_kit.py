@@ -1,4 +1,4 @@
-"""Sites that take part in secure sums as real ones do, but whose training is a line of numpy."""
+"""Sites that take part in sums as real ones do, but whose training is a line of numpy."""
 
 from __future__ import annotations
 
@@ -11,23 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureSumRef,
-    SecureWork,
-    opening_from_bytes,
-    secure_answer_from_bytes,
-    secure_answer_to_bytes,
-    secure_work_from_bytes,
-    shares_to_bytes,
-    words_to_bytes,
-)
-from quorate.wire.secure_messages import shares_from_bytes as boxes_from_bytes
-from quorate_client.rounds.secure.votes import Members, check
 
 from quorate.aggregation import words
 from quorate.aggregation.packing import Packing
-from quorate.aggregation.plain import weight_of
+from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme, weight_of
 from quorate.errors import QuorateError, VoteRefusedError
 from quorate.identity import SiteName
 from quorate.process.randomness import SystemRandomness
@@ -41,7 +28,21 @@ from quorate.secagg.terms import Hello, Layout, Terms, Vote, checkpointed
 from quorate.study.rules import Rules
 from quorate.study.study import Study
 from quorate.tally import LOSS_ONE
-from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Tamper, Time, a_study, a_tally
+from quorate.wire.sum_messages import (
+    PlainOpening,
+    SumAnswer,
+    SumRef,
+    SumWork,
+    opening_from_bytes,
+    plain_opening_from_bytes,
+    shares_to_bytes,
+    sum_answer_to_bytes,
+    sum_work_from_bytes,
+    words_to_bytes,
+)
+from quorate.wire.sum_messages import shares_from_bytes as boxes_from_bytes
+from quorate_client.rounds.sums.votes import Members, check
+from tests.server.study_kit import DIMENSION, NAMES, RUN, MemoryBlobs, MemoryExchange, Time, a_study, a_tally
 
 OWN_COUNTS = 4
 OPERATOR = ReleaseKey(X25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -61,10 +62,11 @@ class Keys:
 
 
 @dataclass
-class SecureSimulatedSite:
-    """A site that follows the exchanges of secure sums. Its model is a vector; the average is added to it as it is.
+class SimulatedSite:
+    """A site that follows the exchanges of sums, encrypted or plain. Its model is a vector; training moves it towards
+    the site's own target, and the average is added to it as it is.
 
-    ``sent`` holds the exact integers that it encrypted, by round and attempt; ``opened`` those of the sums that it
+    ``sent`` holds the exact integers of its updates, by round and attempt; ``opened`` those of the sums that it
     opened and the counts beside them, by round; ``tells`` what it says of the last rounds.
     """
 
@@ -72,8 +74,8 @@ class SecureSimulatedSite:
     records: int
     blobs: MemoryBlobs
     study: Study
-    keys: Keys
-    sealing_keys: Mapping[SiteName, bytes]
+    keys: Keys = field(default_factory=Keys)
+    sealing_keys: Mapping[SiteName, bytes] = field(default_factory=dict)
     model: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
     round_number: int = 0
     before: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
@@ -91,8 +93,22 @@ class SecureSimulatedSite:
     """Beside those of an evaluation of two classes."""
 
     @property
+    def is_plain(self) -> bool:
+        return self.study.protection.mode == "none"
+
+    @property
+    def scheme(self) -> Packing | PlainScheme:
+        kind = PlainScheme if self.is_plain else Packing
+        return kind(self.study.protection.value_bound, len(self.study.sites))
+
+    @property
     def packing(self) -> Packing:
-        return Packing(self.study.protection.value_bound, len(self.study.sites))
+        assert isinstance(self.scheme, Packing)
+        return self.scheme
+
+    @property
+    def target(self) -> float:
+        return self.records % 7 / 7
 
     @property
     def digest(self) -> bytes:
@@ -116,44 +132,49 @@ class SecureSimulatedSite:
         return self.journal[instruction.message_id]
 
     def _work(self, instruction: Instruction) -> Reply:
-        work = secure_work_from_bytes(instruction.body)
+        work = sum_work_from_bytes(instruction.body)
         number, blobs = instruction.round_number, ()
         match instruction.phase:
             case Phase.KEYS:
                 answer = self._make_parts()
             case Phase.HELLO:
-                answer = SecureAnswer(hello=self._hello(number, instruction.attempt, work))
+                answer = SumAnswer(hello=self._hello(number, instruction.attempt, work))
             case Phase.UPLOAD:
                 answer, blobs = self._upload(work, instruction)
             case Phase.VOTE:
                 assert work.shares is not None
                 boxes = boxes_from_bytes(self._fetched(work.shares))
                 vote = self._of(instruction).vote(work.survivors, work.digest, boxes, lambda b: self._lock(number, b))
-                answer = SecureAnswer(vote=vote)
+                answer = SumAnswer(vote=vote)
             case Phase.REVEAL:
-                answer = SecureAnswer(reveal=self._of(instruction).reveal(work.votes))
+                answer = SumAnswer(reveal=self._of(instruction).reveal(work.votes))
                 if number <= self.study.rounds.count:
                     answer = replace(answer, hello=self._hello(number + 1, instruction.attempt, work))
             case Phase.CHECKPOINT:
-                self._of(instruction)
-                answer, blobs = self._checkpoint(number - 2)
+                answer, blobs = self._checkpoint(instruction)
             case Phase.RELEASE:
-                member = self._member(work)
-                self._advance(work, self.study.rounds.count, member)
-                answer = SecureAnswer(model=member.study_key.model(self.digest), metrics=self.tells(number + 1))
-                if self.study.is_release_sealed:
-                    answer, blobs = self._release(answer, member)
+                answer, blobs = self._release(work)
             case _:
                 raise AssertionError(instruction.phase)
-        return Reply(instruction.message_id, body=secure_answer_to_bytes(answer), blobs=blobs, working_s=0.1)
+        return Reply(instruction.message_id, body=sum_answer_to_bytes(answer), blobs=blobs, working_s=0.1)
 
-    def _release(self, answer: SecureAnswer, member: Member) -> tuple[SecureAnswer, tuple[Blob, ...]]:
+    def _release(self, work: SumWork) -> tuple[SumAnswer, tuple[Blob, ...]]:
+        count = self.study.rounds.count
+        if self.is_plain:
+            self._advance(work, count, None)
+            sent = (self.blobs.put(self.state()),) if self.study.release.model == "operator" else ()
+            return SumAnswer(model=self.digest), sent
+        member = self._member(work)
+        self._advance(work, count, member)
+        answer = SumAnswer(model=member.study_key.model(self.digest), metrics=self.tells(count + 2))
+        if not self.study.is_release_sealed:
+            return answer, ()
         terms = ReleaseTerms.of(self.study, RUN)
         sealed = self.blobs.put(b"".join(seal_release(io.BytesIO(self.state()), member.study_key, terms)))
         vote = Vote(self.name, self.keys.signing.sign(released(terms, sealed.id)))
         return replace(answer, vote=vote), (sealed,)
 
-    def _hello(self, number: int, attempt: int, work: SecureWork) -> Hello:
+    def _hello(self, number: int, attempt: int, work: SumWork) -> Hello:
         terms = Terms(self.study.digest(), RUN, number, attempt)
         self.participant = Participant(terms, self._member(work), SystemRandomness())
         return self.participant.hello()
@@ -165,14 +186,14 @@ class SecureSimulatedSite:
         earlier.append(members)
         self.ballots.append(ballot)
 
-    def _make_parts(self) -> SecureAnswer:
-        return SecureAnswer(
+    def _make_parts(self) -> SumAnswer:
+        return SumAnswer(
             parts=make_parts(
                 self.study.digest(), RUN, self.name, self.sealing_keys, self.keys.signing.sign, SystemRandomness()
             )
         )
 
-    def _member(self, work: SecureWork) -> Member:
+    def _member(self, work: SumWork) -> Member:
         roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in self.study.sites}
         rules = Rules(len(roster), self.study.protection.colluders)
         if self.key is None:
@@ -186,52 +207,79 @@ class SecureSimulatedSite:
             raise VoteRefusedError("started again")
         return self.participant
 
-    def _upload(self, work: SecureWork, instruction: Instruction) -> tuple[SecureAnswer, tuple[Blob, ...]]:
+    def _train(self, instruction: Instruction) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
+        """An update, and the counts beside it."""
+        key = instruction.round_number, instruction.attempt
+        self.trained.append(key)
+        weight = weight_of(self.records, self.statistics[0])
+        update = (0.5 * (self.target - self.model)).astype(np.float32)
+        self.sent[key], clipped = self.scheme.quantise(update, weight)
+        return update, (weight, self.records, self.records * LOSS_ONE // 2, clipped)
+
+    def _told(self, number: int) -> tuple[int, ...]:
+        """Of an evaluation of the model that a sum starts from."""
+        return (*a_tally(self.records), *(0,) * self.more_counts) if self.study.evaluates(number - 1) else ()
+
+    def _upload(self, work: SumWork, instruction: Instruction) -> tuple[SumAnswer, tuple[Blob, ...]]:
+        number = instruction.round_number
+        if not self.is_plain:
+            return self._upload_secretly(work, instruction)
+        self._advance(work, number - 1, None)
+        if number == 0:
+            return SumAnswer(plain_counts=(self.records, self.records * 3), dimension=DIMENSION), ()
+        own, updates = (0,) * OWN_COUNTS, ()
+        if number <= self.study.rounds.count:
+            _, own = self._train(instruction)
+            # Not inline, so that the way through the spool is taken.
+            updates = (self.blobs.put(self.sent[number, instruction.attempt].astype("<u4").tobytes()),)
+        counts = (*own, *self._told(number))
+        return SumAnswer(plain_counts=counts, has_update=bool(updates), model=self.digest), updates
+
+    def _upload_secretly(self, work: SumWork, instruction: Instruction) -> tuple[SumAnswer, tuple[Blob, ...]]:
         participant = self._of(instruction)
         number, ciphertext = instruction.round_number, None
         self._advance(work, number - 1, self._member(work))
         trains = 1 <= number <= self.study.rounds.count
+        counts: tuple[int, ...] = (*(0,) * OWN_COUNTS, *self._told(number))
         if number == 0:
-            counts: tuple[int, ...] = (self.records, self.records * 3)
-        else:
-            counts = (*(0,) * OWN_COUNTS, *a_tally(self.records), *(0,) * (self.more_counts if trains else 0))
+            counts = (self.records, self.records * 3)
         polynomials = self.packing.polynomials(DIMENSION) if trains else 0
         participant.begin_upload(work.hellos, self.digest if number else b"", Layout(polynomials, len(counts)))
         if trains:
-            self.trained.append((number, instruction.attempt))
-            weight, packing = weight_of(self.records, self.statistics[0]), self.packing
-            target = float(self.records % 7) / 7
-            update = (0.5 * (target - self.model)).astype(np.float32)
-            self.sent[number, instruction.attempt] = packing.quantise(update, weight)[0]
-            lanes = packing.encode(update, weight)[0] >> packing.delta_bits
-            ciphertext = self.blobs.put(words.pack(participant.encrypt(0, lanes, packing.delta_bits)))
-            counts = (weight, self.records, self.records * LOSS_ONE // 2, 0, *a_tally(self.records))
-            counts = (*counts, *(0,) * self.more_counts)
+            update, own = self._train(instruction)
+            lanes = self.packing.encode(update, own[0])[0] >> self.packing.delta_bits
+            ciphertext = self.blobs.put(words.pack(participant.encrypt(0, lanes, self.packing.delta_bits)))
+            counts = (*own, *self._told(number))
         masked, boxes = participant.finish_upload(counts)
         shares = self.blobs.put(shares_to_bytes(boxes))
         dimension = DIMENSION if number == 0 else 0
-        answer = SecureAnswer(
+        answer = SumAnswer(
             counts=words_to_bytes(masked),
             dimension=dimension,
-            has_ciphertext=ciphertext is not None,
+            has_update=ciphertext is not None,
             model=participant.model,
             metrics=self.tells(number),
             opened=tuple(tuple(site for site, _ in members) for members in self.locked.get(number, [])),
         )
         return answer, (shares,) if ciphertext is None else (ciphertext, shares)
 
-    def _checkpoint(self, number: int) -> tuple[SecureAnswer, tuple[Blob, ...]]:
+    def _checkpoint(self, instruction: Instruction) -> tuple[SumAnswer, tuple[Blob, ...]]:
+        if self.is_plain:
+            return SumAnswer(), (self.blobs.put(_state(self.before, self.statistics)),)
+        self._of(instruction)
         assert self.key is not None
+        number = instruction.round_number - 2
         content, purpose = _state(self.before, self.statistics), b"checkpoint" + number.to_bytes(8, "big")
         sealed = self.blobs.put(b"".join(seal_stream([content], self.key, purpose)))
         signature = self.keys.signing.sign(checkpointed(self.study.digest(), RUN, number, sealed.id))
-        return SecureAnswer(vote=Vote(self.name, signature)), (sealed,)
+        return SumAnswer(vote=Vote(self.name, signature)), (sealed,)
 
-    def _advance(self, work: SecureWork, target: int, member: Member) -> None:
-        if work.checkpoint is not None and self.round_number + 1 < work.checkpoint_round <= target:
-            purpose = b"checkpoint" + work.checkpoint_round.to_bytes(8, "big")
-            sealed = io.BytesIO(self._fetched(work.checkpoint))
-            state = b"".join(open_stream(sealed, member.study_key, purpose))
+    def _advance(self, work: SumWork, target: int, member: Member | None) -> None:
+        if work.checkpoint is not None and self.round_number < work.checkpoint_round <= target:
+            state = self._fetched(work.checkpoint)
+            if member is not None:
+                purpose = b"checkpoint" + work.checkpoint_round.to_bytes(8, "big")
+                state = b"".join(open_stream(io.BytesIO(state), member.study_key, purpose))
             self.model = np.frombuffer(state[: 8 * DIMENSION], "<f8").copy()
             self.statistics = tuple(np.frombuffer(state[8 * DIMENSION :], "<i8").tolist())
             self.round_number = work.checkpoint_round
@@ -245,19 +293,23 @@ class SecureSimulatedSite:
             else:
                 self.opened[ref.round_number] = sums, counts
                 self.before = self.model
-                self.model = self.model + self.packing.average(sums, counts[0])
+                self.model = self.model + sums * (self.scheme.step * WEIGHT_ONE / counts[0])
                 self.round_number = ref.round_number
         assert self.round_number == max(0, target), f"{self.name} has no way to the model of round {target}"
 
-    def open(self, ref: SecureSumRef, dimension: int, member: Member) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+    def open(self, ref: SumRef, dimension: int, member: Member | None) -> tuple[npt.NDArray[np.int64], tuple[int, ...]]:
+        if member is None:
+            counts = plain_opening_from_bytes(self._fetched(ref.opening)).counts
+            content = self._fetched(ref.updates) if ref.updates is not None else b""
+            return np.frombuffer(content, "<i4").astype(np.int64), counts
         opening = opening_from_bytes(self._fetched(ref.opening))
         terms = Terms(self.study.digest(), RUN, ref.round_number, ref.attempt)
         polynomials = self.packing.polynomials(dimension)
         opener = Opener(opening, terms, polynomials, member.roster, member.rules, member.study_key)
         sums = np.zeros(0, np.int64)
         if dimension:
-            assert ref.ciphertext is not None
-            total = words.unpack(self._fetched(ref.ciphertext))
+            assert ref.updates is not None
+            total = words.unpack(self._fetched(ref.updates))
             sums = self.packing.decode(opener.piece(total, self.packing), dimension)
         return sums, opener.counts()
 
@@ -269,19 +321,18 @@ def _state(model: npt.NDArray[np.float64], statistics: tuple[int, ...]) -> bytes
     return model.astype("<f8").tobytes() + np.array(statistics, "<i8").tobytes()
 
 
-def a_secure_consortium(
-    names: Iterable[SiteName] = NAMES, records: Iterable[int] = (30, 20, 40, 10), **changes: Any
+def a_consortium(
+    names: Iterable[SiteName] = NAMES, records: Iterable[int] = (30, 20, 40, 10), mode: str = "none", **changes: Any
 ) -> MemoryExchange:
-    """Sites with keys of their own. Four of them: three have to vote, two shares open."""
+    """Sites with keys of their own. Under secure aggregation, of four of them three have to vote, two shares open."""
     keys = {name: Keys() for name in sorted(names)}
     roster = [{"name": name, "signing_key": key.public.hex()} for name, key in keys.items()]
-    rounds = {"count": 2, "checkpoint_every": 10} | changes.pop("rounds", {})
-    release = {"model": "operator", "operator_key": OPERATOR.public_key.hex()}
-    unsigned = a_study(keys, rounds=rounds, **{"protection": {"mode": "secagg"}, "release": release} | changes)
+    release = {"model": "operator"} | ({"operator_key": OPERATOR.public_key.hex()} if mode == "secagg" else {})
+    unsigned = a_study(keys, **{"protection": {"mode": mode}, "release": release} | changes)
     study = Study.model_validate(unsigned.model_dump(mode="json") | {"sites": roster})
     blobs, sealing = MemoryBlobs(), {name: key.sealing.public_key().public_bytes_raw() for name, key in keys.items()}
     sites = {
-        name: SecureSimulatedSite(name, count, blobs, study, key, sealing)
+        name: SimulatedSite(name, count, blobs, study, key, sealing)
         for (name, key), count in zip(keys.items(), records, strict=False)
     }
     return MemoryExchange(study, Time(), sites, blobs)
@@ -290,62 +341,12 @@ def a_secure_consortium(
 def opened(exchange: MemoryExchange) -> bytes:
     """The released model, as the operator has it."""
     assert exchange.model is not None
+    if exchange.study.protection.mode == "none":
+        return exchange.model
     roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in exchange.study.sites}
     rules = Rules(len(roster), exchange.study.protection.colluders)
     terms = ReleaseTerms.of(exchange.study, RUN)
     return b"".join(OpenedRelease([exchange.model], OPERATOR, terms, roster, rules))
-
-
-# --- what a test changes ---
-
-
-def silent(sites: Iterable[SiteName], phase: Phase, round_number: int = 1, attempts: Iterable[int] = (0,)) -> Tamper:
-    """These sites do not answer in this exchange (their work is done, and lost on the way)."""
-    return when(sites, phase, lambda reply: None, round_number, attempts)
-
-
-def when(
-    sites: Iterable[SiteName],
-    phase: Phase,
-    change: Callable[[Reply], Reply | None],
-    round_number: int = 1,
-    attempts: Iterable[int] = (0, 1, 2, 3),
-) -> Tamper:
-    """These sites reply something else in this exchange."""
-    chosen, tries = set(sites), set(attempts)
-
-    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        here = instruction.phase is phase and instruction.round_number == round_number
-        if site in chosen and here and instruction.attempt in tries:
-            changed = change(reply)
-            return () if changed is None else (changed,)
-        return (reply,)
-
-    return tamper
-
-
-def each_of(*tampers: Tamper) -> Tamper:
-    """All of these, one after the other."""
-
-    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        replies = [reply]
-        for one in tampers:
-            replies = [changed for given in replies for changed in one(site, instruction, given)]
-        return replies
-
-    return tamper
-
-
-def lost(sites: Iterable[SiteName], phase: Phase, attempts: Iterable[int] = (0,)) -> Tamper:
-    """These sites fall silent in this exchange of round 1; a hello is asked of them only if they did not reveal."""
-    here = silent(sites, phase, attempts=attempts)
-    return here if phase is not Phase.HELLO else each_of(silent(sites, Phase.REVEAL, round_number=0), here)
-
-
-def with_answer(reply: Reply, **changes: Any) -> Reply:
-    """A reply whose answer says something else."""
-    answer = replace(secure_answer_from_bytes(reply.body), **changes)
-    return replace(reply, body=secure_answer_to_bytes(answer))
 
 
 def exact_sum(exchange: MemoryExchange, survivors: Iterable[SiteName], key: tuple[int, int]) -> npt.NDArray[np.int64]:
@@ -356,7 +357,9 @@ def exact_sum(exchange: MemoryExchange, survivors: Iterable[SiteName], key: tupl
     return total
 
 
-def opening_of(exchange: MemoryExchange, number: int) -> Opening:
+def opening_of(exchange: MemoryExchange, number: int) -> Opening | PlainOpening:
     """What the server keeps of a closed sum."""
-    (stored,) = [stored for stored in exchange.progress.secure_sums if stored.round_number == number]
-    return opening_from_bytes(exchange.blobs.content[stored.opening.id])
+    (stored,) = [stored for stored in exchange.progress.sums if stored.round_number == number]
+    content = exchange.blobs.content[stored.opening.id]
+    read = plain_opening_from_bytes if exchange.study.protection.mode == "none" else opening_from_bytes
+    return read(content)

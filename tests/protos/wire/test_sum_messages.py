@@ -10,30 +10,35 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureSumRef,
-    SecureWork,
-    box_places,
-    opening_from_bytes,
-    opening_to_bytes,
-    secure_answer_from_bytes,
-    secure_answer_to_bytes,
-    secure_work_from_bytes,
-    secure_work_to_bytes,
-    shares_from_bytes,
-    shares_to_bytes,
-    words_from_bytes,
-    words_to_bytes,
-)
 
 from quorate.aggregation.ring import MODULUS
 from quorate.errors import FrameError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId
+from quorate.rounds.instruction import MAX_EXTRAS
 from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Reveal, Vote
+from quorate.v1 import sums_pb2
+from quorate.wire.sum_messages import (
+    PlainOpening,
+    SumAnswer,
+    SumRef,
+    SumWork,
+    box_places,
+    opening_from_bytes,
+    opening_to_bytes,
+    plain_opening_from_bytes,
+    plain_opening_to_bytes,
+    shares_from_bytes,
+    shares_to_bytes,
+    sum_answer_from_bytes,
+    sum_answer_to_bytes,
+    sum_work_from_bytes,
+    sum_work_to_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
 
 # --- any value ---
 
@@ -48,7 +53,7 @@ votes = st.builds(Vote, names, signatures)
 reveals = st.builds(Reveal, names, some_bytes, signatures)
 stored = st.builds(Blob, st.binary(min_size=32, max_size=32).map(BlobId), st.integers(1, MAX_BLOB_BYTES))
 blobs = stored | st.binary(max_size=40).map(Blob.of)
-refs = st.builds(SecureSumRef, numbers, numbers, st.none() | blobs, blobs)
+refs = st.builds(SumRef, numbers, numbers, st.none() | blobs, blobs)
 rates = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=10), st.floats(allow_nan=False), max_size=3)
 
 
@@ -56,8 +61,9 @@ def several(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]
     return st.lists(values, max_size=3).map(tuple)
 
 
+counts = several(st.integers(-(2**63), 2**63 - 1))
 works = st.builds(
-    SecureWork,
+    SumWork,
     parts=several(parts),
     sums=several(refs),
     hellos=several(hellos),
@@ -70,17 +76,25 @@ works = st.builds(
     checkpoint_sealer=st.none() | votes,
 )
 answers = st.builds(
-    SecureAnswer,
+    SumAnswer,
     parts=st.dictionaries(names, parts, max_size=3),
     hello=st.none() | hellos,
     counts=some_bytes,
     dimension=st.integers(0, 2**64 - 1),
-    has_ciphertext=st.booleans(),
+    has_update=st.booleans(),
     vote=st.none() | votes,
     reveal=st.none() | reveals,
     model=digests,
     metrics=st.dictionaries(numbers, rates, max_size=3),
     opened=several(several(names)),
+    plain_counts=counts,
+)
+plain_openings = st.builds(
+    PlainOpening,
+    survivors=st.lists(names, min_size=1, max_size=3).map(tuple),
+    counts=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=8).map(tuple),
+    updates=digests,
+    model=digests,
 )
 openings = st.builds(
     Opening,
@@ -97,18 +111,42 @@ words = st.lists(st.integers(0, MODULUS - 1), max_size=40).map(lambda values: np
 
 
 @given(works)
-def test_what_is_asked_arrives_as_it_was(value: SecureWork) -> None:
-    assert secure_work_from_bytes(secure_work_to_bytes(value)) == value
+def test_what_is_asked_arrives_as_it_was(value: SumWork) -> None:
+    assert sum_work_from_bytes(sum_work_to_bytes(value)) == value
 
 
 @given(answers)
-def test_what_is_answered_arrives_as_it_was(value: SecureAnswer) -> None:
-    assert secure_answer_from_bytes(secure_answer_to_bytes(value)) == value
+def test_what_is_answered_arrives_as_it_was(value: SumAnswer) -> None:
+    assert sum_answer_from_bytes(sum_answer_to_bytes(value)) == value
 
 
 @given(openings)
 def test_what_opens_a_sum_arrives_as_it_was(value: Opening) -> None:
     assert opening_from_bytes(opening_to_bytes(value)) == value
+
+
+@given(plain_openings)
+def test_what_goes_with_a_plain_sum_arrives_as_it_was_and_is_no_opening_of_an_encrypted_one(
+    value: PlainOpening,
+) -> None:
+    data = plain_opening_to_bytes(value)
+    assert plain_opening_from_bytes(data) == value
+    assert opening_from_bytes(data) == Opening((), b"", (), b"", b"", (), ())
+
+
+@given(openings)
+def test_what_opens_an_encrypted_sum_is_not_read_as_that_of_a_plain_one(value: Opening) -> None:
+    with pytest.raises(FrameError):
+        plain_opening_from_bytes(opening_to_bytes(value))
+
+
+def test_more_counts_than_a_study_may_add_are_refused() -> None:
+    for proto, read in (
+        (sums_pb2.SumAnswer(plain_counts=[1] * (MAX_EXTRAS + 1)), sum_answer_from_bytes),
+        (sums_pb2.PlainOpening(survivors=["a"], counts=[1] * (MAX_EXTRAS + 1)), plain_opening_from_bytes),
+    ):
+        with pytest.raises(FrameError):
+            read(proto.SerializeToString())
 
 
 @given(st.dictionaries(names, some_bytes, max_size=5))
@@ -131,9 +169,9 @@ def test_masked_words_arrive_as_they_were(value: np.ndarray[tuple[int], np.dtype
 
 
 @given(works, answers, openings)
-def test_one_value_has_one_form(work: SecureWork, answer: SecureAnswer, opening: Opening) -> None:
+def test_one_value_has_one_form(work: SumWork, answer: SumAnswer, opening: Opening) -> None:
     """What is signed and named by its bytes must not depend on the order of a map."""
-    assert secure_work_to_bytes(secure_work_from_bytes(secure_work_to_bytes(work))) == secure_work_to_bytes(work)
+    assert sum_work_to_bytes(sum_work_from_bytes(sum_work_to_bytes(work))) == sum_work_to_bytes(work)
     assert opening_to_bytes(opening_from_bytes(opening_to_bytes(opening))) == opening_to_bytes(opening)
     turned = dict(reversed(answer.parts.items()))
     boxes = {SiteName(name): part.box for name, part in turned.items()}
@@ -141,16 +179,16 @@ def test_one_value_has_one_form(work: SecureWork, answer: SecureAnswer, opening:
 
 
 def test_an_empty_share_is_not_no_share() -> None:
-    assert secure_work_from_bytes(secure_work_to_bytes(SecureWork(shares=Blob.of(b"")))).shares == Blob.of(b"")
-    assert secure_work_from_bytes(secure_work_to_bytes(SecureWork())).shares is None
-    assert secure_answer_from_bytes(b"") == SecureAnswer()
+    assert sum_work_from_bytes(sum_work_to_bytes(SumWork(shares=Blob.of(b"")))).shares == Blob.of(b"")
+    assert sum_work_from_bytes(sum_work_to_bytes(SumWork())).shares is None
+    assert sum_answer_from_bytes(b"") == SumAnswer()
 
 
 # --- malformed ---
 
 READERS: list[Callable[[bytes], object]] = [
-    secure_work_from_bytes,
-    secure_answer_from_bytes,
+    sum_work_from_bytes,
+    sum_answer_from_bytes,
     opening_from_bytes,
     shares_from_bytes,
     box_places,
@@ -167,11 +205,11 @@ def test_bytes_that_are_no_message_are_one_error_and_nothing_else(read: Callable
 
 @given(works, answers, openings, st.data())
 def test_messages_with_changed_cut_and_inserted_bytes_are_one_error_and_nothing_else(
-    work: SecureWork, answer: SecureAnswer, opening: Opening, data: st.DataObject
+    work: SumWork, answer: SumAnswer, opening: Opening, data: st.DataObject
 ) -> None:
     whole = [
-        (secure_work_from_bytes, secure_work_to_bytes(work)),
-        (secure_answer_from_bytes, secure_answer_to_bytes(answer)),
+        (sum_work_from_bytes, sum_work_to_bytes(work)),
+        (sum_answer_from_bytes, sum_answer_to_bytes(answer)),
         (opening_from_bytes, opening_to_bytes(opening)),
     ]
     read, content = data.draw(st.sampled_from(whole))
@@ -184,10 +222,10 @@ def test_messages_with_changed_cut_and_inserted_bytes_are_one_error_and_nothing_
 @pytest.mark.parametrize(
     ("read", "data"),
     [
-        (secure_work_from_bytes, b"\xff"),
-        (secure_work_from_bytes, b"\x3a\x02\x0a\x00"),
-        (secure_work_from_bytes, b"\x2a\x01\xff"),
-        (secure_answer_from_bytes, b"\x1a\x7f"),
+        (sum_work_from_bytes, b"\xff"),
+        (sum_work_from_bytes, b"\x3a\x02\x0a\x00"),
+        (sum_work_from_bytes, b"\x2a\x01\xff"),
+        (sum_answer_from_bytes, b"\x1a\x7f"),
         (opening_from_bytes, b"\x12\x01\xff"),
         (shares_from_bytes, b"\x0a\x05\x0a\x01\xff"),
         (box_places, b"\x0a\x05\x0a\x01\xff"),
@@ -200,9 +238,9 @@ def test_what_cannot_be_read_is_refused(read: Callable[[bytes], object], data: b
 
 
 def test_an_inline_blob_that_is_not_what_it_is_called_is_refused() -> None:
-    content = secure_work_to_bytes(SecureWork(shares=Blob.of(b"sealed shares")))
+    content = sum_work_to_bytes(SumWork(shares=Blob.of(b"sealed shares")))
     with pytest.raises(FrameError):
-        secure_work_from_bytes(content.replace(b"sealed shares", b"other content"))
+        sum_work_from_bytes(content.replace(b"sealed shares", b"other content"))
 
 
 def test_the_order_in_which_a_library_writes_boxes_does_not_matter() -> None:

@@ -1,4 +1,5 @@
-"""The loop of secure sums with simulated sites: what is in a sum, what is left out, and what a kill changes."""
+"""Rounds under secure aggregation: what is in a sum, what is left out, and when one is begun anew. What they have in
+common with those without protection is in test_sum_loop.py."""
 
 from __future__ import annotations
 
@@ -11,50 +12,57 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureWork,
-    secure_answer_from_bytes,
-    secure_work_from_bytes,
-    shares_from_bytes,
-    shares_to_bytes,
-    words_from_bytes,
-    words_to_bytes,
-)
-from quorate_server.rounds.secure.state import USUAL_COUNTS
 
 from quorate.aggregation import ring, words
-from quorate.errors import ContributionError, DiskFullError, ModelDisagreementError, QuorumMissingError
+from quorate.errors import ContributionError, DiskFullError, QuorumMissingError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.rounds.run import RoundResult
 from quorate.secagg import share_boxes
 from quorate.secagg.linear_mac import TAGS
-from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.sizes import shares_bytes
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Vote, checkpointed
 from quorate.study.rules import Rules
-from quorate_server.rounds.progress import StoredSecureSum, StudyProgress
-from tests.server.secure_kit import (
-    OWN_COUNTS,
-    a_secure_consortium,
+from quorate.wire.sum_messages import (
+    SumAnswer,
+    SumWork,
+    shares_from_bytes,
+    shares_to_bytes,
+    sum_answer_from_bytes,
+    sum_work_from_bytes,
+    words_from_bytes,
+    words_to_bytes,
+)
+from quorate_server.rounds.progress import StoredSum, StudyProgress
+from quorate_server.rounds.schemes.secagg import USUAL_COUNTS
+from tests.server.sites_kit import OWN_COUNTS, a_consortium, exact_sum, opened, opening_of
+from tests.server.study_kit import (
+    DIMENSION,
+    NAMES,
+    RUN,
+    Killed,
+    MemoryExchange,
+    Tamper,
+    a_tally,
     each_of,
-    exact_sum,
+    honest,
     lost,
-    opened,
-    opening_of,
     silent,
     when,
     with_answer,
 )
-from tests.server.study_kit import DIMENSION, NAMES, RUN, Killed, MemoryExchange, Tamper, a_tally, honest
 
 EAST, NORTH, SOUTH, WEST = NAMES
 EXCHANGES = (Phase.HELLO, Phase.UPLOAD, Phase.VOTE, Phase.REVEAL)
 OTHERS = (EAST, NORTH, SOUTH)
 TALLY = len(a_tally(10))
+
+
+def a_secure_consortium(*who: Any, **changes: Any) -> MemoryExchange:
+    rounds = {"count": 2, "checkpoint_every": 10} | changes.pop("rounds", {})
+    return a_consortium(*who, mode="secagg", rounds=rounds, **changes)
 
 
 def run_to_its_end(exchange: MemoryExchange) -> MemoryExchange:
@@ -139,22 +147,9 @@ def test_the_sites_train_one_model_whose_every_sum_is_exact_and_the_server_count
     assert all(given == ballots[0] for given in ballots)
     assert {vote.site for vote in opening_of(exchange, 1).votes} == set(NAMES)
 
-    assert [stored.round_number for stored in exchange.progress.secure_sums] == [0, 1, 2, 3]
+    assert [stored.round_number for stored in exchange.progress.sums] == [0, 1, 2, 3]
     assert set(exchange.blobs.content) == exchange.progress.blobs()
     assert len(exchange.progress.blobs()) == 1 + 4 + 2, "keys, openings, and the ciphertexts of two rounds"
-
-
-def test_the_results_are_committed_once_each_in_order_when_their_evaluation_is_known() -> None:
-    exchange = a_secure_consortium(rounds={"count": 4})
-    commits: list[tuple[int, int, int | None]] = []
-    on_commit(exchange, lambda p, result: commits.append((p.summed, p.evaluated, result and result.round_number)))
-    run_to_its_end(exchange)
-    assert [result for *_, result in commits if result is not None] == [1, 2, 3, 4]
-    evaluated = [number for _, number, _ in commits]
-    assert evaluated == sorted(evaluated)
-    assert all(number == evaluated_then for _, evaluated_then, number in commits if number is not None)
-    summed = [number for number, *_ in commits]
-    assert summed == sorted(summed)
 
 
 @pytest.mark.parametrize("sites", [2, 3, 6])
@@ -184,21 +179,6 @@ def test_an_attempt_that_was_given_up_leaves_nothing_in_the_spool() -> None:
     assert set(exchange.blobs.content) == exchange.progress.blobs()
 
 
-def test_an_upload_that_repeats_what_the_server_keeps_does_not_remove_it() -> None:
-    exchange = a_secure_consortium()
-
-    def echo(reply: Reply) -> Reply:
-        (kept,) = [s.ciphertext for s in exchange.progress.secure_sums if s.round_number == 1]
-        assert kept is not None
-        return replace(reply, blobs=(kept, reply.blobs[1]))
-
-    exchange.tamper = when([WEST], Phase.UPLOAD, echo, round_number=2)
-    with pytest.raises(QuorumMissingError):  # it is no ciphertext of this sum, in no attempt
-        exchange.loop().run()
-    assert exchange.progress.blobs() <= set(exchange.blobs.content)
-    assert len({site.state() for site in exchange.sites.values()}) == 1, "nobody took anything of it"
-
-
 def test_votes_that_were_split_by_crashes_do_not_keep_a_run_from_going_on() -> None:
     """EAST voted for all; NORTH and SOUTH for all but WEST, while it was away. A vote that cannot open anything is not
     asked for, and once a set has enough who may vote for it the run goes on."""
@@ -222,20 +202,14 @@ def test_a_sum_from_which_sites_may_have_voted_is_not_taken_back_by_a_new_proces
     exchange.tamper = when(NAMES, Phase.UPLOAD, lambda reply: Reply(reply.message_id, "sum_refused"))
     with pytest.raises(QuorumMissingError):
         exchange.resume().run()
-    assert exchange.progress.secure_sums == before.secure_sums
-
-
-def test_checkpoints_are_asked_of_one_site_after_the_other() -> None:
-    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 6, "checkpoint_every": 1}))
-    sealers = {progress.checkpoint_sealer[0] for progress in exchange.commits if progress.checkpoint_sealer}
-    assert sealers == set(NAMES)
+    assert exchange.progress.sums == before.sums
 
 
 def test_a_checkpoint_takes_the_place_of_the_sums_before_it() -> None:
     exchange = run_to_its_end(a_secure_consortium(rounds={"count": 3, "checkpoint_every": 2}))
     progress = exchange.progress
     assert progress.checkpoint_round == 2
-    assert [stored.round_number for stored in progress.secure_sums] == [3, 4]
+    assert [stored.round_number for stored in progress.sums] == [3, 4]
     assert set(exchange.blobs.content) == progress.blobs()
     assert progress.checkpoint is not None
     sealed = exchange.blobs.content[progress.checkpoint.id]
@@ -255,19 +229,6 @@ def test_a_checkpoint_that_its_sealer_did_not_sign_is_asked_of_the_next_site() -
     assert progress.checkpoint_round == 2
     assert progress.checkpoint_sealer is not None
     assert progress.checkpoint_sealer[0] == NORTH
-
-
-def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it() -> None:
-    exchange = a_secure_consortium(rounds={"count": 5, "checkpoint_every": 2})
-    absent = exchange.sites[WEST]
-    answer = absent.answer
-    absent.answer = lambda i: Reply(i.message_id, "paused") if 0 < i.round_number < 5 else answer(i)
-    run_to_its_end(exchange)
-    assert exchange.results[5].contributed == NAMES
-    assert exchange.results[4].missing == {WEST: "paused"}
-    assert set(absent.opened) == {3, 4, 5}
-    assert absent.state() == exchange.sites[EAST].state()
-    np.testing.assert_array_equal(absent.opened[5][0], exact_sum(exchange, NAMES, (5, 0)))
 
 
 # --- sums that do not open ---
@@ -386,7 +347,7 @@ def test_too_few_sites_cost_one_attempt_and_the_sum_is_begun_anew_with_new_keys(
     trained = [attempt for number, attempt in exchange.sites[EAST].trained if number == 1]
     assert trained == ([1] if phase is Phase.HELLO else [0, 1]), "nothing that was sent is sent again under other keys"
     keys = [
-        {hello.round_key for hello in secure_work_from_bytes(i.body).hellos}
+        {hello.round_key for hello in sum_work_from_bytes(i.body).hellos}
         for s, i in exchange.sent
         if s == WEST and i.phase is Phase.UPLOAD and i.round_number == 1
     ]
@@ -427,41 +388,7 @@ def test_what_the_sites_voted_for_they_open_over_the_same_sites_however_often_it
     assert all(len(set(site.locked[1])) == 1 for site in exchange.sites.values())
 
 
-def test_absent_sites_are_not_waited_for_till_the_deadline() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.gone = {WEST}
-    started = exchange.clock.now_s
-    run_to_its_end(exchange)
-    assert exchange.clock.now_s - started <= 5.0 + 1e-6, "one grace period for the whole run"
-    assert exchange.results[1].missing == {WEST: "absent"}
-    assert_exact(exchange, 1, OTHERS)
-
-
 # --- a new process ---
-
-
-@pytest.mark.slow
-def test_a_kill_at_any_step_gives_an_exact_sum_and_asks_nobody_to_work_twice() -> None:
-    """The replies that were there are all that a new process has: everything else has to follow from them."""
-
-    def three() -> MemoryExchange:
-        return a_secure_consortium(OTHERS, (30, 20, 40), rounds={"count": 1})
-
-    for step in range(1, run_to_its_end(three()).calls + 1):
-        exchange = three()
-        exchange.kill_at = step
-        with pytest.raises(Killed):
-            exchange.loop().run()
-        before = dict(exchange.stored)
-        exchange.loop().run()
-        context = f"killed at step {step}"
-        assert_exact(exchange, 1, OTHERS)
-        assert all(site.trained == [(1, 0)] for site in exchange.sites.values()), context
-        assert all(len(site.ballots) == 3 for site in exchange.sites.values()), context
-        assert exchange.progress.attempt == 0, context
-        assert exchange.results[1].contributed == OTHERS, context
-        assert all(exchange.stored[message] == stored for message, stored in before.items()), context
-        assert set(exchange.blobs.content) == exchange.progress.blobs(), context
 
 
 @pytest.mark.parametrize("phase", EXCHANGES)
@@ -469,18 +396,18 @@ def test_a_new_process_makes_the_same_opening_of_the_same_replies(phase: Phase) 
     """The process dies just before it commits the sum."""
     exchange = a_secure_consortium(rounds={"count": 1})
     exchange.tamper = lost([WEST], phase)
-    unseen: list[StoredSecureSum] = []
+    unseen: list[StoredSum] = []
 
     def die(progress: StudyProgress, _: RoundResult | None) -> None:
         if progress.summed == 2 and not unseen:
-            unseen.append(progress.secure_sums[-1])
+            unseen.append(progress.sums[-1])
             raise Killed
 
     on_commit(exchange, die)
     with pytest.raises(Killed):
         exchange.loop().run()
     exchange.loop().run()
-    assert exchange.progress.secure_sums[1] == unseen[0]
+    assert exchange.progress.sums[1] == unseen[0]
     assert all(site.trained == [(1, 0)] for site in exchange.sites.values() if site.trained)
     assert_exact(exchange, 1, OTHERS if phase in (Phase.HELLO, Phase.UPLOAD) else NAMES)
 
@@ -530,37 +457,7 @@ def test_a_hello_that_slipped_in_as_the_exchange_closed_costs_an_attempt_and_tel
     assert all(len({b.identity for b in s.ballots}) == len(s.ballots) for s in exchange.sites.values())
 
 
-def test_a_process_that_dies_again_and_again_still_comes_to_the_end() -> None:
-    exchange = a_secure_consortium()
-    deaths = 0
-    while not exchange.progress.released:
-        exchange.calls, exchange.kill_at = 0, 60
-        try:
-            exchange.loop().run()
-        except Killed:
-            deaths += 1
-    assert deaths > 2
-    for number in (1, 2):
-        assert_exact(exchange, number, NAMES)
-    assert all(site.trained == [(1, 0), (2, 0)] for site in exchange.sites.values())
-
-
 # --- sites that hold other models ---
-
-
-def test_the_majority_of_models_goes_on_and_the_others_are_left_out() -> None:
-    exchange = a_secure_consortium()
-
-    def drift(reply: Reply) -> Reply:
-        exchange.sites[WEST].model = exchange.sites[WEST].model + 1
-        return reply
-
-    exchange.tamper = when([WEST], Phase.UPLOAD, drift)
-    run_to_its_end(exchange)
-    assert exchange.results[1].contributed == NAMES, "it drifted after its upload"
-    assert exchange.results[2].contributed == OTHERS
-    assert exchange.results[2].missing == {WEST: "base_model_mismatch"}
-    assert_exact(exchange, 2, OTHERS)
 
 
 def test_sites_with_another_study_key_are_left_out_as_if_they_held_another_model() -> None:
@@ -571,30 +468,12 @@ def test_sites_with_another_study_key_are_left_out_as_if_they_held_another_model
     assert exchange.results[1].missing == {WEST: "sum_refused"}, "it does not open the sum of the statistics either"
 
 
-def test_halves_that_hold_different_models_stop_the_run_and_a_resumption_asks_all_anew() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    for site in (EAST, WEST):
-        exchange.sites[site].model = exchange.sites[site].model + 1
-    with pytest.raises(ModelDisagreementError, match="groups of 2, 2"):
-        exchange.loop().run()
-    assert exchange.results == {}
-    assert asked(exchange, Phase.VOTE) == []
-    for site in (EAST, WEST):
-        exchange.sites[site].model = exchange.sites[site].model - 1
-    exchange.sent.clear()
-    exchange.resume().run()
-    attempts = {attempt for _, attempt in asked(exchange, Phase.HELLO)}
-    assert len(attempts) == 1
-    assert attempts != {0}, "under the old names the stored hellos would come again"
-    assert_exact(exchange, 1, NAMES, attempt=attempts.pop())
-
-
 # --- malformed and hostile contributions ---
 
 
 def fewer_counts(exchange: MemoryExchange, reply: Reply) -> Reply:
     """With shares of the length that goes with them."""
-    counts = words_from_bytes(secure_answer_from_bytes(reply.body).counts)[:-1]
+    counts = words_from_bytes(sum_answer_from_bytes(reply.body).counts)[:-1]
     size = share_boxes.message_bytes(ring.DEGREE + len(counts))
     boxes = shares_from_bytes(exchange.blobs.content[reply.blobs[1].id])
     shares = exchange.blobs.put(shares_to_bytes({site: box[:size] for site, box in boxes.items()}))
@@ -644,7 +523,7 @@ def test_too_many_malformed_uploads_cost_the_attempt_and_not_the_run() -> None:
 
 
 def with_another_key(reply: Reply) -> Reply:
-    hello = secure_answer_from_bytes(reply.body).hello
+    hello = sum_answer_from_bytes(reply.body).hello
     assert hello is not None
     return with_answer(reply, hello=replace(hello, round_key=b"e" * 32))
 
@@ -679,7 +558,7 @@ def test_hellos_for_the_sum_after_one_that_is_taken_back_are_not_used() -> None:
     run_to_its_end(exchange)
     assert asked(exchange, Phase.HELLO, 1) == [(name, 1) for name in NAMES], "of the sum that is begun anew"
     uploads = [
-        (i.attempt, {hello.round_key for hello in secure_work_from_bytes(i.body).hellos})
+        (i.attempt, {hello.round_key for hello in sum_work_from_bytes(i.body).hellos})
         for site, i in exchange.sent
         if site == EAST and (i.phase, i.round_number) == (Phase.UPLOAD, 2)
     ]
@@ -694,7 +573,7 @@ def test_a_vote_or_a_share_that_its_site_did_not_sign_is_refused_and_the_others_
     field, signature = phase.value, Ed25519PrivateKey.generate().sign(b"vote")
 
     def change(reply: Reply) -> Reply:
-        said = getattr(secure_answer_from_bytes(reply.body), field)
+        said = getattr(sum_answer_from_bytes(reply.body), field)
         return with_answer(reply, **{field: replace(said, signature=signature)})
 
     exchange = with_tamper(when([WEST], phase, change), rounds={"count": 1})
@@ -715,7 +594,7 @@ def test_a_study_whose_sites_have_no_model_is_not_trained() -> None:
 
 def test_a_site_without_a_part_for_everybody_is_left_out_of_the_key_and_is_a_site_all_the_same() -> None:
     def one_missing(reply: Reply) -> Reply:
-        parts = secure_answer_from_bytes(reply.body).parts
+        parts = sum_answer_from_bytes(reply.body).parts
         return with_answer(reply, parts={site: part for site, part in parts.items() if site != EAST})
 
     exchange = with_tamper(when([WEST], Phase.KEYS, one_missing, round_number=0), rounds={"count": 1})
@@ -778,40 +657,6 @@ def test_what_is_told_in_different_sums_is_put_together_and_a_round_that_is_done
 # --- the release ---
 
 
-def test_a_model_for_the_sites_is_sent_by_nobody_and_all_are_asked_to_keep_it() -> None:
-    exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}, release={"model": "sites"}))
-    assert exchange.model is None
-    released = [(site, i) for site, i in exchange.sent if i.phase is Phase.RELEASE]
-    assert {site for site, _ in released} == set(NAMES)
-    assert all(not exchange.stored[i.message_id][2].blobs for _, i in released)
-
-
-def vote_of(reply: Reply) -> Vote:
-    vote = secure_answer_from_bytes(reply.body).vote
-    assert vote is not None
-    return vote
-
-
-def backdoored(exchange: MemoryExchange) -> Callable[[Reply], Reply]:
-    """A site's reply with another model, properly signed by it."""
-    forged = Blob.of(b"a model with a back door")
-    signed = released(ReleaseTerms.of(exchange.study, RUN), forged.id)
-
-    def change(reply: Reply) -> Reply:
-        site = vote_of(reply).site
-        vote = Vote(site, exchange.sites[site].keys.signing.sign(signed))
-        return with_answer(replace(reply, blobs=(forged,)), vote=vote)
-
-    return change
-
-
-def test_what_is_released_to_the_operator_is_what_a_quorum_sent() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = when([EAST], Phase.RELEASE, backdoored(exchange), round_number=2)
-    run_to_its_end(exchange)
-    assert opened(exchange) == exchange.sites[NORTH].state()
-
-
 def test_the_server_holds_a_model_that_it_cannot_read_and_every_sites_signature_with_it() -> None:
     exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}))
     assert exchange.model is not None
@@ -835,36 +680,12 @@ def test_a_release_without_the_name_of_its_model_or_a_signature_under_it_is_refu
     assert list(exchange.refused.values()) == ["bad_contribution"]
 
 
-def test_different_models_are_not_released_and_all_sites_are_asked_again_after_a_resumption() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    exchange.tamper = when([EAST, WEST], Phase.RELEASE, backdoored(exchange), round_number=2)
-    with pytest.raises(ModelDisagreementError):
-        exchange.loop().run()
-    assert exchange.model is None
-    exchange.tamper = honest
-    exchange.sent.clear()
-    exchange.resume().run()
-    assert asked(exchange, Phase.RELEASE, 2) == [(name, 1) for name in NAMES]
-    assert opened(exchange) == exchange.sites[NORTH].state()
-
-
 # --- replies that come twice, late, or from elsewhere ---
 
 
-def test_replies_that_come_twice_or_belong_to_something_else_change_nothing() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
-    stray = MessageId(b"\x07" * 32)
-    exchange.tamper = lambda _, __, reply: (
-        replace(reply, message_id=stray), reply, reply, Reply(reply.message_id, "task_failed")
-    )  # fmt: skip
-    run_to_its_end(exchange)
-    assert_exact(exchange, 1, NAMES)
-    assert exchange.results[1].contributed == NAMES
-
-
 def test_an_answer_that_is_empty_in_every_exchange_is_a_refusal_and_no_more() -> None:
-    empty = SecureAnswer()
-    assert secure_answer_from_bytes(b"") == empty
+    empty = SumAnswer()
+    assert sum_answer_from_bytes(b"") == empty
     exchange = with_tamper(
         lambda site, _, reply: (replace(reply, body=b"", blobs=()),) if site == WEST else (reply,), rounds={"count": 1}
     )
@@ -910,7 +731,7 @@ def test_of_all_shares_only_those_for_the_site_that_is_asked_are_read_when_it_is
         tuple(len(box) for box in shares_from_bytes(work.shares.inline or b"").values())
         for _, instruction in exchange.sent
         if (instruction.phase, instruction.round_number) == (Phase.VOTE, 1)
-        and (work := secure_work_from_bytes(instruction.body)).shares is not None
+        and (work := sum_work_from_bytes(instruction.body)).shares is not None
     }
     assert len(boxes) == 3
     for site in NAMES[1:]:  # before the first one the ciphertexts were read
@@ -952,13 +773,13 @@ def test_a_disk_without_room_is_noticed_before_anybody_trains() -> None:
 
 def test_the_room_that_is_asked_for_is_enough_for_what_a_sum_puts_into_the_spool() -> None:
     names = [SiteName(f"site-{number}") for number in range(7)]
-    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 2, "quorum": 5})
     held: list[int] = []
     on_commit(exchange, lambda *_: held.append(sum(len(content) for content in exchange.blobs.content.values())))
     run_to_its_end(exchange)
     exact = 8 * words.POLYNOMIAL_BYTES + 2 * 7 * 6 * share_boxes.message_bytes(ring.DEGREE + OWN_COUNTS + TALLY + TAGS)
     assert exact < max(held), "the shares are there twice"
-    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 1, "quorum": 5})
+    exchange = a_secure_consortium(names, [10] * 7, rounds={"count": 2, "quorum": 5})
     exchange.free = max(held)
     with pytest.raises(DiskFullError):
         exchange.loop().run()
@@ -968,12 +789,12 @@ def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
     """Of many classes there are more than are thought of at the beginning."""
     shares = 4 * shares_bytes(NAMES, ring.DEGREE + USUAL_COUNTS)
     for more in (0, USUAL_COUNTS):
-        exchange = a_secure_consortium(rounds={"count": 2})
+        exchange = a_secure_consortium(rounds={"count": 3})
         for site in exchange.sites.values():
             site.more_counts = more
 
         def fill(progress: StudyProgress, _: RoundResult | None, disk: MemoryExchange = exchange) -> None:
-            if progress.summed == 2:  # round 1
+            if progress.summed == 3:  # round 2, with the evaluation of round 1
                 disk.free = 5 * words.POLYNOMIAL_BYTES + 2 * shares
 
         on_commit(exchange, fill)
@@ -982,7 +803,7 @@ def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
             continue
         with pytest.raises(DiskFullError):
             exchange.loop().run()
-        assert exchange.progress.summed == 2
+        assert exchange.progress.summed == 3
 
 
 # --- what is asked ---
@@ -991,31 +812,14 @@ def test_room_is_kept_for_as_many_counts_as_a_sum_has_shown() -> None:
 def test_a_site_is_told_the_shares_for_itself_only_and_the_votes_of_all() -> None:
     exchange = run_to_its_end(a_secure_consortium(rounds={"count": 1}))
     for site, instruction in exchange.sent:
-        work = secure_work_from_bytes(instruction.body)
+        work = sum_work_from_bytes(instruction.body)
         if instruction.phase is Phase.VOTE:
             assert work.shares is not None
             assert work.shares.inline is not None
             assert set(shares_from_bytes(work.shares.inline)) == set(NAMES) - {site}
         elif instruction.phase is Phase.REVEAL:
             assert {vote.site for vote in work.votes} == set(NAMES)
-            assert work == SecureWork(votes=work.votes)
+            assert work == SumWork(votes=work.votes)
         elif instruction.phase is Phase.UPLOAD:
             assert [hello.site for hello in work.hellos] == list(NAMES)
             assert (work.survivors, work.digest, work.shares, work.votes) == ((), b"", None, ())
-
-
-def test_every_blob_that_a_site_needs_is_among_those_it_may_fetch() -> None:
-    """Seven sites, so that shares are not inline, and one that comes late and needs the whole way."""
-    names = [SiteName(f"site-{number}") for number in range(7)]
-    changes: dict[str, Any] = {"rounds": {"count": 3, "quorum": 5, "checkpoint_every": 2}}
-    exchange = with_tamper(
-        each_of(silent(names[:1], Phase.REVEAL, 2), silent(names[:1], Phase.HELLO, 3)), names, [10] * 7, **changes
-    )
-    fetched = 0
-    for _, instruction in exchange.sent:
-        work = secure_work_from_bytes(instruction.body)
-        named = [blob for ref in work.sums for blob in (ref.ciphertext, ref.opening)] + [work.shares, work.checkpoint]
-        needed = {blob.id for blob in named if blob is not None and blob.inline is None}
-        assert needed <= {blob.id for blob in instruction.blobs}
-        fetched += len(needed)
-    assert fetched > 7
