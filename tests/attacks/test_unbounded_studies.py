@@ -29,7 +29,7 @@ from tests.client.engine_kit import RUN, ServerPart, make_study, site
 from tests.client.ledger_kit import KEY
 from tests.client.rounds.test_training import TRAINING, Site, study
 from tests.client.rounds.test_training import site as private_site
-from tests.client.secure_kit import engines
+from tests.client.run_kit import engines
 from tests.server.study_kit import RUN as SECURE_RUN
 
 __all__ = ["private_site"]

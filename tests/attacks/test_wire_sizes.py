@@ -31,7 +31,7 @@ from quorate.wire.sum_messages import (
 from quorate_server.runs.live_run import max_reply_bytes
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
-from tests.server.secure_kit import a_secure_consortium, each_of, when
+from tests.server.sites_kit import a_secure_consortium, each_of, when
 from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper
 
 __all__ = ["fresh_fixture", "server_fixture"]

@@ -102,15 +102,13 @@ def reference_model(rounds: int) -> np.ndarray[Any, Any]:
 
 def theta_of(each: SiteUnderTest, digest: bytes) -> np.ndarray[Any, Any]:
     (path,) = (each.folder / "runs" / RUN).glob(f"model-*-{digest.hex()}.state")
-    return np.fromfile(path, "<f4", offset=THETA_OFFSET)
+    return np.fromfile(path, "<f4", 4, offset=THETA_OFFSET)
 
 
 # --- the phases ---
 
 
-async def test_the_first_sum_is_of_record_counts_and_statistics_that_can_be_summed(
-    installed: Path, tmp_path: Path
-) -> None:
+async def test_the_first_sum_is_of_record_counts_and_statistics(installed: Path, tmp_path: Path) -> None:
     async with consortium(tmp_path, make_study()) as (server, _):
         x = np.concatenate([records_of(name)[0] for name in SITES])
         records, _, *sums = server.counts(0)
@@ -389,7 +387,7 @@ async def test_cancelled_work_ends_with_its_process_and_the_next_works(installed
 
 
 async def test_after_a_restart_of_the_daemon_the_site_goes_on(installed: Path, tmp_path: Path) -> None:
-    async with lone_site(tmp_path) as (server, alone):
+    async with lone_site(tmp_path) as (_, alone):
         await alone.sum_alone(1)
         before = await alone.do(Phase.UPLOAD, 2)
         again = alone.restarted()
@@ -425,7 +423,7 @@ async def test_folders_may_be_given_relative_to_where_the_daemon_runs(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    async with lone_site(Path("here"), processes=True) as (server, alone):
+    async with lone_site(Path("here"), processes=True) as (_, alone):
         await alone.sum_alone(1)
         await alone.do(Phase.UPLOAD, 2)
 

@@ -29,7 +29,7 @@ from quorate_client.site.folder import RELEASED_MODEL
 from tests.client.data_kit import an_index
 from tests.client.engine_kit import make_study, records_of
 from tests.client.in_process import InProcessWorkers
-from tests.server.secure_kit import Keys
+from tests.server.sites_kit import Keys
 from tests.server.study_kit import RUN, MemoryBlobs, MemoryExchange, Time
 
 NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))

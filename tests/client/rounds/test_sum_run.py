@@ -1,5 +1,5 @@
-"""Sites with real engines under secure aggregation, asked by the server's own loop: what they arrive at, what they
-tell, and what they do not do."""
+"""Sites with real engines, asked by the server's own loop: what they arrive at, what they tell, and what they do not
+do. What is not said to be of one mode is of both, or of secure aggregation."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from tests.client.engine_kit import (
     records_of,
 )
 from tests.client.linear_task import SECRET
-from tests.client.secure_kit import NAMES, SEED_BYTES, EngineSite, an_agreement, engines
-from tests.server.secure_kit import OPERATOR, opened
+from tests.client.run_kit import NAMES, SEED_BYTES, EngineSite, an_agreement, engines
+from tests.server.sites_kit import OPERATOR, opened
 from tests.server.study_kit import RUN, MemoryExchange
 
 EAST, NORTH, SOUTH, WEST = NAMES
 OTHERS = (EAST, NORTH, SOUTH)
 RATES = {"train_loss", "loss", "accuracy", "auc", "recall", "specificity"}
 pytestmark = pytest.mark.usefixtures("installed")
+BOTH = pytest.mark.parametrize("mode", ["secagg", "none"])
 
 
 def at(instruction: Instruction, phase: Phase, round_number: int) -> bool:
@@ -160,37 +161,39 @@ def test_a_site_that_was_started_again_within_a_sum_refuses_what_is_left_of_it_a
         same_everywhere(exchange)
 
 
-def test_a_site_that_was_started_again_between_rounds_loses_nothing(tmp_path: Path) -> None:
-    with engines(tmp_path) as exchange:
+@BOTH
+def test_a_site_that_was_started_again_between_rounds_loses_nothing(tmp_path: Path, mode: str) -> None:
+    first = Phase.HELLO if mode == "secagg" else Phase.UPLOAD
+    with engines(tmp_path, mode=mode) as exchange:
         for site in exchange.sites.values():
-            site.before = lambda instruction, site=site: site.restart() if instruction.phase is Phase.HELLO else None
+            site.before = lambda instruction, site=site: site.restart() if instruction.phase is first else None
         exchange.loop().run()
         assert all(not site.errors for site in exchange.sites.values())
         assert all(result.contributed == NAMES for result in exchange.results.values())
         same_everywhere(exchange)
 
 
-def test_a_site_that_missed_rounds_arrives_by_opening_the_old_sums(tmp_path: Path) -> None:
-    with engines(tmp_path, rounds=Rounds(count=4, quorum=3)) as exchange:
+@BOTH
+def test_a_site_that_missed_rounds_arrives_by_opening_the_old_sums(tmp_path: Path, mode: str) -> None:
+    with engines(tmp_path, mode=mode, rounds=Rounds(count=4, quorum=3)) as exchange:
         west: EngineSite = exchange.sites[WEST]
         west.is_away = lambda instruction: 1 <= instruction.round_number <= 3
         exchange.loop().run()
         assert [exchange.results[number].missing for number in (1, 2, 3)] == [{WEST: "site_paused"}] * 3
         assert exchange.results[4].contributed == NAMES
         stored = {s.round_number: s for s in exchange.progress.sums}
-        assert {blob.id for n in (1, 2) for blob in (stored[n].ciphertext, stored[n].opening) if blob} <= set(
-            west.fetched
-        )
+        assert {blob.id for n in (1, 2) for blob in (stored[n].updates, stored[n].opening) if blob} <= set(west.fetched)
         same_everywhere(exchange)
 
 
-def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it(tmp_path: Path) -> None:
-    with engines(tmp_path, rounds=Rounds(count=5, quorum=3, checkpoint_every=2)) as exchange:
+@BOTH
+def test_a_site_that_missed_what_came_before_a_checkpoint_arrives_from_it(tmp_path: Path, mode: str) -> None:
+    with engines(tmp_path, mode=mode, rounds=Rounds(count=5, quorum=3, checkpoint_every=2)) as exchange:
         west: EngineSite = exchange.sites[WEST]
         checkpoints = []
 
         def note(instruction: Instruction) -> None:
-            if at(instruction, Phase.HELLO, 5):
+            if instruction.round_number == 5:
                 checkpoints.append(exchange.progress.checkpoint)
 
         west.is_away = lambda instruction: 1 <= instruction.round_number <= 4
@@ -285,17 +288,9 @@ def test_a_site_without_keys_refuses_every_exchange(tmp_path: Path) -> None:
         assert all(result.missing == {WEST: "protection_refused"} for result in exchange.results.values())
 
 
-@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE])
-def test_a_server_that_asks_as_if_nothing_were_protected_gets_nothing(tmp_path: Path, phase: Phase) -> None:
-    with engines(tmp_path, rounds=Rounds(count=1, quorum=3)) as exchange:
-        exchange.loop().run()
-        asked = next(i for site, i in exchange.sent if site == EAST and at(i, Phase.UPLOAD, 1))
-        reply = exchange.sites[EAST].answer(replace(asked, message_id=type(asked.message_id)(bytes(32)), phase=phase))
-        assert (reply.code, reply.body, reply.blobs) == ("bad_frame", b"", ())
-
-
-def test_a_round_beyond_those_that_were_approved_is_refused(tmp_path: Path) -> None:
-    with engines(tmp_path, rounds=Rounds(count=1, quorum=3)) as exchange:
+@BOTH
+def test_a_round_beyond_those_that_were_approved_is_refused(tmp_path: Path, mode: str) -> None:
+    with engines(tmp_path, mode=mode, rounds=Rounds(count=1, quorum=3)) as exchange:
         exchange.loop().run()
         asked = next(i for site, i in exchange.sent if site == EAST and at(i, Phase.UPLOAD, 2))
         for phase in (Phase.HELLO, Phase.UPLOAD):
@@ -443,7 +438,7 @@ def test_what_is_told_are_rates_of_three_digits_and_no_counts(tmp_path: Path) ->
         assert not sizes & {value for values in told for value in values.values()}
 
 
-@pytest.mark.parametrize("mode", ["secagg", "none"])
+@BOTH
 @pytest.mark.parametrize(("evaluate", "evaluated"), [("each", {1, 2, 3}), ("last", {3}), ("never", set())])
 def test_the_model_is_tried_on_held_out_records_only_after_the_agreed_rounds(
     tmp_path: Path, mode: str, evaluate: Any, evaluated: set[int]
@@ -531,11 +526,12 @@ def test_the_server_hears_no_count_of_a_single_site_in_the_clear(tmp_path: Path)
 
 
 @pytest.mark.parametrize("records", [40, 400])
+@BOTH
 def test_a_site_that_was_not_there_when_records_were_counted_takes_part_in_the_rounds(
-    tmp_path: Path, records: int
+    tmp_path: Path, mode: str, records: int
 ) -> None:
     """Its records are in no total. The weights of all sites are at most 1 all the same, or no sum would open."""
-    with engines(tmp_path, rounds=Rounds(count=2, quorum=3)) as exchange:
+    with engines(tmp_path, mode=mode, rounds=Rounds(count=2, quorum=3)) as exchange:
         west: EngineSite = exchange.sites[WEST]
         west.agreement = an_agreement(exchange.study, west.folder, WEST, records)
         west.is_away = lambda instruction: instruction.round_number == 0
