@@ -31,8 +31,8 @@ from quorate.wire.sum_messages import (
 from quorate_server.runs.live_run import max_reply_bytes
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
-from tests.server.sites_kit import a_secure_consortium, each_of, when
-from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper
+from tests.server.sites_kit import a_consortium
+from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper, each_of, when
 
 __all__ = ["fresh_fixture", "server_fixture"]
 
@@ -67,7 +67,7 @@ def signed_boxes(exchange: MemoryExchange, liar: SiteName, box: bytes, of: Itera
 @pytest.mark.parametrize("length", [0, KEY_PART_BYTES - 1, KEY_PART_BYTES + 1, MAX_BODY_BYTES - 2000])
 def test_a_part_of_the_study_key_of_another_length_costs_the_site_that_sent_it_and_nobody_else(length: int) -> None:
     """Of nearly a megabyte, it made what the others were to be sent too long: the run was dead and nobody named."""
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
     exchange.tamper = signed_boxes(exchange, WEST, os.urandom(length), [EAST])
     exchange.loop().run()
     assert sorted(exchange.results) == [1]
@@ -78,7 +78,7 @@ def test_a_part_of_the_study_key_of_another_length_costs_the_site_that_sent_it_a
 
 def test_a_part_that_opens_nowhere_names_its_sender_once_more_sites_say_so_than_may_lie() -> None:
     """Each ended in "distrust the server", and nothing said whose part it was."""
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
     exchange.tamper = signed_boxes(exchange, WEST, os.urandom(KEY_PART_BYTES), OTHERS)
     with pytest.raises(QuorumMissingError, match="fault of west") as caught:
         exchange.loop().run()
@@ -87,7 +87,7 @@ def test_a_part_that_opens_nowhere_names_its_sender_once_more_sites_say_so_than_
 
 
 def test_as_many_sites_as_may_lie_cannot_frame_another_one() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
 
     def accuse(reply: Reply) -> Reply:
         return Reply(reply.message_id, KeyPartRefusedError.code, alleged=EAST)
@@ -114,7 +114,7 @@ def test_nobody_is_accused_by_a_name_that_is_none(alleged: str) -> None:
 
 
 def test_a_name_that_is_not_in_the_study_is_passed_over() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
 
     def accuse(reply: Reply) -> Reply:
         return Reply(reply.message_id, KeyPartRefusedError.code, alleged="patient-x")
@@ -242,9 +242,9 @@ def test_what_is_passed_on_of_shares_has_exactly_the_size_of_the_rule() -> None:
 # --- what a site may upload at all ---
 
 
-@pytest.mark.parametrize("phase", [Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL, Phase.PREPARE, Phase.EVALUATE])
+@pytest.mark.parametrize("phase", [Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL])
 def test_a_site_uploads_nothing_for_a_reply_that_has_no_bulk_data(phase: Phase) -> None:
     """It filled the server's disk with 64 MiB for each of them, until its reply had been looked at."""
-    study = a_secure_consortium().study
+    study = a_consortium(mode="secagg").study
     assert max_reply_bytes(study, 1000, phase) == 0
     assert max_reply_bytes(study, 1000, Phase.UPLOAD) > 0
