@@ -68,7 +68,9 @@ class Site:
         self.agreement = Agreement(study, study.digest(), name, dataset, {})
         self.spool = Spool(folder / "spool")
         self.state = open_state(folder / "state.sqlite")
-        self._secrets = SiteSecrets(keys.for_sums, lambda _: sealing, VoteLog(self.state), folder / "keys" / "studies")
+        self._secrets = SiteSecrets(
+            keys.for_secure_sums, lambda _: sealing, VoteLog(self.state), folder / "keys" / "studies"
+        )
         self.restart()
 
     def restart(self) -> None:

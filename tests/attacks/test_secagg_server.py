@@ -427,7 +427,7 @@ async def test_a_sum_in_which_one_word_was_changed_is_not_applied(server: HandSe
     total = words.unpack(server.spool.content(summed.ciphertext))
     total[0, 7] = (int(total[0, 7]) + 1) % ring.MODULUS
     changed = server.spool.put([words.pack(total)])
-    await require_refused(server, replace(true, ciphertext=changed), true)
+    await require_refused(server, replace(true, updates=changed), true)
 
 
 async def test_a_changed_sum_with_a_changed_opening_is_not_what_was_voted_for(server: HandServer) -> None:

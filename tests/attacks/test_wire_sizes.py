@@ -128,7 +128,7 @@ def test_a_name_that_is_not_in_the_study_is_passed_over() -> None:
 async def test_a_site_says_whose_signed_part_does_not_open_and_keeps_no_key(server: HandServer) -> None:
     liar = server.sites[SiteName("west")]
     box = os.urandom(KEY_PART_BYTES)
-    signing, _ = liar.keys.for_sums()
+    signing, _ = liar.keys.for_secure_sums()
     context = bound(b"key part", server.study.digest(), HAND_RUN.encode(), b"west", VICTIM.encode())
     forged = SealedPart(SiteName("west"), box, signing.sign(context + box))
     path = server.sites[VICTIM].folder / "keys" / "studies" / f"{HAND_RUN}.key"

@@ -261,6 +261,7 @@ def test_a_contribution_that_does_not_fit_is_left_out(found: Found) -> None:
             answer = an_answer(consortium, train, 2 * WEIGHT_ONE if what == "weight" else weight)
             answer = replace(answer, model=bytes(32)) if what == "model" else answer
             east.reply(Reply(train.message_id, body=sum_answer_to_bytes(answer), blobs=(blob,)))
+        east.refuse(4)
     view = consortium.await_end(run)
     assert contributed(view) == [OTHERS, OTHERS, OTHERS]
     codes = [dict(result.missing)["east"] for result in view.results]
