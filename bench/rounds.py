@@ -114,7 +114,7 @@ def _real_sites(root: Path, size: Size) -> Iterator[dict[str, object]]:
         consortium.approve("bench")
         with operator_of(consortium) as operator:
             seconds = _seconds_per_round(operator, size)
-            yield _row(f"round of train and evaluate, {size.sites} sites", "s", seconds, goal=0.03)
+            yield _row(f"round, {size.sites} sites", "s", seconds, goal=0.03)
         yield _row("start of the server to the first round", "s", _server_start_s(consortium), goal=5)
         yield _row("reconnect of a killed client", "s", _reconnect_s(consortium), goal=3)
 
@@ -201,7 +201,7 @@ def _large_updates(root: Path, size: Size) -> Iterator[dict[str, object]]:
         operator_of(consortium) as operator,
     ):
         _, _, view = _watched_run(consortium, operator)
-    seconds = sum(result.phase_seconds["train"] for result in view.results)
+    seconds = sum(result.phase_seconds["upload"] for result in view.results)
     yield _row("received over a line of 40 ms", "MB/s", megabytes / seconds, goal=50, more_is_better=True)
 
 
@@ -253,7 +253,8 @@ def _light_consortium(
             target = address.rpartition(":")[2]
             relay = _module("bench.relay", str(port), target, str(delay_ms))
             address = f"127.0.0.1:{port}"
-        process = _module("bench.light_sites", str(consortium.server_dir), str(sites), str(dimension), address)
+        numbers = str(sites), str(dimension), address, str(size.light_rounds)
+        process = _module("bench.light_sites", str(consortium.server_dir), *numbers)
         try:
             names = json.loads(_line(process).partition(" ")[2])
             _publish(root, consortium, sorted(names), size.light_rounds, "")

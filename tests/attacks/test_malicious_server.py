@@ -24,12 +24,13 @@ from quorate.errors import (
 )
 from quorate.identity import Member, RunId, SiteName
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import MessageId, Phase, Reply, StudyWork, SumRef
+from quorate.rounds.instruction import MessageId, Phase, Reply
 from quorate.rounds.spool import Spool
 from quorate.study.study import Rounds
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2, rounds_pb2_grpc
 from quorate.wire.messages import instruction_to_proto, member_to_proto, run_from_proto
 from quorate.wire.refusal import MAX_TEXT_CHARACTERS, error_of
+from quorate.wire.sum_messages import PlainOpening, SumRef, SumWork, plain_opening_to_bytes
 from quorate_client.approval.answers import Answers
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
@@ -265,7 +266,7 @@ def test_a_server_that_goes_on_asking_does_not_fill_the_disk(services: Server, t
 
 
 def instruct_plainly(name: MessageId, run: str) -> Any:
-    return engine_kit.Instruction(name, RunId(run), 1, Phase.TRAIN, 0, bytes(32), 60.0)
+    return engine_kit.Instruction(name, RunId(run), 1, Phase.UPLOAD, 0, bytes(32), 60.0)
 
 
 def test_the_text_of_a_servers_error_is_cut_and_steers_no_terminal() -> None:
@@ -288,15 +289,15 @@ def test_a_run_whose_name_is_a_path_is_none(run: str) -> None:
 # --- a study's work ---
 
 
-@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.EVALUATE, Phase.CHECKPOINT, Phase.RELEASE])
-@pytest.mark.parametrize("number", [4, 2**32 - 1])
+@pytest.mark.parametrize("phase", [Phase.UPLOAD, Phase.CHECKPOINT, Phase.RELEASE])
+@pytest.mark.parametrize("number", [5, 2**32 - 1])
 async def test_more_rounds_than_were_approved_are_refused_at_once(
     installed: Path, tmp_path: Path, phase: Phase, number: int
 ) -> None:
     """Looking for the way to the last of four billion rounds stopped the daemon for minutes."""
     server = engine_kit.ServerPart(engine_kit.make_study(rounds=Rounds(count=3, quorum=1)), tmp_path / "server")
     async with engine_kit.site(server, tmp_path / "site") as alone:
-        server.prepared([await alone.do(Phase.PREPARE)])
+        await alone.sum_alone(0)
         with pytest.raises(FrameError):
             async with asyncio.timeout(PATIENCE_S):
                 await alone.perform(server.instruction(phase, number))
@@ -304,21 +305,23 @@ async def test_more_rounds_than_were_approved_are_refused_at_once(
 
 
 async def test_a_checkpoint_that_is_larger_than_the_model_is_not_fetched(installed: Path, tmp_path: Path) -> None:
-    """The server says how many parameters the model has, and so how large a checkpoint may be: up to 64 GiB."""
+    """The server says how large a sum is, and so how large a checkpoint may be: up to 64 GiB."""
     server = engine_kit.ServerPart(engine_kit.make_study(), tmp_path / "server")
     async with engine_kit.site(server, tmp_path / "site") as alone:
-        server.prepared([await alone.do(Phase.PREPARE)])
+        await alone.sum_alone(0)
         dimension = 10**10
         size = engine_kit_state_size(dimension)
         greed = Blob(BlobId(os.urandom(32)), size)
-        sums = (SumRef(3, Blob(BlobId(os.urandom(32)), 4 * dimension), 2**30, 3),)
+        updates = Blob(BlobId(os.urandom(32)), 4 * dimension)
+        north = (SiteName("north"),)
+        opening = Blob.of(plain_opening_to_bytes(PlainOpening(north, (2**30, 1, 0, 0), updates.id, greed.id)))
         for work in (
-            replace(server.work, dimension=dimension, checkpoint=greed, checkpoint_round=2),
-            replace(server.work, dimension=dimension, checkpoint=greed, checkpoint_round=2, sums=sums),
-            replace(server.work, dimension=dimension, sums=tuple(replace(sums[0], round_number=n) for n in (1, 2, 3))),
+            replace(server.work, checkpoint=greed, checkpoint_round=1),
+            SumWork(checkpoint=greed, checkpoint_round=1, sums=(SumRef(2, 0, updates, opening),)),
+            replace(server.work, sums=(*server.work.sums, *(SumRef(n, 0, updates, opening) for n in (1, 2)))),
         ):
             with pytest.raises(BaseModelMismatchError):
-                await alone.perform(server.instruction(Phase.EVALUATE, 2 + len(work.sums[:1]), work))
+                await alone.perform(server.instruction(Phase.UPLOAD, 3, work))
         assert alone.fetched == []
 
 
@@ -345,8 +348,7 @@ async def test_a_study_does_no_guest_apps_work_nor_the_reverse(installed: Path, 
         async with engine_kit.site(server, folder / "site") as alone:
             for phase in phases:
                 with pytest.raises(FrameError):
-                    work = StudyWork(statistics=(1,), dimension=1)
-                    await alone.perform(server.instruction(phase, 1, work))
+                    await alone.perform(server.instruction(phase, 1))
 
 
 async def test_names_of_runs_without_end_do_not_fill_the_memory(installed: Path, tmp_path: Path) -> None:
@@ -354,7 +356,7 @@ async def test_names_of_runs_without_end_do_not_fill_the_memory(installed: Path,
     async with engine_kit.site(server, tmp_path / "site") as alone:
         for number in range(110):
             with pytest.raises(FrameError):
-                await alone.perform(replace(server.instruction(Phase.TRAIN, 1), run=RunId(f"run-{number}")))
+                await alone.perform(replace(server.instruction(Phase.UPLOAD, 1), run=RunId(f"run-{number}")))
         assert len(alone.engine._live) < 100
 
 

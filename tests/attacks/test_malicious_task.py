@@ -73,7 +73,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
         agreement = make_agreement(server.study, tmp_path)
         try:
             with pytest.raises(TaskFailedError):
-                await engine.perform(server.instruction(Phase.PREPARE), agreement, nothing_to_fetch)
+                await engine.perform(server.instruction(Phase.UPLOAD), agreement, nothing_to_fetch)
         except PolicyError:
             pytest.skip("NOT TESTED: this machine does not permit user namespaces")
         finally:

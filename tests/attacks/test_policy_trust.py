@@ -150,13 +150,13 @@ def test_where_flowers_daemons_run_a_policy_that_is_taken_away_is_missed_too(ins
     """There the site file is the agreement, and no policy is needed: but one that was there counts."""
     place = Place(tmp_path)
     try:
-        assert place.ask(Phase.PREPARE).code == ""
+        assert place.ask(Phase.UPLOAD).code == ""
         write(place.folders["north"].policy, STRICT)
-        assert place.ask(Phase.PREPARE).code == "protection_refused"
+        assert place.ask(Phase.UPLOAD).code == "protection_refused"
         write(place.folders["north"].policy, POLICY_OF_NONE)
-        assert place.ask(Phase.PREPARE).code == ""
+        assert place.ask(Phase.UPLOAD).code == ""
         place.folders["north"].policy.unlink()
-        assert place.ask(Phase.PREPARE).code == "policy_refused"
+        assert place.ask(Phase.UPLOAD).code == "policy_refused"
     finally:
         end_engines(tmp_path)
 

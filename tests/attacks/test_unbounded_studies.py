@@ -29,7 +29,7 @@ from tests.client.engine_kit import RUN, ServerPart, make_study, site
 from tests.client.ledger_kit import KEY
 from tests.client.rounds.test_training import TRAINING, Site, study
 from tests.client.rounds.test_training import site as private_site
-from tests.client.secure_kit import engines
+from tests.client.run_kit import engines
 from tests.server.study_kit import RUN as SECURE_RUN
 
 __all__ = ["private_site"]
@@ -68,12 +68,12 @@ async def test_every_run_that_uses_records_without_an_epsilon_is_on_the_ledger_o
         async with site(server, tmp_path / "site", accounting=accounting(ledger)) as east:
             for _ in range(2):
                 with suppress(PrivacyUnsupportedError):  # beside noise the task's exact sums are refused, once made
-                    await east.do(Phase.PREPARE)
+                    await east.do(Phase.UPLOAD)
     assert unbounded(ledger) == [(RUN, RECORDS), (RUN, HELD_OUT)]
     async with site(server, tmp_path / "site", accounting=accounting(ledger)) as east:
-        name = message_id(RunId("run-2"), 0, Phase.PREPARE, 0, SiteName("north"))
+        name = message_id(RunId("run-2"), 0, Phase.UPLOAD, 0, SiteName("north"))
         with suppress(PrivacyUnsupportedError):
-            await east.perform(replace(server.instruction(Phase.PREPARE), message_id=name, run=RunId("run-2")))
+            await east.perform(replace(server.instruction(Phase.UPLOAD), message_id=name, run=RunId("run-2")))
     assert unbounded(ledger)[2:] == [("run-2", RECORDS), ("run-2", HELD_OUT)]
 
 
@@ -111,7 +111,7 @@ async def test_no_record_is_touched_before_it_is_on_the_ledger(tmp_path: Path, l
         Path(east.agreement.dataset.path).unlink()  # type: ignore[union-attr]  # whoever opened it would fail otherwise
         for _ in range(2):
             with pytest.raises(LedgerError):
-                await east.do(Phase.PREPARE)
+                await east.do(Phase.UPLOAD)
     broken.close()
 
 

@@ -187,8 +187,8 @@ def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
     dataset, task, of = target.get("visits"), Task(records=5 * PATIENTS), study(training=TRAINING)
     with opened(target.folder.root, key=load_keys(target.folder.keys).signing) as ledger:
         trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None))
-        name = message_id(RunId("run-1"), 1, Phase.TRAIN, 0, SiteName("east"))
-        instruction = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
+        name = message_id(RunId("run-1"), 1, Phase.UPLOAD, 0, SiteName("east"))
+        instruction = Instruction(name, RunId("run-1"), 1, Phase.UPLOAD, 0, of.digest(), 60.0, b"")
         agreement = Agreement(of, of.digest(), SiteName("east"), dataset, {})
         asyncio.run(trainer.train(cast(Any, task), cast(Any, None), target.files / "update", instruction, agreement))
         paid = [entry.content for entry in ledger.entries.all() if isinstance(entry.content, Spent)]

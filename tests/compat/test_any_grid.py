@@ -181,8 +181,8 @@ class Scripted(InProcessGrid):
 
 def instruction(study: Study, site: str, blobs: tuple[Blob, ...] = ()) -> Instruction:
     run_id = RunId("run")
-    name = message_id(run_id, 1, Phase.TRAIN, 0, SiteName(site))
-    return Instruction(name, run_id, 1, Phase.TRAIN, 0, study.digest(), 77.0, blobs=blobs)
+    name = message_id(run_id, 1, Phase.UPLOAD, 0, SiteName(site))
+    return Instruction(name, run_id, 1, Phase.UPLOAD, 0, study.digest(), 77.0, blobs=blobs)
 
 
 def test_nodes_are_known_by_what_they_answer(study: Study, tmp_path: Path) -> None:

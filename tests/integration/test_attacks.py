@@ -18,21 +18,22 @@ import grpc
 import numpy as np
 import pytest
 
-from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme, weight_of
+from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme
+from quorate.aggregation.weights import record_weight
 from quorate.errors import QuorateError, ServerUnreachableError
 from quorate.identity import Role, SiteName
 from quorate.rounds.blobs import Blob, Frame, blob_id, cut
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution, message_id
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
+from quorate.tally import BINS, ClassificationTally
 from quorate.v1 import rounds_pb2, rounds_pb2_grpc
 from quorate.wire.messages import (
     blob_to_proto,
-    contribution_to_bytes,
     frame_to_proto,
     instruction_from_proto,
     reply_to_proto,
-    work_from_bytes,
 )
 from quorate.wire.refusal import error_from_call, error_of
+from quorate.wire.sum_messages import SumAnswer, sum_answer_to_bytes
 from quorate_server.consortium.ca import Authority
 from quorate_server.services.access import METHODS
 from tests.integration.consortium_kit import (
@@ -106,12 +107,11 @@ class HandSite:
 
     def count_records(self) -> None:
         """Answer the first question of a run."""
-        counted = StudyContribution(dimension=DIMENSION, extras=(RECORDS[self.name],))
-        message = self.asked(Phase.PREPARE, 0).message_id
-        self.reply(Reply(message, body=contribution_to_bytes(counted)))
+        counted = SumAnswer(dimension=DIMENSION, plain_counts=(RECORDS[self.name],))
+        self.reply(Reply(self.asked(Phase.UPLOAD, 0).message_id, body=sum_answer_to_bytes(counted)))
 
-    def refuse(self, phase: Phase, round_number: int) -> None:
-        self.reply(Reply(self.asked(phase, round_number).message_id, "task_failed"))
+    def refuse(self, round_number: int) -> None:
+        self.reply(Reply(self.asked(Phase.UPLOAD, round_number).message_id, "task_failed"))
 
     def await_ack(self, message: MessageId) -> None:
         while message not in self.next("ack").message_ids:
@@ -156,17 +156,23 @@ def refused(code: str) -> Iterator[None]:
 
 def an_update(value: float) -> tuple[Blob, list[Frame], int]:
     """The words of an update as east would send it, the same value everywhere but in its own coordinate."""
-    weight = weight_of(RECORDS["east"], sum(RECORDS.values()))
+    weight = record_weight(RECORDS["east"], sum(RECORDS.values()), len(SITES), 0, is_counted=True)
     update = np.full(DIMENSION, value, np.float32)
     update[: len(SITES)] = (1.0, 0.0, 0.0)
     words = PlainScheme(4.0, len(SITES)).encode(update, weight)[0].astype("<u4").tobytes()
     return Blob(blob_id(words), len(words)), list(cut([words])), weight
 
 
-def a_contribution(train: Instruction, weight: int) -> StudyContribution:
-    """What belongs to such an update, from a site that follows the others."""
-    digest = work_from_bytes(train.body).agreed_digest
-    return StudyContribution(digest, DIMENSION, weight, extras=(RECORDS["east"], 0, 0))
+def an_answer(consortium: Consortium, asked: Instruction, weight: int) -> SumAnswer:
+    """What belongs to such an update, from a site that holds the model of the others."""
+    states = consortium.sites["north"].folder / "work" / "runs" / asked.run
+    pattern = f"model-{asked.round_number - 1}-*.state"
+    eventually(lambda: list(states.glob(pattern)), "a model of the others")
+    (state,) = states.glob(pattern)
+    digest = bytes.fromhex(state.stem.rpartition("-")[2])
+    # No held-out records are at this site: an evaluation of none.
+    tally = ClassificationTally(2, 0, (0,) * 4, (0,) * 2 * BINS).encode() if asked.round_number > 1 else ()
+    return SumAnswer(plain_counts=(weight, RECORDS["east"], 0, 0, *tally), has_update=True, model=digest)
 
 
 # --- bulk data ---
@@ -186,16 +192,15 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         east.connect(session=1000)
         run = consortium.run("brisk")
         east.count_records()
-        east.refuse(Phase.TRAIN, 1)
-        east.refuse(Phase.EVALUATE, 1)
-        train = east.asked(Phase.TRAIN, 2)
+        east.refuse(1)
+        train = east.asked(Phase.UPLOAD, 2)
         blob, frames, weight = an_update(0.0)
         assert len(frames) == UPDATE_FRAMES
 
         with refused("message_unknown"):  # nothing was announced
             east.upload(blob, frames)
         with refused("message_unknown"):  # somebody else's work
-            east.announce(message_id(train.run, 2, Phase.TRAIN, 0, SiteName("north")), blob)
+            east.announce(message_id(train.run, 2, Phase.UPLOAD, 0, SiteName("north")), blob)
         assert east.announce(train.message_id, blob).next_frame == 0
         first, second, last = frames[0], frames[1], frames[-1]
         damaged = bytes([first.data[0] ^ 1]) + first.data[1:]
@@ -217,7 +222,7 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         with refused("bad_frame"):  # more than was announced
             east.upload(foreign, [*other_frames, Frame(UPDATE_FRAMES, last.data, last.sha256)])
 
-        body = contribution_to_bytes(a_contribution(train, weight))
+        body = sum_answer_to_bytes(an_answer(consortium, train, weight))
         east.reply(Reply(train.message_id, body=body, blobs=(foreign,)))
         refusal = east.next("refused_reply")
         assert (refusal.message_id, error_of(refusal.reason).code) == (train.message_id, "blob_missing")
@@ -228,7 +233,7 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         for _ in range(2):
             east.reply(good)
             east.await_ack(train.message_id)
-        assert east.asked(Phase.EVALUATE, 2)
+        assert east.asked(Phase.UPLOAD, 3)
         east.say(goodbye=rounds_pb2.Goodbye())
     view = consortium.await_end(run)
     assert contributed(view) == [OTHERS, ALL, OTHERS]
@@ -242,21 +247,21 @@ def test_a_contribution_that_does_not_fit_is_left_out(found: Found) -> None:
     for name in OTHERS:
         consortium.start_site(name)
     consortium.await_sites(east="offline")
-    wrong = {2: {"weight": 2 * WEIGHT_ONE}, 3: {"model_digest": bytes(32)}}
+    wrong = {2: "weight", 3: "model"}
     with hand_site(consortium, "east") as east:
         east.connect(session=1000)
         run = consortium.run("brisk")
         east.count_records()
-        east.refuse(Phase.TRAIN, 1)
-        east.refuse(Phase.EVALUATE, 1)
-        for round_number, change in wrong.items():
-            train = east.asked(Phase.TRAIN, round_number)
+        east.refuse(1)
+        for round_number, what in wrong.items():
+            train = east.asked(Phase.UPLOAD, round_number)
             blob, frames, weight = an_update(float(round_number))
             east.announce(train.message_id, blob)
             assert east.upload(blob, frames).complete
-            contribution = replace(a_contribution(train, weight), **change)
-            east.reply(Reply(train.message_id, body=contribution_to_bytes(contribution), blobs=(blob,)))
-            east.refuse(Phase.EVALUATE, round_number)
+            answer = an_answer(consortium, train, 2 * WEIGHT_ONE if what == "weight" else weight)
+            answer = replace(answer, model=bytes(32)) if what == "model" else answer
+            east.reply(Reply(train.message_id, body=sum_answer_to_bytes(answer), blobs=(blob,)))
+        east.refuse(4)
     view = consortium.await_end(run)
     assert contributed(view) == [OTHERS, OTHERS, OTHERS]
     codes = [dict(result.missing)["east"] for result in view.results]

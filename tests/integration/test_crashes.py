@@ -50,13 +50,13 @@ def words(process: psutil.Process) -> str:
 @pytest.mark.parametrize(
     ("phase", "held", "step", "replied"),
     [
-        ("prepare", ("west",), "measure", ("east", "north")),
-        ("train", SITES, "train-2", ()),
-        ("train", ("west",), "train-2", ("east", "north")),
-        ("evaluate", ("west",), "evaluate-2", ("east", "north")),
+        ("upload", ("west",), "measure", ("east", "north")),
+        ("upload", SITES, "train-2", ()),
+        ("upload", ("west",), "train-2", ("east", "north")),
+        ("upload", ("west",), "evaluate-2", ("east", "north")),
         ("release", ("east",), "export-3", ()),
     ],
-    ids=["prepare", "train before any reply", "train after some replies", "evaluate", "release"],
+    ids=["statistics", "train before any reply", "train after some replies", "evaluate", "release"],
 )
 def test_a_run_goes_on_by_itself_when_the_server_was_killed_in(
     consortium: Consortium, phase: str, held: tuple[str, ...], step: str, replied: tuple[str, ...]
@@ -80,13 +80,13 @@ def test_a_run_goes_on_by_itself_when_the_server_was_killed_in(
 
 def test_a_run_goes_on_by_itself_when_the_server_was_killed_in_a_checkpoint(consortium: Consortium) -> None:
     """The site that was asked for the checkpoint is asked again; the round before it counts once."""
-    consortium.sites["west"].order("evaluate-2", HOLD)
+    consortium.sites["west"].order("evaluate-3", HOLD)
     run = consortium.run("patient")
-    consortium.sites["west"].await_step("evaluate-2")
-    consortium.await_phase(run, "evaluate", ("east", "north"))
+    consortium.sites["west"].await_step("evaluate-3")
+    consortium.await_phase(run, "upload", ("east", "north"))
     for name in ("east", "north"):
         consortium.sites[name].running.freeze()
-    consortium.sites["west"].release("evaluate-2")
+    consortium.sites["west"].release("evaluate-3")
     consortium.await_phase(run, "checkpoint")
     consortium.running.kill()
     for name in ("east", "north"):
@@ -132,7 +132,7 @@ def test_the_death_of_the_runs_worker_costs_nothing(consortium: Consortium) -> N
     """Its successor takes the replies that are there and waits for the rest."""
     consortium.sites["west"].order("train-2", HOLD)
     run = consortium.run("patient")
-    consortium.await_phase(run, "train", ("east", "north"))
+    consortium.await_phase(run, "upload", ("east", "north"))
     consortium.sites["west"].await_step("train-2")
     first = run_worker(consortium)
     first.kill()
@@ -232,7 +232,7 @@ def test_what_a_site_delivered_before_it_was_killed_counts(consortium: Consortiu
     north.order("evaluate-2", HOLD)
     run = consortium.run("brisk")
     west.await_step("train-2")
-    consortium.await_phase(run, "train", ("east", "north"))
+    consortium.await_phase(run, "upload", ("east", "north"))
     east.running.kill()
     west.release("train-2")
     north.await_step("evaluate-2")

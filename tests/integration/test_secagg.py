@@ -21,14 +21,14 @@ import pytest
 
 from quorate.aggregation import ring, words
 from quorate.aggregation.packing import Packing
-from quorate.aggregation.plain import PlainScheme, weight_of
+from quorate.aggregation.plain import PlainScheme
+from quorate.aggregation.weights import record_weight
 from quorate.errors import KeyMismatchError, QuorateError
 from quorate.identity import RunId
-from quorate.rounds.instruction import StudyContribution
 from quorate.rounds.run import RunState, RunView
 from quorate.secagg.release import ReleaseTerms, pack_release, seal_release
 from quorate.secagg.study_key import StudyKey
-from quorate.wire.messages import contribution_to_bytes
+from quorate.wire.sum_messages import SumAnswer, sum_answer_to_bytes
 from quorate_client.rounds.model.state import THETA_OFFSET
 from quorate_client.site.folder import RELEASED_MODEL
 from tests.integration.consortium_kit import (
@@ -124,8 +124,8 @@ def canaries(consortium: Consortium, run: str) -> Mapping[str, list[re.Pattern[b
     packing, total = Packing(BOUND, len(ALL)), sum(SECRET.records.values())
     for name, site in consortium.sites.items():
         records = SECRET.records[name]
-        weight = weight_of(records, total)
-        said = contribution_to_bytes(StudyContribution(dimension=DIMENSION, extras=(records,)))
+        weight = record_weight(records, total, len(ALL), 0, is_counted=True)
+        said = sum_answer_to_bytes(SumAnswer(dimension=DIMENSION, plain_counts=(records,)))
         found[f"records of {name}"] = [*spellings(records), re.compile(re.escape(said))]
         found[f"weight of {name}"] = spellings(weight)
         for path in site.folder.glob(f"work/runs/{run}/model-*.state"):
@@ -232,7 +232,7 @@ def test_an_undisturbed_run_tells_the_server_nothing_of_a_site(consortium: Conso
 
 def test_the_same_search_finds_it_all_where_nothing_is_protected(consortium: Consortium) -> None:
     """What makes the test above one: in an open study the server's folder is full of it."""
-    run = hold_round_2(consortium, "open", "train")
+    run = hold_round_2(consortium, "open", "upload")
     found = seen(told(consortium, run), canaries(consortium, run))
     assert {f"plain words of {name}" for name in ("east", "north", "south")} <= found
     assert {f"records of {name}" for name in ALL} <= found

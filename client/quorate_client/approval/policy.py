@@ -31,7 +31,7 @@ from quorate.study.study import Study
 SHIPPED_TASKS = ("tabular-classifier", "image-classifier")
 
 
-_BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
+_BEGINS_WORK = (Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 

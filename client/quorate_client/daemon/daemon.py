@@ -59,8 +59,8 @@ from quorate_client.daemon.upkeep import CertificateKeeper, forget_the_old, heed
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.rounds.engine import Engine
-from quorate_client.rounds.secure.site_keys import SiteSecrets
-from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.sums.site_keys import SiteSecrets
+from quorate_client.rounds.sums.votes import VoteLog
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement
 from quorate_client.site.config import Config

@@ -30,7 +30,7 @@ from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.rounds.engine import Engine
-from quorate_client.rounds.model.catch_up import Fetch
+from quorate_client.rounds.model.fetch import Fetch
 from quorate_client.site.agreement import Agreement
 
 log = structlog.get_logger()

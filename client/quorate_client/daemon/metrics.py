@@ -148,7 +148,7 @@ class ClientMetrics:
 
     def instruction_done(self, phase: Phase, working_s: float) -> None:
         self._done.labels(phase).inc()
-        if phase in (Phase.TRAIN, Phase.UPLOAD):
+        if phase is Phase.UPLOAD:
             self._training_seconds.observe(working_s)
 
     def instruction_refused(self, code: str) -> None:
@@ -157,7 +157,7 @@ class ClientMetrics:
     def instructions_open(self, count: int) -> None:
         self._queue.set(count)
 
-    def blob_bytes_sent(self, phase: Phase, size: int) -> None:
+    def blob_bytes_sent(self, phase: str, size: int) -> None:
         self._sent_bytes.labels(phase).inc(size)
 
     def reply_bytes_sent(self, size: int) -> None:

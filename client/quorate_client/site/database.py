@@ -84,7 +84,7 @@ class SiteDatabase:
         return number
 
     def flush(self) -> None:
-        """Take to disk what was written before and did not wait for it (``rounds/secure/votes.py``)."""
+        """Take to disk what was written before and did not wait for it (``rounds/sums/votes.py``)."""
         self._set("flushed", "1")
 
     @property

@@ -39,8 +39,8 @@ def test_the_connection_is_in_one_state_at_a_time() -> None:
 def test_only_training_counts_as_training_time() -> None:
     registry = CollectorRegistry()
     metrics = ClientMetrics(registry)
-    metrics.instruction_done(Phase.EVALUATE, 5.0)
-    metrics.instruction_done(Phase.TRAIN, 2.0)
+    metrics.instruction_done(Phase.VOTE, 5.0)
+    metrics.instruction_done(Phase.UPLOAD, 2.0)
 
     assert registry.get_sample_value("quorate_client_training_seconds_sum") == 2.0
 

@@ -117,8 +117,8 @@ class Site:
         return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, note)
 
     def train(self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None) -> Trained:
-        name = message_id(RUN, number, Phase.TRAIN, attempt, SITE)
-        instruction = Instruction(name, RUN, number, Phase.TRAIN, attempt, of.digest(), 60.0, b"")
+        name = message_id(RUN, number, Phase.UPLOAD, attempt, SITE)
+        instruction = Instruction(name, RUN, number, Phase.UPLOAD, attempt, of.digest(), 60.0, b"")
         trainer = trainer or self.trainer(of)
         task = cast(TaskCalls, self.calls or self.task)
         return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, self.agreement(of)))

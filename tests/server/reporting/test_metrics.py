@@ -56,13 +56,13 @@ def test_counters_and_histograms_show_every_series_from_the_start(
     registry: CollectorRegistry, metrics: ServerMetrics
 ) -> None:
     assert registry.get_sample_value("quorate_server_updates_refused_total", {"code": "task_failed"}) == 0
-    assert registry.get_sample_value("quorate_server_round_phase_seconds_count", {"phase": "train"}) == 0
+    assert registry.get_sample_value("quorate_server_round_phase_seconds_count", {"phase": "upload"}) == 0
     assert registry.get_sample_value("quorate_server_sites", {"state": "online"}) == 0
 
 
 def exercise(metrics: ServerMetrics) -> None:
     metrics.round_ended(RoundOutcome.PARTIAL)
-    metrics.phase_closed(Phase.TRAIN, 2.5)
+    metrics.phase_closed(Phase.UPLOAD, 2.5)
     metrics.quorum_missed()
     metrics.sites_are({"online": 3, "silent": 1})
     metrics.runs_are({RunState.PAUSED: 1})
@@ -82,7 +82,7 @@ def exercise(metrics: ServerMetrics) -> None:
     ("name", "labels", "value"),
     [
         ("rounds_total", {"outcome": "partial"}, 1),
-        ("round_phase_seconds_sum", {"phase": "train"}, 2.5),
+        ("round_phase_seconds_sum", {"phase": "upload"}, 2.5),
         ("quorum_shortfalls_total", {}, 1),
         ("sites", {"state": "silent"}, 1),
         ("sites", {"state": "offline"}, 0),

@@ -165,8 +165,8 @@ class Server:
         return Client(keys, serial, rounds_pb2_grpc.RoundsStub(channel))
 
     def ask(self, site: SiteName, number: int = 1, blobs: tuple[Blob, ...] = ()) -> MessageId:
-        name = message_id(RUN, number, Phase.TRAIN, 0, site)
-        asked = Instruction(name, RUN, number, Phase.TRAIN, 0, bytes(32), 60.0, blobs=blobs)
+        name = message_id(RUN, number, Phase.UPLOAD, 0, site)
+        asked = Instruction(name, RUN, number, Phase.UPLOAD, 0, bytes(32), 60.0, blobs=blobs)
         self.mailbox.send(
             site, asked, frozenset(blob.id for blob in blobs), lambda site, reply: self.taken.append((site, reply))
         )
