@@ -30,5 +30,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def _folders(item: pytest.Item) -> set[Path]:
     given = getattr(item, "funcargs", {}).values()
-    consortia = {each.root for each in given if isinstance(each, Consortium)}
-    return consortia | {each for each in given if isinstance(each, Path)}
+    own = {each for each in given if isinstance(each, Path)}
+    return own | {each.root for each in given if isinstance(each, Consortium) and own.isdisjoint(each.root.parents)}

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quorate.rounds.run import RunState, RunView
+from quorate.study.study import Study
 from quorate_client.site.folder import RELEASED_MODEL
 from quorate_operator.files import write_download
 from quorate_operator.release import load_key, opened
@@ -248,7 +249,7 @@ class CrashTest(Consortium):
     def released(self, run: str) -> npt.NDArray[np.float32]:
         """The same of the model that the operator fetches."""
         model = self.root / "model.npz"
-        study, pieces = self.operator.study(self.view(run).study_digest.hex()).study, self.operator.model(run)
+        study, pieces = self.study(run), self.operator.model(run)
         sealed = opened(pieces, study, run, load_key(self.profile)) if study.is_release_sealed else pieces
         write_download(model, sealed)
         return shares_in(model)
@@ -256,6 +257,9 @@ class CrashTest(Consortium):
     def models(self, run: str) -> list[Path]:
         """The released model at each site."""
         return [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in self.sites.values()]
+
+    def study(self, run: str) -> Study:
+        return self.operator.study(self.view(run).study_digest.hex()).study
 
     def resume(self, run: str) -> None:
         """Go on with a run, which is still paused."""

@@ -70,7 +70,7 @@ def test_a_run_without_its_quorum_pauses_and_goes_on_when_the_sites_are_back(con
     for site in (east, north):
         site.await_step("train-1")
         site.running.kill()
-    assert consortium.await_pause(run, "quorum_missing", "east (absent)").results == ()
+    assert consortium.await_pause(run, "quorum_missing", "east (absent)", "run resume").results == ()
     for site in (east, north):
         site.release("train-1")
     consortium.restart("east", "north")
@@ -151,7 +151,7 @@ def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(
     west.await_step("evaluate-1")
     disk.fill(leaving_bytes=UPDATE_BYTES)
     west.release("evaluate-1")
-    assert len(consortium.await_pause(run, "disk_full").results) == 1
+    assert len(consortium.await_pause(run, "disk_full", "run resume").results) == 1
     disk.free()
     consortium.operator.resume(run)
     consortium.require_whole(run, ALL, ALL, ALL)

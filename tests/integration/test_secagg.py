@@ -231,9 +231,7 @@ def test_a_model_that_goes_to_the_operator_is_nowhere_at_the_server_and_cannot_b
     assert seen(told(fresh, run), sought) == set()
     assert "the model" in seen([fetched], sought)
     key = StudyKey(b"of the server's own making......")
-    backdoor = seal_release(
-        io.BytesIO(fetched[::-1]), key, ReleaseTerms.of(fresh.operator.study("brisk").study, RunId(run))
-    )
+    backdoor = seal_release(io.BytesIO(fetched[::-1]), key, ReleaseTerms.of(fresh.study(run), RunId(run)))
     (fresh.folder(run) / "model.npz").write_bytes(b"".join(pack_release([], backdoor)))
     with pytest.raises(KeyMismatchError):
         fresh.released(run)
@@ -384,7 +382,8 @@ def test_a_run_whose_voters_stay_away_pauses_after_one_more_attempt(consortium: 
     run = run_to_vote(consortium, "hasty", "north", "south")
     for name in ("north", "south"):
         consortium.sites[name].running.kill()
-    assert consortium.await_pause(run, "quorum_missing", "north (absent), south (absent)").results == ()
+    paused = consortium.await_pause(run, "quorum_missing", "north (absent), south (absent)", "run resume")
+    assert paused.results == ()
     assert consortium.worker_log(run).count("a secure sum is begun anew") == 1
     consortium.restart("north", "south")
     consortium.resume(run)
