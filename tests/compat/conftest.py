@@ -33,7 +33,8 @@ def installed() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def consortium(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppConsortium]:
-    with closing(AppConsortium.running_below(tmp_path_factory.mktemp("consortium"))) as made:
+    with closing(AppConsortium.found_below(tmp_path_factory.mktemp("consortium"))) as made:
+        made.restart(*SITES)
         yield made
 
 

@@ -38,16 +38,14 @@ class AppConsortium(Consortium):
     """What the tests of guest apps share; they follow each other in it."""
 
     @classmethod
-    def running_below(cls, root: Path) -> Self:
+    def found_below(cls, root: Path) -> Self:
         policy = {
             "protection": _toml(["none", "secagg"]),
             "release": _toml(["sites", "operator"]),
             "tasks": _toml(TASKS),
             "evaluation_without_protection": "true",
         }
-        made = cls.found(root, "compat", SITES, APPS, policy, {"guest_apps": _toml(SERVER_APPS)})
-        made.restart(*SITES)
-        return made
+        return cls.found(root, "compat", SITES, APPS, policy, {"guest_apps": _toml(SERVER_APPS)})
 
     def approved(self, file: Path, answer: Callable[[str], Iterable[str]]) -> Study:
         """Publish a study file and have all sites approve it, each with the options that ``answer`` gives it."""

@@ -208,7 +208,7 @@ def test_a_site_whose_budget_is_spent_is_missed_and_no_sum_is_opened_over_the_ot
     assert {each.code for each in found if isinstance(each, Refused)} == {"budget_exhausted"}
 
 
-LONG_STEPS = 2000
+LONG_STEPS = 500  # beside which the first training of a study loads what it needs: time enough to be killed in
 
 
 @pytest.fixture(scope="module")
