@@ -104,8 +104,9 @@ class Resting:
     def take(self) -> CrashTest:
         if self._made is None:
             self._used += 1
-            self._made = self._open.enter_context(copies(self._template, self._root / str(self._used)))()
-            self._made.start()
+            made = self._open.enter_context(copies(self._template, self._root / str(self._used)))()
+            made.start()
+            self._made = made
         return self._made
 
     def give_back(self, *, is_well: bool) -> None:
