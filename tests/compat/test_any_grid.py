@@ -59,9 +59,9 @@ def released(prepared: Path, site: str) -> Path:
     return prepared / f"state-{site}" / "work" / "runs" / f"flower-{RUN_ID}" / RELEASED_MODEL
 
 
-def run(grid: InProcessGrid, prepared: Path) -> None:
+def run(grid: InProcessGrid, prepared: Path, run_id: int = RUN_ID) -> None:
     config = {"study": str(prepared / "study.json"), "output": str(prepared)}
-    server.app(grid, Context(RUN_ID, 1, {}, RecordDict(), config))
+    server.app(grid, Context(run_id, 1, {}, RecordDict(), config))
 
 
 # --- whole runs ---
@@ -100,19 +100,19 @@ def test_a_secret_study_on_any_grid_gives_the_model_of_our_own_transport(
 
 
 @pytest.mark.integration
-def test_a_private_study_on_any_grid_is_paid_for_on_each_sites_ledger(prepared_in_private: Path) -> None:
-    run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
-    assert [spent_rounds(prepared_in_private, site) for site in SITES] == [1, 1, 1]
-
-
-@pytest.mark.integration
-def test_a_private_study_on_any_grid_is_held_to_the_policies_in_the_sites_folders(prepared_in_private: Path) -> None:
-    for site in SITES:
-        policy = SiteFolder(prepared_in_private / f"state-{site}").policy
+def test_a_private_study_on_any_grid_is_held_to_the_sites_policies_and_paid_for_on_their_ledgers(
+    prepared_in_private: Path,
+) -> None:
+    policies = [SiteFolder(prepared_in_private / f"state-{site}").policy for site in SITES]
+    for policy in policies:
         policy.write_text('release = ["operator"]\n[privacy]\nleast_records = 100000\n')
     with pytest.raises(QuorumMissingError, match=r"phase upload.* east \(site_interrupted\)"):
         run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
     assert [spent_rounds(prepared_in_private, site) for site in SITES] == [0, 0, 0]
+    for policy in policies:
+        policy.write_text('release = ["operator"]\n')
+    run(SiteGrid(prepared_in_private, NODES), prepared_in_private, RUN_ID + 1)
+    assert [spent_rounds(prepared_in_private, site) for site in SITES] == [1, 1, 1]
 
 
 @pytest.fixture
