@@ -5,8 +5,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCH ?= rounds
 PROTOS := $(sort $(wildcard protos/quorate/v1/*.proto))
-# Whole files to a worker, the longest first (tests/conftest.py).
-PYTEST = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Whole files to a worker, the longest first (tests/conftest.py). Three, though a machine may have two cores: what starts
+# daemons waits for them much of its time.
+PYTEST = $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 INNER = tests/test_project.py tests/protos tests/client tests/server tests/operator tests/attacks
 PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
 

@@ -45,16 +45,7 @@ from quorate_client.site.database import open_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
 from tests.client import engine_kit
-from tests.client.conftest import (
-    SITE,
-    RunningSite,
-    ScriptedEngine,
-    approve,
-    enrol,
-    instruct,
-    live,
-    make_study,
-)
+from tests.client.conftest import SITE, RunningSite, ScriptedEngine, Talk, approve, enrol, instruct, live, make_study
 from tests.client.consortium import NAME, Authority, RunningServer, Server, Visit, server_credentials, start_server
 from tests.patience import PATIENCE_S
 
@@ -83,18 +74,15 @@ def rows(site: RunningSite) -> int:
     ],
     ids=lambda change: "-".join(f"{key} {str(value)[:10]!a}" for key, value in change.items()),
 )
-async def test_an_instruction_that_cannot_be_is_refused_and_leaves_nothing(
-    server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit, change: dict[str, Any]
-) -> None:
+async def test_an_instruction_that_cannot_be_is_refused_and_leaves_nothing(talk: Talk, change: dict[str, Any]) -> None:
     """A run's name is a folder's, and was written to the site's database whatever it was."""
-    hostile = instruction_to_proto(instruct(server.services))
+    hostile = instruction_to_proto(instruct(talk.services))
     for key, value in change.items():
         setattr(hostile, key, value)
-    visit.send(instruction=hostile)
-    assert (await visit.next("reply")).code == FrameError.code
-    assert (rows(site), engine.performed) == (0, [])
-    visit.instruct(instruct(server.services))
-    assert (await visit.next("reply")).code == ""
+    talk.visit.send(instruction=hostile)
+    assert (await talk.visit.next("reply")).code == FrameError.code
+    assert (rows(talk.site), talk.engine.performed) == (0, [])
+    assert (await talk.ask()).code == ""
 
 
 @pytest.fixture
@@ -119,19 +107,17 @@ async def test_instructions_without_end_do_not_fill_the_memory(
     await server.services.visit()  # it comes back
 
 
-async def test_large_instructions_do_not_fill_the_memory_either(
-    slow_heartbeat: None, server: RunningServer, site: RunningSite, engine: ScriptedEngine, visit: Visit
-) -> None:
+async def test_large_instructions_do_not_fill_the_memory_either(slow_heartbeat: None, talk: Talk) -> None:
     async def never(*_: object) -> Reply:
         await asyncio.Event().wait()
         raise AssertionError
 
-    engine.perform_next = [never] * 200
+    talk.engine.perform_next = [never] * 200
     for number in range(200):
         name = MessageId(number.to_bytes(32, "big"))
-        visit.instruct(instruct(server.services, message_id=name, run=RunId(f"run-{number}"), body=bytes(2**20)))
-    assert (await site.state.until("waiting")).code == FrameError.code
-    assert site.metric("quorate_client_instructions_open") == 128
+        talk.instruct(message_id=name, run=RunId(f"run-{number}"), body=bytes(2**20))
+    assert (await talk.site.state.until("waiting")).code == FrameError.code
+    assert talk.site.metric("quorate_client_instructions_open") == 128
 
 
 async def test_names_of_blobs_without_end_do_not_fill_it_either(
@@ -240,15 +226,13 @@ async def test_a_clock_that_shows_no_time_does_not_end_the_daemon(
     await running.stop()
 
 
-async def test_acknowledging_what_was_never_said_leaves_nothing_in_memory(
-    server: RunningServer, site: RunningSite, visit: Visit
-) -> None:
-    journal = site.daemon.journal
-    visit.send(ack=rounds_pb2.ReplyAck(message_ids=[os.urandom(32) for _ in range(1000)]))
+async def test_acknowledging_what_was_never_said_leaves_nothing_in_memory(talk: Talk) -> None:
+    journal = talk.site.daemon.journal
+    talk.visit.send(ack=rounds_pb2.ReplyAck(message_ids=[os.urandom(32) for _ in range(1000)]))
     for _ in range(100):
-        visit.send(withdraw=rounds_pb2.Withdraw(message_id=os.urandom(32)))
-    visit.instruct(instruct(server.services))
-    await visit.next("reply")
+        talk.visit.send(withdraw=rounds_pb2.Withdraw(message_id=os.urandom(32)))
+    talk.instruct()
+    await talk.visit.next("reply")
     assert not journal._settled
 
 

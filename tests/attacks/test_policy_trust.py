@@ -20,8 +20,8 @@ from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
 from quorate_client.site.trusted_file import read_trusted
 from tests.client.command_kit import Run, runner
-from tests.client.conftest import POLICY, ScriptedEngine, instruct, make_study
-from tests.client.consortium import RunningServer, Server, Visit
+from tests.client.conftest import POLICY, Talk, make_study
+from tests.client.consortium import Server
 from tests.client.engine_processes import end_engines
 from tests.client.flower.test_engine_process import Place
 from tests.client.ledger_kit import ACCOUNTANTS, KEY, Clock, opened
@@ -132,18 +132,13 @@ def test_the_policy_that_joining_writes_is_its_owners_alone_whatever_the_mask(fo
     assert read_policy(folder) == Policy()
 
 
-async def test_a_daemon_whose_policy_is_taken_away_works_no_more(
-    server: RunningServer, engine: ScriptedEngine, visit: Visit, folder: SiteFolder
-) -> None:
-    visit.instruct(instruct(server.services, 1))
-    assert (await visit.next("reply")).code == ""
-    folder.policy.unlink()
-    visit.instruct(instruct(server.services, 2))
-    assert (await visit.next("reply")).code == "policy_refused"
-    folder.policy.symlink_to("nowhere")
-    visit.instruct(instruct(server.services, 3))
-    assert (await visit.next("reply")).code == "policy_refused"
-    assert len(engine.performed) == 1
+async def test_a_daemon_whose_policy_is_taken_away_works_no_more(talk: Talk) -> None:
+    assert (await talk.ask(1)).code == ""
+    talk.folder.policy.unlink()
+    assert (await talk.ask(2)).code == "policy_refused"
+    talk.folder.policy.symlink_to("nowhere")
+    assert (await talk.ask(3)).code == "policy_refused"
+    assert len(talk.engine.performed) == 1
 
 
 def test_where_flowers_daemons_run_a_policy_that_is_taken_away_is_missed_too(installed: Path, tmp_path: Path) -> None:

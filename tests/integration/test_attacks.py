@@ -36,32 +36,21 @@ from quorate.wire.refusal import error_from_call, error_of
 from quorate.wire.sum_messages import SumAnswer, sum_answer_to_bytes
 from quorate_server.consortium.ca import Authority
 from quorate_server.services.access import METHODS
-from tests.integration.consortium_kit import (
-    ALL,
-    DIMENSION,
-    HOLD,
-    NAME,
-    OTHERS,
-    RECORDS,
-    SITES,
-    UPDATE_FRAMES,
-    Consortium,
-    contributed,
-)
-from tests.integration.processes import eventually
+from tests.consortium.processes import eventually
+from tests.integration.crash_kit import ALL, DIMENSION, NAME, OTHERS, RECORDS, SITES, UPDATE_FRAMES, CrashTest
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
 REVOKED = 12
 NAME_OVERRIDE = (("grpc.ssl_target_name_override", "quorate-server"), ("grpc.enable_retries", 0))
-Found = Callable[..., Consortium]
+Found = Callable[..., CrashTest]
 
 
 class HandSite:
     """A site's side of the rounds service, written by hand and with the site's own certificate."""
 
-    def __init__(self, consortium: Consortium, name: str) -> None:
+    def __init__(self, consortium: CrashTest, name: str) -> None:
         self.name = SiteName(name)
         self._channel = grpc.secure_channel(consortium.address, site_credential(consortium, name), NAME_OVERRIDE)
         self.stub: Any = rounds_pb2_grpc.RoundsStub(self._channel)
@@ -130,7 +119,7 @@ class HandSite:
 
 
 @contextmanager
-def hand_site(consortium: Consortium, name: str) -> Iterator[HandSite]:
+def hand_site(consortium: CrashTest, name: str) -> Iterator[HandSite]:
     site = HandSite(consortium, name)
     try:
         yield site
@@ -138,7 +127,7 @@ def hand_site(consortium: Consortium, name: str) -> Iterator[HandSite]:
         site.close()
 
 
-def site_credential(consortium: Consortium, name: str) -> grpc.ChannelCredentials:
+def site_credential(consortium: CrashTest, name: str) -> grpc.ChannelCredentials:
     keys = consortium.sites[name].folder / "keys"
     return grpc.ssl_channel_credentials(
         *((keys / file).read_bytes() for file in ("ca.pem", "tls.pem", "certificate.pem"))
@@ -163,7 +152,7 @@ def an_update(value: float) -> tuple[Blob, list[Frame], int]:
     return Blob(blob_id(words), len(words)), list(cut([words])), weight
 
 
-def an_answer(consortium: Consortium, asked: Instruction, weight: int) -> SumAnswer:
+def an_answer(consortium: CrashTest, asked: Instruction, weight: int) -> SumAnswer:
     """What belongs to such an update, from a site that holds the model of the others."""
     states = consortium.sites["north"].folder / "work" / "runs" / asked.run
     pattern = f"model-{asked.round_number - 1}-*.state"
@@ -184,10 +173,7 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
     After all of that the site uploads what it announced, and the released model is exactly the one without attacks.
     """
     consortium = found()
-    consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
-    consortium.await_sites(east="offline")
+    consortium.start("east")
     with hand_site(consortium, "east") as east:
         east.connect(session=1000)
         run = consortium.run("brisk")
@@ -235,18 +221,13 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
             east.await_ack(train.message_id)
         assert east.asked(Phase.UPLOAD, 3)
         east.say(goodbye=rounds_pb2.Goodbye())
-    view = consortium.await_end(run)
-    assert contributed(view) == [OTHERS, ALL, OTHERS]
-    consortium.require_shares(view)
+    consortium.require_shares(run, OTHERS, ALL, OTHERS)
 
 
 def test_a_contribution_that_does_not_fit_is_left_out(found: Found) -> None:
     """A weight that nobody has, a model that nobody holds: the bytes arrived well, the round counts without them."""
     consortium = found()
-    consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
-    consortium.await_sites(east="offline")
+    consortium.start("east")
     wrong = {2: "weight", 3: "model"}
     with hand_site(consortium, "east") as east:
         east.connect(session=1000)
@@ -262,14 +243,12 @@ def test_a_contribution_that_does_not_fit_is_left_out(found: Found) -> None:
             answer = replace(answer, model=bytes(32)) if what == "model" else answer
             east.reply(Reply(train.message_id, body=sum_answer_to_bytes(answer), blobs=(blob,)))
         east.refuse(4)
-    view = consortium.await_end(run)
-    assert contributed(view) == [OTHERS, OTHERS, OTHERS]
+    view = consortium.require_shares(run, OTHERS, OTHERS, OTHERS)
     codes = [dict(result.missing)["east"] for result in view.results]
     assert codes == ["task_failed", "bad_contribution", "base_model_mismatch"]
-    consortium.require_shares(view)
 
 
-def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: Consortium) -> None:
+def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: CrashTest) -> None:
     """No hello, a second hello, a reply to nobody's question: refused by code. The site's own daemon goes on."""
     with hand_site(consortium, "east") as east:
         events = east.stub.Connect(iter([rounds_pb2.SiteEvent(heartbeat=rounds_pb2.Heartbeat())]), timeout=PATIENCE_S)
@@ -279,8 +258,7 @@ def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: Consortium
         with refused("bad_frame"):
             next(east.stub.Connect(iter([hello]), timeout=PATIENCE_S))
     assert consortium.presence() == dict.fromkeys(SITES, "online")
-    run = consortium.run("patient")
-    consortium.require_whole(run)
+    consortium.require_whole(consortium.run("patient"), ALL, ALL, ALL)
 
 
 # --- certificates ---
@@ -297,7 +275,7 @@ def attempt(channel: grpc.Channel, method: str) -> QuorateError | None:
     return None
 
 
-def test_each_certificate_opens_its_own_calls_and_no_others(consortium: Consortium) -> None:
+def test_each_certificate_opens_its_own_calls_and_no_others(consortium: CrashTest) -> None:
     """A site cannot act as the operator nor the reverse; an invitation can be redeemed and nothing else."""
     invited = consortium.operator.invite(SiteName("south"), valid_s=0, keep_keys=False)
     folder = consortium.profile
@@ -322,7 +300,7 @@ def test_each_certificate_opens_its_own_calls_and_no_others(consortium: Consorti
             assert error.code == "wrong_role"
 
 
-def test_without_a_certificate_nothing_can_be_called(consortium: Consortium) -> None:
+def test_without_a_certificate_nothing_can_be_called(consortium: CrashTest) -> None:
     """The handshake lets nobody in who shows none, or one that another authority issued."""
     ca_pem = (consortium.profile / "ca.pem").read_bytes()
     stranger = Authority.create(consortium.root / "stranger", NAME, 1_700_000_000.0).issue_operator("alice", 1.7e9)
@@ -338,20 +316,17 @@ def test_without_a_certificate_nothing_can_be_called(consortium: Consortium) -> 
             assert isinstance(attempt(channel, method), ServerUnreachableError)
 
 
-def test_a_revocation_ends_a_sites_part_at_once_and_the_run_goes_on(consortium: Consortium) -> None:
+def test_a_revocation_ends_a_sites_part_at_once_and_the_run_goes_on(consortium: CrashTest) -> None:
     """The site's daemon ends with exit code 12 and says whom to ask; the others' round counts; it stays out."""
     east = consortium.sites["east"]
-    east.order("train-2", HOLD)
-    run = consortium.run("brisk")
+    run = consortium.run("brisk", east="train-2")
     east.await_step("train-2")
     consortium.operator.revoke(SiteName("east"))
     assert east.running.exit_code() == REVOKED
     assert "Ask the operator" in east.running.log.read_text()
     again = consortium.start_site("east")
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, OTHERS, OTHERS]
+    view = consortium.require_shares(run, ALL, OTHERS, OTHERS)
     assert dict(view.results[1].missing) == {"east": "absent"}
-    consortium.require_shares(view)
     assert again.exit_code() == REVOKED
 
 
@@ -391,7 +366,7 @@ class Impostor:
                 plain.close()
 
 
-def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(consortium: Consortium) -> None:
+def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(consortium: CrashTest) -> None:
     """It refuses in the handshake, says what to do, and goes on by itself when the right server is back."""
     run = consortium.run("patient")
     consortium.sites["east"].await_step("train-1")
@@ -409,4 +384,4 @@ def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(con
     finally:
         impostor.close()
     consortium.start_server()
-    consortium.require_whole(run)
+    consortium.require_whole(run, ALL, ALL, ALL)
