@@ -66,7 +66,7 @@ async def test_a_large_reply_is_uploaded_before_it_is_sent(
 
 
 async def test_an_upload_that_is_cut_goes_on_where_it_was_cut(
-    server: RunningServer, visit: Visit, uploads: ScriptedEngine
+    server: RunningServer, site: RunningSite, visit: Visit, uploads: ScriptedEngine
 ) -> None:
     server.services.faults.uploads_cut = 1
     visit.instruct(instruct(server.services))
@@ -74,6 +74,8 @@ async def test_an_upload_that_is_cut_goes_on_where_it_was_cut(
 
     assert server.services.spool.content(reply.blobs[0]) == CONTENT
     assert server.services.frames_taken == list(range(FRAMES))
+    assert site.metric("quorate_client_transfers_broken_total", direction="up") == 1
+    assert site.metric("quorate_client_frames_resumed_total", direction="up") == 2
 
 
 async def test_an_upload_goes_on_at_the_next_connection(
@@ -186,6 +188,8 @@ async def test_a_download_that_is_cut_goes_on_where_it_was_cut(
     assert (await visit.next("reply")).code == ""
     assert site.spool.content(large) == CONTENT
     assert server.services.frames_sent == list(range(FRAMES))
+    assert site.metric("quorate_client_transfers_broken_total", direction="down") == 1
+    assert site.metric("quorate_client_frames_resumed_total", direction="down") == 2
 
 
 async def test_a_download_outlives_the_connection(
