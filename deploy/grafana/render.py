@@ -24,7 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -46,6 +46,7 @@ class Source:
     url: str
     start_s: float
     end_s: float
+    scrape_s: float = 15.0
 
     @property
     def step_s(self) -> float:
@@ -54,7 +55,7 @@ class Source:
     def filled(self, expression: str) -> str:
         """A query with what Grafana puts in the place of its variables; all daemons are shown."""
         span = f"{max(1, round(self.end_s - self.start_s))}s"
-        rate = f"{max(15, round(4 * self.step_s))}s"
+        rate = f"{round(max(4 * self.scrape_s, self.step_s + self.scrape_s))}s"
         filled = expression.replace("$__rate_interval", rate).replace("$__range", span).replace("$instance", ".*")
         if "$" in filled:
             raise ValueError(f"a variable that is not known here, in {expression}")
@@ -213,16 +214,19 @@ def _draw_stack(
 
 def _frame_plot(axes: Axes, defaults: dict[str, Any], unit: str, source: Source, *, has_lines: bool) -> None:
     axes.set_xlim(*_days([source.start_s, source.end_s]))
-    locator = AutoDateLocator(maxticks=6)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    quarter = (source.end_s - source.start_s) / 4
+    axes.set_xticks(_days([source.start_s + (each + 0.5) * quarter for each in range(4)]))
+    shown = "%H:%M" if source.end_s - source.start_s >= 600 else "%H:%M:%S"
+    axes.xaxis.set_major_formatter(DateFormatter(shown))
+    decimals = 1 if unit == "percentunit" and axes.dataLim.ymax < 0.04 else None
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=defaults.get("decimals") == 0 and unit == "short"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit, decimals)))
     if not has_lines:
         axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", va="center", color=FAINT, fontsize=12)
     elif defaults.get("min") == 0:
-        axes.set_ylim(0, defaults.get("max") or max(axes.get_ylim()[1], 1e-9))
+        top = axes.dataLim.ymax
+        axes.set_ylim(0, defaults.get("max") or (1.08 * top if top > 0 else 1))
     axes.tick_params(labelsize=8, colors=FAINT, length=0)
     axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -233,7 +237,7 @@ def _frame_plot(axes: Axes, defaults: dict[str, Any], unit: str, source: Source,
         axes.legend(
             loc="upper left",
             bbox_to_anchor=(-0.01, -0.13),
-            ncols=5,
+            ncols=max(1, int(axes.get_window_extent().width / 130)),
             fontsize=8,
             frameon=False,
             handlelength=1,
@@ -338,10 +342,11 @@ def main() -> None:
     parser.add_argument("dashboard", type=Path)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090")
     parser.add_argument("--minutes", type=float, default=60.0, help="how far back")
+    parser.add_argument("--scrape", type=float, default=15.0, help="seconds between two scrapes of that Prometheus")
     parser.add_argument("-o", "--output", type=Path, required=True, help="a .png or .svg file")
     given = parser.parse_args()
     now = time.time()
-    source = Source(given.prometheus.rstrip("/"), now - 60 * given.minutes, now)
+    source = Source(given.prometheus.rstrip("/"), now - 60 * given.minutes, now, given.scrape)
     figure = render(json.loads(given.dashboard.read_text(encoding="utf-8")), source)
     figure.savefig(given.output, dpi=80)
 

@@ -94,7 +94,8 @@ REFUSED = Metric(
 TRAINING_SECONDS = Metric(
     "quorate_client_training_seconds",
     MetricKind.HISTOGRAM,
-    "Time of one local training and what is evaluated with it.",
+    "Time of the work on one update, from the model that it starts from to the update that may leave: training, what "
+    "is evaluated and encrypted with it, and waiting for a task worker.",
     buckets=_TRAINING_BUCKETS,
 )
 QUEUE = Metric("quorate_client_instructions_open", MetricKind.GAUGE, "Instructions that are waiting or in work.")
@@ -246,10 +247,10 @@ class ClientMetrics:
         self._connections.inc()
         self._clock_offset.set(clock_offset_s)
 
-    def instruction_done(self, phase: Phase, working_s: float) -> None:
+    def instruction_done(self, phase: Phase, seconds: float) -> None:
         self._done.labels(phase).inc()
         if phase in (Phase.TRAIN, Phase.UPLOAD):
-            self._training_seconds.observe(working_s)
+            self._training_seconds.observe(seconds)
 
     def instruction_refused(self, code: str) -> None:
         self._refused.labels(REFUSED.value_of("code", code)).inc()
