@@ -81,6 +81,7 @@ class Server:
         self._monitoring: MonitoringEndpoint | None = None
         self._is_started = False
         self.metrics.certificate_expires("ca", authority.expires_unix_s)
+        self.metrics.certificate_expires("server", self._identity.expires_unix_s)
 
     def _add_services(self, authority: Authority) -> None:
         config = self._config

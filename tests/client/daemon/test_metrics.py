@@ -7,9 +7,14 @@ import math
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from quorate.errors import StudyNotApprovedError
+from quorate.identity import RunId
 from quorate.process.metrics import OTHER
 from quorate.rounds.instruction import Phase
 from quorate_client.daemon.metrics import CLIENT_METRICS, Budget, ClientMetrics, ConnectionState
+
+from ..conftest import SITE, RunningSite, instruct
+from ..consortium import RunningServer, Visit
 
 
 def test_what_is_exposed_is_what_is_declared() -> None:
@@ -92,3 +97,22 @@ def test_a_code_that_this_version_does_not_know_counts_as_other() -> None:
     ClientMetrics(registry).instruction_refused("mars_in_retrograde")
 
     assert registry.get_sample_value("quorate_client_instructions_refused_total", {"code": OTHER}) == 1
+
+
+async def test_nothing_that_the_server_says_becomes_a_series_or_a_label(
+    server: RunningServer, site: RunningSite, visit: Visit
+) -> None:
+    """It names runs, and phases and codes that it may make up, and asks for studies that nobody approved."""
+    before = series(site.registry)
+    visit.instruct(instruct(server.services, run=RunId("patient-4711")))
+    await visit.next("reply")
+    visit.instruct(instruct(server.services, round_number=2, study_digest=bytes(32), run=RunId("patient-4712")))
+    assert (await visit.next("reply")).code == StudyNotApprovedError.code
+
+    assert series(site.registry) == before
+    page = generate_latest(site.registry).decode()
+    assert [told for told in ("4711", "4712", SITE, server.address, str(site.spool.folder)) if told in page] == []
+
+
+def series(registry: CollectorRegistry) -> set[tuple[str, tuple[str, ...]]]:
+    return {(each.name, tuple(each.labels.values())) for family in registry.collect() for each in family.samples}
