@@ -94,6 +94,7 @@ async def test_of_an_examination_that_fails_nothing_is_told() -> None:
 
 async def test_an_examination_that_hangs_is_not_ready_and_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitoring, "REQUEST_S", 0.2)
+    monkeypatch.setattr(monitoring, "FRESH_S", 0.0)
     begun: list[int] = []
     end = threading.Event()
 
