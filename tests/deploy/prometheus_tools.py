@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -36,3 +39,13 @@ def checked(name: str, *arguments: str | Path, folder: Path = PROMETHEUS, standa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def load_renderer() -> ModuleType:
+    """``deploy/grafana/render.py``, which is a program and in no package."""
+    spec = importlib.util.spec_from_file_location("render", GRAFANA / "render.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["render"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

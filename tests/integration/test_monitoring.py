@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.deploy.prometheus_tools import GRAFANA, PROMETHEUS, checked, tool
+from tests.deploy.prometheus_tools import GRAFANA, PROMETHEUS, checked, load_renderer, tool
 from tests.integration.consortium_kit import SITES, Consortium
 from tests.integration.processes import eventually
 from tests.integration.prometheus_kit import Monitoring, page
@@ -40,15 +37,6 @@ def filled(expression: str) -> str:
         expression = expression.replace(variable, value)
     assert "$" not in expression
     return expression
-
-
-def renderer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render", GRAFANA / "render.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["render"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -115,7 +103,7 @@ def require_answer(monitoring: Monitoring, query: str, legend: str) -> None:
 
 def assert_drawn(monitoring: Monitoring) -> None:
     """What the renderer draws of the site's dashboard is not a page of empty panels."""
-    render, now = renderer(), time.time()
+    render, now = load_renderer(), time.time()
     source = render.Source(f"http://{monitoring.address}", now - 60, now)
     dashboard = json.loads((GRAFANA / "dashboards" / "site.json").read_text())
     figure = render.render(dashboard, source)
