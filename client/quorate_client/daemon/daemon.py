@@ -232,9 +232,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
             asyncio.create_task(
                 forget_the_old(daemon.journal, daemon.drop, folder, daemon.instructions, config.keep_days)
             ),
-            asyncio.create_task(BudgetWatch(folder, Datasets(state, time.time), ledger, metrics).run()),
-            asyncio.create_task(watch_event_loop(metrics.event_loop_lagged)),
-            asyncio.create_task(watch_disk(folder.spool, metrics.disk_is)),
+            *(_watches(folder, state, ledger, metrics) if config.metrics_listen else ()),
         }
         _stop_on_signals(daemon.stream)
         try:
@@ -274,6 +272,15 @@ def _warn_of_expiry(folder: SiteFolder) -> None:
             expired=end.isoformat(),
             action="Check the clock; if it is right, ask the operator to invite this site again with --keep-keys",
         )
+
+
+def _watches(
+    folder: SiteFolder, state: SiteDatabase, ledger: Ledger, metrics: ClientMetrics
+) -> Iterator[asyncio.Task[None]]:
+    """What is looked up for a monitoring system and for nobody else: what was spent takes an accountant, and memory."""
+    yield asyncio.create_task(BudgetWatch(folder, Datasets(state, time.time), ledger, metrics).run())
+    yield asyncio.create_task(watch_event_loop(metrics.event_loop_lagged))
+    yield asyncio.create_task(watch_disk(folder.spool, metrics.disk_is))
 
 
 def _findings(folder: SiteFolder, stream: ControlStream, ledger: Ledger) -> Iterator[Finding]:
