@@ -66,7 +66,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def accounting(ledger: Ledger) -> Accounting:
-    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None)
+    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
 
 
 def used(ledger: Ledger) -> list[Account | None]:

@@ -106,7 +106,7 @@ def opened(folder: Path, study: Study, sites: Sequence[People], models: Sequence
     for index, people in enumerate(sites):
         (folder / str(index)).mkdir()
         ledger = open_ledger(folder / f"{index}/ledger", folder / f"{index}/state", KEY, shipped_accountants())
-        accounting = Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda _: None)
+        accounting = Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
         evaluator, task = Evaluator(study, accounting, partial(SeededRandomness, bytes([index] * 32))), Task(people)
         agreement = Agreement(
             study, study.digest(), SiteName(f"site-{index}"), Dataset("visits", "tabular", folder, {}, 0.2, EACH), {}

@@ -27,7 +27,7 @@ from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.rounds.training import Accounting
 from tests.client.engine_kit import RUN, ServerPart, make_study, site
 from tests.client.ledger_kit import KEY
-from tests.client.rounds.test_training import TRAINING, Site, study
+from tests.client.rounds.test_training import PER_RECORD, TRAINING, Site, study
 from tests.client.rounds.test_training import site as private_site
 from tests.client.run_kit import engines
 from tests.server.study_kit import RUN as SECURE_RUN
@@ -50,7 +50,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def accounting(ledger: Ledger) -> Accounting:
-    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None)
+    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
 
 
 def unbounded(ledger: Ledger) -> list[tuple[str, Account | None]]:
@@ -128,7 +128,7 @@ def test_a_limit_that_is_set_afterwards_does_not_start_from_zero(private_site: S
     private_site.policy = PrivacyPolicy.model_validate({limit: 100.0, "unbounded": "set_aside"})
     private_site.train(study(training=TRAINING))
     # What the site's metrics show is not an epsilon either.
-    assert private_site.noted[-1][0] == float("inf")
+    assert private_site.ledger.spent(PER_RECORD, 1e-5) == float("inf")
 
 
 def test_a_study_with_an_epsilon_for_each_record_needs_no_such_entry(private_site: Site) -> None:

@@ -159,7 +159,7 @@ def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
     target.add("visits", visits())
     dataset, task, of = target.get("visits"), Task(records=5 * PATIENTS), study(training=TRAINING)
     with target.ledger() as ledger:
-        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None))
+        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9))
         name = message_id(RunId("run-1"), 1, Phase.UPLOAD, 0, SiteName("east"))
         instruction = Instruction(name, RunId("run-1"), 1, Phase.UPLOAD, 0, of.digest(), 60.0, b"")
         agreement = Agreement(of, of.digest(), SiteName("east"), dataset, {})

@@ -70,6 +70,11 @@ class Datasets:
         rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY name").fetchall()  # noqa: S608  # constant
         return [_dataset(row) for row in rows]
 
+    def by_age(self) -> list[Dataset]:
+        """What was registered first comes first."""
+        rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY added_unix_s, name").fetchall()  # noqa: S608  # constant
+        return [_dataset(row) for row in rows]
+
     def remove(self, name: str) -> None:
         """Forget a data set; the records themselves are not touched. Studies that use it are refused from now on.
 

@@ -120,6 +120,11 @@ class Policy(BaseModel):
         pattern=f"^{_CLOCK}-({_CLOCK}|24:00)$",
         description="HH:MM-HH:MM of this machine's clock in which sites train here",
     )
+    dataset_names_in_metrics: bool = Field(
+        default=False,
+        description="whether the site's own metrics tell the names of its data sets beside their numbers; whoever "
+        "reaches `metrics_listen` reads them",
+    )
     privacy: PrivacyPolicy = PrivacyPolicy()
 
     def check(self, study: Study) -> None:

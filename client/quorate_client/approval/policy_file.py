@@ -47,6 +47,9 @@ require_isolation = false
 # When sites train here, by this machine's clock; "20:00-06:00" is at night.
 hours = "00:00-24:00"
 
+# Whether this site's own metrics tell the names of its data sets. They are numbered otherwise.
+dataset_names_in_metrics = false
+
 [privacy]
 # Mechanisms that a study must have on: "training" (DP-SGD, per record), "update" (noise before sending, per site),
 # "average" (noise after averaging, per site), "evaluation" (noise on what is counted on held-out records).

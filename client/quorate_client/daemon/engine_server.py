@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from quorate.errors import (
     BlobMismatchError,
@@ -37,7 +36,6 @@ from quorate_client.approval.policy import require_valid
 from quorate_client.approval.policy_file import check_policy_now, has_policy
 from quorate_client.daemon.daemon import make_engine
 from quorate_client.daemon.instructions import within
-from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.upkeep import DAY_S
 from quorate_client.flower.engine_client import COUNT_BYTES, MAX_PART_BYTES, SOCKET_NAME, count_in, packed, whole
 from quorate_client.flower.site_file import NodeSite
@@ -217,8 +215,7 @@ class EngineServer:
                     self._folder.ledger, self._folder.database, self._keys.signing, shipped_accountants()
                 )
                 parts.enter_context(closing(ledger))
-                metrics = ClientMetrics(CollectorRegistry())
-                engine = make_engine(self._folder, self._config, self._spool, state, ledger, metrics)
+                engine = make_engine(self._folder, self._config, self._spool, state, ledger)
                 for run in self._folder.idle_runs(time.time() - self._config.keep_days * DAY_S):
                     await engine.forget(run)
                 self._state, self._engine, self._parts = state, engine, parts.pop_all()

@@ -157,7 +157,6 @@ class Instructions:
             # The deadline counts from the receipt, waiting for another instruction of the same run included.
             async with within(instruction.deadline_s, instruction.phase), self._turn(instruction.run):
                 reply = await self._perform(instruction)
-            self._parts.metrics.instruction_done(instruction.phase, reply.working_s)
         except asyncio.CancelledError:
             withdrawn = instruction.message_id in self._withdrawn
             kind = WorkWithdrawnError if withdrawn else SiteInterruptedError
@@ -202,9 +201,13 @@ class Instructions:
                 self._parts.journal.needs(instruction.message_id, blob.id)
                 await self._parts.fetch(blob)
 
+        clock = asyncio.get_running_loop().time
+        begun_s = clock()
         # The study that was approved says how long a round may take; the server may only ask for less.
         async with within(agreement.study.rounds.deadline_s, instruction.phase):
             reply = await self._parts.engine.perform(instruction, agreement, fetch)
+        # Measured here: what a reply says of it is for the server, which under secure aggregation hears nothing.
+        self._parts.metrics.instruction_done(instruction.phase, clock() - begun_s)
         log.info(
             "work done",
             run=instruction.run,

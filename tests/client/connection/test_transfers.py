@@ -67,6 +67,8 @@ async def test_an_upload_that_is_cut_goes_on_where_it_was_cut(talk: Talk) -> Non
     reply = await talk.ask()
     assert talk.services.spool.content(reply.blobs[0]) == CONTENT
     assert talk.services.frames_taken == list(range(FRAMES))
+    assert talk.site.metric("quorate_client_transfers_broken_total", direction="up") == 1
+    assert talk.site.metric("quorate_client_frames_resumed_total", direction="up") == 2
 
 
 async def test_an_upload_goes_on_at_the_next_connection(talk: Talk) -> None:
@@ -139,6 +141,8 @@ async def test_a_download_that_is_cut_goes_on_where_it_was_cut(talk: Talk, large
     assert (await talk.ask(blobs=(large,))).code == ""
     assert talk.site.spool.content(large) == CONTENT
     assert talk.services.frames_sent == list(range(FRAMES))
+    assert talk.site.metric("quorate_client_transfers_broken_total", direction="down") == 1
+    assert talk.site.metric("quorate_client_frames_resumed_total", direction="down") == 2
 
 
 async def test_a_download_outlives_the_connection(talk: Talk, large: Blob) -> None:

@@ -42,7 +42,7 @@ from quorate.wire.refusal import error_from_call
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
-from quorate_server.reporting.metrics import ServerMetrics
+from quorate_server.reporting.metrics import ServerMetrics, UploadOutcome
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import AccessGuard
@@ -172,6 +172,11 @@ class Server:
         )
         return name
 
+    def metric(self, name: str, **labels: str) -> float:
+        value = self.prometheus.get_sample_value(f"quorate_server_{name}", labels)
+        assert value is not None
+        return value
+
     async def until(self, condition: Any) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not condition():  # what is waited for happens behind the line
@@ -237,6 +242,9 @@ async def test_a_site_says_hello_gets_its_work_replies_and_is_acknowledged(serve
     with pytest.raises(EOFError):
         await stream.hear()
     assert server.sessions.state(EAST) == "offline"
+    # A reply with a name and a body, a goodbye; a welcome, two instructions, an acknowledgement.
+    assert 40 < server.metric("received_bytes_total", kind="control") < 200
+    assert 200 < server.metric("sent_bytes_total", kind="control") < 2000
 
 
 @pytest.mark.parametrize(
@@ -545,6 +553,8 @@ async def test_uploads_wait_for_a_slot_and_a_stalled_one_gives_its_slot_back(tmp
             await stalled
         async with asyncio.timeout(PATIENCE_S):
             assert (await waiting).complete
+        ended = {outcome: server.metric("uploads_total", outcome=outcome) for outcome in UploadOutcome}
+        assert ended == {"complete": 1, "stalled": 1, "broken_off": 0}
 
 
 async def test_no_more_uploads_than_slots_are_taken_at_once(tmp_path: Path) -> None:
