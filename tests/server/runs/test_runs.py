@@ -332,7 +332,7 @@ async def test_a_server_that_stops_in_a_round_goes_on_at_its_next_start(tmp_path
     state_dir, sites = new_state(tmp_path), sites_of(STUDY)
     async with daemon_in(state_dir, STUDY) as daemon:
         daemon.handle = lambda site, i, reply: (
-            None if site == "west" and (i.phase, i.round_number) == (Phase.UPLOAD, 2) else reply
+            None if site == "west" and (i.phase, i.round_number) == (Phase.UPLOAD, 3) else reply
         )
         await daemon.connect(sites)
         run = (await daemon.runs.start(STUDY)).run
