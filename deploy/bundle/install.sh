@@ -18,9 +18,9 @@ fail() {
 here=$(cd "$(dirname "$0")" && pwd)
 role=${1:-}
 case $role in
-    server) commands="quorate-server quorate" unit=server ;;
-    operator) commands=quorate unit= ;;
-    site) commands=quorate-client unit=client ;;
+    server) commands="quorate-server quorate" unit=server needs="quorate_server.daemon, quorate_operator.cli" ;;
+    operator) commands=quorate unit='' needs=quorate_operator.cli ;;
+    site) commands=quorate-client unit=client needs="quorate_client.cli, torch, tenseal, pyarrow" ;;
     *) fail "Say what to install: ./install.sh server, operator or site." 2 ;;
 esac
 shift
@@ -72,9 +72,8 @@ for name in docs systemd config sbom.cdx.json; do
     rm -rf "${folder:?}/$name"
     cp -R "$name" "$folder/$name"
 done
-for name in $commands; do
-    "$folder/bin/$name" --help >/dev/null || fail "$name does not start; $prefix/current is as it was."
-done
+"$folder/bin/python" -P -c "import $needs" ||
+    fail "It does not start on this machine, for the reason above (libstdc++6 missing?). $prefix/current is as it was."
 
 # 4. Users, folders, units: systemd's own tools make them, from files that you can read first.
 if [ -n "$system" ]; then

@@ -102,7 +102,7 @@ def _make_root(role: str, root: Path, bundle: Path) -> None:
         'install -d -o 65532 -g 65532 -m 0700 "$1/var/lib/quorate"',
     )
     _run(
-        *("mmdebstrap", "--quiet", "--variant=essential", "--include=python3"),
+        *("mmdebstrap", "--quiet", "--variant=essential", "--include=python3,libstdc++6"),
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
         *(f"--customize-hook={step}" for step in steps),
         *("bookworm", root),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.images.seccomp import call_sets, permitted_calls
 from quorate.errors import CertificateRevokedError, ConfigError, IdentityClonedError, IdentityError, SupersededError
 from quorate_client.cli import exit_code
 from quorate_client.workers import isolation
@@ -40,26 +41,10 @@ def directives(unit: Path) -> dict[str, list[str]]:
     return found
 
 
-def permitted_calls(filters: list[str]) -> set[str]:
-    """What a unit's SystemCallFilter= lines leave: the first sets the default, a tilde takes away."""
-    sets: dict[str, set[str]] = {}
-    for line in analyze("syscall-filter").splitlines():
-        if line.startswith("@"):
-            name = line.strip()
-            sets[name] = set()
-        elif (word := line.strip()) and not word.startswith("#") and sets:
-            sets[name].add(word)
-
-    def expand(word: str) -> set[str]:
-        if not word.startswith("@"):
-            return {word}
-        return set().union(*(expand(inner) for inner in sets[word]))
-
-    permitted: set[str] = set()
-    for line in filters:
-        calls = set().union(*(expand(word) for word in line.removeprefix("~").split()))
-        permitted = permitted - calls if line.startswith("~") else permitted | calls
-    return permitted
+def calls_in(unit: Path) -> set[str]:
+    """The system calls that a unit permits."""
+    analyze("syscall-filter")  # or skip
+    return permitted_calls(unit.read_text(encoding="utf-8"), call_sets())
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
@@ -90,16 +75,18 @@ def test_systemd_understands_every_unit(tmp_path: Path) -> None:
 
 
 def test_a_site_may_make_the_namespaces_in_which_its_tasks_are_cut_off() -> None:
-    unit = directives(UNITS / "quorate-client.service")
+    path = UNITS / "quorate-client.service"
+    unit = directives(path)
     assert set(unit["RestrictNamespaces"][0].split()) == {"user", "net", "mnt"}
-    assert not ISOLATION_CALLS - permitted_calls(unit["SystemCallFilter"])
+    assert not ISOLATION_CALLS - calls_in(path)
     # Mounts of theirs must not be of a kind that the kernel keeps from a user's namespace.
     assert "SecureBits" not in unit
 
 
 def test_a_unit_that_forbids_what_isolation_needs_would_be_found() -> None:
-    unit = directives(UNITS / "quorate-server.service")
-    assert {"mount", "mount_setattr", "capset"} <= ISOLATION_CALLS - permitted_calls(unit["SystemCallFilter"])
+    path = UNITS / "quorate-server.service"
+    unit = directives(path)
+    assert {"mount", "mount_setattr", "capset"} <= ISOLATION_CALLS - calls_in(path)
     assert unit["RestrictNamespaces"] == ["yes"]
 
 
