@@ -18,7 +18,9 @@ from quorate_client.workers import isolation
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
-MOST_EXPOSURE = 2.5
+# As the security review says. A site's daemon keeps what its tasks need to be confined further.
+MOST_OF_A_UNIT = {"quorate-client.service": 2.5}
+MOST_OF_OTHERS = 1.5
 # What confine() does, as the kernel names it: its own calls through the C library, and those of Python's functions.
 ISOLATION_CALLS = {"unshare", "mount", "mount_setattr", "prctl", "capset", "prlimit64", "setpriority", "clone", "chdir"}
 
@@ -52,14 +54,14 @@ def test_a_unit_leaves_little_open(unit: Path) -> None:
     text = analyze("security", "--offline=true", "--no-pager", unit)
     exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)
     assert exposure is not None
-    assert float(exposure[1]) < MOST_EXPOSURE
+    assert float(exposure[1]) < MOST_OF_A_UNIT.get(unit.name, MOST_OF_OTHERS)
 
 
 def test_an_unhardened_unit_would_be_found(tmp_path: Path) -> None:
     unit = tmp_path / "open.service"
     unit.write_text("[Service]\nExecStart=/bin/true\n", encoding="utf-8")
     text = analyze("security", "--offline=true", "--no-pager", unit)
-    assert float(re.findall(r"level for \S+: ([\d.]+)", text)[0]) > MOST_EXPOSURE
+    assert float(re.findall(r"level for \S+: ([\d.]+)", text)[0]) > MOST_OF_A_UNIT["quorate-client.service"]
 
 
 def test_systemd_understands_every_unit(tmp_path: Path) -> None:
