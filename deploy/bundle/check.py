@@ -73,6 +73,7 @@ def inside(archive: Path, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
         content = folder / tar.getnames()[0]
+    _compare_materials(content)
     prefix = folder / "opt"
     for role in ("server", "site"):
         started, worked = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -86,6 +87,19 @@ def inside(archive: Path, folder: Path) -> None:
     python = prefix / "current" / "bin" / "python"
     script = "from deploy.bundle.check import study; import sys; study(*sys.argv[1:])"
     subprocess.run([python, "-c", script, folder, prefix], check=True, cwd=ROOT)
+
+
+def _compare_materials(content: Path) -> None:
+    """Whether the list of materials names what is installed, in the same versions."""
+    from packaging.utils import canonicalize_name  # not installed where study() runs
+
+    components = json.loads((content / "sbom.cdx.json").read_bytes())["components"]
+    listed = {(canonicalize_name(one["name"]), one["version"]) for one in components}
+    for path in content.glob("requirements-*.txt"):
+        wanted = {line.partition(" ")[0] for line in path.read_text(encoding="utf-8").splitlines()}
+        pairs = {(canonicalize_name(name), version) for name, _, version in (pin.partition("==") for pin in wanted)}
+        if missing := pairs - listed - {("quorate", (content / "VERSION").read_text(encoding="utf-8").strip())}:
+            sys.exit(f"check.py: sbom.cdx.json does not list {sorted(missing)}")
 
 
 def study(root: str, prefix: str) -> None:
