@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from quorate.errors import ConfigError, StorageError
+from quorate.errors import EXIT_INPUT, ConfigError, StorageError
 from quorate.process.terminal import TRACEBACK
 from quorate_server.cli import main
 from quorate_server.cli.failures import machine_errors
+from tests.patience import PATIENCE_S
 
 SECRET = "topsecret"
 
@@ -90,3 +94,21 @@ def test_a_mistake_of_ours_is_one_line_unless_somebody_asks_for_more(
     assert text.count("\n") == 1
     assert "Error [internal]: ZeroDivisionError at test_failures.py:" in text
     assert TRACEBACK in text
+
+
+@pytest.mark.parametrize("key", ["listen", "metrics_listen"])
+def test_a_port_that_is_taken_ends_the_daemon_with_one_line(server: Path, key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"listen": "127.0.0.1:0", "metrics_listen": ""} | {key: f"127.0.0.1:{taken.getsockname()[1]}"}
+        lines = (server / "server.toml").read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if not line.startswith("listen")]
+        made = [f'{name} = "{value}"' for name, value in ports.items()]
+        (server / "server.toml").write_text("\n".join([*kept, *made]) + "\n", encoding="utf-8")
+        program = "from quorate_server.cli import main; main()"
+        command = [sys.executable, "-c", program, "run", "--state", str(server)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == EXIT_INPUT
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("quorate-server: ")]
+    assert f"cannot listen on {ports[key]}" in line
+    assert key in line
+    assert "Traceback" not in done.stderr
