@@ -77,11 +77,20 @@ def main(role: str, bundle: Path, folder: Path) -> None:
     wanted = settings(stage((HERE / "Dockerfile").read_text(encoding="utf-8"), role))
     _run("umoci", "config", "--image", tag, "--created", _EPOCH, "--os=linux", *wanted)
     _run("umoci", "gc", "--layout", layout)
+    _name(layout, f"docker.io/library/quorate-{role}:latest")
     archive = folder / f"quorate-{role}.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(layout, ".")
     shutil.rmtree(work)
     print(f"{archive}: {archive.stat().st_size / 1e6:.0f} MB compressed")
+
+
+def _name(layout: Path, name: str) -> None:
+    """What engines call the image once they have loaded the archive."""
+    index = json.loads((layout / "index.json").read_bytes())
+    for manifest in index["manifests"]:
+        manifest.setdefault("annotations", {})["io.containerd.image.name"] = name
+    (layout / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _unpack(bundle: Path, target: Path) -> None:
