@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
+from quorate.process.storage_errors import sqlite_refusal
 
 _VERSION = 4
 _SCHEMA = """
@@ -130,7 +131,7 @@ def open_state(path: Path) -> SiteDatabase:
     """Open, and on first use create, the site's database.
 
     Raises:
-        WrongStateError: a newer version wrote it, or it is damaged.
+        WrongStateError: a newer version wrote it. StorageError: it is damaged, or cannot be opened. DiskFullError.
     """
     new = not path.exists()
     database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
@@ -142,9 +143,7 @@ def open_state(path: Path) -> SiteDatabase:
         _create_tables(database, path)
     except sqlite3.DatabaseError as error:
         database.close()
-        raise WrongStateError(
-            f"The site's database {path} cannot be used", got=str(error), action="Restore it from a backup"
-        ) from error
+        raise sqlite_refusal(error, "The site's database", path) from error
     except BaseException:
         database.close()
         raise

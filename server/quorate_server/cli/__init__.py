@@ -16,6 +16,7 @@ import typer
 from quorate.errors import EXIT_OTHER, QuorateError
 from quorate.process.terminal import say, unexpected_ends_it
 from quorate_server.cli.doctor import examine
+from quorate_server.cli.failures import machine_errors
 from quorate_server.cli.founding import add_operator, found, open_registry
 from quorate_server.cli.logs import configure_logging
 from quorate_server.consortium.config import CONFIG_NAME, ServerConfig
@@ -105,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with unexpected_ends_it():
         try:
-            app(args=arguments)
+            with machine_errors():
+                app(args=arguments)
         except QuorateError as error:
             say(f"quorate-server: {error}", to_stderr=True)
             sys.exit(error.exit_code)

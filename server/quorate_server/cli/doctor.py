@@ -55,6 +55,8 @@ def _database(config: ServerConfig, authority: Authority, now: float) -> Finding
     try:
         with open_registry(config) as registry:
             sites = len(registry.sites())
+    except QuorateError as error:
+        return Finding("database", False, str(error))
     except SQLAlchemyError as error:
         return Finding(
             "database", False, type(error).__name__, "Check `database_url`, that the database runs, and the rights"
@@ -66,7 +68,7 @@ def _operators(config: ServerConfig, authority: Authority, now: float) -> Findin
     try:
         with open_registry(config) as registry:
             operators = registry.operators()
-    except SQLAlchemyError:
+    except (SQLAlchemyError, QuorateError):
         return Finding("operators", False, "unknown, without the database")
     valid = [record for record in operators if not record.revoked and record.expires_unix_s > now]
     if not valid:
