@@ -388,6 +388,16 @@ def test_what_the_sites_voted_for_they_open_over_the_same_sites_however_often_it
     assert all(len(set(site.locked[1])) == 1 for site in exchange.sites.values())
 
 
+def test_a_site_with_which_the_others_may_not_vote_is_told_to_be_missing() -> None:
+    """They voted for a sum of the same input without it, in an earlier run say."""
+    exchange = a_secure_consortium(rounds={"count": 1})
+    for site in OTHERS:
+        exchange.sites[site].locked[1] = [tuple((name, "") for name in OTHERS)]
+    exchange.loop().run()
+    assert exchange.results[1].contributed == OTHERS
+    assert exchange.results[1].missing == {WEST: "vote_refused"}
+
+
 # --- a new process ---
 
 

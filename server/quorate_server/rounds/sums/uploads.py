@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from quorate.errors import BlobMissingError, ContributionError, FrameError, QuorateError, QuorumMissingError
+from quorate.errors import (
+    BlobMissingError,
+    ContributionError,
+    FrameError,
+    QuorateError,
+    QuorumMissingError,
+    VoteRefusedError,
+)
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Phase, Reply
@@ -112,6 +119,9 @@ def collect(state: RunState, scheme: Scheme, opened: OpenSum, number: int) -> Ad
             raise ContributionError("The sites have no model to train")
         state.progress = state.progress.after(dimension=dimension)
     chosen = opened.choose(frozenset(agreeing))
+    for site in sorted(agreeing - chosen):
+        log.warning("left out of a sum: the others may not vote for one with this site", run=state.run, site=site)
+        done.left_out[site] = VoteRefusedError.code
 
     def leave_out(site: SiteName, error: QuorateError) -> None:
         """A reply that was taken turned out to be of no use."""
