@@ -219,7 +219,7 @@ async def test_a_message_that_waited_beyond_its_deadline_is_not_worked_on(instal
         hurried = replace(place.server.instruction(Phase.UPLOAD), deadline_s=0.000001)
         waiting = server.answer([str(place.file("north")).encode(), instruction_to_bytes(hurried)])
         async with asyncio.timeout(PATIENCE_S):
-            assert reply_from_bytes((await waiting)[0]).code == "task_timeout"
+            assert reply_from_bytes((await waiting)[0]).code == "site_interrupted"
         working.cancel()
         assert reply_from_bytes((await working)[0]).code == "work_withdrawn"
         await server.stop()

@@ -176,9 +176,9 @@ HELLOS: dict[str, Callable[[Sent], Hello | None]] = {
 UPLOADS: dict[str, Callable[[Sent], Upload]] = {
     "a shorter ciphertext": lambda sent: sent.upload(lambda content: content[:-1]),
     "a longer ciphertext": lambda sent: sent.upload(lambda content: content * 2),
-    "no ciphertext": lambda sent: sent.bringing(lambda blobs: blobs[1:], has_update=False),
+    "no ciphertext": lambda sent: sent.bringing(lambda blobs: blobs[1:], has_ciphertext=False),
     "no ciphertext, but said": lambda sent: sent.bringing(lambda blobs: blobs[1:]),
-    "a ciphertext that is not said": lambda sent: sent.bringing(lambda blobs: blobs, has_update=False),
+    "a ciphertext that is not said": lambda sent: sent.bringing(lambda blobs: blobs, has_ciphertext=False),
     "two ciphertexts": lambda sent: sent.bringing(lambda blobs: (blobs[0], *blobs)),
     "no shares": lambda sent: sent.bringing(lambda blobs: blobs[:1]),
     "nothing": lambda sent: sent.bringing(lambda blobs: ()),
@@ -287,8 +287,8 @@ def test_a_sum_of_counts_alone_takes_no_ciphertext(sent: Sent) -> None:
     shares = sent.put(shares_to_bytes(dict.fromkeys(THREE, bytes(message_bytes(words)))))
     for blobs, said in (((ciphertext, shares), True), ((ciphertext, shares), False), ((shares,), True)):
         with pytest.raises(ContributionError, match="what this sum is made of"):
-            server.upload(LIAR, replace(sent.uploads[LIAR], blobs=blobs, has_update=said), sent.places_in)
-    server.upload(LIAR, replace(sent.uploads[LIAR], blobs=(shares,), has_update=False), sent.places_in)
+            server.upload(LIAR, replace(sent.uploads[LIAR], blobs=blobs, has_ciphertext=said), sent.places_in)
+    server.upload(LIAR, replace(sent.uploads[LIAR], blobs=(shares,), has_ciphertext=False), sent.places_in)
 
 
 # --- survivors ---

@@ -8,6 +8,7 @@ from quorate.errors import ContributionError, QuorumMissingError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Phase, Reply, message_id
+from quorate.wire.sum_messages import SumWork, sum_work_to_bytes
 from quorate_server.rounds.phases import Arrived, Phases
 from tests.server.sites_kit import a_consortium
 from tests.server.study_kit import NAMES, RUN, MemoryExchange
@@ -78,10 +79,10 @@ def test_each_site_may_be_asked_something_else() -> None:
     update = exchange.blobs.put(b"for the north")
 
     def own(site: SiteName) -> tuple[bytes, tuple[Blob, ...]]:
-        return site.encode(), (update,) if site == NORTH else ()
+        return sum_work_to_bytes(SumWork(survivors=(site,))), (update,) if site == NORTH else ()
 
     tally = phases(exchange).open(Phase.UPLOAD, 0, own, lambda *_: None)
-    assert {site: sent.body for site, sent in exchange.sent} == {name: name.encode() for name in NAMES}
+    assert {site: sent.body for site, sent in exchange.sent} == {name: own(name)[0] for name in NAMES}
     assert {site: sent.blobs for site, sent in exchange.sent if sent.blobs} == {NORTH: (update,)}
     assert tally.bytes_down == sum(len(sent.body) for _, sent in exchange.sent) + update.size
 
@@ -118,6 +119,6 @@ def test_a_site_that_is_away_is_not_the_one_to_be_asked() -> None:
     both = phases(exchange)
     both.open(Phase.UPLOAD, 0, same_for_all, lambda *_: None)
     exchange.sent.clear()
-    tally = both.ask_one(Phase.UPLOAD, 1, same_for_all, lambda *_: None, candidates=[EAST, WEST])
+    tally = both.ask_one(Phase.UPLOAD, 0, same_for_all, lambda *_: None, candidates=[EAST, WEST], attempt=1)
     assert [site for site, _ in exchange.sent] == [WEST]
     assert tally.contributed == (WEST,)
