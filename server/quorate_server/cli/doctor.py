@@ -15,6 +15,7 @@ from quorate.errors import QuorateError
 from quorate_server.cli.founding import open_registry
 from quorate_server.consortium.ca import DAY_S, SERVER_NAME, Authority
 from quorate_server.consortium.config import ServerConfig, split_address
+from quorate_server.storage.database import LAYOUT
 
 _MIN_FREE_BYTES = 2 * 1024**3
 _WARN_DAYS = 30
@@ -47,8 +48,26 @@ def examine(state_dir: Path, now: float) -> Iterator[Finding]:
         f"{days:.0f} days left",
         "" if days > _WARN_DAYS else "Found the consortium anew and invite all sites: the authority cannot be extended",
     )
+    yield _layout(config)
     for check in (_database, _operators, _address, _listening, _disk):
         yield check(config, authority, now)
+
+
+def _layout(config: ServerConfig) -> Finding:
+    from quorate_server.storage.upgrade import pending_upgrade  # slow to load, and not needed by other commands
+
+    try:
+        todo = pending_upgrade(config.engine_url)
+    except QuorateError as error:
+        return Finding("layout of the database", False, str(error))
+    if todo.steps:
+        return Finding(
+            "layout of the database",
+            False,
+            f"{todo.found}, and this version's is {LAYOUT}: an upgrade is pending",
+            "Start the server with this version, or run `quorate-server upgrade`",
+        )
+    return Finding("layout of the database", True, LAYOUT)
 
 
 def _database(config: ServerConfig, authority: Authority, now: float) -> Finding:
@@ -59,6 +78,8 @@ def _database(config: ServerConfig, authority: Authority, now: float) -> Finding
         return Finding(
             "database", False, type(error).__name__, "Check `database_url`, that the database runs, and the rights"
         )
+    except QuorateError:
+        return Finding("database", False, "it is not opened before its layout is this version's")
     return Finding("database", True, f"{sites} sites")
 
 
@@ -66,7 +87,7 @@ def _operators(config: ServerConfig, authority: Authority, now: float) -> Findin
     try:
         with open_registry(config) as registry:
             operators = registry.operators()
-    except SQLAlchemyError:
+    except (SQLAlchemyError, QuorateError):
         return Finding("operators", False, "unknown, without the database")
     valid = [record for record in operators if not record.revoked and record.expires_unix_s > now]
     if not valid:

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from quorate.process.metrics import Metric, MetricKind, counter, error_codes, gauge, histogram, process_metrics
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
+from quorate.versions import Age
 
 
 class RoundOutcome(StrEnum):
@@ -62,6 +63,13 @@ QUORUM_SHORTFALLS = Metric(
 )
 SITES = Metric(
     "quorate_server_sites", MetricKind.GAUGE, "Sites of the consortium by their state.", {"state": SITE_STATES}
+)
+SITE_VERSIONS = Metric(
+    "quorate_server_site_versions",
+    MetricKind.GAUGE,
+    "Sites that have joined by the version that they ran last: of this server's series, of the one before, or one that "
+    "is refused or not known yet.",
+    {"age": tuple(Age)},
 )
 RUNS = Metric("quorate_server_runs", MetricKind.GAUGE, "Runs by their state.", {"state": tuple(RunState)})
 UPDATES_RECEIVED = Metric(
@@ -122,6 +130,7 @@ SERVER_METRICS = (
     PHASE_SECONDS,
     QUORUM_SHORTFALLS,
     SITES,
+    SITE_VERSIONS,
     RUNS,
     UPDATES_RECEIVED,
     UPDATES_REFUSED,
@@ -144,6 +153,7 @@ class ServerMetrics:
         self._phase_seconds = histogram(PHASE_SECONDS, registry)
         self._quorum_shortfalls = counter(QUORUM_SHORTFALLS, registry)
         self._sites = gauge(SITES, registry)
+        self._site_versions = gauge(SITE_VERSIONS, registry)
         self._runs = gauge(RUNS, registry)
         self._updates_received = counter(UPDATES_RECEIVED, registry)
         self._updates_refused = counter(UPDATES_REFUSED, registry)
@@ -155,6 +165,7 @@ class ServerMetrics:
         self._store_seconds = histogram(STORE_SECONDS, registry)
         self._event_loop_lag_seconds = histogram(EVENT_LOOP_LAG_SECONDS, registry)
         self.sites_are({})
+        self.versions_are({})
         self.runs_are({})
 
     def round_ended(self, outcome: RoundOutcome) -> None:
@@ -169,6 +180,10 @@ class ServerMetrics:
     def sites_are(self, counts: Mapping[str, int]) -> None:
         """Sets how many sites are in each state; a state that is not mentioned has none."""
         _set_all(SITES, self._sites, "state", counts)
+
+    def versions_are(self, counts: Mapping[str, int]) -> None:
+        """Sets how many sites ran a version of each age last; an age that is not mentioned has none."""
+        _set_all(SITE_VERSIONS, self._site_versions, "age", counts)
 
     def runs_are(self, counts: Mapping[RunState, int]) -> None:
         """Sets how many runs are in each state; a state that is not mentioned has none."""

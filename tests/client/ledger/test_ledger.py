@@ -406,7 +406,7 @@ def test_the_ledger_survives_power_cuts_and_is_private(tmp_path: Path, ledger: L
 
 def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path, ledger: Ledger) -> None:
     ledger.entries.file.database.execute("PRAGMA user_version=99")
-    with pytest.raises(LedgerError, match="another version"):
+    with pytest.raises(LedgerError, match="newer version"):
         open_file(tmp_path / "ledger.sqlite")
 
 

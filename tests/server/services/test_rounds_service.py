@@ -47,9 +47,9 @@ from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import AccessGuard
 from quorate_server.services.rounds_service import RoundsService
-from quorate_server.storage.database import open_database
 from quorate_server.storage.journal import Journal
 from tests.patience import PATIENCE_S
+from tests.server.databases import made_database
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, Clock, SiteKeys, a_study
 from tests.server.study_kit import RUN
 
@@ -182,7 +182,7 @@ class Server:
 async def open_server(folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S) -> AsyncIterator[Server]:
     clock = Clock()
     authority = Authority.create(folder / "ca", CONSORTIUM, clock())
-    engine = open_database(f"sqlite:///{folder / 'server.sqlite'}")
+    engine = made_database(f"sqlite:///{folder / 'server.sqlite'}")
     journal = Journal(engine)
     journal.create_run(RUN, bytes(32))
     registry, sessions, spool = Registry(engine, clock), Sessions(journal, 6.0), Spool(folder / "spool")
