@@ -15,6 +15,7 @@ from quorate.rounds.instruction import Phase
 from quorate_client.approval.policy import Policy
 from quorate_client.approval.policy_file import has_policy, policy_now, read_policy, write_default_policy
 from quorate_client.ledger.ledger import open_ledger
+from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
 from quorate_client.site.trusted_file import read_trusted
@@ -308,6 +309,7 @@ def test_what_was_looked_at_is_what_is_read(tmp_path: Path, bad_because: str) ->
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Iterator[Site]:
+    make_state(tmp_path / "state.sqlite")
     with closing(open_ledger(tmp_path / "ledger.sqlite", tmp_path / "state.sqlite", KEY, ACCOUNTANTS)) as ledger:
         yield Site(tmp_path, ledger)
 

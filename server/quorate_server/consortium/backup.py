@@ -24,7 +24,7 @@ from quorate.process.restoring import ASIDE, UNPACKED, put_in_place, unpacking
 from quorate.process.sqlite_copy import copy_database, open_to_read
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.config import CONFIG_NAME, DATABASE_NAME, LOCK_NAME, ServerConfig
-from quorate_server.storage.database import layout_of, require_tables, sqlite_path
+from quorate_server.storage.database import layout_of, require_tables, require_there, sqlite_path
 
 _GATHERED = "backup-in-progress"
 _LOCK = "backup.lock"
@@ -47,6 +47,7 @@ def backup_server(config: ServerConfig, target: Path, passphrase: Passphrase | N
             action="Pause the runs or stop the server, back the database up with its own tools (pg_dump), then copy "
             f"server.toml, ca, spool and runs of {config.state_dir}",
         )
+    require_there(config.engine_url)
     about = Manifest(side="server", name=config.consortium, version=__version__, created_unix_s=now)
     with (
         held(

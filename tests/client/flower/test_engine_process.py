@@ -23,7 +23,7 @@ from quorate.rounds.instruction import Phase, Reply
 from quorate.study.study import Protection, Release, Rounds
 from quorate.study.study import Site as StudySite
 from quorate.wire.messages import contribution_from_bytes, instruction_to_bytes, reply_from_bytes
-from quorate_client.approval.answers import Answers
+from quorate_client.approval.answers import Answer, Answers
 from quorate_client.daemon.engine_server import IDLE_S, EngineServer
 from quorate_client.flower import engine_client
 from quorate_client.flower.engine_client import HELD, ask, packed
@@ -143,17 +143,22 @@ def test_a_message_for_another_sites_folder_is_refused_and_nothing_is_done_there
     assert list(place.folders["south"].root.rglob("*.sqlite")) == []
 
 
+def agreed_to(folder: SiteFolder) -> list[Answer]:
+    with site_state(folder.database) as state:
+        return Answers(state, float).all()
+
+
 def test_a_site_file_that_names_another_sites_folder_is_refused_by_its_keys(secret: Place) -> None:
     secret.write("north", folder=secret.folders["south"].root)
     assert secret.ask(Phase.KEYS, "south", file="north").code == "key_mismatch"
-    assert not secret.folders["south"].database.exists()
+    assert agreed_to(secret.folders["south"]) == []
 
 
 def test_a_secret_study_without_the_keys_of_its_sites_is_refused(secret: Place) -> None:
     for members in ((), secret.members[:2]):
         secret.write("north", members=members)
         assert secret.ask(Phase.KEYS).code == "key_mismatch"
-    assert not secret.folders["north"].database.exists()
+    assert agreed_to(secret.folders["north"]) == []
 
 
 def test_the_keys_that_were_pinned_first_stay(secret: Place) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from quorate.rounds.blobs import FRAME_BYTES, Blob, Frame, blob_id, cut
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.rounds.spool import Spool
 from quorate.v1 import common_pb2, rounds_pb2, rounds_pb2_grpc
+from quorate.versions import SERIES
 from quorate.wire.messages import (
     blob_to_proto,
     frame_from_proto,
@@ -67,9 +68,9 @@ class Client:
     serial: int
     stub: Any
 
-    async def connect(self, session: int = 1) -> Stream:
+    async def connect(self, session: int = 1, version: str = "0.1.0") -> Stream:
         stream = Stream(self.stub.Connect())
-        await stream.say(hello=rounds_pb2.SiteHello(session=session, version="0.1.0"))
+        await stream.say(hello=rounds_pb2.SiteHello(session=session, version=version))
         assert (await stream.hear()).HasField("welcome")
         return stream
 
@@ -179,13 +180,16 @@ class Server:
 
 
 @asynccontextmanager
-async def open_server(folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S) -> AsyncIterator[Server]:
+async def open_server(
+    folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S, series: Sequence[str] = SERIES
+) -> AsyncIterator[Server]:
     clock = Clock()
     authority = Authority.create(folder / "ca", CONSORTIUM, clock())
     engine = made_database(f"sqlite:///{folder / 'server.sqlite'}")
     journal = Journal(engine)
     journal.create_run(RUN, bytes(32))
-    registry, sessions, spool = Registry(engine, clock), Sessions(journal, 6.0), Spool(folder / "spool")
+    registry, spool = Registry(engine, clock), Spool(folder / "spool")
+    sessions = Sessions(journal, 6.0, series=series)
     mailbox, prometheus = Mailbox(sessions, journal, spool), CollectorRegistry()
     service = RoundsService(
         consortium=CONSORTIUM,
