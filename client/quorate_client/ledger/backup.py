@@ -19,7 +19,7 @@ from pathlib import Path
 
 from quorate import __version__
 from quorate.errors import BackupError, LedgerError
-from quorate.process.archive import Manifest, Passphrase, unpack_archive, write_archive
+from quorate.process.archive import Manifest, Passphrase, require_names, unpack_archive, write_archive
 from quorate.process.folder_lock import held
 from quorate.process.restoring import put_in_place, unpacking
 from quorate.process.sqlite_copy import copy_database, open_to_read
@@ -79,6 +79,7 @@ def restore_site(
     folder.root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with folder.held_by_this_daemon(), unpacking(folder.root) as unpacked:
         unpack_archive(source, unpacked, "site", passphrase)
+        require_names(unpacked, source, _names(folder).__contains__)
         restored = SiteFolder(unpacked)
         if not has_identity(restored.keys) or not restored.database.exists():
             raise BackupError(f"{source} lacks the site's identity or its database", action="Use another backup")
@@ -91,6 +92,12 @@ def restore_site(
         aside = put_in_place(folder.root, unpacked, key=folder.keys.name, stays=stays, replace=replace, now=now)
         folder.create()
     return Restored(aside, keeps)
+
+
+def _names(folder: SiteFolder) -> set[str]:
+    """What is at the top of a backup."""
+    parts = (folder.keys, folder.records, folder.config, folder.policy, folder.database, folder.ledger)
+    return {path.name for path in parts}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Literal, cast
@@ -193,6 +193,17 @@ def unpack_archive(source: Path, into: Path, side: Side, passphrase: Passphrase 
     return manifest
 
 
+def require_names(unpacked: Path, source: Path, known: Callable[[str], bool]) -> None:
+    """Refuse a backup with something at its top that no backup of this kind has there.
+
+    Raises:
+        BackupError: naming it.
+    """
+    stray = sorted(entry.name for entry in unpacked.iterdir() if not known(entry.name))
+    if stray:
+        raise BackupError(f"{source} holds what no such backup holds", got=repr(stray[0]), action="Find who made it")
+
+
 def _plain(file: BinaryIO, source: Path, passphrase: Passphrase | None) -> Iterator[bytes]:
     """The tar's bytes."""
     if file.read(len(MAGIC)) != MAGIC:
@@ -206,7 +217,8 @@ def _plain(file: BinaryIO, source: Path, passphrase: Passphrase | None) -> Itera
 def _unpacked(reader: _Reader, into: Path) -> tuple[dict[str, File], bytes]:
     """The files, and the manifest's text."""
     found: dict[str, File] = {}
-    with tarfile.open(fileobj=cast(BinaryIO, reader), mode="r|") as tar:  # of which this reads only
+    file = cast(BinaryIO, reader)  # of which this mode uses ``read`` only
+    with tarfile.open(fileobj=file, mode="r|", bufsize=_PIECE_BYTES) as tar:
         for info in tar:
             content = tar.extractfile(info) if info.isreg() and not info.issparse() else None
             if content is None:
@@ -267,17 +279,19 @@ class _Reader:
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._held = b""
+        self._read = 0
 
     def read(self, size: int) -> bytes:
         parts, left = [], size
         while left:
-            if not self._held:
-                self._held = next(self._pieces, b"")
+            if self._read == len(self._held):
+                self._held, self._read = next(self._pieces, b""), 0
                 if not self._held:
                     break
-            parts.append(self._held[:left])
-            self._held = self._held[left:]
-            left -= len(parts[-1])
+            part = self._held[self._read : self._read + left]
+            self._read += len(part)
+            left -= len(part)
+            parts.append(part)
         return b"".join(parts)
 
     def drain(self) -> None:

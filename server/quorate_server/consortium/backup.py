@@ -18,7 +18,7 @@ from sqlalchemy import create_engine
 
 from quorate import __version__
 from quorate.errors import BackupError, WrongStateError
-from quorate.process.archive import Manifest, Passphrase, unpack_archive, write_archive
+from quorate.process.archive import Manifest, Passphrase, require_names, unpack_archive, write_archive
 from quorate.process.folder_lock import held
 from quorate.process.restoring import ASIDE, UNPACKED, put_in_place, unpacking
 from quorate.process.sqlite_copy import copy_database, open_to_read
@@ -77,9 +77,15 @@ def restore_server(source: Path, state: Path, passphrase: Passphrase | None, *, 
         unpacking(state) as unpacked,
     ):
         unpack_archive(source, unpacked, "server", passphrase)
+        require_names(unpacked, source, _is_state)
         _require_sound(unpacked, source)
         stays = (LOCK_NAME, _LOCK)
         return put_in_place(state, unpacked, key=CONFIG_NAME, stays=stays, replace=replace, now=now)
+
+
+def _is_state(name: str) -> bool:
+    """Whether what has this name at the top of the folder is the server's state."""
+    return name not in _NOT_STATE and not name.startswith(ASIDE)
 
 
 def _require_sound(unpacked: Path, source: Path) -> None:
@@ -123,13 +129,13 @@ def _link_all(state: Path, into: Path) -> None:
     for root, folders, names in os.walk(state):
         here = Path(root)
         is_top = here == state
-        folders[:] = [name for name in folders if not (is_top and (name in _NOT_STATE or name.startswith(ASIDE)))]
+        folders[:] = [name for name in folders if not is_top or _is_state(name)]
         target = into / here.relative_to(state)
         is_spool = here == state / "spool"
         target.mkdir(exist_ok=True, mode=0o700)
         for name in names:
             path = here / name
-            is_no_state = is_top and (name in _NOT_STATE or name.startswith(DATABASE_NAME))
+            is_no_state = is_top and (not _is_state(name) or name.startswith(DATABASE_NAME))
             is_arriving = is_spool and ".part" in name
             if is_no_state or is_arriving or path.is_symlink() or not path.is_file():  # a link could lead anywhere
                 continue

@@ -183,7 +183,7 @@ def test_a_running_daemon_is_not_restored_over(site: SiteFolder, tmp_path: Path)
         restored(site, tmp_path / "backup", replace=True)
 
 
-@pytest.mark.parametrize("what", ["damaged", "newer", "no identity"])
+@pytest.mark.parametrize("what", ["damaged", "newer", "no identity", "stray"])
 def test_a_backup_that_would_not_start_changes_nothing(site: SiteFolder, tmp_path: Path, what: str) -> None:
     other = SiteFolder(tmp_path / "other")
     backup_site(site, tmp_path / "good", None, NOW)
@@ -200,6 +200,12 @@ def test_a_backup_that_would_not_start_changes_nothing(site: SiteFolder, tmp_pat
         (tmp_path / "backup").unlink()
         about = Manifest(side="site", name="north", version="0", created_unix_s=NOW)
         write_archive(tmp_path / "backup", about, {"state.sqlite": other.database}, None)
+    if what == "stray":
+        (tmp_path / "backup").unlink()
+        about = Manifest(side="site", name="north", version="0", created_unix_s=NOW)
+        files = {str(path.relative_to(other.root)): path for path in other.keys.rglob("*") if path.is_file()}
+        files |= {"state.sqlite": other.database, "work/control": other.database}
+        write_archive(tmp_path / "backup", about, files, None)
     before = everything(site)
     with pytest.raises((BackupError, WrongStateError)):
         restored(site, tmp_path / "backup", replace=True)

@@ -15,6 +15,7 @@ import pytest
 
 from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, QuorateError, WrongStateError
 from quorate.process.archive import MAGIC, MANIFEST, File, Manifest, Passphrase, unpack_archive, write_archive
+from quorate.process.chunked_aead import seal_chunks
 
 ABOUT = Manifest(side="site", name="north.heart", version="0.1.0", created_unix_s=5.0)
 SECRET = Passphrase(b"correct horse battery")
@@ -110,6 +111,18 @@ def test_a_backup_that_was_cut_off_is_refused(
     if left == 0.999 and passphrase is None:
         source.write_bytes(whole[:-1500])  # what ends a tar is only zeros
     refused(source, tmp_path, "no whole backup", passphrase)
+
+
+def test_what_is_sealed_counts_only_when_its_end_was_reached(tmp_path: Path) -> None:
+    """Of a tar with much behind its end nothing more would be read."""
+    plain = hostile(tmp_path / "plain", entry("a"), manifest("a")).read_bytes() + bytes(3 * 1024**2)
+    salt = bytes(16)
+    sealed = bytearray(MAGIC + salt + b"".join(seal_chunks([plain], SECRET.key(salt))))
+    (tmp_path / "whole").write_bytes(sealed)
+    unpack_archive(tmp_path / "whole", tmp_path / "unpacked", "site", SECRET)
+    sealed[-1] ^= 1
+    (tmp_path / "damaged").write_bytes(sealed)
+    refused(tmp_path / "damaged", tmp_path, "no whole backup", SECRET)
 
 
 def test_another_passphrase_or_none_does_not_open_it(files: dict[str, Path], tmp_path: Path) -> None:
