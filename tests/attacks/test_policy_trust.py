@@ -44,6 +44,7 @@ def folder(tmp_path: Path) -> SiteFolder:
     made = SiteFolder(tmp_path / "site")
     made.create()
     make_or_load_keys(made.keys)
+    make_state(made.database)
     return made
 
 

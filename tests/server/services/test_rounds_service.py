@@ -270,7 +270,7 @@ async def test_a_connection_that_says_nothing_and_ends_is_refused(server: Server
 
 async def test_a_second_hello_ends_the_connection(server: Server) -> None:
     stream = await server.client("east").connect()
-    await stream.say(hello=rounds_pb2.SiteHello(session=2))
+    await stream.say(hello=rounds_pb2.SiteHello(session=2, version="0.1.0"))
     assert await stream.refusal() == FrameError.code
 
 
@@ -285,7 +285,7 @@ async def test_bytes_that_are_no_message_end_the_connection(server: Server, firs
     )()
     stream = Stream(call)
     if not first:
-        hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1))
+        hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1, version="0.1.0"))
         await call.write(hello.SerializeToString())
         assert (await stream.hear()).HasField("welcome")
     await call.write(b"\xff\xff\xff")
@@ -314,7 +314,7 @@ async def test_a_newer_connection_takes_over_and_a_copy_is_refused(server: Serve
     newer = await east.connect(2)
     assert await older.refusal() == SupersededError.code
     copy = Stream(east.stub.Connect())
-    await copy.say(hello=rounds_pb2.SiteHello(session=2))
+    await copy.say(hello=rounds_pb2.SiteHello(session=2, version="0.1.0"))
     with pytest.raises(IdentityClonedError):
         await copy.hear()
     message = server.ask(EAST)
