@@ -4,9 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH ?= rounds
+BUNDLE = build/bundle
 PROTOS := $(sort $(wildcard protos/quorate/v1/*.proto))
-# Whole files to a worker, the longest first (tests/conftest.py).
-PYTEST = $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Whole files to a worker, the longest first (tests/conftest.py). Three, though a machine may have two cores: what starts
+# daemons waits for them much of its time.
+PYTEST = $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 INNER = tests/test_project.py tests/protos tests/client tests/server tests/operator tests/attacks
 PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
 
@@ -14,7 +16,8 @@ PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo test test-all lint generated protos docs bench clean
+.PHONY: help setup demo test test-all lint generated protos docs bench bundle bundle-check image-server image-operator \
+	image-site audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -62,6 +65,35 @@ docs: setup ## Generate docs/reference again
 
 bench: setup ## Measure: make bench BENCH=rounds
 	@$(BIN)/python -m bench $(BENCH)
+
+bundle: setup ## Everything that a hospital installs, in one file (QUORATE_SIGNING_KEY: a minisign key to sign it)
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	@$(BIN)/python deploy/bundle/build.py $(BUNDLE)
+	@$(MAKE) --no-print-directory audit || echo "The bundle was built all the same."
+
+bundle-check: $(BUNDLE) ## Install the bundle where there is no network, and run a study with it
+	@$(BIN)/python deploy/bundle/check.py $(BUNDLE)/*.tar
+
+image-server: $(BUNDLE) ## An OCI image of the server, from Debian's packages and the bundle; then run it
+	@$(BIN)/python deploy/images/build.py server $(BUNDLE)/*.tar build/images
+	@$(BIN)/python deploy/images/check.py server build/images/quorate-server.tar
+
+image-operator: $(BUNDLE) ## The same of the operator's command
+	@$(BIN)/python deploy/images/build.py operator $(BUNDLE)/*.tar build/images
+	@$(BIN)/python deploy/images/check.py operator build/images/quorate-operator.tar
+
+image-site: $(BUNDLE) ## The same of a site
+	@$(BIN)/python deploy/images/build.py site $(BUNDLE)/*.tar build/images
+	@$(BIN)/python deploy/images/check.py site build/images/quorate-site.tar
+
+$(BUNDLE):
+	@$(MAKE) --no-print-directory bundle
+
+audit: setup ## Ask for known weaknesses of the packages that are pinned
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	@# Without --strict, packages that the service does not answer for would count as sound.
+	@$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt \
+		|| { echo "NOT AUDITED, or something was found: see above."; exit 1; }
 
 clean: ## Remove everything that was made here
 	rm -rf .venv build dist demo-run .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,7 +1,8 @@
 """Many sites in one process, without tasks: real connections and real uploads, canned content.
 
-``python -m bench.light_sites STATE COUNT DIMENSION`` makes COUNT members with the authority of the server in STATE,
-prints ``ready``, connects them all on a line from standard input, and answers instructions until standard input ends.
+``python -m bench.light_sites STATE COUNT DIMENSION ADDRESS ROUNDS`` makes COUNT members with the authority of the
+server in STATE, prints ``ready``, connects them all on a line from standard input, and answers the instructions of a
+study of ROUNDS rounds until standard input ends.
 Each further line that it prints is a JSON event.
 """
 
@@ -29,11 +30,12 @@ from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.errors import QuorateError
 from quorate.identity import Member, SiteName, sealing_proof
 from quorate.rounds.blobs import INLINE_BYTES, Blob, blob_id
-from quorate.rounds.instruction import Instruction, Phase, Reply, StudyContribution
+from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.rounds.spool import Spool
 from quorate.tally import BINS, ClassificationTally
 from quorate.v1 import rounds_pb2
-from quorate.wire.messages import contribution_to_bytes, instruction_from_proto, reply_to_proto
+from quorate.wire.messages import instruction_from_proto, reply_to_proto
+from quorate.wire.sum_messages import SumAnswer, sum_answer_to_bytes
 from quorate_client.connection.channel import open_channel, rounds_stub
 from quorate_client.connection.transfers import upload
 from quorate_client.site.keys import Credentials
@@ -82,12 +84,13 @@ def enrol(state: Path, count: int) -> list[LightSite]:
 class Player:
     """Plays one site on one connection."""
 
-    def __init__(self, site: LightSite, update: Blob, address: str, spool: Spool, dimension: int) -> None:
+    def __init__(self, site: LightSite, update: Blob, address: str, spool: Spool, dimension: int, rounds: int) -> None:
         self._site = site
         self._address = address
         self._spool = spool
         self._update = update
         self._dimension = dimension
+        self._rounds = rounds
         self._channel = open_channel(site.credentials, address, None)
         self._outgoing: asyncio.Queue[rounds_pb2.SiteEvent | None] = asyncio.Queue()
         self._busy: set[asyncio.Task[None]] = set()
@@ -118,7 +121,7 @@ class Player:
             self._outgoing.put_nowait(rounds_pb2.SiteEvent(heartbeat=rounds_pb2.Heartbeat(sent_unix_s=time.time())))
 
     async def _answer(self, instruction: Instruction) -> None:
-        contribution, blobs = self._contribution(instruction.phase)
+        answer, blobs = self._content(instruction)
         try:
             for blob in blobs:
                 if blob.inline is None:
@@ -127,18 +130,20 @@ class Player:
         except QuorateError as error:
             print(json.dumps({"event": "upload failed", "code": error.code}), flush=True)
             return
-        reply = Reply(instruction.message_id, "", contribution_to_bytes(contribution), blobs)
+        reply = Reply(instruction.message_id, "", sum_answer_to_bytes(answer), blobs)
         self._outgoing.put_nowait(rounds_pb2.SiteEvent(reply=reply_to_proto(reply)))
 
-    def _contribution(self, phase: Phase) -> tuple[StudyContribution, tuple[Blob, ...]]:
-        digest = b"m" * 32
-        match phase:
-            case Phase.PREPARE:
-                return StudyContribution(b"", self._dimension, 0, (RECORDS,)), ()
-            case Phase.TRAIN:
-                return StudyContribution(digest, self._dimension, WEIGHT_ONE // 1000, (RECORDS, 1, 0)), (self._update,)
-            case _:
-                return StudyContribution(digest, self._dimension, 0, TALLY.encode()), ()
+    def _content(self, instruction: Instruction) -> tuple[SumAnswer, tuple[Blob, ...]]:
+        digest, number = b"m" * 32, instruction.round_number
+        if instruction.phase is not Phase.UPLOAD:
+            return SumAnswer(model=digest), ()
+        if number == 0:
+            return SumAnswer(plain_counts=(RECORDS,), dimension=self._dimension), ()
+        tally = TALLY.encode() if number > 1 else ()
+        if number > self._rounds:
+            return SumAnswer(plain_counts=(0, 0, 0, 0, *tally), model=digest), ()
+        counts = (WEIGHT_ONE // 1000, RECORDS, 1, 0, *tally)
+        return SumAnswer(plain_counts=counts, has_update=True, model=digest), (self._update,)
 
 
 def _update(spool: Spool, number: int, block: bytes, size: int) -> Blob:
@@ -151,7 +156,7 @@ def _update(spool: Spool, number: int, block: bytes, size: int) -> Blob:
 
 async def main() -> None:
     state, count, dimension = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    address = sys.argv[4] if len(sys.argv) > 4 else ServerConfig.read(state).address
+    address = sys.argv[4]
     sites = enrol(state, count)
     spool = Spool(state / "light-spool")
     size = dimension * 4
@@ -160,7 +165,7 @@ async def main() -> None:
     print("ready", json.dumps({site.name: site.signing_key.hex() for site in sites}), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     started = time.monotonic()
-    players = [Player(*pair, address, spool, dimension) for pair in zip(sites, updates, strict=True)]
+    players = [Player(*pair, address, spool, dimension, int(sys.argv[5])) for pair in zip(sites, updates, strict=True)]
     playing: list[asyncio.Task[Any]] = [asyncio.create_task(player.play()) for player in players]
     welcomed = asyncio.gather(*(player.welcomed.wait() for player in players))
     await asyncio.wait([welcomed, *playing], return_when=asyncio.FIRST_COMPLETED)

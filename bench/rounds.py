@@ -20,9 +20,10 @@ from pathlib import Path
 
 from bench import flower_peer
 from bench.processes import Watch, memory_mb
+from bench.scrapes import slowest_scrape_s
 from bench.table import Row
 from demo import hospitals
-from demo.consortium import QUIET, Consortium, ended, free_port
+from demo.consortium import QUIET, Consortium, ended, free_port, write_settings
 from quorate.errors import QuorateError
 from quorate.identity import RunId
 from quorate.rounds.blobs import FRAME_BYTES
@@ -101,6 +102,7 @@ def _real_sites(root: Path, size: Size) -> Iterator[dict[str, object]]:
         consortium.found()
         consortium.start_server()
         consortium.set_up_sites(tables, DEMO / "schema.toml", protection=("none",))
+        watched = _with_metrics(consortium.site_state(next(iter(tables))) / "config.toml")
         for name in tables:
             consortium.start_site(name)
         yield _row("idle client, before torch is loaded", "MB", _idle_client_mb(consortium), goal=100)
@@ -114,8 +116,9 @@ def _real_sites(root: Path, size: Size) -> Iterator[dict[str, object]]:
         consortium.approve("bench")
         with operator_of(consortium) as operator:
             seconds = _seconds_per_round(operator, size)
-            yield _row(f"round of train and evaluate, {size.sites} sites", "s", seconds, goal=0.03)
+            yield _row(f"round, {size.sites} sites", "s", seconds, goal=0.03)
         yield _row("start of the server to the first round", "s", _server_start_s(consortium), goal=5)
+        yield _row("scrape of a client's metrics", "s", slowest_scrape_s(watched), goal=0.05)
         yield _row("reconnect of a killed client", "s", _reconnect_s(consortium), goal=3)
 
 
@@ -170,9 +173,10 @@ def _idle_client_mb(consortium: Consortium) -> float:
 
 @dataclass(frozen=True)
 class _Light:
-    """Light sites that are connected, and how long connecting took."""
+    """Light sites that are connected, how long connecting took, and where the server's metrics are."""
 
     connected_s: float
+    metrics: str
 
 
 def _large_updates(root: Path, size: Size) -> Iterator[dict[str, object]]:
@@ -201,7 +205,7 @@ def _large_updates(root: Path, size: Size) -> Iterator[dict[str, object]]:
         operator_of(consortium) as operator,
     ):
         _, _, view = _watched_run(consortium, operator)
-    seconds = sum(result.phase_seconds["train"] for result in view.results)
+    seconds = sum(result.phase_seconds["upload"] for result in view.results)
     yield _row("received over a line of 40 ms", "MB/s", megabytes / seconds, goal=50, more_is_better=True)
 
 
@@ -223,6 +227,9 @@ def _hashed_and_written(folder: Path, size: Size) -> float:
 def _many_sites(root: Path, size: Size) -> Iterator[dict[str, object]]:
     with _light_consortium(root, size, size.many_sites, 31) as (consortium, light), operator_of(consortium) as operator:
         _, _, view = _watched_run(consortium, operator)
+        yield _row(
+            f"scrape of the server's metrics, {size.many_sites} sites", "s", slowest_scrape_s(light.metrics), goal=0.05
+        )
     yield _row(f"{size.many_sites} sites connect", "s", light.connected_s, goal=3)
     worst = max(sum(result.phase_seconds.values()) for result in view.results)
     yield _row(f"slowest round of {size.many_sites} sites", "s", worst, goal=2)
@@ -245,6 +252,7 @@ def _light_consortium(
     root.mkdir(parents=True)
     with Consortium(root) as consortium:
         consortium.found()
+        metrics = _with_metrics(consortium.server_dir / "server.toml")
         consortium.start_server()
         address = consortium.address
         relay = None
@@ -253,17 +261,25 @@ def _light_consortium(
             target = address.rpartition(":")[2]
             relay = _module("bench.relay", str(port), target, str(delay_ms))
             address = f"127.0.0.1:{port}"
-        process = _module("bench.light_sites", str(consortium.server_dir), str(sites), str(dimension), address)
+        numbers = str(sites), str(dimension), address, str(size.light_rounds)
+        process = _module("bench.light_sites", str(consortium.server_dir), *numbers)
         try:
             names = json.loads(_line(process).partition(" ")[2])
             _publish(root, consortium, sorted(names), size.light_rounds, "")
             _write(process, "go\n")
-            yield consortium, _Light(json.loads(_line(process))["seconds"])
+            yield consortium, _Light(json.loads(_line(process))["seconds"], metrics)
         finally:
             for one in (process, relay):
                 if one is not None:
                     with ended(one):
                         pass
+
+
+def _with_metrics(configuration: Path) -> str:
+    """Have a daemon that is not started yet tell its metrics. Returns where."""
+    address = f"127.0.0.1:{free_port()}"
+    write_settings(configuration, {"metrics_listen": json.dumps(address)})
+    return address
 
 
 def _module(name: str, *arguments: str) -> subprocess.Popen[bytes]:

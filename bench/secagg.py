@@ -33,7 +33,7 @@ from quorate.aggregation.packing import Packing
 from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.aggregation.ring import DEGREE
 from quorate.process.randomness import SystemRandomness
-from quorate_server.rounds.aggregate import SecureAdder
+from quorate_server.rounds.aggregate import CipherAdder
 
 SITES, LANES = 16, 2
 FRAME = 64  # polynomials
@@ -175,7 +175,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
         return np.concatenate(averages)
 
     sent = encrypt()
-    joined, adder = io.BytesIO(b"".join(sent)), SecureAdder(packing.polynomials(len(update)))
+    joined, adder = io.BytesIO(b"".join(sent)), CipherAdder(packing.polynomials(len(update)))
     key_sum = np.zeros(DEGREE, dtype=np.uint64)
     for _ in range(SITES):
         add()

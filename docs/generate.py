@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import hardening_tables as hardening
 import typer
 from config_tables import tables
 from typer.cli import get_docs_for_click
@@ -148,6 +149,22 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+def hardening_page() -> str:
+    sections = (
+        ("Ports and flows", ("Where", "What", "Address", "Who or whom", "Key"), hardening.ports()),
+        ("Certificates", ("Whose", "Valid for", "Renewed"), hardening.lifetimes()),
+        ("Folders", ("Folder", "Mode", "Owner"), hardening.folders()),
+        ("Units of systemd", ("Line", "Server", "Site"), hardening.restrictions()),
+        ("Packages that are needed directly", ("Program", "Number", "Names"), hardening.packages()),
+    )
+    parts = [
+        "# Hardening in figures\n",
+        "Read from the code, the default configuration and the units in `deploy/systemd`. The "
+        "[security review](../security-review.md) says what follows from them.\n",
+    ]
+    return "\n".join([*parts, *(f"## {title}\n\n{_table(head, rows)}" for title, head, rows in sections)])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "metrics.md": metrics_page,
@@ -156,6 +173,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "policy.md": policy_page,
     "schema.md": schema_page,
     "commands.md": commands_page,
+    "hardening.md": hardening_page,
 }
 
 

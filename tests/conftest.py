@@ -11,6 +11,9 @@ from hypothesis import settings
 # processor time that they are meant to save, and the workers of pytest-xdist use all cores already.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What these assert is said in full, as in a test.
+pytest.register_assert_rewrite("tests.consortium", "tests.integration.crash_kit")
+
 # The same examples at every run: a failure that comes and goes helps nobody.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

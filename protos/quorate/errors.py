@@ -388,6 +388,12 @@ class DiskFullError(QuorateError):
     status = "RESOURCE_EXHAUSTED"
 
 
+class StorageError(QuorateError):
+    """A file, folder or database cannot be used: rights, a read-only file system, damage, a database that is down."""
+
+    code = "storage_unusable"
+
+
 # --- the transport: usually retried by the program itself -------------------------------------------------------------
 
 

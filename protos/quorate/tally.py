@@ -35,6 +35,8 @@ MAX_CLASSES: Final = 30
 """So many that a tally fits into a reply's extras."""
 MIN_RECORDS: Final = 10
 """A rate over fewer records is told to nobody: of eleven patients one of whom was ill, the recall is that patient's."""
+RATES: Final = frozenset({"loss", "train_loss", "accuracy", "auc", "recall", "specificity"})
+"""What is told of a round, by name: ``ClassificationTally.metrics``, and the loss of its training."""
 
 
 @dataclass(frozen=True, slots=True)

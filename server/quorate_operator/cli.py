@@ -16,6 +16,7 @@ from rich.console import RenderableType
 from quorate import __version__
 from quorate.errors import EXIT_REFUSED, EXIT_RUN_NOT_COMPLETED, QuorateError
 from quorate.identity import SiteName, parse_name
+from quorate.process.storage_errors import storage_errors
 from quorate.process.terminal import Terminal, say, say_json, unexpected_ends_it
 from quorate.rounds.run import RunState, RunView
 from quorate_operator import json_output, tables, watch
@@ -384,7 +385,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     with unexpected_ends_it():
         try:
-            app(args=given)
+            with storage_errors():
+                app(args=given)
         except QuorateError as error:
             if "--json" in given:
                 say_json({"error": json_output.error_json(error)}, indent=None, to_stderr=True)

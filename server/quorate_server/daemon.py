@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections import Counter as Tally
+from collections.abc import Iterator
 from functools import partial
 
 import grpc
@@ -16,7 +17,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.errors import ConfigError, WrongStateError
 from quorate.process.cancellation import cancel
-from quorate.process.metrics import serve_metrics
+from quorate.process.disk import watch_disk
+from quorate.process.metrics import watch_event_loop
+from quorate.process.monitoring import Finding, MonitoringEndpoint, serve_monitoring
 from quorate.rounds.spool import Spool
 from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2_grpc
 from quorate_server.consortium.ca import Authority
@@ -24,7 +27,8 @@ from quorate_server.consortium.config import ServerConfig, held_by_server
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
 from quorate_server.consortium.tables import SiteStatus
-from quorate_server.reporting.metrics import ServerMetrics, watch_event_loop
+from quorate_server.reporting.health import server_findings
+from quorate_server.reporting.metrics import ServerMetrics
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
@@ -35,6 +39,7 @@ from quorate_server.services.operator_service import OperatorService
 from quorate_server.services.rounds_service import RoundsService
 from quorate_server.storage.database import LAYOUT, open_database, sqlite_path
 from quorate_server.storage.journal import Journal
+from quorate_server.storage.latency import time_transactions
 from quorate_server.storage.upgrade import pending_upgrade, upgrade_database
 
 log = structlog.get_logger()
@@ -53,6 +58,7 @@ class Server:
         self.journal = Journal(engine)
         self.prometheus = CollectorRegistry()
         self.metrics = ServerMetrics(self.prometheus)
+        time_transactions(engine, self.metrics.store_took)
         self.spool = Spool(config.spool_dir)
         self.sessions = Sessions(self.journal, config.silent_after_s)
         self.mailbox = Mailbox(self.sessions, self.journal, self.spool)
@@ -66,12 +72,15 @@ class Server:
             metrics=self.metrics,
         )
         authority = Authority.load(config.ca_dir, config.consortium)
+        self._authority = authority
         self._identity = ServerIdentity(authority, config.public_host, time.time)
-        self._guard = AccessGuard(config.consortium, self.registry)
+        self._guard = AccessGuard(config.consortium, self.registry, refused=self.metrics.call_refused)
         connections = max_connections(file_limit(), config.most_runs)
         self._grpc = grpc.aio.server(interceptors=[self._guard], options=door_options(connections))
         self._add_services(authority)
         self._background: list[asyncio.Task[None]] = []
+        self._monitoring: MonitoringEndpoint | None = None
+        self._is_started = False
         self.metrics.certificate_expires("ca", authority.expires_unix_s)
         self.metrics.certificate_expires("server", self._identity.expires_unix_s)
 
@@ -123,18 +132,22 @@ class Server:
                 f"The server cannot listen on {self._config.listen}",
                 action="Is another server running? Otherwise change `listen` in server.toml",
             ) from error
-        self._metrics_server = (
-            serve_metrics(self._config.metrics_listen, self.prometheus) if self._config.metrics_listen else None
-        )
+        if self._config.metrics_listen:
+            self._monitoring = await serve_monitoring(self._config.metrics_listen, self.prometheus, self._findings)
         await self._grpc.start()
         await self.runs.recover()
         self._count_sites()
-        self._background = [asyncio.create_task(self._sweep()), asyncio.create_task(watch_event_loop(self.metrics))]
+        self._background = [
+            asyncio.create_task(self._sweep()),
+            asyncio.create_task(watch_event_loop(self.metrics.event_loop_lagged)),
+            asyncio.create_task(watch_disk(self.spool.folder, self.metrics.disk_is)),
+        ]
+        self._is_started = True
         log.info(
             "server ready",
             consortium=self._config.consortium,
             port=port,
-            metrics_port=self._metrics_server.port if self._metrics_server else None,
+            metrics_port=self._monitoring.port if self._monitoring else None,
             free_gb=round(shutil.disk_usage(self._config.state_dir).free / 1e9, 1),
         )
         return int(port)
@@ -144,8 +157,8 @@ class Server:
         await self.runs.close()
         self.sessions.drop_all()
         await self._grpc.stop(GRACE_S)
-        if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server.stop)
+        if self._monitoring is not None:
+            await self._monitoring.stop()
         self.journal.close()
         log.info("server stopped")
 
@@ -153,6 +166,9 @@ class Server:
         while True:
             await asyncio.sleep(SWEEP_S)
             self.sessions.sweep()
+            self.runs.tell_standstill()
+            self._identity.renew_if_due()
+            self.metrics.certificate_expires("server", self._identity.expires_unix_s)
             try:
                 await asyncio.to_thread(self._count_sites)
             except SQLAlchemyError:  # without this loop nobody would be found silent any more
@@ -163,7 +179,16 @@ class Server:
         joined = [name for name, status in statuses.items() if status is SiteStatus.ACTIVE]
         others = (status.value for status in statuses.values() if status is not SiteStatus.ACTIVE)
         self.metrics.sites_are(Tally([*map(self.sessions.state, joined), *others]))
-        self.metrics.versions_are(Tally(self.sessions.age(name).value for name in joined))
+        self.metrics.site_versions_are(Tally(map(self.sessions.age, joined)))
+
+    def _findings(self) -> Iterator[Finding]:
+        return server_findings(
+            is_started=self._is_started,
+            ask_database=self.registry.statuses,
+            certificates={"authority": self._authority.expires_unix_s, "server": self._identity.expires_unix_s},
+            spool=self.spool.folder,
+            now=time.time(),
+        )
 
 
 def upgrade_at_start(config: ServerConfig) -> None:

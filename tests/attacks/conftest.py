@@ -11,6 +11,7 @@ from tests.client.conftest import (
     server,
     services,
     site,
+    talk,
     visit,
 )
 from tests.client.engine_kit import installed_fixture
@@ -25,5 +26,6 @@ __all__ = [
     "server",
     "services",
     "site",
+    "talk",
     "visit",
 ]

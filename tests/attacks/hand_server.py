@@ -27,23 +27,23 @@ from quorate.secagg.participant import Member, Participant
 from quorate.secagg.study_key import SealedPart, seal_stream
 from quorate.secagg.terms import Hello, Layout, Reveal, Terms, Vote, checkpointed, sum_digest
 from quorate.study.study import Protection, Rounds, Study
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureSumRef,
-    SecureWork,
+from quorate.wire.sum_messages import (
+    SumAnswer,
+    SumRef,
+    SumWork,
     opening_to_bytes,
-    secure_answer_from_bytes,
-    secure_work_to_bytes,
     shares_from_bytes,
     shares_to_bytes,
+    sum_answer_from_bytes,
+    sum_work_to_bytes,
     words_from_bytes,
     words_to_bytes,
 )
 from quorate_client.rounds.engine import Engine
 from quorate_client.rounds.model.state import read_state
-from quorate_client.rounds.secure.pooled_rates import Pooled
-from quorate_client.rounds.secure.site_keys import SiteSecrets
-from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.sums.pooled import Pooled
+from quorate_client.rounds.sums.site_keys import SiteSecrets
+from quorate_client.rounds.sums.votes import VoteLog
 from quorate_client.site.agreement import Agreement, Dataset
 from quorate_client.site.keys import SiteKeys, make_or_load_keys
 from tests.client import engine_kit
@@ -106,7 +106,7 @@ class Uploads:
     counts: dict[SiteName, bytes] = field(default_factory=dict)
     boxes: dict[SiteName, dict[SiteName, bytes]] = field(default_factory=dict)
     models: dict[SiteName, bytes] = field(default_factory=dict)
-    told: dict[SiteName, SecureAnswer] = field(default_factory=dict)
+    told: dict[SiteName, SumAnswer] = field(default_factory=dict)
 
 
 @dataclass
@@ -144,7 +144,7 @@ class HandServer:
         self.spool = Spool(folder / "server")
         self.packing = Packing(self.study.protection.value_bound, len(NAMES))
         self.parts: dict[SiteName, tuple[SealedPart, ...]] = {}
-        self.sums: tuple[SecureSumRef, ...] = ()
+        self.sums: tuple[SumRef, ...] = ()
         self.dimension = 0
         self.states: dict[int, bytes] = {0: b""}
         """Digests of the states from which sums start, as a colluder knows them."""
@@ -155,16 +155,16 @@ class HandServer:
     # --- asking ---
 
     async def ask(
-        self, site: SiteName, phase: Phase, number: int, work: SecureWork, attempt: int = 0, **changes: Any
-    ) -> tuple[SecureAnswer, list[Blob]]:
+        self, site: SiteName, phase: Phase, number: int, work: SumWork, attempt: int = 0, **changes: Any
+    ) -> tuple[SumAnswer, list[Blob]]:
         if site in self.colluders and phase is not Phase.KEYS:
             return self.colluders[site].answer(self, phase, number, attempt, work)
         reply = await self.reply(site, phase, number, work, attempt, **changes)
         content = self.sites[site].spool.content
-        return secure_answer_from_bytes(reply.body), [self.spool.put([content(blob)]) for blob in reply.blobs]
+        return sum_answer_from_bytes(reply.body), [self.spool.put([content(blob)]) for blob in reply.blobs]
 
     async def reply(
-        self, site: SiteName, phase: Phase, number: int, work: SecureWork, attempt: int = 0, **changes: Any
+        self, site: SiteName, phase: Phase, number: int, work: SumWork, attempt: int = 0, **changes: Any
     ) -> Reply:
         asked = self.sites[site]
         instruction = Instruction(
@@ -175,7 +175,7 @@ class HandServer:
             attempt,
             self.study.digest(),
             60.0,
-            secure_work_to_bytes(work),
+            sum_work_to_bytes(work),
         )
         return await asked.engine.perform(replace(instruction, **changes), asked.agreement, self._fetch(asked))
 
@@ -188,9 +188,9 @@ class HandServer:
 
         return fetch
 
-    def way(self, site: SiteName) -> SecureWork:
+    def way(self, site: SiteName) -> SumWork:
         """What leads to the newest model."""
-        return SecureWork(parts=self.parts[site], sums=self.sums)
+        return SumWork(parts=self.parts[site], sums=self.sums)
 
     def state(self, site: SiteName, number: int) -> Path:
         """The file of a site's state after a round."""
@@ -206,23 +206,23 @@ class HandServer:
     def boxes_in(self, blob: Blob) -> dict[SiteName, bytes]:
         return shares_from_bytes(self.spool.content(blob))
 
-    async def checkpoint(self, site: SiteName, number: int, attempt: int = 0) -> SecureWork:
+    async def checkpoint(self, site: SiteName, number: int, attempt: int = 0) -> SumWork:
         """The checkpoint that a site seals in a sum, as a server passes it on."""
-        answer, (sealed,) = await self.ask(site, Phase.CHECKPOINT, number, SecureWork(), attempt)
-        return SecureWork(checkpoint=sealed, checkpoint_round=number - 2, checkpoint_sealer=answer.vote)
+        answer, (sealed,) = await self.ask(site, Phase.CHECKPOINT, number, SumWork(), attempt)
+        return SumWork(checkpoint=sealed, checkpoint_round=number - 2, checkpoint_sealer=answer.vote)
 
-    def forged(self, site: SiteName, content: bytes, number: int) -> SecureWork:
+    def forged(self, site: SiteName, content: bytes, number: int) -> SumWork:
         """A checkpoint of any content, sealed and signed by a colluder."""
         member = self.sites[site].member
         purpose = b"checkpoint" + number.to_bytes(8, "big")
         sealed = self.spool.put([b"".join(seal_stream([content], member.study_key, purpose))])
         signature = member.signing_key.sign(checkpointed(self.study.digest(), RUN, number, sealed.id))
-        return SecureWork(checkpoint=sealed, checkpoint_round=number, checkpoint_sealer=Vote(site, signature))
+        return SumWork(checkpoint=sealed, checkpoint_round=number, checkpoint_sealer=Vote(site, signature))
 
     # --- the steps of an honest server ---
 
     async def exchange_keys(self) -> None:
-        made = {site: (await self.ask(site, Phase.KEYS, 0, SecureWork()))[0].parts for site in NAMES}
+        made = {site: (await self.ask(site, Phase.KEYS, 0, SumWork()))[0].parts for site in NAMES}
         self.parts = {site: tuple(made[sender][site] for sender in NAMES) for site in NAMES}
 
     async def greet(self, number: int, attempt: int = 0, sites: Sequence[SiteName] = NAMES) -> tuple[Hello, ...]:
@@ -245,10 +245,10 @@ class HandServer:
 
     async def upload(
         self, site: SiteName, number: int, hellos: tuple[Hello, ...], attempt: int = 0
-    ) -> tuple[SecureAnswer, list[Blob]]:
+    ) -> tuple[SumAnswer, list[Blob]]:
         return await self.ask(site, Phase.UPLOAD, number, replace(self.way(site), hellos=hellos), attempt)
 
-    async def arrive(self, site: SiteName, number: int, work: SecureWork, attempt: int = 0) -> SecureAnswer:
+    async def arrive(self, site: SiteName, number: int, work: SumWork, attempt: int = 0) -> SumAnswer:
         """All say hello, and this site is asked to upload from the model to which ``work`` leads."""
         hellos = await self.greet(number, attempt)
         return (await self.ask(site, Phase.UPLOAD, number, replace(work, hellos=hellos), attempt))[0]
@@ -266,33 +266,33 @@ class HandServer:
     async def vote(self, site: SiteName, summed: Sum) -> Vote:
         terms = summed.uploads.terms
         shares = Blob.of(summed.boxes_for(site))
-        work = SecureWork(survivors=summed.survivors, digest=summed.digest, shares=shares)
+        work = SumWork(survivors=summed.survivors, digest=summed.digest, shares=shares)
         answer, _ = await self.ask(site, Phase.VOTE, terms.round_number, work, terms.attempt)
         assert answer.vote is not None
         return answer.vote
 
     async def reveal(self, site: SiteName, summed: Sum, votes: tuple[Vote, ...]) -> Reveal:
         terms = summed.uploads.terms
-        work = SecureWork(votes=votes)
+        work = SumWork(votes=votes)
         answer, _ = await self.ask(site, Phase.REVEAL, terms.round_number, work, terms.attempt)
         assert answer.reveal is not None
         if answer.hello is not None:
             self.following[site] = answer.hello
         return answer.reveal
 
-    async def open(self, summed: Sum) -> SecureSumRef:
+    async def open(self, summed: Sum) -> SumRef:
         """All survivors vote and reveal; what comes of it is not yet passed on."""
         votes = tuple([await self.vote(site, summed) for site in summed.survivors])
         reveals = tuple([await self.reveal(site, summed, votes) for site in summed.survivors])
         return self.reference(summed, votes, reveals)
 
-    def reference(self, summed: Sum, votes: tuple[Vote, ...], reveals: tuple[Reveal, ...]) -> SecureSumRef:
+    def reference(self, summed: Sum, votes: tuple[Vote, ...], reveals: tuple[Reveal, ...]) -> SumRef:
         terms, uploads = summed.uploads.terms, summed.uploads
         name = summed.ciphertext.id if summed.ciphertext else b""
         model = uploads.models[summed.survivors[0]]
         opening = Opening(uploads.hellos, model, summed.survivors, summed.counts, name, votes, reveals)
         stored = self.spool.put([opening_to_bytes(opening)])
-        return SecureSumRef(terms.round_number, terms.attempt, summed.ciphertext, stored)
+        return SumRef(terms.round_number, terms.attempt, summed.ciphertext, stored)
 
     async def run_sum(self, number: int) -> None:
         uploads = await self.collect(number, await self.greet(number))
@@ -332,26 +332,26 @@ class Colluder:
         self.site, self.counts, self.update = site, counts, update
 
     def answer(
-        self, server: HandServer, phase: Phase, number: int, attempt: int, work: SecureWork
-    ) -> tuple[SecureAnswer, list[Blob]]:
+        self, server: HandServer, phase: Phase, number: int, attempt: int, work: SumWork
+    ) -> tuple[SumAnswer, list[Blob]]:
         match phase:
             case Phase.HELLO:
                 terms = Terms(server.study.digest(), RUN, number, attempt)
                 self._participant = Participant(terms, self.site.member, SystemRandomness())
-                return SecureAnswer(hello=self._participant.hello()), []
+                return SumAnswer(hello=self._participant.hello()), []
             case Phase.UPLOAD:
                 return self._upload(server, number, work)
             case Phase.VOTE:
                 assert work.shares is not None
                 boxes = shares_from_bytes(work.shares.inline or b"")
                 vote = self._participant.vote(work.survivors, work.digest, boxes, lambda ballot: None)
-                return SecureAnswer(vote=vote), []
+                return SumAnswer(vote=vote), []
             case Phase.REVEAL:
-                return SecureAnswer(reveal=self._participant.reveal(work.votes)), []
+                return SumAnswer(reveal=self._participant.reveal(work.votes)), []
             case _:
                 raise AssertionError(phase)
 
-    def _upload(self, server: HandServer, number: int, work: SecureWork) -> tuple[SecureAnswer, list[Blob]]:
+    def _upload(self, server: HandServer, number: int, work: SumWork) -> tuple[SumAnswer, list[Blob]]:
         blobs, trains = [], 1 <= number <= 3
         polynomials = server.packing.polynomials(server.dimension) if trains else 0
         layout = Layout(polynomials, len(self.counts[number]))
@@ -361,7 +361,7 @@ class Colluder:
             blobs.append(server.spool.put([words.pack(self._participant.encrypt(0, lanes, server.packing.delta_bits))]))
         masked, boxes = self._participant.finish_upload(self.counts[number])
         blobs.append(server.spool.put([shares_to_bytes(boxes)]))
-        answer = SecureAnswer(counts=words_to_bytes(masked), has_ciphertext=trains, model=self._participant.model)
+        answer = SumAnswer(counts=words_to_bytes(masked), has_update=trains, model=self._participant.model)
         return answer, blobs
 
 

@@ -26,7 +26,7 @@ def main(grid: Grid, context: Context) -> None:
         MessageId(bytes(32)),
         RunId(str(grid._run_id)),  # type: ignore[attr-defined]
         1,
-        Phase.TRAIN,
+        Phase.UPLOAD,
         0,
         bytes.fromhex(str(config.get("study", "00" * 32))),
         60.0,

@@ -124,7 +124,7 @@ class Consortium:
     def ask(
         self,
         site: SiteName,
-        phase: Phase = Phase.TRAIN,
+        phase: Phase = Phase.UPLOAD,
         number: int = 1,
         taken: list[Reply] | None = None,
         refers_to: frozenset[BlobId] = frozenset(),

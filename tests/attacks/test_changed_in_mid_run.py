@@ -66,7 +66,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def accounting(ledger: Ledger) -> Accounting:
-    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None)
+    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
 
 
 def used(ledger: Ledger) -> list[Account | None]:
@@ -84,12 +84,12 @@ async def test_a_study_that_is_approved_with_another_data_set_in_mid_run_is_on_t
     async with site(server, tmp_path / "site", accounting=accounting(ledger)) as north:
         first = north.agreement.dataset
         assert first is not None
-        server.prepared([await north.do(Phase.PREPARE)])
+        await north.sum_alone(0)
         numbers = RecordIndex(("a",), 0.2, "a key", np.arange(10_000, 10_300, dtype=np.uint64), None)
         archive = replace(first, name="archive", index=write_index(first.index.parent, numbers))
         for dataset in (archive, replace(archive, units=20), first):
             north.agreement = replace(north.agreement, dataset=dataset)
-            await north.perform(server.instruction(Phase.TRAIN, 1))
+            await north.perform(server.instruction(Phase.UPLOAD, 1))
     trained_on = [account for account in used(ledger) if account is None or account.part == "training"]
     assert trained_on == [Account("records", "record"), Account("archive", "record")]  # either unit is one account
 
@@ -98,11 +98,11 @@ async def test_a_study_that_is_approved_with_another_data_set_in_mid_run_is_on_t
 async def test_another_study_under_the_name_of_a_run_ends_nothing_of_the_run(tmp_path: Path, ledger: Ledger) -> None:
     server = ServerPart(make_study(), tmp_path / "server")
     async with site(server, tmp_path / "site", accounting=accounting(ledger)) as north:
-        await north.do(Phase.PREPARE)
+        await north.do(Phase.UPLOAD)
         live = dict(north.engine._live)
         other = make_study(purpose="another")
         agreement = replace(north.agreement, study=other, digest=other.digest())
-        asked = replace(server.instruction(Phase.PREPARE), study_digest=other.digest())
+        asked = replace(server.instruction(Phase.UPLOAD), study_digest=other.digest())
         with pytest.raises(QuorateError, match="two studies"):
             await north.engine.perform(asked, agreement, north.fetch)
         assert north.engine._live == live
@@ -164,8 +164,8 @@ def test_a_data_set_that_is_registered_anew_per_unit_is_drawn_from_per_unit(
         theta.write_bytes(bytes(THETA_OFFSET + 8))
         state: Any = SimpleNamespace(path=theta, dimension=2)
         task, agreement = calls(per_unit)
-        name = message_id(RunId("run-1"), 1, Phase.TRAIN, 0, SiteName("east"))
-        asked = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
+        name = message_id(RunId("run-1"), 1, Phase.UPLOAD, 0, SiteName("east"))
+        asked = Instruction(name, RunId("run-1"), 1, Phase.UPLOAD, 0, of.digest(), 60.0, b"")
         await trainer.train(task, state, tmp_path / "update", asked, agreement)
 
     asyncio.run(run())

@@ -17,7 +17,7 @@ from quorate.errors import SiteInterruptedError
 from quorate.process.cancellation import cancel
 from quorate.rounds.instruction import Phase
 from quorate.tally import LOSS_CAP, LOSS_ONE
-from quorate_client.rounds.secure import one_code
+from quorate_client.rounds.sums import one_code
 from quorate_client.rounds.task_calls import TaskCalls, Trained
 from quorate_client.rounds.training import Trainer
 from tests.attacks.hand_server import VICTIM, HandServer

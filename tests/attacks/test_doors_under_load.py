@@ -16,6 +16,7 @@ import grpc
 import psutil
 import pytest
 
+from demo.consortium import free_port, write_settings
 from quorate.errors import QuorateError
 from quorate.identity import Role
 from quorate.v1 import rounds_pb2, rounds_pb2_grpc
@@ -36,7 +37,7 @@ from tests.attacks.server_kit import (
     refusal,
     until,
 )
-from tests.integration.processes import Daemon, eventually, free_port, write_settings
+from tests.consortium.processes import Daemon, eventually
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, SiteKeys, open_door
 
 NO_REQUEST = b"\xff\xff\xff"

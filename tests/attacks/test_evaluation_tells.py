@@ -21,10 +21,11 @@ from quorate.privacy.accounting import noise_multiplier_for
 from quorate.privacy.evaluation import tally_form
 from quorate.privacy.noise import SeededRandomness
 from quorate.rounds.blobs import Blob
-from quorate.rounds.instruction import Instruction, Phase, StudyWork, SumRef, message_id
+from quorate.rounds.instruction import Instruction, Phase, message_id
+from quorate.rounds.rates import OWN_COUNTS
 from quorate.study.study import Rounds, Study
 from quorate.tally import LOG_ODDS_SCALE, ClassificationTally
-from quorate.wire.messages import contribution_from_bytes
+from quorate.wire.sum_messages import PlainOpening, SumRef, SumWork, plain_opening_to_bytes, sum_answer_from_bytes
 from quorate_client.approval.policy import Policy, PrivacyPolicy
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
@@ -107,7 +108,7 @@ def opened(folder: Path, study: Study, sites: Sequence[People], models: Sequence
         (folder / str(index)).mkdir()
         make_state(folder / f"{index}/state")
         ledger = open_ledger(folder / f"{index}/ledger", folder / f"{index}/state", KEY, shipped_accountants())
-        accounting = Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda _: None)
+        accounting = Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
         evaluator, task = Evaluator(study, accounting, partial(SeededRandomness, bytes([index] * 32))), Task(people)
         agreement = Agreement(
             study, study.digest(), SiteName(f"site-{index}"), Dataset("visits", "tabular", folder, {}, 0.2, EACH), {}
@@ -170,23 +171,32 @@ def test_a_curious_site_cannot_tell_from_noisy_histograms_of_each_round(tmp_path
 # --- a server that makes up the models -------------------------------------------------------------------------------
 
 
+def a_sum(number: int, updates: Blob | None, opening: PlainOpening) -> SumRef:
+    return SumRef(number, 0, updates, Blob.of(plain_opening_to_bytes(opening)))
+
+
 async def most_of_a_feature(server: ServerPart, folder: Path) -> float:
     """A server without protection reads the largest value of a site's first feature, a question a bit.
 
     It makes up the statistics, so that nothing is centred, and the sum of the first round, which takes the model from
     the public first one to ``(x[0] - threshold) / 2``. The counts say how many people lie above the threshold.
     """
-    scheme = plain_scheme_of(server.study)
+    scheme, north = plain_scheme_of(server.study), (SiteName("north"),)
     first = np.random.default_rng(server.study.seed).normal(size=4).astype(np.float32)
     low, high = 0.0, 8.0
     async with site(server, folder) as victim:
+        asked = SumWork(sums=(a_sum(0, None, PlainOpening(north, (1, 1, 0, 0, 0), b"", b"")),))
+        start = sum_answer_from_bytes((await victim.perform(server.instruction(Phase.UPLOAD, 1, asked))).body).model
         for _ in range(24):
             threshold = (low + high) / 2
             words, _ = scheme.encode(np.array([0.5, 0.0, 0.0, -threshold / 2]) - first, WEIGHT_ONE)
-            made_up = SumRef(1, Blob.of(words.astype("<u4").tobytes()), WEIGHT_ONE, 1)
-            work = StudyWork(total_weight=1, statistics=(1, 1, 0, 0, 0), dimension=4, sums=(made_up,))
-            reply = await victim.perform(server.instruction(Phase.EVALUATE, 1, work))
-            counted = ClassificationTally.decode(contribution_from_bytes(reply.body).extras)
+            updates = Blob.of(words.astype("<u4").tobytes())
+            statistics = PlainOpening(north, (1, 1, 0, 0, 0), b"", b"")
+            made_up = PlainOpening(north, (WEIGHT_ONE, 1, 0, 0), updates.id, start)
+            work = SumWork(sums=(a_sum(0, None, statistics), a_sum(1, updates, made_up)))
+            reply = await victim.perform(server.instruction(Phase.UPLOAD, 2, work))
+            counts = sum_answer_from_bytes(reply.body).plain_counts
+            counted = ClassificationTally.decode(counts[OWN_COUNTS:])
             is_somebody_above = counted.confusion[1] + counted.confusion[3] > 0
             low, high = (threshold, high) if is_somebody_above else (low, threshold)
     return high
@@ -207,8 +217,8 @@ async def test_a_site_whose_policy_says_nothing_of_it_touches_no_record_for_a_se
 ) -> None:
     closed = POLICY.replace("evaluation_without_protection = true\n", "")
     async with target(tmp_path, agreed, closed) as site:
-        for number, phase in enumerate((Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE)):
-            assert await site.answer(agreed(site.services), phase, number) == "protection_refused"
+        for number in range(3):
+            assert await site.answer(agreed(site.services), Phase.UPLOAD, number) == "protection_refused"
         assert site.engine.performed == []
         assert {code for _, code in site.refusals()} == {"protection_refused"}
 

@@ -148,6 +148,19 @@ def test_what_was_used_while_the_ledger_lacked_entries_is_on_the_newest_copy_too
         ledger.entries.require_newest()
 
 
+def test_a_use_is_kept_where_the_older_copy_holds_that_of_the_same_day(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        ledger.record_unbounded(VISITS, "open", OPEN, "run-0")
+    shutil.copy(tmp_path / "ledger.sqlite", tmp_path / "older")
+    with opened(tmp_path) as ledger:
+        ledger.reserve(a_charge(), NO_LIMITS, NOW)
+    shutil.copy(tmp_path / "older", tmp_path / "ledger.sqlite")
+    with opened(tmp_path) as ledger, closing(Witness(tmp_path / "state.sqlite")) as witness:
+        assert witness.kept() == []
+        ledger.record_unbounded(VISITS, "open", OPEN, "run-0")
+        assert [each.run for each in witness.kept()] == ["run-0"]
+
+
 # --- in a year ---
 
 

@@ -89,7 +89,7 @@ class Racing(Site):
     exchanged: Callable[[], PrivacyPolicy] = PrivacyPolicy
 
     def accounting(self) -> Accounting:
-        return Accounting(self.ledger, self.exchanged, lambda: 1.7e9, lambda *_: None)
+        return Accounting(self.ledger, self.exchanged, lambda: 1.7e9)
 
 
 def test_what_is_noted_is_what_is_reserved_under(tmp_path: Path, ledger: Ledger) -> None:

@@ -15,12 +15,14 @@ from quorate.aggregation.plain import weight_of
 from quorate.errors import FrameError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.rounds.rates import OWN_COUNTS
 from quorate.rounds.run import RunState, RunView
 from quorate.study.study import Study
 from quorate.tally import BINS
 from quorate.v1 import operator_pb2, rounds_pb2
-from quorate.wire.messages import contribution_to_bytes, instruction_from_proto, reply_to_proto, work_from_bytes
+from quorate.wire.messages import instruction_from_proto, reply_to_proto
+from quorate.wire.sum_messages import SumAnswer, sum_answer_from_bytes, sum_answer_to_bytes
 from quorate_server.runs.sessions import MAX_WAITING
 from tests.attacks.server_kit import (
     PATIENCE_S,
@@ -34,7 +36,8 @@ from tests.attacks.server_kit import (
     until,
 )
 from tests.server import door
-from tests.server.study_kit import a_consortium, a_tally, with_contribution
+from tests.server.sites_kit import a_consortium
+from tests.server.study_kit import a_tally, with_answer
 
 BULK = 100_000
 DIMENSION = BULK // 4
@@ -158,21 +161,20 @@ class HonestSite:
         await self.site.reply(await self.answer(asked))
 
     async def answer(self, asked: Instruction) -> Reply:
-        work = work_from_bytes(asked.body)
         blobs: tuple[Blob, ...] = ()
-        contribution = StudyContribution(bytes([1]) * 32, DIMENSION)
-        match asked.phase:
-            case Phase.PREPARE:
-                contribution = StudyContribution(dimension=DIMENSION, extras=(10,))
-            case Phase.TRAIN:
+        state = bytes([asked.round_number]) * 32
+        match asked.phase, asked.round_number:
+            case Phase.UPLOAD, 0:
+                answer = SumAnswer(plain_counts=(10,), dimension=DIMENSION)
+            case Phase.UPLOAD, 1:
                 blobs = (await self.upload(asked.message_id, bytes(4 * DIMENSION - 1) + self.site.name[:1].encode()),)
-                weight = weight_of(10, work.total_weight)
-                contribution = StudyContribution(bytes(32), DIMENSION, weight, (10, 0, 0))
-            case Phase.EVALUATE:
-                contribution = StudyContribution(bytes([1]) * 32, DIMENSION, extras=a_tally(10))
-            case Phase.RELEASE:
+                answer = SumAnswer(plain_counts=(weight_of(10, 20), 10, 0, 0), has_update=True, model=state)
+            case Phase.UPLOAD, _:
+                answer = SumAnswer(plain_counts=(0, 0, 0, 0, *a_tally(10)), model=state)
+            case _:
                 blobs = (await self.upload(asked.message_id, self.model),)
-        return Reply(asked.message_id, body=contribution_to_bytes(contribution), blobs=blobs)
+                answer = SumAnswer(model=state)
+        return Reply(asked.message_id, body=sum_answer_to_bytes(answer), blobs=blobs)
 
     async def upload(self, message: MessageId, content: bytes) -> Blob:
         self.sent.append(await self.site.upload(message, content))
@@ -206,7 +208,7 @@ async def test_a_silent_site_cannot_take_the_model_that_another_one_released_out
     for each in (thief, honest):
         await each.site.connect()
     _, view = await start(consortium, "malignancy", (thief.site, honest.site), deadline_s=8.0)
-    for _ in (Phase.PREPARE, Phase.TRAIN, Phase.EVALUATE):
+    for _ in range(3):
         for each in (thief, honest):
             await each.do(await each.next_work())
     asked = await thief.next_work()
@@ -250,13 +252,14 @@ def test_the_site_that_evaluates_first_does_not_decide_for_how_many_classes() ->
     exchange = a_consortium()
 
     def first_and_wrong(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
-        if site == "east" and instruction.phase is Phase.EVALUATE:
-            return (with_contribution(reply, extras=a_tally_of_three_classes(30)),)
+        if site == "east" and instruction.phase is Phase.UPLOAD and instruction.round_number > 1:
+            own = sum_answer_from_bytes(reply.body).plain_counts[:OWN_COUNTS]
+            return (with_answer(reply, plain_counts=(*own, *a_tally_of_three_classes(30))),)
         return (reply,)
 
     exchange.tamper = first_and_wrong
     exchange.loop().run()
     assert sorted(exchange.results) == [1, 2, 3]
-    for result in exchange.results.values():
+    for number, result in exchange.results.items():
         assert result.metrics["accuracy"] == 1.0
-        assert result.missing == {"east": "base_model_mismatch"}
+        assert result.missing == ({"east": "base_model_mismatch"} if number > 1 else {})

@@ -13,13 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from quorate.errors import PolicyError, TaskFailedError
 from quorate.rounds.instruction import Phase
 from quorate.rounds.spool import Spool
 from quorate_client.daemon.daemon import make_engine
-from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.sums import verify
 from quorate_client.site.config import Config
@@ -62,7 +60,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     spool = Spool(folder.spool)
     state = open_state(folder.database)
     ledger = open_ledger(folder.ledger, folder.database, load_keys(folder.keys).signing, ACCOUNTANTS)
-    engine = make_engine(folder, Config(), spool, state, ledger, ClientMetrics(CollectorRegistry()))
+    engine = make_engine(folder, Config(), spool, state, ledger)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         parameters = {
             "root": str(folder.root),
@@ -73,7 +71,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
         agreement = make_agreement(server.study, tmp_path)
         try:
             with pytest.raises(TaskFailedError):
-                await engine.perform(server.instruction(Phase.PREPARE), agreement, nothing_to_fetch)
+                await engine.perform(server.instruction(Phase.UPLOAD), agreement, nothing_to_fetch)
         except PolicyError:
             pytest.skip("NOT TESTED: this machine does not permit user namespaces")
         finally:

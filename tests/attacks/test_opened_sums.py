@@ -24,7 +24,7 @@ from quorate.secagg.linear_mac import TAGS, Tagger, TagKey
 from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Layout, Terms, Vote, revealed, round_id
-from quorate.wire.secure_messages import SecureSumRef, SecureWork, opening_from_bytes, opening_to_bytes
+from quorate.wire.sum_messages import SumRef, SumWork, opening_from_bytes, opening_to_bytes
 from quorate_client.rounds.model.state import THETA_OFFSET, read_state
 from tests.attacks.hand_server import (  # noqa: F401
     EAST,
@@ -46,11 +46,11 @@ MANY = 1 << 49
 """Records that the colluder says it has: beside them the others' weights vanish."""
 
 
-def opening_of(server: HandServer, ref: SecureSumRef) -> Opening:
+def opening_of(server: HandServer, ref: SumRef) -> Opening:
     return opening_from_bytes(server.spool.content(ref.opening))
 
 
-async def upload_after(server: HandServer, shown: dict[Any, tuple[SecureSumRef, ...]], number: int) -> Uploads:
+async def upload_after(server: HandServer, shown: dict[Any, tuple[SumRef, ...]], number: int) -> Uploads:
     """All upload in one sum, each by the way that it is shown."""
     hellos = await server.greet(number)
     uploads = Uploads(Terms(server.study.digest(), RUN, number, 0), hellos, 1)
@@ -148,7 +148,7 @@ async def test_who_voted_from_one_state_is_not_led_to_another(server: HandServer
 
 async def test_nothing_that_an_instruction_says_beside_the_sums_changes_what_a_site_does(server: HandServer) -> None:
     hellos = await server.greet(2)
-    noise = SecureWork(digest=bytes(32), survivors=(VICTIM,), votes=(Vote(WEST, bytes(64)),), checkpoint_round=7)
+    noise = SumWork(digest=bytes(32), survivors=(VICTIM,), votes=(Vote(WEST, bytes(64)),), checkpoint_round=7)
     told = replace(noise, parts=server.parts[VICTIM], sums=server.sums, hellos=hellos)
     answer, _ = await server.ask(VICTIM, Phase.UPLOAD, 2, told)
     other, _ = await server.upload(EAST, 2, hellos)

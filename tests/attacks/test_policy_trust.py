@@ -15,13 +15,13 @@ from quorate.rounds.instruction import Phase
 from quorate_client.approval.policy import Policy
 from quorate_client.approval.policy_file import has_policy, policy_now, read_policy, write_default_policy
 from quorate_client.ledger.ledger import open_ledger
-from quorate_client.site.database import make_state
+from quorate_client.site.database import alone, make_state, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
 from quorate_client.site.trusted_file import read_trusted
 from tests.client.command_kit import Run, runner
-from tests.client.conftest import POLICY, ScriptedEngine, instruct, make_study
-from tests.client.consortium import RunningServer, Server, Visit
+from tests.client.conftest import POLICY, Talk, make_study
+from tests.client.consortium import Server
 from tests.client.engine_processes import end_engines
 from tests.client.flower.test_engine_process import Place
 from tests.client.ledger_kit import ACCOUNTANTS, KEY, Clock, opened
@@ -94,6 +94,28 @@ def test_a_policy_that_could_not_be_trusted_is_not_remembered(folder: SiteFolder
     assert read_policy(folder) == Policy()
 
 
+def test_a_database_that_takes_the_place_of_one_learns_of_the_policy_too(folder: SiteFolder) -> None:
+    """Put there while a daemon, which looked at the policy before, has the other one open."""
+    write(folder.policy, STRICT)
+    with site_state(folder.database):
+        for _ in range(2):
+            policy_now(folder)
+        folder.database.rename(folder.root / "aside")
+        policy_now(folder)
+        folder.policy.unlink()
+        refused(folder, "is gone: this site had a policy")
+
+
+def test_a_policy_that_is_remembered_is_read_while_another_writes(folder: SiteFolder) -> None:
+    write(folder.policy, STRICT)
+    with site_state(folder.database) as state:
+        policy_now(folder)
+        with alone(state.database):
+            assert policy_now(folder).minimum_sites == 9
+            write(folder.policy, LOOSE)
+            assert policy_now(folder).minimum_sites == 1
+
+
 def test_joining_again_does_not_put_the_defaults_in_the_place_of_a_policy_that_is_gone(folder: SiteFolder) -> None:
     write_default_policy(folder)
     folder.policy.unlink()
@@ -111,31 +133,26 @@ def test_the_policy_that_joining_writes_is_its_owners_alone_whatever_the_mask(fo
     assert read_policy(folder) == Policy()
 
 
-async def test_a_daemon_whose_policy_is_taken_away_works_no_more(
-    server: RunningServer, engine: ScriptedEngine, visit: Visit, folder: SiteFolder
-) -> None:
-    visit.instruct(instruct(server.services, 1))
-    assert (await visit.next("reply")).code == ""
-    folder.policy.unlink()
-    visit.instruct(instruct(server.services, 2))
-    assert (await visit.next("reply")).code == "policy_refused"
-    folder.policy.symlink_to("nowhere")
-    visit.instruct(instruct(server.services, 3))
-    assert (await visit.next("reply")).code == "policy_refused"
-    assert len(engine.performed) == 1
+async def test_a_daemon_whose_policy_is_taken_away_works_no_more(talk: Talk) -> None:
+    assert (await talk.ask(1)).code == ""
+    talk.folder.policy.unlink()
+    assert (await talk.ask(2)).code == "policy_refused"
+    talk.folder.policy.symlink_to("nowhere")
+    assert (await talk.ask(3)).code == "policy_refused"
+    assert len(talk.engine.performed) == 1
 
 
 def test_where_flowers_daemons_run_a_policy_that_is_taken_away_is_missed_too(installed: Path, tmp_path: Path) -> None:
     """There the site file is the agreement, and no policy is needed: but one that was there counts."""
     place = Place(tmp_path)
     try:
-        assert place.ask(Phase.PREPARE).code == ""
+        assert place.ask(Phase.UPLOAD).code == ""
         write(place.folders["north"].policy, STRICT)
-        assert place.ask(Phase.PREPARE).code == "protection_refused"
+        assert place.ask(Phase.UPLOAD).code == "protection_refused"
         write(place.folders["north"].policy, POLICY_OF_NONE)
-        assert place.ask(Phase.PREPARE).code == ""
+        assert place.ask(Phase.UPLOAD).code == ""
         place.folders["north"].policy.unlink()
-        assert place.ask(Phase.PREPARE).code == "policy_refused"
+        assert place.ask(Phase.UPLOAD).code == "policy_refused"
     finally:
         end_engines(tmp_path)
 

@@ -51,7 +51,7 @@ class Target:
     engine: ScriptedEngine
     visit: Visit
 
-    async def answer(self, study: Study, phase: Phase = Phase.TRAIN, number: int = 1) -> str:
+    async def answer(self, study: Study, phase: Phase = Phase.UPLOAD, number: int = 1) -> str:
         """The code of the site's reply to work for this study."""
         name = message_id(RUN, number, phase, 0, SITE)
         self.visit.instruct(Instruction(name, RUN, number, phase, 0, study.digest(), 60.0, b""))

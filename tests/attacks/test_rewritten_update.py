@@ -28,7 +28,7 @@ from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     make_study,
 )
-from tests.client.secure_kit import NAMES, EngineSite, engines
+from tests.client.run_kit import NAMES, EngineSite, engines
 from tests.server.study_kit import RUN
 
 pytestmark = pytest.mark.usefixtures("installed")

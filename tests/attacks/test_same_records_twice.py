@@ -6,11 +6,9 @@ file, in another order or with a few rows more, began a new account and moved re
 
 from __future__ import annotations
 
-import csv
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,12 @@ import numpy as np
 import pytest
 
 from quorate.privacy.events import Event
-from quorate_client.approval.datasets import Datasets
-from quorate_client.ledger.entries import Account, Charge, Limits
-from quorate_client.site.agreement import Dataset
-from quorate_client.site.database import site_state
+from quorate_client.ledger.entries import Account
 from quorate_client.site.folder import SiteFolder
-from quorate_client.site.keys import load_keys
 from quorate_client.tasks.data.datasets import load_images, load_table
 from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
-from tests.client.command_kit import Result, Run, runner
-from tests.client.ledger_kit import opened
+from tests.attacks.records_kit import SPENT, RecordsSite
+from tests.client.command_kit import Result, runner
 
 Row = tuple[str, ...]
 NAMES = ("age", "pressure", "stage", "smoker", "ill")
@@ -78,7 +72,6 @@ classes = ["no", "yes"]
 positive = "no"
 """
 PICTURES = 'kind = "images"\nheight = 4\nwidth = 4\nchannels = 1\nclasses = ["a", "b"]\n'
-SPENT = Event(2.0, 0.1, 50)
 
 
 def people(count: int, seed: int = 1) -> list[Row]:
@@ -95,34 +88,14 @@ def people(count: int, seed: int = 1) -> list[Row]:
     ]
 
 
-@dataclass(frozen=True)
-class Target:
-    """A site with the commands of its administrator."""
-
-    folder: SiteFolder
-    files: Path
-    run: Run
-
+class Target(RecordsSite):
     def add(
         self, name: str, rows: Iterable[Row], names: Sequence[str] = NAMES, schema: str = SCHEMA, *more: str
     ) -> Result:
-        path, described = self.files / f"{name}.csv", self.files / f"{name}.toml"
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([names, *rows])
-        described.write_text(schema)
-        return self.run("data", "add", name, path, "--schema", described, *more)
-
-    def get(self, name: str) -> Dataset:
-        with site_state(self.folder.database) as state:
-            return Datasets(state, lambda: 0.0).get(name)
-
-    def spend(self, name: str, event: Event = SPENT) -> None:
-        with opened(self.folder.root, key=load_keys(self.folder.keys).signing) as ledger:
-            charge = Charge(Account(name, "record"), "earlier", b"e" * 32, f"run-{name}", 1, 0, (event,))
-            ledger.spend(ledger.reserve(charge, Limits(1e-5), 1.7e9), (event,))
+        return self.register(name, names, rows, schema, *more)
 
     def spent(self, name: str) -> list[Event]:
-        with opened(self.folder.root, key=load_keys(self.folder.keys).signing) as ledger:
+        with self.ledger() as ledger:
             return ledger.events(Account(name, "record"))
 
     def parts(self, name: str, schema: str = SCHEMA) -> tuple[Counter[Any], Counter[Any]]:
@@ -170,31 +143,36 @@ def test_a_copy_under_another_name_has_no_budget_of_its_own(target: Target, copi
     assert target.spent("patients") == [Event(2.0, 0.1, 100)]
 
 
-@pytest.mark.parametrize("names", [("ill", "smoker", "age", "stage", "pressure"), ("age ", "ILL", *NAMES[1:4])])
-def test_other_places_of_the_columns_make_no_other_records(target: Target, names: tuple[str, ...]) -> None:
-    target.add("patients", PEOPLE)
-    target.spend("patients")
+def without_smoker(rows: list[Row]) -> list[Row]:
+    return [(*row[:3], row[4]) for row in rows]
+
+
+def in_places(names: Sequence[str], rows: list[Row]) -> list[Row]:
     places = [NAMES.index(name.strip().lower()) for name in names]
-    renamed = SCHEMA.replace('"ill"', '"ILL"') if "ILL" in names else SCHEMA
-    assert target.add("again", ([row[place] for place in places] for row in PEOPLE), names, renamed).code == 0  # type: ignore[misc]
-    assert target.spent("again") == [SPENT]
+    return [tuple(row[place] for place in places) for row in rows]
 
 
-def test_another_schema_of_the_same_file_begins_no_account(target: Target) -> None:
-    """Other types, ranges, orders of categories and classes, and another rule for what is missing."""
+MOVED, RENAMED = ("ill", "smoker", "age", "stage", "pressure"), ("age ", "ILL", *NAMES[1:4])
+WRITTEN_OTHERWISE: dict[str, tuple[list[Row], Sequence[str], str]] = {
+    "other places of the columns": (in_places(MOVED, PEOPLE), MOVED, SCHEMA),
+    "other places and names": (in_places(RENAMED, PEOPLE), RENAMED, SCHEMA.replace('"ill"', '"ILL"')),
+    # Other types, ranges, orders of categories and classes, and another rule for what is missing.
+    "another schema": (PEOPLE, NAMES, OTHERWISE),
+    "a column less": (
+        without_smoker(PEOPLE),
+        (*NAMES[:3], "ill"),
+        SCHEMA[: SCHEMA.index('[[columns]]\nname = "smoker"')] + SCHEMA[SCHEMA.index("[label]") :],
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "names", "schema"), WRITTEN_OTHERWISE.values(), ids=WRITTEN_OTHERWISE)
+def test_the_same_records_written_otherwise_begin_no_account(
+    target: Target, rows: list[Row], names: Sequence[str], schema: str
+) -> None:
     target.add("patients", PEOPLE)
     target.spend("patients")
-    assert target.add("again", PEOPLE, NAMES, OTHERWISE).code == 0
-    assert target.spent("again") == [SPENT]
-
-
-def test_a_file_with_a_column_less_begins_no_account(target: Target) -> None:
-    target.add("patients", PEOPLE)
-    target.spend("patients")
-    start = SCHEMA.index('[[columns]]\nname = "smoker"')
-    fewer = SCHEMA[:start] + SCHEMA[SCHEMA.index("[label]") :]
-    rows = [(*row[:3], row[4]) for row in PEOPLE]
-    assert target.add("again", rows, (*NAMES[:3], "ill"), fewer).code == 0
+    assert target.add("again", rows, names, schema).code == 0
     assert target.spent("again") == [SPENT]
 
 

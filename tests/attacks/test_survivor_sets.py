@@ -17,8 +17,8 @@ from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
 from quorate.study.rules import Rules
 from quorate.study.study import TaskRef
-from quorate_client.rounds.secure.query import query_of
-from quorate_client.rounds.secure.votes import Members, Question, VoteLog, check
+from quorate_client.rounds.sums.query import query_of
+from quorate_client.rounds.sums.votes import Members, Question, VoteLog, check
 from tests.client.databases import made_state
 
 Set = frozenset[int]

@@ -24,7 +24,7 @@ import structlog
 from quorate.errors import QuorateError, StudyError
 from quorate.identity import Role, SiteName
 from quorate.process.printable import hidden_in, printable
-from quorate.process.terminal import Terminal, say, say_json, unexpected_ends_it
+from quorate.process.terminal import TRACEBACK, Terminal, say, say_json, unexpected_ends_it
 from quorate.rounds.run import Progress, RunState, SiteProgress
 from quorate.study.study import Study
 from quorate.study.study_file import StudyFile
@@ -329,7 +329,10 @@ def test_the_servers_command_shows_a_folder_whose_name_steers_as_text(
         assert is_plain(said.out + said.err), ascii(said.out + said.err)
 
 
-def test_a_mistake_of_ours_that_quotes_a_peer_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_of_ours_that_quotes_a_peer_steers_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TRACEBACK, "1")
     with pytest.raises(SystemExit) as ended, unexpected_ends_it():
         raise KeyError(OBEYED["cursor"]) from ValueError(OBEYED["clipboard"] + "\ud800")
     said = capsys.readouterr()

@@ -28,9 +28,9 @@ from quorate_client.rounds.training import Accounting
 from quorate_client.site.database import make_state
 from tests.client.engine_kit import RUN, ServerPart, make_study, site
 from tests.client.ledger_kit import KEY
-from tests.client.rounds.test_training import TRAINING, Site, study
+from tests.client.rounds.test_training import PER_RECORD, TRAINING, Site, study
 from tests.client.rounds.test_training import site as private_site
-from tests.client.secure_kit import engines
+from tests.client.run_kit import engines
 from tests.server.study_kit import RUN as SECURE_RUN
 
 __all__ = ["private_site"]
@@ -52,7 +52,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def accounting(ledger: Ledger) -> Accounting:
-    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None)
+    return Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
 
 
 def unbounded(ledger: Ledger) -> list[tuple[str, Account | None]]:
@@ -70,12 +70,12 @@ async def test_every_run_that_uses_records_without_an_epsilon_is_on_the_ledger_o
         async with site(server, tmp_path / "site", accounting=accounting(ledger)) as east:
             for _ in range(2):
                 with suppress(PrivacyUnsupportedError):  # beside noise the task's exact sums are refused, once made
-                    await east.do(Phase.PREPARE)
+                    await east.do(Phase.UPLOAD)
     assert unbounded(ledger) == [(RUN, RECORDS), (RUN, HELD_OUT)]
     async with site(server, tmp_path / "site", accounting=accounting(ledger)) as east:
-        name = message_id(RunId("run-2"), 0, Phase.PREPARE, 0, SiteName("north"))
+        name = message_id(RunId("run-2"), 0, Phase.UPLOAD, 0, SiteName("north"))
         with suppress(PrivacyUnsupportedError):
-            await east.perform(replace(server.instruction(Phase.PREPARE), message_id=name, run=RunId("run-2")))
+            await east.perform(replace(server.instruction(Phase.UPLOAD), message_id=name, run=RunId("run-2")))
     assert unbounded(ledger)[2:] == [("run-2", RECORDS), ("run-2", HELD_OUT)]
 
 
@@ -113,7 +113,7 @@ async def test_no_record_is_touched_before_it_is_on_the_ledger(tmp_path: Path, l
         Path(east.agreement.dataset.path).unlink()  # type: ignore[union-attr]  # whoever opened it would fail otherwise
         for _ in range(2):
             with pytest.raises(LedgerError):
-                await east.do(Phase.PREPARE)
+                await east.do(Phase.UPLOAD)
     broken.close()
 
 
@@ -130,7 +130,7 @@ def test_a_limit_that_is_set_afterwards_does_not_start_from_zero(private_site: S
     private_site.policy = PrivacyPolicy.model_validate({limit: 100.0, "unbounded": "set_aside"})
     private_site.train(study(training=TRAINING))
     # What the site's metrics show is not an epsilon either.
-    assert private_site.noted[-1][0] == float("inf")
+    assert private_site.ledger.spent(PER_RECORD, 1e-5) == float("inf")
 
 
 def test_a_study_with_an_epsilon_for_each_record_needs_no_such_entry(private_site: Site) -> None:

@@ -7,9 +7,7 @@ record, a unit is what is split, drawn, clipped and accounted for, and the name 
 from __future__ import annotations
 
 import asyncio
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,14 +24,11 @@ from quorate.rounds.instruction import Instruction, Phase, message_id
 from quorate.study.privacy_section import Privacy, TrainingPrivacy
 from quorate.study.study import TaskRef
 from quorate.study.task_digest import task_digest
-from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.policy import PrivacyPolicy
-from quorate_client.ledger.entries import Account, Charge, Limits, Spent
+from quorate_client.ledger.entries import Account, Spent
 from quorate_client.rounds.training import Accounting, Trainer
-from quorate_client.site.agreement import Agreement, Dataset
-from quorate_client.site.database import site_state
+from quorate_client.site.agreement import Agreement
 from quorate_client.site.folder import SiteFolder
-from quorate_client.site.keys import load_keys
 from quorate_client.tasks import PrivateSettings, Trainable
 from quorate_client.tasks.data.datasets import load_images, load_table, unchanged_index
 from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
@@ -41,11 +36,12 @@ from quorate_client.tasks.tabular import NAME, TASK
 from quorate_client.tasks.training.dp_sgd import PrivateTraining
 from quorate_client.tasks.training.sampling import Units
 from quorate_client.tasks.training.sgd import LocalSettings, log_loss
+from quorate_client.workers.compared_code import ComparedCode
 from quorate_client.workers.host import TaskHost
+from tests.attacks.records_kit import RecordsSite
 from tests.client.cli.test_privacy import DELTA, TRAINING, offer
-from tests.client.command_kit import Result, Run, runner
+from tests.client.command_kit import Result, runner
 from tests.client.consortium import Server
-from tests.client.ledger_kit import opened
 from tests.client.rounds.test_training import Task, study
 
 COLUMN = "patient number"
@@ -68,34 +64,12 @@ PARAMETERS = {"schema": SCHEMA, "standardise": "range"}
 PATIENTS = 200
 
 
-@dataclass(frozen=True)
-class Target:
-    """A site with the commands of its administrator."""
-
-    folder: SiteFolder
-    files: Path
-    run: Run
-
+class Target(RecordsSite):
     def add(self, name: str, patients: Sequence[str], *more: str, seed: int = 1) -> Result:
         """Register a row for each of these, with an age that no other row has."""
-        rng = np.random.default_rng(seed)
-        path, schema = self.files / f"{name}.csv", self.files / "schema.toml"
-        schema.write_text(FILE)
-        with path.open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow([COLUMN, "age", "ill"])
-            ages = rng.uniform(0, 120, len(patients)).tolist()
-            table.writerows([p, age, "no" if age < 60 else "yes"] for p, age in zip(patients, ages, strict=True))
-        return self.run("data", "add", name, path, "--schema", schema, *(more or ("--unit", COLUMN)))
-
-    def get(self, name: str) -> Dataset:
-        with site_state(self.folder.database) as state:
-            return Datasets(state, lambda: 0.0).get(name)
-
-    def spend(self, name: str, event: Event) -> None:
-        with opened(self.folder.root, key=load_keys(self.folder.keys).signing) as ledger:
-            charge = Charge(Account(name, self.get(name).unit), "earlier", b"e" * 32, name, 1, 0, (event,))
-            ledger.spend(ledger.reserve(charge, Limits(1e-5), 1.7e9), (event,))
+        ages = np.random.default_rng(seed).uniform(0, 120, len(patients)).tolist()
+        rows = [(p, age, "no" if age < 60 else "yes") for p, age in zip(patients, ages, strict=True)]
+        return self.register(name, (COLUMN, "age", "ill"), rows, FILE, *(more or ("--unit", COLUMN)))
 
 
 @pytest.fixture
@@ -144,11 +118,11 @@ def test_a_unit_stays_on_its_side_whatever_its_rows_say(target: Target) -> None:
 
 def test_the_same_units_in_another_table_have_one_account(target: Target) -> None:
     target.add("visits", visits())
-    target.spend("visits", Event(2.0, 0.1, 50))
+    target.spend("visits")
     few = visits(30, 1)
     assert "shares the privacy account of visits" in target.add("laboratory", [f"{p}.0" for p in few], seed=2).out
     assert "an account of its own" in target.add("others", [f"x{p}" for p in few], seed=3).out
-    with opened(target.folder.root, key=load_keys(target.folder.keys).signing) as ledger:
+    with target.ledger() as ledger:
         assert ledger.events(Account("laboratory", "unit")) == [Event(2.0, 0.1, 50)]
         assert ledger.events(Account("others", "unit")) == []
 
@@ -156,12 +130,12 @@ def test_the_same_units_in_another_table_have_one_account(target: Target) -> Non
 def test_leaving_the_unit_out_begins_no_account(target: Target) -> None:
     """One registration per unit, one per record: they are compared by their records, and have one budget."""
     target.add("visits", visits())
-    target.spend("visits", Event(2.0, 0.1, 50))
-    schema = target.files / "schema.toml"
+    target.spend("visits")
+    schema = target.files / "visits.toml"
     schema.write_text(f'{FILE}\n[file]\nignore = ["{COLUMN}"]\n')
     again = target.run("data", "add", "again", target.files / "visits.csv", "--schema", schema)
     assert "shares the privacy account of visits" in again.out
-    target.spend("again", Event(2.0, 0.1, 50))
+    target.spend("again")
     (statement,) = target.run("ledger", "show", "--json").json()["accounts"]
     assert (statement["datasets"], statement["unit"]) == (["again", "visits"], "record")
 
@@ -184,10 +158,10 @@ def test_noise_and_sampling_follow_from_the_number_of_units(target: Target, serv
 def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
     target.add("visits", visits())
     dataset, task, of = target.get("visits"), Task(records=5 * PATIENTS), study(training=TRAINING)
-    with opened(target.folder.root, key=load_keys(target.folder.keys).signing) as ledger:
-        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9, lambda spent, left: None))
-        name = message_id(RunId("run-1"), 1, Phase.TRAIN, 0, SiteName("east"))
-        instruction = Instruction(name, RunId("run-1"), 1, Phase.TRAIN, 0, of.digest(), 60.0, b"")
+    with target.ledger() as ledger:
+        trainer = Trainer(of, bytes, Accounting(ledger, PrivacyPolicy, lambda: 1.7e9))
+        name = message_id(RunId("run-1"), 1, Phase.UPLOAD, 0, SiteName("east"))
+        instruction = Instruction(name, RunId("run-1"), 1, Phase.UPLOAD, 0, of.digest(), 60.0, b"")
         agreement = Agreement(of, of.digest(), SiteName("east"), dataset, {})
         asyncio.run(trainer.train(cast(Any, task), cast(Any, None), target.files / "update", instruction, agreement))
         paid = [entry.content for entry in ledger.entries.all() if isinstance(entry.content, Spent)]
@@ -200,7 +174,7 @@ def test_a_round_is_paid_for_and_drawn_by_units(target: Target) -> None:
 
 def test_the_ledger_says_what_the_promise_is_about(target: Target) -> None:
     target.add("visits", visits())
-    target.spend("visits", Event(2.0, 0.1, 50))
+    target.spend("visits")
     assert "visits, per unit" in target.run("ledger", "show", "visits").out
 
 
@@ -276,7 +250,7 @@ def test_a_task_that_knows_no_units_does_not_train_privately() -> None:
             settings = LocalSettings(epochs=1, batch_size=1, learning_rate=1.0, weight_decay=0.0, optimizer="sgd")
             return Trainable(torch.nn.Linear(3, 1), torch.zeros(10, 3), torch.zeros(10), log_loss, settings)
 
-    host = TaskHost()
+    host = TaskHost(ComparedCode())
     host._has_units = True
     host._session = Unaware()  # type: ignore[assignment]
     with pytest.raises(PrivacyUnsupportedError, match="of units"):
@@ -288,7 +262,7 @@ def test_a_task_that_knows_no_units_does_not_train_privately() -> None:
 
 def test_the_name_of_the_column_is_no_part_of_what_others_see(target: Target, services: Server, tmp_path: Path) -> None:
     target.add("visits", visits())
-    target.spend("visits", Event(2.0, 0.1, 50))
+    target.spend("visits")
     session = TASK.open(PARAMETERS, target.get("visits"), 1)
     session.begin(())
     target.run("ledger", "export", tmp_path / "ledger.jsonl")

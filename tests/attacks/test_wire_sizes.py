@@ -17,22 +17,22 @@ from quorate.secagg.share_boxes import message_bytes
 from quorate.secagg.sizes import KEY_PART_BYTES, most_opening_bytes, require_bytes, shares_bytes
 from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Reveal, Vote, bound
-from quorate.wire.secure_messages import (
-    SecureAnswer,
-    SecureWork,
+from quorate.wire.sum_messages import (
+    SumAnswer,
+    SumWork,
     opening_from_bytes,
     opening_to_bytes,
-    secure_answer_from_bytes,
-    secure_answer_to_bytes,
-    secure_work_from_bytes,
-    secure_work_to_bytes,
     shares_to_bytes,
+    sum_answer_from_bytes,
+    sum_answer_to_bytes,
+    sum_work_from_bytes,
+    sum_work_to_bytes,
 )
 from quorate_server.runs.live_run import max_reply_bytes
 from tests.attacks.hand_server import RUN as HAND_RUN
 from tests.attacks.hand_server import VICTIM, HandServer, fresh_fixture, server_fixture
-from tests.server.secure_kit import a_secure_consortium, each_of, when
-from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper
+from tests.server.sites_kit import a_consortium
+from tests.server.study_kit import NAMES, RUN, MemoryExchange, Tamper, each_of, when
 
 __all__ = ["fresh_fixture", "server_fixture"]
 
@@ -49,7 +49,7 @@ def signed_boxes(exchange: MemoryExchange, liar: SiteName, box: bytes, of: Itera
     recipients = set(of)
 
     def change(reply: Reply) -> Reply:
-        answer = secure_answer_from_bytes(reply.body)
+        answer = sum_answer_from_bytes(reply.body)
         digest, sign = exchange.study.digest(), exchange.sites[liar].keys.signing.sign
         parts = {
             site: SealedPart(
@@ -59,7 +59,7 @@ def signed_boxes(exchange: MemoryExchange, liar: SiteName, box: bytes, of: Itera
             else part
             for site, part in answer.parts.items()
         }
-        return replace(reply, body=secure_answer_to_bytes(replace(answer, parts=parts)))
+        return replace(reply, body=sum_answer_to_bytes(replace(answer, parts=parts)))
 
     return when([liar], Phase.KEYS, change, round_number=0)
 
@@ -67,7 +67,7 @@ def signed_boxes(exchange: MemoryExchange, liar: SiteName, box: bytes, of: Itera
 @pytest.mark.parametrize("length", [0, KEY_PART_BYTES - 1, KEY_PART_BYTES + 1, MAX_BODY_BYTES - 2000])
 def test_a_part_of_the_study_key_of_another_length_costs_the_site_that_sent_it_and_nobody_else(length: int) -> None:
     """Of nearly a megabyte, it made what the others were to be sent too long: the run was dead and nobody named."""
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
     exchange.tamper = signed_boxes(exchange, WEST, os.urandom(length), [EAST])
     exchange.loop().run()
     assert sorted(exchange.results) == [1]
@@ -78,7 +78,7 @@ def test_a_part_of_the_study_key_of_another_length_costs_the_site_that_sent_it_a
 
 def test_a_part_that_opens_nowhere_names_its_sender_once_more_sites_say_so_than_may_lie() -> None:
     """Each ended in "distrust the server", and nothing said whose part it was."""
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
     exchange.tamper = signed_boxes(exchange, WEST, os.urandom(KEY_PART_BYTES), OTHERS)
     with pytest.raises(QuorumMissingError, match="fault of west") as caught:
         exchange.loop().run()
@@ -87,7 +87,7 @@ def test_a_part_that_opens_nowhere_names_its_sender_once_more_sites_say_so_than_
 
 
 def test_as_many_sites_as_may_lie_cannot_frame_another_one() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
 
     def accuse(reply: Reply) -> Reply:
         return Reply(reply.message_id, KeyPartRefusedError.code, alleged=EAST)
@@ -114,7 +114,7 @@ def test_nobody_is_accused_by_a_name_that_is_none(alleged: str) -> None:
 
 
 def test_a_name_that_is_not_in_the_study_is_passed_over() -> None:
-    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange = a_consortium(mode="secagg", rounds={"count": 1})
 
     def accuse(reply: Reply) -> Reply:
         return Reply(reply.message_id, KeyPartRefusedError.code, alleged="patient-x")
@@ -155,24 +155,24 @@ NAME = SiteName("x" * 64)
 PART = SealedPart(EAST, bytes(KEY_PART_BYTES), SIGNATURE)
 HELLO = Hello(EAST, bytes(32), SIGNATURE)
 OPENING = Opening((HELLO,), bytes(32), (EAST,), b"", bytes(32), (Vote(EAST, SIGNATURE),), (), (HELLO,))
-ANSWERS: dict[str, SecureAnswer] = {
-    "a part's box": SecureAnswer(parts={WEST: replace(PART, box=bytes(81))}),
-    "a part's signature": SecureAnswer(parts={WEST: replace(PART, signature=bytes(65))}),
-    "a part's sender": SecureAnswer(parts={WEST: replace(PART, sender=NAME)}),
-    "a part's recipient": SecureAnswer(parts={NAME: PART}),
-    "a hello's key": SecureAnswer(hello=replace(HELLO, round_key=bytes(33))),
-    "a hello's signature": SecureAnswer(hello=replace(HELLO, signature=bytes(1_000_000))),
-    "masked counts": SecureAnswer(counts=bytes(13 * 8194)),
-    "a vote": SecureAnswer(vote=Vote(EAST, b"")),
-    "a reveal's signature": SecureAnswer(reveal=Reveal(EAST, b"", bytes(63))),
-    "a model": SecureAnswer(model=bytes(31)),
+ANSWERS: dict[str, SumAnswer] = {
+    "a part's box": SumAnswer(parts={WEST: replace(PART, box=bytes(81))}),
+    "a part's signature": SumAnswer(parts={WEST: replace(PART, signature=bytes(65))}),
+    "a part's sender": SumAnswer(parts={WEST: replace(PART, sender=NAME)}),
+    "a part's recipient": SumAnswer(parts={NAME: PART}),
+    "a hello's key": SumAnswer(hello=replace(HELLO, round_key=bytes(33))),
+    "a hello's signature": SumAnswer(hello=replace(HELLO, signature=bytes(1_000_000))),
+    "masked counts": SumAnswer(counts=bytes(13 * 8194)),
+    "a vote": SumAnswer(vote=Vote(EAST, b"")),
+    "a reveal's signature": SumAnswer(reveal=Reveal(EAST, b"", bytes(63))),
+    "a model": SumAnswer(model=bytes(31)),
 }
-WORKS: dict[str, SecureWork] = {
-    "a part": SecureWork(parts=(replace(PART, box=bytes(79)),)),
-    "a hello": SecureWork(hellos=(replace(HELLO, round_key=bytes(31)),)),
-    "a survivor": SecureWork(survivors=(NAME,)),
-    "a digest": SecureWork(digest=bytes(33)),
-    "a vote": SecureWork(votes=(Vote(EAST, bytes(65)),)),
+WORKS: dict[str, SumWork] = {
+    "a part": SumWork(parts=(replace(PART, box=bytes(79)),)),
+    "a hello": SumWork(hellos=(replace(HELLO, round_key=bytes(31)),)),
+    "a survivor": SumWork(survivors=(NAME,)),
+    "a digest": SumWork(digest=bytes(33)),
+    "a vote": SumWork(votes=(Vote(EAST, bytes(65)),)),
 }
 OPENINGS: dict[str, Opening] = {
     "a hello": replace(OPENING, hellos=(replace(HELLO, round_key=bytes(33)),)),
@@ -196,12 +196,12 @@ def refuses(read: Callable[[bytes], object], content: bytes) -> bool:
 
 @pytest.mark.parametrize("field", ANSWERS)
 def test_the_server_keeps_no_field_of_another_length(field: str) -> None:
-    assert refuses(secure_answer_from_bytes, secure_answer_to_bytes(ANSWERS[field]))
+    assert refuses(sum_answer_from_bytes, sum_answer_to_bytes(ANSWERS[field]))
 
 
 @pytest.mark.parametrize("field", WORKS)
 def test_a_site_uses_no_field_of_another_length(field: str) -> None:
-    assert refuses(secure_work_from_bytes, secure_work_to_bytes(WORKS[field]))
+    assert refuses(sum_work_from_bytes, sum_work_to_bytes(WORKS[field]))
 
 
 @pytest.mark.parametrize("field", OPENINGS)
@@ -218,7 +218,7 @@ async def test_a_site_fetches_no_shares_of_another_length(server: HandServer, ex
     """Announced with 400 MiB, they were fetched and read: the daemon held 903 MiB."""
     summed = server.add(await server.collect(2, await server.greet(2)))
     announced = Blob(BlobId(os.urandom(32)), len(summed.boxes_for(VICTIM)) + extra)
-    asked = SecureWork(survivors=summed.survivors, digest=summed.digest, shares=announced)
+    asked = SumWork(survivors=summed.survivors, digest=summed.digest, shares=announced)
     with server.refused(FrameError.code):
         await server.ask(VICTIM, Phase.VOTE, 2, asked)
     assert (await server.vote(VICTIM, summed)).site == VICTIM
@@ -242,9 +242,9 @@ def test_what_is_passed_on_of_shares_has_exactly_the_size_of_the_rule() -> None:
 # --- what a site may upload at all ---
 
 
-@pytest.mark.parametrize("phase", [Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL, Phase.PREPARE, Phase.EVALUATE])
+@pytest.mark.parametrize("phase", [Phase.KEYS, Phase.HELLO, Phase.VOTE, Phase.REVEAL])
 def test_a_site_uploads_nothing_for_a_reply_that_has_no_bulk_data(phase: Phase) -> None:
     """It filled the server's disk with 64 MiB for each of them, until its reply had been looked at."""
-    study = a_secure_consortium().study
+    study = a_consortium(mode="secagg").study
     assert max_reply_bytes(study, 1000, phase) == 0
     assert max_reply_bytes(study, 1000, Phase.UPLOAD) > 0

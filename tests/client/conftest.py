@@ -18,8 +18,10 @@ from quorate.process.cancellation import cancel
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.rounds.spool import Spool
+from quorate.study.approval import AnswerWord
 from quorate.study.study import Guest, Protection, Rounds, Site, Study, TaskRef
 from quorate.study.task_digest import task_digest
+from quorate.wire.messages import reply_from_proto
 from quorate_client.approval.answers import Answer, Answers
 from quorate_client.daemon.daemon import Daemon, assemble
 from quorate_client.daemon.metrics import ClientMetrics
@@ -155,6 +157,24 @@ class ScriptedEngine:
     async def close(self) -> None: ...
 
 
+class Gate:
+    """Work that goes on when the test lets it."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.stopped = False
+
+    async def perform(self, instruction: Instruction, *_: object) -> Reply:
+        self.begun.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.stopped = True
+            raise
+        return Reply(instruction.message_id, body=b"done")
+
+
 class WatchedState(SiteDatabase):
     """The site's database, which also tells the test how the connection stands."""
 
@@ -240,11 +260,60 @@ async def visit(server: RunningServer, site: RunningSite) -> Visit:
     return await server.services.visit()
 
 
-def approve(folder: SiteFolder, study: Study) -> None:
+@dataclass
+class Talk:
+    """A running site and its server in conversation: what one says and what the other makes of it."""
+
+    services: Server
+    site: RunningSite
+    visit: Visit
+    folder: SiteFolder
+
+    @property
+    def engine(self) -> ScriptedEngine:
+        return self.site.engine
+
+    def instruct(self, round_number: int = 1, **changes: Any) -> Instruction:
+        asked = instruct(self.services, round_number, **changes)
+        self.visit.instruct(asked)
+        return asked
+
+    async def reply(self) -> Reply:
+        return reply_from_proto(await self.visit.next("reply"))
+
+    async def ask(self, round_number: int = 1, **changes: Any) -> Reply:
+        """Instruct, and what came of it."""
+        self.instruct(round_number, **changes)
+        return await self.reply()
+
+    async def hold(self, round_number: int = 1) -> tuple[Instruction, Gate]:
+        """Instruct; the work is begun, and goes on when the gate lets it."""
+        gate = Gate()
+        self.engine.perform_next.append(gate.perform)
+        asked = self.instruct(round_number)
+        await gate.begun.wait()
+        return asked, gate
+
+    async def hang_up(self) -> None:
+        """And wait until the site is back."""
+        self.visit.hang_up()
+        self.visit = await self.services.visit()
+
+    def owed(self) -> list[int]:
+        """The rounds of the replies that the site has yet to bring to the server."""
+        return [entry.round_number for entry in self.site.daemon.journal.owed()]
+
+
+@pytest.fixture
+def talk(server: RunningServer, site: RunningSite, visit: Visit, folder: SiteFolder) -> Talk:
+    return Talk(server.services, site, visit, folder)
+
+
+def approve(folder: SiteFolder, study: Study, answer: AnswerWord = "approved") -> None:
     keys = load_keys(folder.keys)
     state = open_state(folder.database)
-    signature = keys.sign_answer("approved", study.digest())
-    Answers(state, lambda: 0.0).record(Answer(study, study.digest(), "approved", signature))
+    signature = keys.sign_answer(answer, study.digest())
+    Answers(state, lambda: 0.0).record(Answer(study, study.digest(), answer, signature))
     state.close()
 
 

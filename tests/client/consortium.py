@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -206,7 +206,7 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.studies: list[Study] = []
         self.sign_as: dict[SiteName, Callable[[str, bytes], bytes]] = {}
         """How the other members sign an answer."""
-        self.approvals: list[Approval] = []
+        self.approvals: Iterable[Approval] = []
         """What is passed on with each study."""
         self.answers: list[tuple[bytes, str]] = []
         self.older_than_reports: Literal["", "with a guard", "without a guard"] = ""

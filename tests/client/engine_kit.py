@@ -18,14 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quorate.aggregation import plain
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import Instruction, Phase, Reply, StudyContribution, StudyWork, SumRef, message_id
+from quorate.rounds.instruction import Instruction, Phase, Reply, message_id
 from quorate.rounds.spool import Spool
 from quorate.study.study import Guest, Optimizer, Protection, Release, Rounds, Site, Study, TaskRef
 from quorate.study.task_digest import task_digest
-from quorate.wire.messages import contribution_from_bytes, work_to_bytes
+from quorate.wire.sum_messages import (
+    PlainOpening,
+    SumAnswer,
+    SumRef,
+    SumWork,
+    plain_opening_from_bytes,
+    plain_opening_to_bytes,
+    sum_answer_from_bytes,
+    sum_work_to_bytes,
+)
 from quorate_client.rounds.engine import Engine
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement, Dataset
@@ -115,9 +123,16 @@ class SiteUnderTest:
     async def perform(self, instruction: Instruction) -> Reply:
         return await self.engine.perform(instruction, self.agreement, self.fetch)
 
-    async def do(self, phase: Phase, round_number: int = 0) -> StudyContribution:
-        """One phase as the server has it; what the site sends is kept at the server."""
-        return self.server.take(await self.perform(self.server.instruction(phase, round_number)), self.spool)
+    async def do(self, phase: Phase, round_number: int = 0) -> SumAnswer:
+        """One exchange as the server has it; what the site sends is kept at the server."""
+        reply = await self.perform(self.server.instruction(phase, round_number))
+        return self.server.take(reply, self.spool, self.agreement.site)
+
+    async def sum_alone(self, number: int) -> SumAnswer:
+        """A sum of this site's upload only."""
+        answer = await self.do(Phase.UPLOAD, number)
+        self.server.close(number)
+        return answer
 
     def restarted(self) -> SiteUnderTest:
         """The same site after its daemon ended in whatever way and started again."""
@@ -126,46 +141,48 @@ class SiteUnderTest:
 
 
 class ServerPart:
-    """The server's part of a study: it adds words and remembers sums."""
+    """The server's part of a study without protection: it adds words and counts, and remembers sums."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.spool = Spool(folder)
-        self.work = StudyWork()
+        self.work = SumWork()
         self.inline_sums = False
-        self.updates: list[tuple[Blob, int]] = []
+        self.uploads: dict[SiteName, tuple[SumAnswer, Blob | None]] = {}
 
-    def instruction(self, phase: Phase, round_number: int = 0, work: StudyWork | None = None) -> Instruction:
+    def instruction(self, phase: Phase, round_number: int = 0, work: SumWork | None = None) -> Instruction:
         name = message_id(RUN, round_number, phase, 0, SiteName("north"))
-        body = work_to_bytes(work or self.work)
+        body = sum_work_to_bytes(work or self.work)
         return Instruction(name, RUN, round_number, phase, 0, self.study.digest(), 60.0, body)
 
-    def take(self, reply: Reply, spool: Spool) -> StudyContribution:
-        contribution = contribution_from_bytes(reply.body)
-        for blob in reply.blobs:
-            content = spool.content(blob)
-            stored = self.spool.put([content])
-            assert stored.id == blob.id
-            if contribution.weight:
-                self.updates.append((stored, contribution.weight))
-        return contribution
+    def take(self, reply: Reply, spool: Spool, site: str = "north") -> SumAnswer:
+        answer = sum_answer_from_bytes(reply.body)
+        stored = [self.spool.put([spool.content(blob)]) for blob in reply.blobs]
+        assert [blob.id for blob in stored] == [blob.id for blob in reply.blobs]
+        if answer.plain_counts:
+            self.uploads[SiteName(site)] = answer, stored[0] if stored else None
+        return answer
 
-    def prepared(self, contributions: list[StudyContribution]) -> None:
-        totals = tuple(sum(column) for column in zip(*(item.extras for item in contributions), strict=True))
-        dimension = contributions[0].dimension
-        self.work = replace(self.work, total_weight=totals[0], statistics=totals, dimension=dimension)
-
-    def close_round(self, round_number: int) -> SumRef:
-        """Add up the updates that came in, and offer their sum."""
-        total = np.zeros(self.work.dimension, np.uint32)
-        for blob, _ in self.updates:
-            plain.add(total, np.frombuffer(self.spool.content(blob), np.uint32))
-        weight = sum(weight for _, weight in self.updates)
-        blob = Blob.of(total.tobytes()) if self.inline_sums else self.spool.put([total.tobytes()])
-        ref = SumRef(round_number, blob, weight, len(self.updates))
-        self.updates.clear()
+    def close(self, number: int) -> SumRef:
+        """Add up what came in, and offer the sum."""
+        answers = [answer for answer, _ in self.uploads.values()]
+        counts = tuple(sum(column) for column in zip(*(answer.plain_counts for answer in answers), strict=True))
+        parts = [np.frombuffer(self.spool.content(blob), np.uint32) for _, blob in self.uploads.values() if blob]
+        updates = self._stored(sum(parts[1:], start=parts[0].copy()).tobytes()) if parts else None
+        survivors, name = tuple(sorted(self.uploads)), updates.id if updates else b""
+        opening = Blob.of(plain_opening_to_bytes(PlainOpening(survivors, counts, name, answers[0].model)))
+        self.uploads.clear()
+        ref = SumRef(number, 0, updates, opening)
         self.work = replace(self.work, sums=(*self.work.sums, ref))
         return ref
+
+    def _stored(self, content: bytes) -> Blob:
+        return Blob.of(content) if self.inline_sums else self.spool.put([content])
+
+    def counts(self, number: int) -> tuple[int, ...]:
+        """Of a closed sum."""
+        (ref,) = [ref for ref in self.work.sums if ref.round_number == number]
+        return plain_opening_from_bytes(ref.opening.inline or b"").counts
 
 
 async def gone(descriptor: int) -> None:

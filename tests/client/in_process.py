@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from quorate_client.workers.compared_code import ComparedCode
 from quorate_client.workers.host import TaskHost
 from quorate_client.workers.pool import TaskWorker, WorkerKey
 from quorate_client.workers.process import result_of
@@ -28,7 +29,7 @@ class InProcessWorkers:
 class _InProcessWorker:
     def __init__(self) -> None:
         self.ready_for = b""
-        self._host = TaskHost()
+        self._host = TaskHost(ComparedCode())
 
     async def call(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return result_of(self._host.answer({"verb": verb, **arguments}))

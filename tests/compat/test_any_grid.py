@@ -28,7 +28,7 @@ from quorate_server.flower.exchange import FlowerExchange
 from quorate_server.rounds.phases import Arrived, Presence
 from quorate_server.rounds.progress import StudyProgress
 from tests.client.engine_processes import end_engines
-from tests.compat.consortium_kit import REPOSITORY, SITES, Consortium
+from tests.compat.consortium_kit import REPOSITORY, SITES, AppConsortium
 from tests.compat.malignancy import APP, SCHEMA, STUDIES, Outcome, assert_same, outcome
 from tests.compat.reference import RUN_ID, InProcessGrid
 
@@ -59,9 +59,9 @@ def released(prepared: Path, site: str) -> Path:
     return prepared / f"state-{site}" / "work" / "runs" / f"flower-{RUN_ID}" / RELEASED_MODEL
 
 
-def run(grid: InProcessGrid, prepared: Path) -> None:
+def run(grid: InProcessGrid, prepared: Path, run_id: int = RUN_ID) -> None:
     config = {"study": str(prepared / "study.json"), "output": str(prepared)}
-    server.app(grid, Context(RUN_ID, 1, {}, RecordDict(), config))
+    server.app(grid, Context(run_id, 1, {}, RecordDict(), config))
 
 
 # --- whole runs ---
@@ -69,10 +69,10 @@ def run(grid: InProcessGrid, prepared: Path) -> None:
 
 @pytest.mark.integration
 def test_two_runs_on_our_own_transport_give_the_same_model(
-    consortium: Consortium, own_transport: dict[str, Outcome], tables: dict[str, Path]
+    consortium: AppConsortium, own_transport: dict[str, Outcome], tables: dict[str, Path]
 ) -> None:
     """Without this, the comparisons with it say nothing."""
-    run = consortium.start(STUDIES["none"])
+    run = consortium.run(STUDIES["none"])
     view = consortium.await_end(run)
     assert all(result.contributed == SITES for result in view.results)
     assert_same(own_transport["none"], outcome(consortium.folder(run) / "model.npz", tables))
@@ -100,18 +100,19 @@ def test_a_secret_study_on_any_grid_gives_the_model_of_our_own_transport(
 
 
 @pytest.mark.integration
-def test_a_private_study_on_any_grid_is_paid_for_on_each_sites_ledger(prepared_in_private: Path) -> None:
-    run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
-    assert [spent_rounds(prepared_in_private, site) for site in SITES] == [1, 1, 1]
-
-
-@pytest.mark.integration
-def test_a_private_study_on_any_grid_is_held_to_the_policy_in_a_sites_folder(prepared_in_private: Path) -> None:
-    north = SiteFolder(prepared_in_private / "state-north")
-    north.policy.write_text('release = ["operator"]\n[privacy]\nleast_records = 100000\n')
-    with pytest.raises(QuorumMissingError, match=r"phase upload.* north \(site_interrupted\)"):
+def test_a_private_study_on_any_grid_is_held_to_the_sites_policies_and_paid_for_on_their_ledgers(
+    prepared_in_private: Path,
+) -> None:
+    policies = [SiteFolder(prepared_in_private / f"state-{site}").policy for site in SITES]
+    for policy in policies:
+        policy.write_text('release = ["operator"]\n[privacy]\nleast_records = 100000\n')
+    with pytest.raises(QuorumMissingError, match=r"phase upload.* east \(site_interrupted\)"):
         run(SiteGrid(prepared_in_private, NODES), prepared_in_private)
-    assert spent_rounds(prepared_in_private, "north") == 0
+    assert [spent_rounds(prepared_in_private, site) for site in SITES] == [0, 0, 0]
+    for policy in policies:
+        policy.write_text('release = ["operator"]\n')
+    run(SiteGrid(prepared_in_private, NODES), prepared_in_private, RUN_ID + 1)
+    assert [spent_rounds(prepared_in_private, site) for site in SITES] == [1, 1, 1]
 
 
 @pytest.fixture
@@ -181,8 +182,8 @@ class Scripted(InProcessGrid):
 
 def instruction(study: Study, site: str, blobs: tuple[Blob, ...] = ()) -> Instruction:
     run_id = RunId("run")
-    name = message_id(run_id, 1, Phase.TRAIN, 0, SiteName(site))
-    return Instruction(name, run_id, 1, Phase.TRAIN, 0, study.digest(), 77.0, blobs=blobs)
+    name = message_id(run_id, 1, Phase.UPLOAD, 0, SiteName(site))
+    return Instruction(name, run_id, 1, Phase.UPLOAD, 0, study.digest(), 77.0, blobs=blobs)
 
 
 def test_nodes_are_known_by_what_they_answer(study: Study, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from quorate.rounds.run import RunState
 from quorate.study.study import Study
-from tests.compat.consortium_kit import Consortium, eventually
+from tests.compat.consortium_kit import AppConsortium
 from tests.compat.reference import run_here
+from tests.consortium.processes import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -22,12 +22,12 @@ STEPS = [f"{kind}-{number}" for number in range(1, ROUNDS + 1) for kind in ("tra
 
 
 @pytest.fixture(scope="module")
-def study(consortium: Consortium) -> Study:
+def study(consortium: AppConsortium) -> Study:
     return consortium.guest("rounds", "compat_app.rounds:app", {"rounds": ROUNDS, "rate": 0.5})
 
 
 @pytest.fixture(scope="module")
-def expected(consortium: Consortium, study: Study, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+def expected(consortium: AppConsortium, study: Study, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """The model that comes out when nothing happens on the way."""
     from compat_app.client_app import app as client
     from compat_app.rounds import app as server
@@ -41,17 +41,16 @@ def expected(consortium: Consortium, study: Study, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture
-def held(consortium: Consortium, study: Study) -> Iterator[str]:
+def held(consortium: AppConsortium, study: Study) -> Iterator[str]:
     """A run whose second round waits for north; the other two have answered."""
     north = consortium.sites["north"]
-    north.hold("train-2")
-    run = consortium.start(study.name)
+    north.order("train-2")
+    run = consortium.start_anew(study.name)
     try:
-        eventually(lambda: "train-2" in north.steps and consortium.replies(run) == 8, "north to be the last one")
+        eventually(lambda: north.began("train-2") and consortium.replies(run) == 8, "north to be the last one")
         yield run
     finally:
-        for path in north.control.glob("hold-*"):
-            path.unlink()
+        (north.control / "train-2").unlink(missing_ok=True)
 
 
 def model(folder: Path) -> np.ndarray:
@@ -60,54 +59,53 @@ def model(folder: Path) -> np.ndarray:
     return weights
 
 
-def test_a_killed_server_goes_on_where_the_app_was(consortium: Consortium, held: str, expected: np.ndarray) -> None:
+def require_undisturbed(consortium: AppConsortium, run: str, expected: np.ndarray) -> None:
+    """Its model is the one of a run to which nothing happened, and every site did each step once, in order."""
+    consortium.await_end(run)
+    np.testing.assert_array_equal(model(consortium.folder(run)), expected)
+    for site in consortium.sites.values():
+        assert [name for name, _ in site.steps()] == STEPS, site.name
+
+
+def test_a_killed_server_goes_on_where_the_app_was(consortium: AppConsortium, held: str, expected: np.ndarray) -> None:
     """Equal messages are answered from the journal, and a site that is at work stays at it."""
-    consortium.kill_server()
+    consortium.running.kill()
     assert consortium.spooled()
     consortium.start_server()
     consortium.await_sites()
     consortium.sites["north"].release("train-2")
-    consortium.await_end(held)
-    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
-    for site in consortium.sites.values():
-        assert site.steps == STEPS, site.name
-        assert site.kept(held) == 3, "the last training's and the last evaluation's, where the model came both times"
+    require_undisturbed(consortium, held, expected)
+    for name in consortium.sites:
+        assert consortium.kept(name, held) == 3, (
+            "the last training's and the last evaluation's, where the model came both times"
+        )
 
 
 def test_an_answer_that_was_made_while_the_server_was_away_counts(
-    consortium: Consortium, held: str, expected: np.ndarray
+    consortium: AppConsortium, held: str, expected: np.ndarray
 ) -> None:
-    consortium.kill_server()
+    consortium.running.kill()
     north = consortium.sites["north"]
-    done = consortium.log("site-north").count("work done")
+    done = north.log.count("work done")
     north.release("train-2")
-    eventually(lambda: consortium.log("site-north").count("work done") > done, "north to be done")
+    eventually(lambda: north.log.count("work done") > done, "north to be done")
     consortium.start_server()
-    consortium.await_end(held)
-    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
-    for site in consortium.sites.values():
-        assert site.steps == STEPS, site.name
+    require_undisturbed(consortium, held, expected)
 
 
-def test_a_killed_run_worker_is_started_again(consortium: Consortium, held: str, expected: np.ndarray) -> None:
-    (worker,) = psutil.Process(consortium.server.pid).children()
-    started = consortium.log("server").count("is started again")
-    worker.kill()
-    eventually(lambda: consortium.log("server").count("is started again") > started, "another worker")
+def test_a_killed_run_worker_is_started_again(consortium: AppConsortium, held: str, expected: np.ndarray) -> None:
+    consortium.kill_run_worker()
     consortium.sites["north"].release("train-2")
-    consortium.await_end(held)
-    np.testing.assert_array_equal(model(consortium.folder(held)), expected)
-    for site in consortium.sites.values():
-        assert site.steps == STEPS, site.name
+    require_undisturbed(consortium, held, expected)
 
 
 def test_a_paused_run_asks_anew_for_what_was_stopped_and_for_nothing_else(
-    consortium: Consortium, held: str, expected: np.ndarray
+    consortium: AppConsortium, held: str, expected: np.ndarray
 ) -> None:
     north = consortium.sites["north"]
-    stopped = consortium.log("site-north").count("work_withdrawn")
+    stopped = north.log.count("work_withdrawn")
     consortium.operator.pause(held)
-    eventually(lambda: consortium.log("site-north").count("work_withdrawn") > stopped, "north to stop")
+    eventually(lambda: north.log.count("work_withdrawn") > stopped, "north to stop")
     north.release("train-2")
     assert consortium.spooled()
     consortium.operator.resume(held)
@@ -115,10 +113,10 @@ def test_a_paused_run_asks_anew_for_what_was_stopped_and_for_nothing_else(
     np.testing.assert_array_equal(model(consortium.folder(held)), expected)
     for site in consortium.sites.values():
         again = ["train-2"] if site is north else []
-        assert Counter(site.steps) == Counter(STEPS + again), site.name
+        assert site.counts() == Counter(STEPS + again), site.name
 
 
-def test_a_stopped_run_leaves_nothing_in_the_spool(consortium: Consortium, held: str) -> None:
+def test_a_stopped_run_leaves_nothing_in_the_spool(consortium: AppConsortium, held: str) -> None:
     consortium.operator.stop(held)
     assert consortium.operator.run(held).state is RunState.STOPPED
     eventually(lambda: not consortium.spooled(), "the server's spool to be empty")

@@ -10,30 +10,29 @@ from flwr.common.constant import ErrorCode
 
 from quorate.study.study import Study
 from quorate_server.flower.grid import node_id, run_number
-from tests.compat.consortium_kit import CANARY, SITES, TASKS, Consortium, eventually
+from tests.compat.consortium_kit import CANARY, SITES, TASKS, AppConsortium
+from tests.consortium.processes import eventually
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def study(consortium: Consortium) -> Study:
+def study(consortium: AppConsortium) -> Study:
     config = {"text": "all of it", "rate": 0.25, "flag": True}
     return consortium.guest("messages", "compat_app.messages:app", config)
 
 
 @pytest.fixture(scope="module")
-def run(consortium: Consortium, study: Study) -> str:
+def run(consortium: AppConsortium, study: Study) -> str:
     """All calls of the ServerApp, made once; north's app is held in one of them until that was given up."""
-    run = consortium.start(study.name)
-    north = consortium.sites["north"]
-    north.hold("wait")
+    run = consortium.run(study.name, north="wait")
     consortium.await_end(run)
-    north.release("wait")
+    consortium.sites["north"].release("wait")
     return run
 
 
 @pytest.fixture(scope="module")
-def result(consortium: Consortium, run: str) -> dict[str, Any]:
+def result(consortium: AppConsortium, run: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((consortium.folder(run) / "result.json").read_text())
     return found
 
@@ -66,8 +65,8 @@ def test_a_client_app_that_raises_is_an_error_with_a_code_and_no_text(result: di
     assert result["trouble"] == [[False, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "task_failed"]] * 3
 
 
-def test_the_text_of_an_apps_exception_is_nowhere_at_the_server(consortium: Consortium, run: str) -> None:
-    own_logs = [(site.state / "log" / "tasks.log").read_text() for site in consortium.sites.values()]
+def test_the_text_of_an_apps_exception_is_nowhere_at_the_server(consortium: AppConsortium, run: str) -> None:
+    own_logs = [(site.folder / "log" / "tasks.log").read_text() for site in consortium.sites.values()]
     assert all(CANARY in log for log in own_logs)
     server = [path for path in consortium.server_dir.rglob("*") if path.is_file()]
     assert any(path.name == "worker.log" for path in server)
@@ -88,28 +87,28 @@ def test_replies_that_are_there_at_the_end_of_the_time_are_given_back(result: di
     assert result["partial"] == [2, True]
 
 
-def test_what_nobody_waits_for_any_more_is_stopped_at_the_site(consortium: Consortium, run: str) -> None:
-    assert f"run={run}" in consortium.log("site-north")
-    refused = [line for line in consortium.log("site-north").splitlines() if "work_withdrawn" in line and run in line]
+def test_what_nobody_waits_for_any_more_is_stopped_at_the_site(consortium: AppConsortium, run: str) -> None:
+    log = consortium.sites["north"].log
+    assert f"run={run}" in log
+    refused = [line for line in log.splitlines() if "work_withdrawn" in line and run in line]
     assert len(refused) == 1
 
 
-def test_nothing_of_a_run_that_is_over_stays_in_a_spool(consortium: Consortium, run: str) -> None:
+def test_nothing_of_a_run_that_is_over_stays_in_a_spool(consortium: AppConsortium, run: str) -> None:
     eventually(lambda: not consortium.spooled(), "the server's spool to be empty")
 
 
-def test_a_site_keeps_the_last_two_turns_and_no_more(consortium: Consortium, run: str) -> None:
+def test_a_site_keeps_the_last_two_turns_and_no_more(consortium: AppConsortium, run: str) -> None:
     """The bulk data came before those."""
-    for site in consortium.sites.values():
-        assert site.kept(run) == 0
+    assert [consortium.kept(site, run) for site in SITES] == [0, 0, 0]
 
 
-def test_an_app_of_flowers_earlier_kind_runs_too(consortium: Consortium) -> None:
+def test_an_app_of_flowers_earlier_kind_runs_too(consortium: AppConsortium) -> None:
     """NumPyClient, server_fn, and a strategy that asks its clients from several threads at once."""
     import numpy as np
 
     study = consortium.guest("legacy", "compat_app.legacy:server", {"rounds": 2}, task=TASKS[2])
-    run = consortium.start(study.name)
+    run = consortium.run(study.name)
     consortium.await_end(run)
     with np.load(consortium.folder(run) / "model.npz") as model:
         # Each round adds the average of 0, 1, 2, weighted by 10, 20, 30.

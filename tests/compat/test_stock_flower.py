@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,11 @@ def test_a_secret_study_runs_there_too_and_the_superlink_stores_nothing_that_it_
 
 @pytest.mark.parametrize("mode", STUDIES)
 def test_a_study_runs_in_flowers_simulation(
-    own_transport: dict[str, Outcome], request: pytest.FixtureRequest, tables: dict[str, Path], mode: str
+    own_transport: dict[str, Outcome], prepared_as: Callable[[str], Path], tables: dict[str, Path], mode: str
 ) -> None:
     if importlib.util.find_spec("ray") is None:
         pytest.skip("NOT TESTED: Flower's simulation needs ray: pip install 'quorate[simulation]'")
-    prepared: Path = request.getfixturevalue("prepared" if mode == "none" else "prepared_in_secret")
+    prepared = prepared_as(mode)
     config = run_config(prepared) | {"quorate-sites": str(prepared / "sites")}
     with StockFlower(len(SITES), simulated=True) as flower:
         log = flower.run(APP, RUN_S, config)

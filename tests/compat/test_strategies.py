@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quorate.study.study import Study
-from tests.compat.consortium_kit import REPOSITORY, SITES, Consortium
+from tests.compat.consortium_kit import REPOSITORY, SITES, AppConsortium, node_config
 from tests.compat.reference import run_here
 
 pytestmark = pytest.mark.integration
@@ -17,12 +17,14 @@ pytestmark = pytest.mark.integration
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "fedmedian")
 
 
-def publish(consortium: Consortium, strategy: str) -> Study:
+def publish(consortium: AppConsortium, strategy: str) -> Study:
     """The example's own study file, with another strategy in its run configuration."""
     text = (REPOSITORY / "examples" / "flower_quickstart" / "study.toml").read_text()
     file = consortium.root / f"{strategy}.toml"
     file.write_text(text.replace('"quickstart"', f'"{strategy}"').replace('"fedavg"', f'"{strategy}"', 2))
-    return consortium.approved(file, lambda site: [f"partition-id={SITES.index(site)}", "num-partitions=3"])
+    return consortium.approved(
+        file, lambda site: node_config(**{"partition-id": SITES.index(site), "num-partitions": 3})
+    )
 
 
 def arrays(path: Path) -> list[np.ndarray]:
@@ -31,10 +33,10 @@ def arrays(path: Path) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def results(consortium: Consortium) -> dict[str, tuple[Study, str]]:
+def results(consortium: AppConsortium) -> dict[str, tuple[Study, str]]:
     """All strategies, side by side: their messages are equal in the first round and must not be mixed up."""
     studies = {strategy: publish(consortium, strategy) for strategy in STRATEGIES}
-    runs = {strategy: consortium.start(study.name) for strategy, study in studies.items()}
+    runs = {strategy: consortium.run(study.name) for strategy, study in studies.items()}
     for run in runs.values():
         consortium.await_end(run)
     return {strategy: (studies[strategy], runs[strategy]) for strategy in STRATEGIES}
@@ -42,7 +44,7 @@ def results(consortium: Consortium) -> dict[str, tuple[Study, str]]:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_stock_strategy_gives_what_it_gives_without_a_transport(
-    consortium: Consortium,
+    consortium: AppConsortium,
     results: dict[str, tuple[Study, str]],
     strategy: str,
     tmp_path: Path,
@@ -69,13 +71,13 @@ def test_a_stock_strategy_gives_what_it_gives_without_a_transport(
         assert values == pytest.approx(expected_metrics[number], abs=1e-6)
 
 
-def test_the_strategies_differ(consortium: Consortium, results: dict[str, tuple[Study, str]]) -> None:
+def test_the_strategies_differ(consortium: AppConsortium, results: dict[str, tuple[Study, str]]) -> None:
     models = [np.concatenate(arrays(consortium.folder(run) / "model.npz")).tobytes() for _, run in results.values()]
     assert len(set(models)) == len(STRATEGIES)
 
 
 def test_what_the_app_saved_as_its_model_can_be_fetched(
-    consortium: Consortium, results: dict[str, tuple[Study, str]]
+    consortium: AppConsortium, results: dict[str, tuple[Study, str]]
 ) -> None:
     """The run's folder is the app's working directory, so model.npz there is the run's model."""
     _, run = results["fedavg"]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.integration.consortium_kit import SECRET, Consortium, Template
+from tests.consortium.logs import RAN_WELL, pytest_runtest_makereport
+from tests.integration.crash_kit import SECRET, CrashTest, Template
 from tests.patience import PATIENCE_S
 
+__all__ = ["pytest_runtest_makereport"]
+
 PR_SET_CHILD_SUBREAPER = 36
-LINES_SHOWN = 60
-FOLDER = pytest.StashKey[Path]()
 
 
 @pytest.fixture(scope="session")
@@ -30,31 +30,22 @@ def secret_template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     return Template(tmp_path_factory.mktemp("secret-template"), SECRET)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def founded(request: pytest.FixtureRequest) -> Template:
-    """What ``found`` copies; a test file may choose another one."""
+    """What is copied; a test file may choose another one."""
     template: Template = request.getfixturevalue("template")
     return template
 
 
-@pytest.fixture
-def found(founded: Template, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., Consortium]]:
-    """Makes a consortium, with settings of its server. Nothing of it is left running, whatever the test did."""
-    request.node.stash[FOLDER] = tmp_path
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """No process that began inside is left, whatever happened."""
     # Whose parent dies becomes a child of this process and does not get lost.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     before = set(psutil.Process().children(recursive=True))
-    made: list[Consortium] = []
-
-    def make(**settings: str) -> Consortium:
-        made.append(Consortium(founded, tmp_path / f"consortium-{len(made)}", settings))
-        return made[-1]
-
     try:
-        yield make
+        yield
     finally:
-        for each in made:
-            each.close()
         left = [child for child in psutil.Process().children(recursive=True) if child not in before]
         _, alive = psutil.wait_procs(left, PATIENCE_S)
         described = []
@@ -65,21 +56,80 @@ def found(founded: Template, tmp_path: Path, request: pytest.FixtureRequest) -> 
         assert not described, "processes were left behind"
 
 
+@contextmanager
+def copies(template: Template, root: Path) -> Iterator[Callable[..., CrashTest]]:
+    """Makes consortia, with settings of the server. They end with the block, and nothing of them is left running."""
+    made: list[CrashTest] = []
+
+    def make(**settings: str) -> CrashTest:
+        made.append(template.copy(root / f"consortium-{len(made)}", settings))
+        return made[-1]
+
+    with nothing_left():
+        try:
+            yield make
+        finally:
+            for each in made:
+                each.close()
+
+
 @pytest.fixture
-def consortium(found: Callable[..., Consortium]) -> Consortium:
-    """One server and its sites, all running and connected."""
+def found(founded: Template, tmp_path: Path) -> Iterator[Callable[..., CrashTest]]:
+    """Makes a consortium of the test's own, of which nothing runs yet."""
+    with copies(founded, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def fresh(found: Callable[..., CrashTest]) -> CrashTest:
+    """One server and its sites, all running and connected, in which nothing was ever done."""
     made = found()
     made.start()
     return made
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """A failure shows the ends of all logs below the test's folder."""
-    report: Any = yield
-    folder = item.stash.get(FOLDER, None)
-    if report.failed and folder is not None:
-        for log in sorted(folder.glob("**/*.log")):
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            report.sections.append((str(log.relative_to(folder)), "\n".join(lines[-LINES_SHOWN:])))
-    return report
+class Resting:
+    """A consortium that goes from one test to the next, as long as each leaves it as it was found.
+
+    To start all its processes takes longer than most of what is done in it.
+    """
+
+    def __init__(self, template: Template, root: Path) -> None:
+        self._template = template
+        self._root = root
+        self._used = 0
+        self._open = ExitStack()
+        self._made: CrashTest | None = None
+
+    def take(self) -> CrashTest:
+        if self._made is None:
+            self._used += 1
+            made = self._open.enter_context(copies(self._template, self._root / str(self._used)))()
+            made.start()
+            self._made = made
+        return self._made
+
+    def give_back(self, *, is_well: bool) -> None:
+        assert self._made is not None
+        if is_well and self._made.rests():
+            self._made.forget()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        self._made = None
+        self._open.close()
+
+
+@pytest.fixture(scope="module")
+def resting(founded: Template, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resting]:
+    kept = Resting(founded, tmp_path_factory.mktemp("resting"))
+    yield kept
+    kept.end()
+
+
+@pytest.fixture
+def consortium(resting: Resting, request: pytest.FixtureRequest) -> Iterator[CrashTest]:
+    """One server and its sites, all running and connected; what an earlier test did there has come to its end."""
+    yield resting.take()
+    resting.give_back(is_well=request.node.stash.get(RAN_WELL, False))

@@ -18,49 +18,39 @@ import grpc
 import numpy as np
 import pytest
 
-from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme, weight_of
+from quorate.aggregation.plain import WEIGHT_ONE, PlainScheme
+from quorate.aggregation.weights import record_weight
 from quorate.errors import QuorateError, ServerUnreachableError
 from quorate.identity import Role, SiteName
 from quorate.rounds.blobs import Blob, Frame, blob_id, cut
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution, message_id
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
+from quorate.tally import BINS, ClassificationTally
 from quorate.v1 import rounds_pb2, rounds_pb2_grpc
 from quorate.wire.messages import (
     blob_to_proto,
-    contribution_to_bytes,
     frame_to_proto,
     instruction_from_proto,
     reply_to_proto,
-    work_from_bytes,
 )
 from quorate.wire.refusal import error_from_call, error_of
+from quorate.wire.sum_messages import SumAnswer, sum_answer_to_bytes
 from quorate_server.consortium.ca import Authority
 from quorate_server.services.access import METHODS
-from tests.integration.consortium_kit import (
-    ALL,
-    DIMENSION,
-    HOLD,
-    NAME,
-    OTHERS,
-    RECORDS,
-    SITES,
-    UPDATE_FRAMES,
-    Consortium,
-    contributed,
-)
-from tests.integration.processes import eventually
+from tests.consortium.processes import eventually
+from tests.integration.crash_kit import ALL, DIMENSION, NAME, OTHERS, RECORDS, SITES, UPDATE_FRAMES, CrashTest
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
 REVOKED = 12
 NAME_OVERRIDE = (("grpc.ssl_target_name_override", "quorate-server"), ("grpc.enable_retries", 0))
-Found = Callable[..., Consortium]
+Found = Callable[..., CrashTest]
 
 
 class HandSite:
     """A site's side of the rounds service, written by hand and with the site's own certificate."""
 
-    def __init__(self, consortium: Consortium, name: str) -> None:
+    def __init__(self, consortium: CrashTest, name: str) -> None:
         self.name = SiteName(name)
         self._channel = grpc.secure_channel(consortium.address, site_credential(consortium, name), NAME_OVERRIDE)
         self.stub: Any = rounds_pb2_grpc.RoundsStub(self._channel)
@@ -106,12 +96,11 @@ class HandSite:
 
     def count_records(self) -> None:
         """Answer the first question of a run."""
-        counted = StudyContribution(dimension=DIMENSION, extras=(RECORDS[self.name],))
-        message = self.asked(Phase.PREPARE, 0).message_id
-        self.reply(Reply(message, body=contribution_to_bytes(counted)))
+        counted = SumAnswer(dimension=DIMENSION, plain_counts=(RECORDS[self.name],))
+        self.reply(Reply(self.asked(Phase.UPLOAD, 0).message_id, body=sum_answer_to_bytes(counted)))
 
-    def refuse(self, phase: Phase, round_number: int) -> None:
-        self.reply(Reply(self.asked(phase, round_number).message_id, "task_failed"))
+    def refuse(self, round_number: int) -> None:
+        self.reply(Reply(self.asked(Phase.UPLOAD, round_number).message_id, "task_failed"))
 
     def await_ack(self, message: MessageId) -> None:
         while message not in self.next("ack").message_ids:
@@ -130,7 +119,7 @@ class HandSite:
 
 
 @contextmanager
-def hand_site(consortium: Consortium, name: str) -> Iterator[HandSite]:
+def hand_site(consortium: CrashTest, name: str) -> Iterator[HandSite]:
     site = HandSite(consortium, name)
     try:
         yield site
@@ -138,7 +127,7 @@ def hand_site(consortium: Consortium, name: str) -> Iterator[HandSite]:
         site.close()
 
 
-def site_credential(consortium: Consortium, name: str) -> grpc.ChannelCredentials:
+def site_credential(consortium: CrashTest, name: str) -> grpc.ChannelCredentials:
     keys = consortium.sites[name].folder / "keys"
     return grpc.ssl_channel_credentials(
         *((keys / file).read_bytes() for file in ("ca.pem", "tls.pem", "certificate.pem"))
@@ -156,17 +145,23 @@ def refused(code: str) -> Iterator[None]:
 
 def an_update(value: float) -> tuple[Blob, list[Frame], int]:
     """The words of an update as east would send it, the same value everywhere but in its own coordinate."""
-    weight = weight_of(RECORDS["east"], sum(RECORDS.values()))
+    weight = record_weight(RECORDS["east"], sum(RECORDS.values()), len(SITES), 0, is_counted=True)
     update = np.full(DIMENSION, value, np.float32)
     update[: len(SITES)] = (1.0, 0.0, 0.0)
     words = PlainScheme(4.0, len(SITES)).encode(update, weight)[0].astype("<u4").tobytes()
     return Blob(blob_id(words), len(words)), list(cut([words])), weight
 
 
-def a_contribution(train: Instruction, weight: int) -> StudyContribution:
-    """What belongs to such an update, from a site that follows the others."""
-    digest = work_from_bytes(train.body).agreed_digest
-    return StudyContribution(digest, DIMENSION, weight, extras=(RECORDS["east"], 0, 0))
+def an_answer(consortium: CrashTest, asked: Instruction, weight: int) -> SumAnswer:
+    """What belongs to such an update, from a site that holds the model of the others."""
+    states = consortium.sites["north"].folder / "work" / "runs" / asked.run
+    pattern = f"model-{asked.round_number - 1}-*.state"
+    eventually(lambda: list(states.glob(pattern)), "a model of the others")
+    (state,) = states.glob(pattern)
+    digest = bytes.fromhex(state.stem.rpartition("-")[2])
+    # No held-out records are at this site: an evaluation of none.
+    tally = ClassificationTally(2, 0, (0,) * 4, (0,) * 2 * BINS).encode() if asked.round_number > 1 else ()
+    return SumAnswer(plain_counts=(weight, RECORDS["east"], 0, 0, *tally), has_update=True, model=digest)
 
 
 # --- bulk data ---
@@ -178,24 +173,20 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
     After all of that the site uploads what it announced, and the released model is exactly the one without attacks.
     """
     consortium = found()
-    consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
-    consortium.await_sites(east="offline")
+    consortium.start("east")
     with hand_site(consortium, "east") as east:
         east.connect(session=1000)
         run = consortium.run("brisk")
         east.count_records()
-        east.refuse(Phase.TRAIN, 1)
-        east.refuse(Phase.EVALUATE, 1)
-        train = east.asked(Phase.TRAIN, 2)
+        east.refuse(1)
+        train = east.asked(Phase.UPLOAD, 2)
         blob, frames, weight = an_update(0.0)
         assert len(frames) == UPDATE_FRAMES
 
         with refused("message_unknown"):  # nothing was announced
             east.upload(blob, frames)
         with refused("message_unknown"):  # somebody else's work
-            east.announce(message_id(train.run, 2, Phase.TRAIN, 0, SiteName("north")), blob)
+            east.announce(message_id(train.run, 2, Phase.UPLOAD, 0, SiteName("north")), blob)
         assert east.announce(train.message_id, blob).next_frame == 0
         first, second, last = frames[0], frames[1], frames[-1]
         damaged = bytes([first.data[0] ^ 1]) + first.data[1:]
@@ -217,7 +208,7 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         with refused("bad_frame"):  # more than was announced
             east.upload(foreign, [*other_frames, Frame(UPDATE_FRAMES, last.data, last.sha256)])
 
-        body = contribution_to_bytes(a_contribution(train, weight))
+        body = sum_answer_to_bytes(an_answer(consortium, train, weight))
         east.reply(Reply(train.message_id, body=body, blobs=(foreign,)))
         refusal = east.next("refused_reply")
         assert (refusal.message_id, error_of(refusal.reason).code) == (train.message_id, "blob_missing")
@@ -228,43 +219,36 @@ def test_broken_frames_are_refused_and_the_sum_is_the_one_of_what_was_announced(
         for _ in range(2):
             east.reply(good)
             east.await_ack(train.message_id)
-        assert east.asked(Phase.EVALUATE, 2)
+        assert east.asked(Phase.UPLOAD, 3)
         east.say(goodbye=rounds_pb2.Goodbye())
-    view = consortium.await_end(run)
-    assert contributed(view) == [OTHERS, ALL, OTHERS]
-    consortium.require_shares(view)
+    consortium.require_shares(run, OTHERS, ALL, OTHERS)
 
 
 def test_a_contribution_that_does_not_fit_is_left_out(found: Found) -> None:
     """A weight that nobody has, a model that nobody holds: the bytes arrived well, the round counts without them."""
     consortium = found()
-    consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
-    consortium.await_sites(east="offline")
-    wrong = {2: {"weight": 2 * WEIGHT_ONE}, 3: {"model_digest": bytes(32)}}
+    consortium.start("east")
+    wrong = {2: "weight", 3: "model"}
     with hand_site(consortium, "east") as east:
         east.connect(session=1000)
         run = consortium.run("brisk")
         east.count_records()
-        east.refuse(Phase.TRAIN, 1)
-        east.refuse(Phase.EVALUATE, 1)
-        for round_number, change in wrong.items():
-            train = east.asked(Phase.TRAIN, round_number)
+        east.refuse(1)
+        for round_number, what in wrong.items():
+            train = east.asked(Phase.UPLOAD, round_number)
             blob, frames, weight = an_update(float(round_number))
             east.announce(train.message_id, blob)
             assert east.upload(blob, frames).complete
-            contribution = replace(a_contribution(train, weight), **change)
-            east.reply(Reply(train.message_id, body=contribution_to_bytes(contribution), blobs=(blob,)))
-            east.refuse(Phase.EVALUATE, round_number)
-    view = consortium.await_end(run)
-    assert contributed(view) == [OTHERS, OTHERS, OTHERS]
+            answer = an_answer(consortium, train, 2 * WEIGHT_ONE if what == "weight" else weight)
+            answer = replace(answer, model=bytes(32)) if what == "model" else answer
+            east.reply(Reply(train.message_id, body=sum_answer_to_bytes(answer), blobs=(blob,)))
+        east.refuse(4)
+    view = consortium.require_shares(run, OTHERS, OTHERS, OTHERS)
     codes = [dict(result.missing)["east"] for result in view.results]
     assert codes == ["task_failed", "bad_contribution", "base_model_mismatch"]
-    consortium.require_shares(view)
 
 
-def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: Consortium) -> None:
+def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: CrashTest) -> None:
     """No hello, a second hello, a reply to nobody's question: refused by code. The site's own daemon goes on."""
     with hand_site(consortium, "east") as east:
         events = east.stub.Connect(iter([rounds_pb2.SiteEvent(heartbeat=rounds_pb2.Heartbeat())]), timeout=PATIENCE_S)
@@ -274,8 +258,7 @@ def test_a_stream_that_does_not_keep_to_the_form_is_ended(consortium: Consortium
         with refused("bad_frame"):
             next(east.stub.Connect(iter([hello]), timeout=PATIENCE_S))
     assert consortium.presence() == dict.fromkeys(SITES, "online")
-    run = consortium.run("patient")
-    consortium.require_whole(run)
+    consortium.require_whole(consortium.run("patient"), ALL, ALL, ALL)
 
 
 # --- certificates ---
@@ -292,7 +275,7 @@ def attempt(channel: grpc.Channel, method: str) -> QuorateError | None:
     return None
 
 
-def test_each_certificate_opens_its_own_calls_and_no_others(consortium: Consortium) -> None:
+def test_each_certificate_opens_its_own_calls_and_no_others(consortium: CrashTest) -> None:
     """A site cannot act as the operator nor the reverse; an invitation can be redeemed and nothing else."""
     invited = consortium.operator.invite(SiteName("south"), valid_s=0, keep_keys=False)
     folder = consortium.profile
@@ -317,7 +300,7 @@ def test_each_certificate_opens_its_own_calls_and_no_others(consortium: Consorti
             assert error.code == "wrong_role"
 
 
-def test_without_a_certificate_nothing_can_be_called(consortium: Consortium) -> None:
+def test_without_a_certificate_nothing_can_be_called(consortium: CrashTest) -> None:
     """The handshake lets nobody in who shows none, or one that another authority issued."""
     ca_pem = (consortium.profile / "ca.pem").read_bytes()
     stranger = Authority.create(consortium.root / "stranger", NAME, 1_700_000_000.0).issue_operator("alice", 1.7e9)
@@ -333,20 +316,17 @@ def test_without_a_certificate_nothing_can_be_called(consortium: Consortium) -> 
             assert isinstance(attempt(channel, method), ServerUnreachableError)
 
 
-def test_a_revocation_ends_a_sites_part_at_once_and_the_run_goes_on(consortium: Consortium) -> None:
+def test_a_revocation_ends_a_sites_part_at_once_and_the_run_goes_on(consortium: CrashTest) -> None:
     """The site's daemon ends with exit code 12 and says whom to ask; the others' round counts; it stays out."""
     east = consortium.sites["east"]
-    east.order("train-2", HOLD)
-    run = consortium.run("brisk")
+    run = consortium.run("brisk", east="train-2")
     east.await_step("train-2")
     consortium.operator.revoke(SiteName("east"))
     assert east.running.exit_code() == REVOKED
     assert "Ask the operator" in east.running.log.read_text()
     again = consortium.start_site("east")
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, OTHERS, OTHERS]
+    view = consortium.require_shares(run, ALL, OTHERS, OTHERS)
     assert dict(view.results[1].missing) == {"east": "absent"}
-    consortium.require_shares(view)
     assert again.exit_code() == REVOKED
 
 
@@ -386,7 +366,7 @@ class Impostor:
                 plain.close()
 
 
-def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(consortium: Consortium) -> None:
+def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(consortium: CrashTest) -> None:
     """It refuses in the handshake, says what to do, and goes on by itself when the right server is back."""
     run = consortium.run("patient")
     consortium.sites["east"].await_step("train-1")
@@ -404,4 +384,4 @@ def test_a_site_tells_nothing_to_a_server_that_its_authority_did_not_certify(con
     finally:
         impostor.close()
     consortium.start_server()
-    consortium.require_whole(run)
+    consortium.require_whole(run, ALL, ALL, ALL)

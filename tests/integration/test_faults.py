@@ -11,25 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from demo.consortium import write_settings
 from quorate.rounds.run import RunState
-from tests.integration.consortium_kit import (
-    ALL,
-    ALLOCATE,
-    HOLD,
-    OTHERS,
-    RAISE,
-    SITES,
-    UPDATE_BYTES,
-    Consortium,
-    contributed,
-)
-from tests.integration.processes import Daemon, eventually, write_settings
+from tests.consortium.processes import Daemon, eventually
+from tests.integration.crash_kit import ALL, ALLOCATE, OTHERS, RAISE, SITES, UPDATE_BYTES, CrashTest
 from tests.integration.slow_task.crash_test_task import CANARY
 
 pytestmark = pytest.mark.integration
 
 MB = 1_000_000
-Found = Callable[..., Consortium]
+Found = Callable[..., CrashTest]
 
 
 # --- tasks ---
@@ -46,9 +37,7 @@ def test_of_a_task_that_goes_wrong_only_the_code_leaves_the_site(found: Found, w
     run = consortium.run("patient")
     east.await_step("train-2")
     east.release("train-2")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, OTHERS, ALL]
-    assert dict(view.results[1].missing) == {"east": code}
+    consortium.require_whole(run, ALL, OTHERS, ALL, east=code)
     assert (CANARY in (east.folder / "log" / "tasks.log").read_text()) == (word == RAISE)
     consortium.running.stop()
     files = [path for path in consortium.server_dir.rglob("*") if path.is_file()]
@@ -57,70 +46,50 @@ def test_of_a_task_that_goes_wrong_only_the_code_leaves_the_site(found: Found, w
     assert CANARY not in consortium.running.log.read_text()
 
 
-def test_a_round_in_which_nothing_was_done_is_not_counted(consortium: Consortium) -> None:
+def test_a_round_in_which_nothing_was_done_is_not_counted(consortium: CrashTest) -> None:
     """When all tasks raise, the run pauses and says why; the round is done when it is done."""
     for site in consortium.sites.values():
         site.order("train-2", RAISE)
     run = consortium.run("patient")
-    view = consortium.await_pause(run)
-    assert view.reason is not None
-    assert view.reason.code == "quorum_missing"
-    assert "(task_failed)" in view.reason.got
+    view = consortium.await_pause(run, "quorum_missing", "(task_failed)")
     assert len(view.results) == 1
     assert not view.model_available
     for site in consortium.sites.values():
         site.release("train-2")
     assert consortium.operator.resume(run).state is RunState.RUNNING
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, ALL, ALL]
-    consortium.require_shares(view)
+    consortium.require_shares(run, ALL, ALL, ALL)
 
 
 # --- the quorum ---
 
 
-def test_a_run_without_its_quorum_pauses_and_goes_on_when_the_sites_are_back(consortium: Consortium) -> None:
+def test_a_run_without_its_quorum_pauses_and_goes_on_when_the_sites_are_back(consortium: CrashTest) -> None:
     """Never completed without them: paused with a reason, and nothing that was delivered is asked for again."""
     east, north = consortium.sites["east"], consortium.sites["north"]
-    for site in (east, north):
-        site.order("train-1", HOLD)
-    run = consortium.run("hasty")
+    run = consortium.run("hasty", east="train-1", north="train-1")
     for site in (east, north):
         site.await_step("train-1")
         site.running.kill()
-    view = consortium.await_pause(run)
-    assert view.reason is not None
-    assert view.reason.code == "quorum_missing"
-    assert "east (absent)" in view.reason.got
-    assert "run resume" in view.reason.action
-    assert view.results == ()
+    assert consortium.await_pause(run, "quorum_missing", "east (absent)", "run resume").results == ()
     for site in (east, north):
         site.release("train-1")
-        consortium.start_site(site.name)
-    consortium.await_sites()
-    assert consortium.view(run).state is RunState.PAUSED
-    consortium.operator.resume(run)
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, ALL]
-    consortium.require_shares(view)
+    consortium.restart("east", "north")
+    consortium.resume(run)
+    consortium.require_shares(run, ALL, ALL)
     assert consortium.sites["west"].began("train-1") == 1
 
 
-def test_a_paused_run_stays_paused_over_a_restart_of_the_server(consortium: Consortium) -> None:
+def test_a_paused_run_stays_paused_over_a_restart_of_the_server(consortium: CrashTest) -> None:
     """What an operator decided is not undone by a crash; resumed, the run is whole."""
-    consortium.sites["east"].order("train-2", HOLD)
-    run = consortium.run("patient")
+    run = consortium.run("patient", east="train-2")
     consortium.sites["east"].await_step("train-2")
     consortium.operator.pause(run)
     consortium.sites["east"].release("train-2")
     consortium.running.kill()
     consortium.start_server()
     consortium.await_sites()
-    assert consortium.view(run).state is RunState.PAUSED
-    consortium.operator.resume(run)
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, ALL, ALL]
-    consortium.require_shares(view)
+    consortium.resume(run)
+    consortium.require_shares(run, ALL, ALL, ALL)
 
 
 # --- disks ---
@@ -160,108 +129,85 @@ class SmallDisk:
         self._ballast.unlink()
 
 
-@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+PLACES = pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+
+
+def with_a_small_disk(consortium: CrashTest, place: str) -> SmallDisk:
+    """Start everything, the server with a disk of its own at that place in its folder."""
+    folder = (consortium.server_dir / place).resolve()
+    folder.mkdir(exist_ok=True)
+    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
+    consortium.restart(*SITES)
+    return SmallDisk(server, folder)
+
+
+@PLACES
 def test_a_full_disk_at_the_server_pauses_the_run_before_anybody_trains_in_vain(found: Found, place: str) -> None:
     """The reason is ``disk_full``, with what to do; with space again ``run resume`` completes it. Nothing is lost."""
     consortium = found()
-    folder = (consortium.server_dir / place).resolve()
-    folder.mkdir(exist_ok=True)
-    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
-    for name in SITES:
-        consortium.start_site(name)
-    consortium.await_sites()
-    disk = SmallDisk(server, folder)
+    disk = with_a_small_disk(consortium, place)
     west = consortium.sites["west"]
-    west.order("evaluate-1", HOLD)
-    run = consortium.run("patient")
-    west.await_step("evaluate-1")
+    run = consortium.run("patient", west="measure")
+    west.await_step("measure")
     disk.fill(leaving_bytes=UPDATE_BYTES)
-    west.release("evaluate-1")
-    view = consortium.await_pause(run)
-    assert view.reason is not None
-    assert view.reason.code == "disk_full"
-    assert "run resume" in view.reason.action
-    assert len(view.results) == 1
+    west.release("measure")
+    consortium.await_pause(run, "disk_full", "run resume")
+    assert not any(site.began("train-1") for site in consortium.sites.values())
     disk.free()
     consortium.operator.resume(run)
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, ALL]
+    consortium.require_whole(run, ALL, ALL, ALL)
 
 
-def test_uploads_wait_for_room_at_the_server(found: Found) -> None:
-    """The spool fills up while the sites train: what they did is kept by them and arrives once there is space."""
+@pytest.mark.parametrize(
+    ("step", "place"), [("train-2", "spool"), ("evaluate-2", ".")], ids=["the spool", "the whole disk"]
+)
+def test_what_sites_did_while_the_servers_disk_filled_up_counts_once_there_is_room(
+    found: Found, step: str, place: str
+) -> None:
+    """Uploads are kept by the sites until there is room; a run that cannot be written down pauses until then, and its
+    round does not count before it is stored."""
     consortium = found()
-    run, disk, server = _fill_the_disk_during(consortium, "train-2", "spool")
-    for site in consortium.sites.values():
-        met = 'upload broken off" code=disk_full'
-        eventually(lambda log=site, met=met: met in log.log, f"{site.name} to meet the full disk")
-    disk.free()
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, ALL]
-    assert "Traceback" not in server.log.read_text()
-
-
-def test_a_run_that_cannot_be_written_down_pauses_until_there_is_room(found: Found) -> None:
-    """The whole disk of the server fills up while the sites evaluate: the round does not count until it is stored."""
-    consortium = found()
-    run, disk, server = _fill_the_disk_during(consortium, "evaluate-2", ".")
-    view = consortium.await_run(run, lambda view: view.state is RunState.PAUSED, "to pause")
-    assert view.reason is not None
-    assert view.reason.code == "disk_full"
-    assert len(view.results) == 1
-    disk.free()
-    consortium.operator.resume(run)
-    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
-    assert "Traceback" not in server.log.read_text()
-
-
-def _fill_the_disk_during(consortium: Consortium, step: str, place: str) -> tuple[str, SmallDisk, Daemon]:
-    """A run whose sites hold at a step while the server's disk fills up, and then go on."""
-    folder = (consortium.server_dir / place).resolve()
-    folder.mkdir(exist_ok=True)
-    server = consortium.start_server(*on_a_small_disk(folder, 32 * MB))
-    for name in SITES:
-        consortium.start_site(name)
-    consortium.await_sites()
-    disk = SmallDisk(server, folder)
-    for site in consortium.sites.values():
-        site.order(step, HOLD)
-    run = consortium.run("patient")
+    disk = with_a_small_disk(consortium, place)
+    run = consortium.run("patient", **dict.fromkeys(SITES, step))
     for site in consortium.sites.values():
         site.await_step(step)
     disk.fill(leaving_bytes=0)
     for site in consortium.sites.values():
         site.release(step)
-    return run, disk, server
+    if place == "spool":
+        for site in consortium.sites.values():
+            met = 'upload broken off" code=disk_full'
+            eventually(lambda log=site, met=met: met in log.log, f"{site.name} to meet the full disk")
+        disk.free()
+    else:
+        assert len(consortium.await_pause(run, "disk_full").results) == 1
+        disk.free()
+        consortium.operator.resume(run)
+    consortium.require_whole(run, ALL, ALL, ALL)
+    assert "Traceback" not in consortium.running.log.read_text()
 
 
-@pytest.mark.parametrize("place", ["spool", "."], ids=["the spool", "everything"])
+@PLACES
 def test_a_site_whose_disk_is_full_refuses_and_is_back_when_there_is_space(found: Found, place: str) -> None:
     """The operator sees ``disk_full`` for this site; the round counts without it; the daemon lives."""
     consortium = found()
-    east = consortium.sites["east"]
+    east, north = consortium.sites["east"], consortium.sites["north"]
     folder = (east.folder / place).resolve()
     prefix = on_a_small_disk(folder, 32 * MB)
-    consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
+    consortium.start("east")
     daemon = consortium.start_site("east", *prefix)
     consortium.await_sites()
     disk = SmallDisk(daemon, folder)
-    control = disk.folder / "work" / "control" if place == "." else east.control
-    east.control = control
-    east.order("train-2", HOLD)
-    consortium.sites["north"].order("evaluate-2", HOLD)
-    run = consortium.run("brisk")
+    if place == ".":
+        east.control = disk.folder / "work" / "control"
+    run = consortium.run("brisk", east="train-2", north="evaluate-2")
     east.await_step("train-2")
     disk.fill(leaving_bytes=UPDATE_BYTES // 2)
     east.release("train-2")
-    consortium.sites["north"].await_step("evaluate-2")
+    north.await_step("evaluate-2")
     disk.free()
-    consortium.sites["north"].release("evaluate-2")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, OTHERS, ALL]
-    assert dict(view.results[1].missing) == {"east": "disk_full"}
+    north.release("evaluate-2")
+    consortium.require_whole(run, ALL, OTHERS, ALL, east="disk_full")
     assert daemon.runs
 
 
@@ -323,8 +269,7 @@ def test_sites_whose_clocks_are_two_days_off_take_part_and_say_so(
     for name, off in days.items():
         consortium.start_site(name, *shifted_clock(off))
     consortium.await_sites()
-    run = consortium.run("patient")
-    assert contributed(consortium.require_whole(run)) == [ALL, ALL, ALL]
+    consortium.require_whole(consortium.run("patient"), ALL, ALL, ALL)
     for name, off in days.items():
         told = re.search(r"offset_s=(-?\d+) action=.*NTP", consortium.sites[name].log)
         assert told is not None

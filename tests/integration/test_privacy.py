@@ -22,9 +22,10 @@ from demo import hospitals
 from demo.consortium import DATASET, CommandFailedError, Consortium
 from quorate.privacy.accounting import adaptive_epsilon
 from quorate.privacy.events import Event
+from quorate_client.cli import app as site_command
 from quorate_client.ledger.entries import EVALUATE, TRAIN, Account, Refused, Reserved, Spent
 from quorate_client.ledger.export import read_export
-from tests.integration.processes import commands, eventually
+from tests.consortium.processes import eventually
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.integration
@@ -86,14 +87,19 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
         yield made
 
 
+def at_site(consortium: Consortium, name: str, *line: str | Path) -> None:
+    """A site's command, in this process: to start one takes longer than to run it."""
+    site_command([*map(str, line), "--state", str(consortium.site_state(name))], standalone_mode=False)
+
+
 def agree(consortium: Consortium, name: str, rounds: int = ROUNDS, steps: int = STEPS) -> None:
     file = consortium.root / f"{name}.toml"
     # Each begins with another model: a site may be missing in its first round that was in the others'.
     seed = len(list(consortium.root.glob("*.toml")))
     file.write_text(STUDY.format(name=name, rounds=rounds, steps=steps, seed=seed))
     consortium.operator("study", "publish", file)
-    answers = (["approve", name, "--dataset", DATASET, "--state", consortium.site_state(site)] for site in SITES)
-    commands("quorate-client", *answers)
+    for site in SITES:
+        at_site(consortium, site, "approve", name, "--dataset", DATASET)
 
 
 def view(consortium: Consortium, study: str) -> dict[str, Any]:
@@ -112,8 +118,8 @@ def ended(consortium: Consortium, study: str) -> dict[str, Any]:
 def entries(consortium: Consortium, site: str) -> list[Any]:
     """What a site's ledger holds, as an auditor gets it; the chain and its signatures are checked on the way."""
     file = consortium.root / f"{site}-{time.monotonic_ns()}.jsonl"
-    state = ("--state", consortium.site_state(site))
-    commands("quorate-client", ["ledger", "verify", *state], ["ledger", "export", file, *state])
+    at_site(consortium, site, "ledger", "verify")
+    at_site(consortium, site, "ledger", "export", file)
     return [entry.content for entry in read_export(file)[1]]
 
 
@@ -202,63 +208,66 @@ def test_a_site_whose_budget_is_spent_is_missed_and_no_sum_is_opened_over_the_ot
     assert {each.code for each in found if isinstance(each, Refused)} == {"budget_exhausted"}
 
 
-def test_a_site_that_is_killed_while_it_trains_has_paid_in_full(consortium: Consortium) -> None:
-    steps = 2000
-    agree(consortium, "third", rounds=2, steps=steps)
+LONG_STEPS = 500  # beside which the first training of a study loads what it needs: time enough to be killed in
+
+
+@pytest.fixture(scope="module")
+def interrupted(consortium: Consortium) -> tuple[dict[str, Any], bytes]:
+    """A run in which west was killed while it trained, and north's ledger from before."""
+    with closing(sqlite3.connect(consortium.site_state("north") / "ledger.sqlite")) as database:
+        older = database.serialize()
+    agree(consortium, "third", rounds=2, steps=LONG_STEPS)
     consortium.operator("run", "start", "third")
     eventually(lambda: has_reserved(consortium, "west", "third"), "west to begin to train")
     consortium.sites["west"].kill()
     consortium.sites["west"].wait()
     consortium.start_site("west")
-    run = ended(consortium, "third")
+    return ended(consortium, "third"), older
 
+
+def test_a_site_that_is_killed_while_it_trains_has_paid_in_full(
+    consortium: Consortium, interrupted: tuple[dict[str, Any], bytes]
+) -> None:
+    run, _ = interrupted
     assert "west" not in run["results"][0]["contributed"]
     found = entries(consortium, "west")
     (rate,) = {event.sampling_rate for event in spent(found, "record")}
     rounds_paid = 1 + sum("west" in result["contributed"] for result in run["results"])
-    assert spent(found, "record", run["run"]) == [Event(2.0, rate, steps)] * rounds_paid
+    assert spent(found, "record", run["run"]) == [Event(2.0, rate, LONG_STEPS)] * rounds_paid
 
 
-def test_an_older_ledger_put_back_is_found_out_by_what_the_server_has_seen(consortium: Consortium) -> None:
-    """What the site's other database knows is wiped, so that only the server can tell."""
-    folder = consortium.site_state("north")
-    ledger = folder / "ledger.sqlite"
-    stop(consortium, "north")
-    older = ledger.read_bytes()
-    consortium.start_site("north")
+def test_an_older_ledger_put_back_is_found_out_by_what_the_server_has_seen(
+    consortium: Consortium, interrupted: tuple[dict[str, Any], bytes]
+) -> None:
+    """What the site's other database knows is wiped, so that only the server can tell. With the true one back, the run
+    goes on."""
+    _, older = interrupted
     agree(consortium, "fourth")
-    consortium.operator("run", "start", "fourth")
-    ended(consortium, "fourth")
-
-    agree(consortium, "fifth")
-    stop(consortium, "north")
-    newer = ledger.read_bytes()
+    newer = exchange_ledger(consortium, "north", older)
     assert newer != older
-    put_back(folder, older)
-    consortium.start_site("north")
-    consortium.operator("run", "start", "fifth")
+    consortium.operator("run", "start", "fourth")
     with pytest.raises(CommandFailedError):  # it is not even counted, so no sum is opened over the others alone
-        consortium.operator("run", "watch", "fifth")
-    log = (consortium.root / "server" / "runs" / view(consortium, "fifth")["run"] / "worker.log").read_text()
+        consortium.operator("run", "watch", "fourth")
+    log = (consortium.root / "server" / "runs" / view(consortium, "fourth")["run"] / "worker.log").read_text()
     assert set(re.findall(r"site='(\w+)'.*code='(\w+)'", log)) == {("north", "ledger_rolled_back")}
-    consortium.operator("run", "stop", "fifth")
     with pytest.raises(CommandFailedError, match="not what it was seen to be"):
         consortium.site("north", "ledger", "verify")
 
-    stop(consortium, "north")
-    put_back(folder, newer)
-    consortium.start_site("north")
-    agree(consortium, "sixth")
-    consortium.operator("run", "start", "sixth")
-    assert [result["missing"] for result in ended(consortium, "sixth")["results"]] == [{}] * ROUNDS
+    exchange_ledger(consortium, "north", newer)
+    consortium.operator("run", "resume", "fourth")
+    assert [result["missing"] for result in ended(consortium, "fourth")["results"]] == [{}] * ROUNDS
 
 
-def put_back(folder: Path, ledger: bytes) -> None:
+def exchange_ledger(consortium: Consortium, name: str, ledger: bytes) -> bytes:
+    """Put another ledger in the place of a site's, which is told apart by nothing else there. Returns the one that was
+    there."""
+    consortium.sites[name].terminate()
+    consortium.sites[name].wait(PATIENCE_S)
+    folder = consortium.site_state(name)
+    before = (folder / "ledger.sqlite").read_bytes()
     (folder / "ledger.sqlite").write_bytes(ledger)
     with closing(sqlite3.connect(folder / "state.sqlite")) as database, database:
         database.execute("DELETE FROM settings WHERE name LIKE 'ledger%'")
-
-
-def stop(consortium: Consortium, name: str) -> None:
-    consortium.sites[name].terminate()
-    consortium.sites[name].wait(PATIENCE_S)
+    consortium.start_site(name)
+    eventually(lambda: '"offline"' not in consortium.operator("site", "list", "--json"), f"{name} to be back")
+    return before

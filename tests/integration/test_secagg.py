@@ -14,39 +14,25 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quorate.aggregation import ring, words
 from quorate.aggregation.packing import Packing
-from quorate.aggregation.plain import PlainScheme, weight_of
+from quorate.aggregation.plain import PlainScheme
+from quorate.aggregation.weights import record_weight
 from quorate.errors import KeyMismatchError, QuorateError
 from quorate.identity import RunId
-from quorate.rounds.instruction import StudyContribution
-from quorate.rounds.run import RunState, RunView
 from quorate.secagg.release import ReleaseTerms, pack_release, seal_release
 from quorate.secagg.study_key import StudyKey
-from quorate.wire.messages import contribution_to_bytes
+from quorate.wire.sum_messages import SumAnswer, sum_answer_to_bytes
 from quorate_client.rounds.model.state import THETA_OFFSET
-from quorate_client.site.folder import RELEASED_MODEL
-from tests.integration.consortium_kit import (
-    DIMENSION,
-    HOLD,
-    SECRET,
-    Consortium,
-    Site,
-    Template,
-    contributed,
-    shares_in,
-)
-from tests.integration.processes import eventually
-from tests.integration.test_crashes import run_worker
+from tests.consortium.running import Site
+from tests.integration.crash_kit import DIMENSION, SECRET, CrashTest, Template, shares_in
 
 pytestmark = pytest.mark.integration
 
-Found = Callable[..., Consortium]
 ALL = set(SECRET.sites)
 OTHERS = ALL - {"east"}
 BOUND = 4.0
@@ -54,38 +40,36 @@ WAL_HEADER_BYTES, WAL_FRAME_HEADER_BYTES = 32, 24
 """Of SQLite's write-ahead log; the page size is in its header (sqlite.org/fileformat2.html, section 4)."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def founded(secret_template: Template) -> Template:
     return secret_template
 
 
-def run_to_vote(consortium: Consortium, study: str, *frozen: str) -> str:
-    """A run whose second round is in the vote; all have voted but the ``frozen``, whose daemons stand still."""
-    west = consortium.sites["west"]
-    west.order("train-2", HOLD)
-    run = consortium.run(study)
-    west.await_step("train-2")
-    consortium.await_phase(run, "upload", ("east", "north", "south"))
-    for name in frozen:
-        consortium.sites[name].running.freeze()
-    west.release("train-2")
-    consortium.await_phase(run, "vote", sorted(ALL - set(frozen)))
+def run_to_upload(consortium: CrashTest, study: str, step: str = "train-2", **held: str) -> str:
+    """A run in which all have uploaded but west, which is held in a step of its second round, or right before."""
+    run = consortium.run(study, west=step, **held)
+    consortium.sites["west"].await_step(step)
+    consortium.await_phase(run, "upload", "east", "north", "south")
     return run
 
 
-def run_to_reveal(consortium: Consortium, study: str) -> str:
+def run_to_vote(consortium: CrashTest, study: str, *frozen: str) -> str:
+    """A run whose second round is in the vote; all have voted but the ``frozen``, whose daemons stand still."""
+    run = run_to_upload(consortium, study)
+    for name in frozen:
+        consortium.sites[name].running.freeze()
+    consortium.sites["west"].release("train-2")
+    consortium.await_phase(run, "vote", *(ALL - set(frozen)))
+    return run
+
+
+def run_to_reveal(consortium: CrashTest, study: str) -> str:
     """A run whose second round is in the reveal; all but east have revealed, whose daemon stands still."""
     run = run_to_vote(consortium, study, "south")
     consortium.sites["east"].running.freeze()
     consortium.sites["south"].running.thaw()
-    consortium.await_phase(run, "reveal", ("north", "south", "west"))
+    consortium.await_phase(run, "reveal", "north", "south", "west")
     return run
-
-
-def restart(consortium: Consortium, *names: str) -> None:
-    for name in names:
-        consortium.start_site(name)
-    consortium.await_sites()
 
 
 def state_names(site: Site, run: str) -> set[str]:
@@ -118,14 +102,14 @@ def samples(content: bytes) -> list[re.Pattern[bytes]]:
     return [re.compile(re.escape(piece)) for piece in pieces if len(set(piece)) > 8]
 
 
-def canaries(consortium: Consortium, run: str) -> Mapping[str, list[re.Pattern[bytes]]]:
+def canaries(consortium: CrashTest, run: str) -> Mapping[str, list[re.Pattern[bytes]]]:
     """What nobody but the sites may hold, of each of them: its numbers, its update of round 2, its models, its keys."""
     found: dict[str, list[re.Pattern[bytes]]] = {}
     packing, total = Packing(BOUND, len(ALL)), sum(SECRET.records.values())
     for name, site in consortium.sites.items():
         records = SECRET.records[name]
-        weight = weight_of(records, total)
-        said = contribution_to_bytes(StudyContribution(dimension=DIMENSION, extras=(records,)))
+        weight = record_weight(records, total, len(ALL), 0, is_counted=True)
+        said = sum_answer_to_bytes(SumAnswer(dimension=DIMENSION, plain_counts=(records,)))
         found[f"records of {name}"] = [*spellings(records), re.compile(re.escape(said))]
         found[f"weight of {name}"] = spellings(weight)
         for path in site.folder.glob(f"work/runs/{run}/model-*.state"):
@@ -146,7 +130,7 @@ def canaries(consortium: Consortium, run: str) -> Mapping[str, list[re.Pattern[b
     return found
 
 
-def written(consortium: Consortium) -> Iterator[bytes]:
+def written(consortium: CrashTest) -> Iterator[bytes]:
     """The content of every file of the server."""
     for path in [*consortium.server_dir.rglob("*"), consortium.root / "server.log"]:
         if path.name.endswith("-shm"):
@@ -163,7 +147,7 @@ def written(consortium: Consortium) -> Iterator[bytes]:
             yield content
 
 
-def told(consortium: Consortium, run: str) -> list[bytes]:
+def told(consortium: CrashTest, run: str) -> list[bytes]:
     """Everything that the server has written, and what it reports."""
     return [*(b"".join(consortium.operator.report(run, form)) for form in ("json", "html")), *written(consortium)]
 
@@ -175,170 +159,152 @@ def seen(contents: Iterable[bytes], sought: Mapping[str, list[re.Pattern[bytes]]
     }
 
 
-def hold_round_2(consortium: Consortium, study: str, last: str) -> str:
+def hold_round_2(consortium: CrashTest, study: str, last: str) -> str:
     """A run in which all have sent their update of round 2, but west."""
     for site in consortium.sites.values():
-        site.order("keep", HOLD)
-    consortium.sites["west"].order("train-2", HOLD)
-    run = consortium.run(study)
+        site.order("keep")
+    run = consortium.run(study, west="train-2")
     consortium.sites["west"].await_step("train-2")
-    consortium.await_phase(run, last, ("east", "north", "south"))
+    consortium.await_phase(run, last, "east", "north", "south")
     return run
 
 
-def test_an_undisturbed_run_tells_the_server_nothing_of_a_site(consortium: Consortium) -> None:
+def test_an_undisturbed_run_tells_the_server_nothing_of_a_site(fresh: CrashTest) -> None:
     """Each round has all sites, the model is exact at all of them and not at the server, and nowhere in the server's
     folder, log and reports is a site's count, weight, update, model or key; neither during the run nor afterwards.
     """
-    run = hold_round_2(consortium, "kept", "upload")
-    during = canaries(consortium, run)
+    run = hold_round_2(fresh, "kept", "upload")
+    during = canaries(fresh, run)
     assert {f"{what} of {name}" for what in ("study key", "records") for name in ALL} <= set(during)
     assert {f"update of {name}" for name in ("east", "north", "south")} <= set(during)
     assert len([name for name in during if name.startswith("model-1")]) == len(ALL)
-    assert seen(told(consortium, run), during) == set()
+    assert seen(told(fresh, run), during) == set()
     # The search itself finds what is there.
-    control = consortium.sites["east"].control
+    control = fresh.sites["east"].control
     assert seen([(control / "update-2").read_bytes()], during) == {"update of east"}
-    consortium.sites["north"].order("export-3", HOLD)
-    consortium.sites["west"].release("train-2")
-    consortium.sites["north"].await_step("export-3")
-    after = canaries(consortium, run)
+    fresh.sites["north"].order("export-3")
+    fresh.sites["west"].release("train-2")
+    fresh.sites["north"].await_step("export-3")
+    after = canaries(fresh, run)
     assert {f"update of {name}" for name in ALL} <= set(after)
     assert len([name for name in after if name.startswith("model-3")]) == len(ALL)
-    consortium.sites["north"].release("export-3")
-    view = consortium.await_end(run)
+    fresh.sites["north"].release("export-3")
+    view = fresh.await_end(run)
 
-    assert contributed(view) == [ALL, ALL, ALL]
+    assert [set(result.contributed) for result in view.results] == [ALL, ALL, ALL]
     assert [dict(result.missing) for result in view.results] == [{}, {}, {}]
-    for site in consortium.sites.values():
-        assert Counter(name for name, _ in site.steps() if name.startswith("train")) == {
-            "train-1": 1,
-            "train-2": 1,
-            "train-3": 1,
-        }
-    models = [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in consortium.sites.values()]
+    for site in fresh.sites.values():
+        assert [site.began(f"train-{number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 0]
+    models = fresh.models(run)
     assert len({path.read_bytes() for path in models}) == 1
-    np.testing.assert_allclose(shares_in(models[0]), consortium.expected(view), atol=SECRET.tolerance, rtol=0)
+    np.testing.assert_allclose(shares_in(models[0]), fresh.expected(view), atol=SECRET.tolerance, rtol=0)
     assert not view.model_available
     with pytest.raises(QuorateError):
-        consortium.released(run)
-    assert consortium.spooled() == []
-    contents = told(consortium, run)
-    assert consortium.running.stop() == 0
-    contents += written(consortium)
-    assert not list(consortium.server_dir.rglob("*.npz"))
+        fresh.released(run)
+    assert fresh.spooled() == []
+    contents = told(fresh, run)
+    assert fresh.running.stop() == 0
+    contents += written(fresh)
+    assert not list(fresh.server_dir.rglob("*.npz"))
     assert seen(contents, {**during, **after}) == set()
 
 
-def test_the_same_search_finds_it_all_where_nothing_is_protected(consortium: Consortium) -> None:
+def test_the_same_search_finds_it_all_where_nothing_is_protected(fresh: CrashTest) -> None:
     """What makes the test above one: in an open study the server's folder is full of it."""
-    run = hold_round_2(consortium, "open", "train")
-    found = seen(told(consortium, run), canaries(consortium, run))
+    run = hold_round_2(fresh, "open", "upload")
+    found = seen(told(fresh, run), canaries(fresh, run))
     assert {f"plain words of {name}" for name in ("east", "north", "south")} <= found
     assert {f"records of {name}" for name in ALL} <= found
-    consortium.sites["west"].release("train-2")
-    consortium.require_whole(run)
+    fresh.sites["west"].release("train-2")
+    fresh.require_whole(run, ALL, ALL, ALL)
 
 
 def test_a_model_that_goes_to_the_operator_is_nowhere_at_the_server_and_cannot_be_replaced_there(
-    consortium: Consortium,
+    fresh: CrashTest,
 ) -> None:
     """What lies at the server opens with the operator's key only, to what every site has; and only that is believed."""
-    run = consortium.run("brisk")
-    consortium.require_whole(run)
-    models = [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in consortium.sites.values()]
-    fetched = (consortium.root / "model.npz").read_bytes()
-    assert {path.read_bytes() for path in models} == {fetched}
-    sought = {**canaries(consortium, run), "the model": samples(fetched)}
-    assert seen(told(consortium, run), sought) == set()
+    run = fresh.run("brisk")
+    fresh.require_whole(run, ALL, ALL, ALL)
+    fetched = (fresh.root / "model.npz").read_bytes()
+    assert {path.read_bytes() for path in fresh.models(run)} == {fetched}
+    sought = {**canaries(fresh, run), "the model": samples(fetched)}
+    assert seen(told(fresh, run), sought) == set()
     assert "the model" in seen([fetched], sought)
-    study = consortium.operator.study("brisk").study
     key = StudyKey(b"of the server's own making......")
-    backdoor = seal_release(io.BytesIO(fetched[::-1]), key, ReleaseTerms.of(study, RunId(run)))
-    (consortium.server_dir / "runs" / run / "model.npz").write_bytes(b"".join(pack_release([], backdoor)))
+    backdoor = seal_release(io.BytesIO(fetched[::-1]), key, ReleaseTerms.of(fresh.study(run), RunId(run)))
+    (fresh.folder(run) / "model.npz").write_bytes(b"".join(pack_release([], backdoor)))
     with pytest.raises(KeyMismatchError):
-        consortium.released(run)
-    assert (consortium.root / "model.npz").read_bytes() == fetched
+        fresh.released(run)
+    assert (fresh.root / "model.npz").read_bytes() == fetched
 
 
 # --- a site ---
 
 
-def test_a_site_that_dies_between_hello_and_upload_is_missed_for_that_round_only(consortium: Consortium) -> None:
+def test_a_site_that_dies_between_hello_and_upload_is_missed_for_that_round_only(consortium: CrashTest) -> None:
     """It said hello with its last reveal; the key for it died with the process."""
     east, north = consortium.sites["east"], consortium.sites["north"]
-    east.order("initial-2", HOLD)
-    north.order("train-1", HOLD)
-    run = consortium.run("brisk")
+    run = consortium.run("brisk", east="initial-2", north="train-1")
     east.await_step("initial-2")
     north.await_step("train-1")
     east.running.kill()
     east.release("initial-2")
-    restart(consortium, "east")
+    consortium.restart("east")
     north.release("train-1")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [OTHERS, ALL, ALL]
+    view = consortium.require_whole(run, OTHERS, ALL, ALL)
     assert dict(view.results[0].missing) == {"east": "site_interrupted"}
     assert east.began("train-1") == 0
 
 
-def test_a_site_that_dies_while_it_trains_is_missed_for_that_round_only(consortium: Consortium) -> None:
+def test_a_site_that_dies_while_it_trains_is_missed_for_that_round_only(consortium: CrashTest) -> None:
     east, north = consortium.sites["east"], consortium.sites["north"]
-    for site in (east, north):
-        site.order("train-2", HOLD)
-    run = consortium.run("brisk")
+    run = consortium.run("brisk", east="train-2", north="train-2")
     east.await_step("train-2")
-    consortium.await_phase(run, "upload", ("south", "west"))
+    consortium.await_phase(run, "upload", "south", "west")
     east.running.kill()
     east.release("train-2")
-    restart(consortium, "east")
+    consortium.restart("east")
     north.release("train-2")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, OTHERS, ALL]
+    view = consortium.require_whole(run, ALL, OTHERS, ALL)
     assert dict(view.results[1].missing) == {"east": "site_interrupted"}
     assert east.began("train-2") == 1
 
 
-def test_what_a_site_uploaded_before_it_died_counts(consortium: Consortium) -> None:
+def test_what_a_site_uploaded_before_it_died_counts(consortium: CrashTest) -> None:
     """The others hold shares of its key: its update is in the sum, though it neither votes nor reveals."""
     east, north = consortium.sites["east"], consortium.sites["north"]
-    for name in ("train-1", "train-2"):
-        north.order(name, HOLD)
-    run = consortium.run("brisk")
+    run = consortium.run("brisk", north=("train-1", "train-2"))
     north.await_step("train-1")
-    consortium.await_phase(run, "upload", ("east", "south", "west"))
+    consortium.await_phase(run, "upload", "east", "south", "west")
     east.running.kill()
     north.release("train-1")
     north.await_step("train-2")
-    restart(consortium, "east")
+    consortium.restart("east")
     north.release("train-2")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, OTHERS, ALL]
-    assert dict(view.results[0].missing) == {}
-    assert dict(view.results[1].missing) == {"east": "absent"}
+    view = consortium.require_whole(run, ALL, OTHERS, ALL)
+    assert [dict(result.missing) for result in view.results[:2]] == [{}, {"east": "absent"}]
 
 
-def test_a_site_that_dies_between_vote_and_reveal_costs_nothing(consortium: Consortium) -> None:
+def test_a_site_that_dies_between_vote_and_reveal_costs_nothing(consortium: CrashTest) -> None:
     """Two others reveal. Started again it has lost its share, says so, and is in the next round."""
     run = run_to_vote(consortium, "brisk", "south")
     consortium.sites["east"].running.kill()
-    restart(consortium, "east")
+    consortium.restart("east")
     consortium.sites["south"].running.thaw()
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, ALL]
+    consortium.require_whole(run, ALL, ALL, ALL)
     assert "vote_refused" in consortium.sites["east"].log
 
 
-def test_a_site_that_is_frozen_in_its_reveal_costs_nothing(consortium: Consortium) -> None:
+def test_a_site_that_is_frozen_in_its_reveal_costs_nothing(consortium: CrashTest) -> None:
     """Nobody knows that it would come back: it is killed while it stands still."""
+    north = consortium.sites["north"]
     run = run_to_reveal(consortium, "brisk")
-    consortium.sites["north"].order("train-3", HOLD)
+    north.order("train-3")
     consortium.sites["east"].running.kill()
-    consortium.sites["north"].await_step("train-3")
-    restart(consortium, "east")
-    consortium.sites["north"].release("train-3")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, OTHERS]
+    north.await_step("train-3")
+    consortium.restart("east")
+    north.release("train-3")
+    consortium.require_whole(run, ALL, ALL, OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -347,57 +313,46 @@ def test_a_site_that_is_frozen_in_its_reveal_costs_nothing(consortium: Consortiu
     ids=["by the sums", "by a checkpoint"],
 )
 def test_a_site_that_missed_rounds_arrives_at_the_same_model(
-    consortium: Consortium, study: str, back_in: str, rounds: list[set[str]]
+    consortium: CrashTest, study: str, back_in: str, rounds: list[set[str]]
 ) -> None:
     """It opens what it was not part of: the sums, or where the server dropped them a checkpoint that another site
     sealed. Its upload is in the others' sum only if its model is theirs.
     """
     east, north = consortium.sites["east"], consortium.sites["north"]
-    east.order("train-1", HOLD)
-    for name in (back_in, "export-3"):
-        north.order(name, HOLD)
-    run = consortium.run(study)
+    run = consortium.run(study, east="train-1", north=(back_in, "export-3"))
     east.await_step("train-1")
-    consortium.await_phase(run, "upload", ("south", "west"))
+    consortium.await_phase(run, "upload", "south", "west")
     east.running.kill()
     east.release("train-1")
     north.await_step(back_in)
-    restart(consortium, "east")
+    consortium.restart("east")
     north.release(back_in)
     north.await_step("export-3")
-    consortium.await_phase(run, "release", ("east", "south", "west"))
+    consortium.await_phase(run, "release", "east", "south", "west")
     states = {name: state_names(site, run) for name, site in consortium.sites.items()}
     newest = {name for name in states["north"] if name.startswith("model-3-")}
     assert len(newest) == 1
     assert all(newest <= held for held in states.values())
     north.release("export-3")
-    view = consortium.require_whole(run)
-    assert contributed(view) == rounds
-    models = [site.folder / "work" / "runs" / run / RELEASED_MODEL for site in consortium.sites.values()]
-    assert len({path.read_bytes() for path in models}) == 1
+    consortium.require_whole(run, *rounds)
+    assert len({path.read_bytes() for path in consortium.models(run)}) == 1
 
 
-def test_a_site_that_was_not_there_when_the_run_began_joins_it(found: Found) -> None:
+def test_a_site_that_was_not_there_when_the_run_began_joins_it(found: Callable[..., CrashTest]) -> None:
     """It finds its part of the study key, and the sum of the statistics that it is not in."""
     consortium = found()
-    consortium.start_server()
-    for name in OTHERS:
-        consortium.start_site(name)
-    consortium.await_sites(east="offline")
-    north = consortium.sites["north"]
-    north.order("train-1", HOLD)
-    run = consortium.run("brisk")
-    north.await_step("train-1")
-    restart(consortium, "east")
-    north.release("train-1")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [OTHERS, ALL, ALL]
+    consortium.start("east")
+    run = consortium.run("brisk", north="train-1")
+    consortium.sites["north"].await_step("train-1")
+    consortium.restart("east")
+    consortium.sites["north"].release("train-1")
+    consortium.require_whole(run, OTHERS, ALL, ALL)
 
 
 # --- a sum that cannot be opened ---
 
 
-def require_few_votes(consortium: Consortium, run: str, round_number: int, *voters: str) -> None:
+def require_few_votes(consortium: CrashTest, run: str, round_number: int, *voters: str) -> None:
     """These sites voted twice in a round, over the same sites; the others once."""
     for name, site in consortium.sites.items():
         given = [ballot for ballot in ballots(site, run) if ballot[0] == round_number]
@@ -406,92 +361,51 @@ def require_few_votes(consortium: Consortium, run: str, round_number: int, *vote
         assert len({digest for *_, digest in given}) == len(given)
 
 
-def test_a_sum_that_lost_its_voters_is_begun_anew_once_they_are_back(consortium: Consortium) -> None:
+def test_a_sum_that_lost_its_voters_is_begun_anew_once_they_are_back(consortium: CrashTest) -> None:
     """All train anew, under new keys; the first sum is never opened, and nobody counts twice."""
+    west = consortium.sites["west"]
     run = run_to_vote(consortium, "brisk", "north", "south")
     for name in ("north", "south"):
         consortium.sites[name].running.kill()
         consortium.start_site(name)
-    consortium.sites["west"].order("train-3", HOLD)
-    consortium.sites["west"].await_step("train-3")
+    west.order("train-3")
+    west.await_step("train-3")
     require_few_votes(consortium, run, 2, "east", "west")
-    consortium.sites["west"].release("train-3")
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, ALL, ALL]
-    consortium.require_shares(view)
+    west.release("train-3")
+    consortium.require_shares(run, ALL, ALL, ALL)
     for site in consortium.sites.values():
         assert [site.began(f"train-{number}") for number in (1, 2, 3)] == [1, 2, 1]
 
 
-def test_a_run_whose_voters_stay_away_pauses_after_one_more_attempt(consortium: Consortium) -> None:
+def test_a_run_whose_voters_stay_away_pauses_after_one_more_attempt(consortium: CrashTest) -> None:
     """Paused with ``quorum_missing``; with the sites back ``resume`` completes it."""
     run = run_to_vote(consortium, "hasty", "north", "south")
     for name in ("north", "south"):
         consortium.sites[name].running.kill()
-    paused = consortium.await_run(run, lambda view: view.state is not RunState.RUNNING, "to pause")
-    assert paused.state is RunState.PAUSED
-    assert paused.reason is not None
-    assert paused.reason.code == "quorum_missing"
-    assert "north (absent), south (absent)" in paused.reason.got
-    assert "run resume" in paused.reason.action
-    assert contributed(paused) == []
-    log = (consortium.server_dir / "runs" / run / "worker.log").read_text()
-    assert log.count("a secure sum is begun anew") == 1
-    restart(consortium, "north", "south")
-    assert consortium.view(run).state is RunState.PAUSED
-    consortium.operator.resume(run)
-    view = consortium.await_end(run)
-    assert contributed(view) == [ALL, ALL]
-    consortium.require_shares(view)
+    paused = consortium.await_pause(run, "quorum_missing", "north (absent), south (absent)", "run resume")
+    assert paused.results == ()
+    assert consortium.worker_log(run).count("a secure sum is begun anew") == 1
+    consortium.restart("north", "south")
+    consortium.resume(run)
+    consortium.require_shares(run, ALL, ALL)
     for site in consortium.sites.values():
         assert [site.began(f"train-{number}") for number in (1, 2)] == [1, 2]
 
 
-def test_an_operators_pause_in_an_upload_loses_no_round(consortium: Consortium) -> None:
+def test_an_operators_pause_in_an_upload_loses_no_round(consortium: CrashTest) -> None:
     """What was withdrawn is not taken up again: the sum is begun anew when the run goes on."""
-    west = consortium.sites["west"]
-    west.order("train-2", HOLD)
-    run = consortium.run("brisk")
-    west.await_step("train-2")
-    consortium.await_phase(run, "upload", ("east", "north", "south"))
+    run = run_to_upload(consortium, "brisk")
     consortium.operator.pause(run)
-    west.release("train-2")
-    consortium.operator.resume(run)
-    view = consortium.await_end(run)
-    assert [result.round_number for result in view.results] == [1, 2, 3]
-    assert all(OTHERS & each for each in contributed(view))
-    consortium.require_shares(view)
+    consortium.sites["west"].release("train-2")
+    consortium.resume(run)
+    view = consortium.require_shares(run)
+    assert all(OTHERS & set(result.contributed) for result in view.results)
 
 
 # --- the server ---
 
 
-def before_training(consortium: Consortium) -> str:
-    """All said hello with the reveal of the sum before; one has not trained yet."""
-    consortium.sites["west"].order("initial-2", HOLD)
-    run = consortium.run("patient")
-    consortium.sites["west"].await_step("initial-2")
-    consortium.await_phase(run, "upload", ("east", "north", "south"))
-    return run
-
-
-def in_upload(consortium: Consortium) -> str:
-    consortium.sites["west"].order("train-2", HOLD)
-    run = consortium.run("patient")
-    consortium.sites["west"].await_step("train-2")
-    consortium.await_phase(run, "upload", ("east", "north", "south"))
-    return run
-
-
-def in_vote(consortium: Consortium) -> str:
-    return run_to_vote(consortium, "patient", "south")
-
-
-def in_reveal(consortium: Consortium) -> str:
-    return run_to_reveal(consortium, "patient")
-
-
-def let_go(consortium: Consortium) -> None:
+def let_go(consortium: CrashTest) -> None:
     """Whoever was held to bring a run to where it is."""
     for site in consortium.sites.values():
         site.running.thaw()
@@ -499,62 +413,48 @@ def let_go(consortium: Consortium) -> None:
             (site.control / step).unlink(missing_ok=True)
 
 
-PLACES = [before_training, in_upload, in_vote, in_reveal]
+PLACES: dict[str, Callable[[CrashTest], str]] = {
+    # All said hello with the reveal of the sum before; one has not trained yet.
+    "before training": lambda consortium: run_to_upload(consortium, "patient", "initial-2"),
+    "in the upload": lambda consortium: run_to_upload(consortium, "patient"),
+    "in the vote": lambda consortium: run_to_vote(consortium, "patient", "south"),
+    "in the reveal": lambda consortium: run_to_reveal(consortium, "patient"),
+}
 
 
-def place(value: object) -> str:
-    return getattr(value, "__name__", "")
-
-
-@pytest.mark.parametrize("reach", PLACES, ids=place)
-def test_a_run_goes_on_by_itself_when_the_server_was_killed(
-    consortium: Consortium, reach: Callable[[Consortium], str]
+@pytest.mark.parametrize("killed", ["server", "worker"])
+@pytest.mark.parametrize("reach", PLACES.values(), ids=PLACES)
+def test_a_run_goes_on_by_itself_when_the_server_or_its_worker_was_killed(
+    consortium: CrashTest, reach: Callable[[CrashTest], str], killed: str
 ) -> None:
     """What sites did meanwhile counts, once; nobody trains or votes again for the same sum."""
     run = reach(consortium)
-    consortium.running.kill()
-    let_go(consortium)
-    consortium.start_server()
-    view = consortium.require_whole(run)
-    require_undisturbed(consortium, view)
-
-
-@pytest.mark.parametrize("reach", PLACES, ids=place)
-def test_a_run_goes_on_by_itself_when_its_worker_was_killed(
-    consortium: Consortium, reach: Callable[[Consortium], str]
-) -> None:
-    run = reach(consortium)
-    first = run_worker(consortium)
-    first.kill()
-    eventually(lambda: run_worker(consortium).pid != first.pid, "another worker")
-    let_go(consortium)
-    view = consortium.require_whole(run)
-    require_undisturbed(consortium, view)
-
-
-def require_undisturbed(consortium: Consortium, view: RunView) -> None:
-    assert contributed(view) == [ALL, ALL, ALL]
+    if killed == "server":
+        consortium.running.kill()
+        let_go(consortium)
+        consortium.start_server()
+    else:
+        consortium.kill_run_worker()
+        let_go(consortium)
+    consortium.require_whole(run, ALL, ALL, ALL)
     for site in consortium.sites.values():
         assert [site.began(f"train-{number}") for number in (1, 2, 3)] == [1, 1, 1]
-        rounds = Counter(number for number, *_ in ballots(site, view.run))
+        rounds = Counter(number for number, *_ in ballots(site, run))
         assert max(rounds.values()) == 1
 
 
-def test_a_worker_that_dies_does_not_let_a_site_into_a_sum_that_began_without_it(consortium: Consortium) -> None:
+def test_a_worker_that_dies_does_not_let_a_site_into_a_sum_that_began_without_it(consortium: CrashTest) -> None:
     """Its successor goes through the closed hello again with the site back: a sum of other hellos would not open."""
-    north = consortium.sites["north"]
+    east, north = consortium.sites["east"], consortium.sites["north"]
     run = run_to_reveal(consortium, "brisk")
-    north.order("train-3", HOLD)
-    consortium.sites["east"].running.kill()
+    north.order("train-3")
+    east.running.kill()
     north.await_step("train-3")
-    consortium.await_phase(run, "upload", ("south", "west"))
-    restart(consortium, "east")
-    first = run_worker(consortium)
-    first.kill()
-    eventually(lambda: run_worker(consortium).pid != first.pid, "another worker")
+    consortium.await_phase(run, "upload", "south", "west")
+    consortium.restart("east")
+    consortium.kill_run_worker()
     north.release("train-3")
-    view = consortium.require_whole(run)
-    assert contributed(view) == [ALL, ALL, OTHERS]
+    view = consortium.require_whole(run, ALL, ALL, OTHERS)
     assert dict(view.results[2].missing) == {"east": "work_withdrawn"}
     assert [north.began(f"train-{number}") for number in (1, 2, 3)] == [1, 1, 1]
-    assert Path(consortium.root / "site-east.log").read_text().count("Traceback") == 0
+    assert "Traceback" not in east.log

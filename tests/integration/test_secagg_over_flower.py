@@ -6,7 +6,6 @@ Four sites, of which one may collude: a sum needs three uploads, three votes and
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +36,7 @@ from quorate_server.flower import server_app as server
 from tests.client.data_kit import fix_split
 from tests.client.engine_processes import end_engines, engines
 from tests.compat.reference import RUN_ID, InProcessGrid
-from tests.integration.consortium_kit import SCHEMA, SECRET, shares_in
+from tests.integration.crash_kit import PACKAGES, SECRET, shares_in, write_study, write_table
 from tests.integration.test_secagg import samples, seen, spellings
 
 pytestmark = pytest.mark.integration
@@ -49,24 +48,16 @@ RUN = f"flower-{RUN_ID}"
 ROUNDS = 3
 DIMENSION = 20_000
 BOUND = 4.0
-TASK = Path(__file__).parent / "slow_task"
 
 
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The study and a site file for each site; its updates are kept."""
-    monkeypatch.syspath_prepend(str(TASK))
-    monkeypatch.setenv("PYTHONPATH", str(TASK))
+    monkeypatch.syspath_prepend(str(PACKAGES[0]))
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGES[0]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "schema.toml").write_text(SCHEMA)
-    names = json.dumps(SITES)
-    (tmp_path / "study.toml").write_text(
-        f'name = "elsewhere"\npurpose = "To be watched"\nsites = {names}\n'
-        f'[task]\nname = "crash-test"\n[task.parameters]\nschema_file = "schema.toml"\n'
-        f"sites = {names}\ndimension = {DIMENSION}\n"
-        f"[rounds]\ncount = {ROUNDS}\nquorum = 3\ndeadline_s = 120.0\ncheckpoint_every = 2\n"
-        f'[release]\nmodel = "sites"\n'
-    )
+    rounds = {"count": ROUNDS, "quorum": 3, "deadline_s": 120.0, "checkpoint_every": 2}
+    file = write_study(tmp_path, "elsewhere", SITES, rounds, "secagg", "sites", DIMENSION)
     folders = {SiteName(name): SiteFolder(tmp_path / "sites" / name) for name in SITES}
     members = []
     for name, folder in folders.items():
@@ -75,13 +66,12 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         members.append(make_or_load_keys(folder.keys).member(name))
         (folder.work / "control").mkdir()
         (folder.work / "control" / "keep").touch()
-        rows = [f"{number % 100 / 100},{'yes' if number % 2 else 'no'}" for number in range(RECORDS[name])]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["measured,outcome", *rows, ""]))
     keys = {member.name: member.signing_key for member in members}
-    study = StudyFile.read(tmp_path / "study.toml").resolve("tests", keys, task_digest)
+    study = StudyFile.read(file).resolve("tests", keys, task_digest)
     (tmp_path / "study.json").write_bytes(study.canonical())
     for name, folder in folders.items():
-        dataset = register(name, tmp_path / f"{name}.csv", study.task.parameters["schema"], 0.5, folder)
+        table = write_table(tmp_path / f"{name}.csv", RECORDS[name])
+        dataset = register(name, table, study.task.parameters["schema"], 0.5, folder)
         agreement = Agreement(study, study.digest(), name, dataset, node_config={})
         NodeSite(agreement, folder.root, tuple(members)).write(tmp_path / f"{name}.json")
     yield tmp_path

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,8 @@ class Door:
     runs: FakeRuns
     sessions: Sessions
     port: int = 0
+    refused: list[str] = field(default_factory=list)
+    """The codes of the calls that were refused."""
 
     def credential(self, issued: Issued, key_pem: bytes) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(self.authority.ca_pem, key_pem, issued.pem)
@@ -288,7 +290,7 @@ async def open_door(state_dir: Path, settings: str = "") -> AsyncIterator[Door]:
         FakeRuns(),
         Sessions(journal, 3600.0),
     )
-    server = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, door.registry)])
+    server = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, door.registry, refused=door.refused.append)])
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(
         EnrolmentService(
             authority=authority,

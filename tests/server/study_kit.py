@@ -1,4 +1,4 @@
-"""Small real stand-ins for a consortium: a study, sites that compute, and a transport in memory."""
+"""Small real stand-ins for a consortium: a study and a transport in memory. Its sites are in ``sites_kit.py``."""
 
 from __future__ import annotations
 
@@ -7,30 +7,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
-from quorate.aggregation import plain
-from quorate.aggregation.plain import PlainScheme, weight_of
 from quorate.errors import BlobMissingError
 from quorate.identity import RunId, SiteName
-from quorate.rounds.blobs import INLINE_BYTES, Blob, BlobId, blob_id
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution
+from quorate.rounds.blobs import Blob, BlobId, blob_id
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate.rounds.run import RoundResult
 from quorate.study.study import Study
 from quorate.tally import BINS, LOSS_ONE
 from quorate.wire.messages import (
-    contribution_to_bytes,
     instruction_from_bytes,
     instruction_to_bytes,
     reply_from_bytes,
     reply_to_bytes,
-    work_from_bytes,
 )
+from quorate.wire.sum_messages import sum_answer_from_bytes, sum_answer_to_bytes
 from quorate_server.rounds.phases import Arrived, Presence, Status
-from quorate_server.rounds.plain_loop import StudyLoop
 from quorate_server.rounds.progress import StudyProgress
-from quorate_server.rounds.secure.loop import SecureLoop
+from quorate_server.rounds.sums.loop import SumLoop
 
 RUN = RunId("malignancy-0a1b2c")
 NAMES = tuple(SiteName(name) for name in ("east", "north", "south", "west"))
@@ -72,93 +65,6 @@ class MemoryBlobs:
         blob = Blob(blob_id(data), len(data))
         self.content[blob.id] = data
         return blob
-
-
-@dataclass
-class SimulatedSite:
-    """A site that follows the phases: its state is a model and how many rounds it has seen.
-
-    Training moves the model towards the site's own target; the average is added to it as it is.
-    """
-
-    name: SiteName
-    records: int
-    blobs: MemoryBlobs
-    study: Study
-    model: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(DIMENSION))
-    round_number: int = 0
-    trained: list[int] = field(default_factory=list)
-    journal: dict[MessageId, Reply] = field(default_factory=dict)
-    target: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.target = float(self.records % 7) / 7
-
-    @property
-    def digest(self) -> bytes:
-        return blob_id(self.state())
-
-    def state(self) -> bytes:
-        return self.model.astype("<f8").tobytes()
-
-    def answer(self, instruction: Instruction) -> Reply:
-        """The stored reply to what is known; else the work."""
-        if instruction.message_id not in self.journal:
-            self.journal[instruction.message_id] = self._work(instruction)
-        return self.journal[instruction.message_id]
-
-    def _work(self, instruction: Instruction) -> Reply:
-        work = work_from_bytes(instruction.body)
-        blob: Blob | None = None
-        match instruction.phase:
-            case Phase.PREPARE:
-                contribution = StudyContribution(dimension=DIMENSION, extras=(self.records, self.records * 3))
-            case Phase.TRAIN:
-                self._advance(instruction)
-                self.trained.append(instruction.round_number)
-                weight = weight_of(self.records, work.total_weight)
-                scheme = PlainScheme(self.study.protection.value_bound, len(self.study.sites))
-                words, clipped = scheme.encode(0.5 * (self.target - self.model), weight)
-                blob = self._sent(words.astype("<u4").tobytes())
-                extras = (self.records, self.records * LOSS_ONE // 2, clipped)
-                contribution = StudyContribution(self.digest, DIMENSION, weight, extras)
-            case Phase.EVALUATE:
-                self._advance(instruction)
-                told = a_tally(self.records) if self.study.evaluates(instruction.round_number) else ()
-                contribution = StudyContribution(self.digest, DIMENSION, 0, told)
-            case Phase.CHECKPOINT | Phase.RELEASE:
-                self._advance(instruction)
-                blob = self._sent(self.state())
-                contribution = StudyContribution(self.digest, DIMENSION)
-            case _:
-                raise AssertionError(instruction.phase)
-        return Reply(
-            instruction.message_id,
-            body=contribution_to_bytes(contribution),
-            blobs=() if blob is None else (blob,),
-            working_s=0.1,
-        )
-
-    def _sent(self, data: bytes) -> Blob:
-        """Not inline, so that the way through the spool is taken."""
-        return self.blobs.put(data)
-
-    def _advance(self, instruction: Instruction) -> None:
-        work = work_from_bytes(instruction.body)
-        target = instruction.round_number - (instruction.phase is Phase.TRAIN)
-        if work.checkpoint is not None and work.checkpoint_round > self.round_number:
-            self.model = np.frombuffer(self._fetched(work.checkpoint), dtype="<f8").copy()
-            self.round_number = work.checkpoint_round
-        for ref in work.sums:
-            if self.round_number < ref.round_number <= target:
-                words = np.frombuffer(self._fetched(ref.blob), dtype="<u4").astype(np.uint32)
-                scheme = PlainScheme(self.study.protection.value_bound, len(self.study.sites))
-                self.model = self.model + scheme.decode(words, ref.weight)
-                self.round_number = ref.round_number
-        assert self.round_number == target, f"{self.name} has no way to the model of round {target}"
-
-    def _fetched(self, blob: Blob) -> bytes:
-        return blob.inline if blob.inline is not None else self.blobs.content[blob.id]
 
 
 def a_tally(records: int) -> tuple[int, ...]:
@@ -215,16 +121,15 @@ class MemoryExchange:
 
     # --- a process's life ---
 
-    def loop(self) -> StudyLoop | SecureLoop:
+    def loop(self) -> SumLoop:
         """A new process: what was in the pipe is lost, what is stored is not."""
         self.events = [self.presence()]
-        kind = StudyLoop if self.study.protection.mode == "none" else SecureLoop
-        return kind(RUN, self.study, self, self.progress, self.forgiven, self.clock)
+        return SumLoop(RUN, self.study, self, self.progress, self.forgiven, self.clock)
 
     def presence(self) -> Presence:
         return Presence(dict.fromkeys(self.gone, 0.0))
 
-    def resume(self) -> StudyLoop | SecureLoop:
+    def resume(self) -> SumLoop:
         """An operator resumed the run: whoever refused, or was refused, is asked anew."""
         for message, (site, instruction, reply) in self.stored.items():
             if reply.code or message in self.refused:
@@ -309,32 +214,53 @@ class MemoryExchange:
         self.statuses.append(status)
 
 
-def a_consortium(
-    names: Iterable[SiteName] = NAMES, records: Iterable[int] = (30, 20, 40, 10), **changes: Any
-) -> MemoryExchange:
-    study = a_study(names, **changes)
-    blobs = MemoryBlobs()
-    sites = {
-        name: SimulatedSite(name, count, blobs, study) for name, count in zip(study.site_names, records, strict=False)
-    }
-    return MemoryExchange(study, Time(), sites, blobs)
+# --- what a test changes ---
 
 
-def with_contribution(reply: Reply, **changes: Any) -> Reply:
-    """A reply whose contribution says something else."""
-    from quorate.wire.messages import contribution_from_bytes
-
-    return replace(reply, body=contribution_to_bytes(replace(contribution_from_bytes(reply.body), **changes)))
+def silent(sites: Iterable[SiteName], phase: Phase, round_number: int = 1, attempts: Iterable[int] = (0,)) -> Tamper:
+    """These sites do not answer in this exchange (their work is done, and lost on the way)."""
+    return when(sites, phase, lambda reply: None, round_number, attempts)
 
 
-def small(data: bytes) -> Blob:
-    """Inline where it fits."""
-    return Blob.of(data) if len(data) <= INLINE_BYTES else Blob(blob_id(data), len(data))
+def when(
+    sites: Iterable[SiteName],
+    phase: Phase,
+    change: Callable[[Reply], Reply | None],
+    round_number: int = 1,
+    attempts: Iterable[int] = (0, 1, 2, 3),
+) -> Tamper:
+    """These sites reply something else in this exchange."""
+    chosen, tries = set(sites), set(attempts)
+
+    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        here = instruction.phase is phase and instruction.round_number == round_number
+        if site in chosen and here and instruction.attempt in tries:
+            changed = change(reply)
+            return () if changed is None else (changed,)
+        return (reply,)
+
+    return tamper
 
 
-def words(*values: int) -> bytes:
-    return np.array(values, dtype=np.int64).astype(np.uint32).astype("<u4").tobytes()
+def each_of(*tampers: Tamper) -> Tamper:
+    """All of these, one after the other."""
+
+    def tamper(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        replies = [reply]
+        for one in tampers:
+            replies = [changed for given in replies for changed in one(site, instruction, given)]
+        return replies
+
+    return tamper
 
 
-def average(sums: npt.NDArray[np.uint32], weight: int, study: Study) -> npt.NDArray[np.float64]:
-    return plain.PlainScheme(study.protection.value_bound, len(study.sites)).decode(sums, weight)
+def lost(sites: Iterable[SiteName], phase: Phase, attempts: Iterable[int] = (0,)) -> Tamper:
+    """These sites fall silent in this exchange of round 1; a hello is asked of them only if they did not reveal."""
+    here = silent(sites, phase, attempts=attempts)
+    return here if phase is not Phase.HELLO else each_of(silent(sites, Phase.REVEAL, round_number=0), here)
+
+
+def with_answer(reply: Reply, **changes: Any) -> Reply:
+    """A reply whose answer says something else."""
+    answer = replace(sum_answer_from_bytes(reply.body), **changes)
+    return replace(reply, body=sum_answer_to_bytes(answer))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,11 @@ class Datasets:
         rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY name").fetchall()  # noqa: S608  # constant
         return [_dataset(row) for row in rows]
 
+    def by_age(self) -> list[Dataset]:
+        """What was registered first comes first."""
+        rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY added_unix_s, name").fetchall()  # noqa: S608  # constant
+        return [_dataset(row) for row in rows]
+
     def remove(self, name: str) -> None:
         """Forget a data set; the records themselves are not touched. Studies that use it are refused from now on.
 
@@ -83,7 +89,9 @@ class Datasets:
 _DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index"
 
 
-def _dataset(row: Sequence[Any]) -> Dataset:
+@lru_cache(maxsize=64)
+def _dataset(row: tuple[Any, ...]) -> Dataset:
+    """Asked for with each instruction, and nearly always the same row again."""
     name, kind, path, schema, test_fraction, records, units, content, index = row
     place = None if index is None else Path(index)
     return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place)

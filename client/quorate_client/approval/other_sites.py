@@ -26,9 +26,12 @@ class OtherSitesApprovals:
     answers: Answers
     current: CurrentConnection
 
-    async def require(self, agreement: Agreement) -> None:
+    async def require(self, agreement: Agreement) -> bool:
         """Refuse a study that too few sites have approved, this one included; the server is asked where too few are
         known here.
+
+        Returns:
+            Whether enough were known, and nobody had to be asked.
 
         Raises:
             StudyNotApprovedError: they are still too few. ServerUnreachableError and other QuorateErrors: the server
@@ -37,7 +40,7 @@ class OtherSitesApprovals:
         study, digest = agreement.study, agreement.digest
         sites = {agreement.site, *(approval.site for approval in self.answers.approvals(digest))}
         if len(sites) >= study.needed_approvals:
-            return
+            return True
         found = valid_approvals(study, await self._fetch(digest))
         self.answers.record_approvals(digest, found.values())
         sites.update(found)
@@ -49,6 +52,7 @@ class OtherSitesApprovals:
                 got=f"{len(sites)}; missing: {missing}",
                 action="Have the administrators of the missing sites approve it, then let the operator resume the run",
             )
+        return False
 
     async def _fetch(self, digest: bytes) -> list[Approval]:
         connection = await self.current.connected()

@@ -31,7 +31,7 @@ from quorate.study.study import Study
 SHIPPED_TASKS = ("tabular-classifier", "image-classifier")
 
 
-_BEGINS_WORK = (Phase.PREPARE, Phase.TRAIN, Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
+_BEGINS_WORK = (Phase.HELLO, Phase.UPLOAD, Phase.GUEST)
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 
@@ -119,6 +119,11 @@ class Policy(BaseModel):
         default="00:00-24:00",
         pattern=f"^{_CLOCK}-({_CLOCK}|24:00)$",
         description="HH:MM-HH:MM of this machine's clock in which sites train here",
+    )
+    dataset_names_in_metrics: bool = Field(
+        default=False,
+        description="whether the site's own metrics tell the names of its data sets beside their numbers; whoever "
+        "reaches `metrics_listen` reads them",
     )
     privacy: PrivacyPolicy = PrivacyPolicy()
 

@@ -47,6 +47,9 @@ require_isolation = false
 # When sites train here, by this machine's clock; "20:00-06:00" is at night.
 hours = "00:00-24:00"
 
+# Whether this site's own metrics tell the names of its data sets. They are numbered otherwise.
+dataset_names_in_metrics = false
+
 [privacy]
 # Mechanisms that a study must have on: "training" (DP-SGD, per record), "update" (noise before sending, per site),
 # "average" (noise after averaging, per site), "evaluation" (noise on what is counted on held-out records).
@@ -79,6 +82,9 @@ delta = 1e-5
 # or "set_aside" that and hold the rest to the limit.
 unbounded = "refuse"
 """
+
+_REMEMBERING: set[tuple[int, int]] = set()
+"""The databases, by device and inode, that remember a policy."""
 
 
 def has_policy(folder: SiteFolder) -> bool:
@@ -155,8 +161,25 @@ def _is_remembered(folder: SiteFolder) -> bool:
 
 
 def _remember(folder: SiteFolder) -> None:
+    """Once for each database: what is remembered there nothing takes back, and to open one costs more than to read the
+    policy. It is known by its inode: one that is put in its place learns of the policy too.
+    """
+    database = _inode(folder.database)
+    if database is not None and database in _REMEMBERING:
+        return
     with site_state(folder.database) as state:
         state.remember_policy()
+    if database is not None:
+        _REMEMBERING.add(database)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Nobody else has it while the file is open, as the database of a running daemon is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def policy_now(folder: SiteFolder) -> Policy:

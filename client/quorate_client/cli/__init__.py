@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
+from quorate.process.storage_errors import storage_errors
 from quorate.process.terminal import unexpected_ends_it
 from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies, upkeep
 from quorate_client.cli.output import show_error
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     with unexpected_ends_it():
         try:
-            app(given)
+            with storage_errors():
+                app(given)
         except QuorateError as error:
             show_error(error, as_json="--json" in given)
             sys.exit(exit_code(error))

@@ -36,11 +36,28 @@ KEEP_FREE_SHARE = 0.05
 """What a server offers does not fill a site's disk: so much stays free, or this share of it if that is less."""
 
 Count = Callable[[int], None]
+
+
+def _uncounted(*_: int) -> None: ...
+
+
 Result = TypeVar("Result")
 
 
-async def upload(stub: Any, address: str, spool: Spool, message: MessageId, blob: Blob, sent: Count) -> None:
-    """One attempt to bring a blob to the server; ``sent`` is told the bytes of each frame that left.
+async def upload(
+    stub: Any,
+    address: str,
+    spool: Spool,
+    message: MessageId,
+    blob: Blob,
+    sent: Count,
+    resumed: Count = _uncounted,
+) -> None:
+    """One attempt to bring a blob to the server.
+
+    Args:
+        sent: Is told the bytes of each frame that left.
+        resumed: Is told how many frames the server has of an earlier attempt.
 
     Raises:
         BlobMissingError: the blob is not in the spool. TransportError and other QuorateErrors: as the server answers.
@@ -54,6 +71,7 @@ async def upload(stub: Any, address: str, spool: Spool, message: MessageId, blob
         return
     # When the server has every frame but was stopped before it named the whole, the last one is repeated.
     first = min(opened.next_frame, blob.frames - 1)
+    resumed(first)
     with translated(address):
         await stub.Upload(_frames(spool, blob, first, sent))
 
@@ -87,6 +105,8 @@ class Downloads:
         current: Where the present connection is found.
         received: Told the bytes of each frame that came.
         free_bytes: How much the disk may take. By default all but what has to stay free.
+        resumed: Told how many frames are here of an earlier attempt.
+        broken: Called when an attempt was broken off.
     """
 
     def __init__(
@@ -96,12 +116,16 @@ class Downloads:
         random: Callable[[], float],
         received: Count,
         free_bytes: Callable[[], int] | None = None,
+        resumed: Count = _uncounted,
+        broken: Callable[[], None] = _uncounted,
     ) -> None:
         self._free_bytes = free_bytes or partial(_free_bytes, spool.folder)
         self._current = current
         self._spool = spool
         self._random = random
         self._received = received
+        self._resumed = resumed
+        self._broken = broken
         # A blob has one writer at a time, though several runs may want it.
         self._locks: WeakValueDictionary[BlobId, asyncio.Lock] = WeakValueDictionary()
 
@@ -134,6 +158,7 @@ class Downloads:
             connection = await self._current.connected()
             writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob))
             begun_at = writer.next_frame
+            self._resumed(begun_at)
             try:
                 await download(connection.stub, connection.address, writer, blob, self._received)
             except BlobMissingError:
@@ -146,6 +171,7 @@ class Downloads:
                 fruitless += isinstance(error, FrameError)
                 if fruitless >= ATTEMPTS_WITHOUT_PROGRESS:
                     raise
+                self._broken()
                 log.warning("download broken off", code=error.code, frame=writer.next_frame, frames=blob.frames)
             else:
                 return
@@ -157,8 +183,10 @@ def _free_bytes(folder: Path) -> int:
     return disk.free - min(KEEP_FREE_BYTES, int(disk.total * KEEP_FREE_SHARE))
 
 
-async def upload_until_done(attempt: Callable[[], Awaitable[None]], waits: Backoff) -> None:
-    """Repeat one blob's upload until the server has it whole.
+async def upload_until_done(
+    attempt: Callable[[], Awaitable[None]], waits: Backoff, broken: Callable[[], None] = _uncounted
+) -> None:
+    """Repeat one blob's upload until the server has it whole; ``broken`` is called for each attempt that failed.
 
     Raises:
         BlobMissingError: the blob is not in the spool. MessageUnknownError: the server does not want it any more.
@@ -175,6 +203,7 @@ async def upload_until_done(attempt: Callable[[], Awaitable[None]], waits: Backo
             fruitless += isinstance(error, FrameError)
             if fruitless >= ATTEMPTS_WITHOUT_PROGRESS:
                 raise
+            broken()
             log.warning("upload broken off", code=error.code, reason=str(error))
         else:
             return

@@ -98,6 +98,8 @@ class ControlStream:
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
         self._offset_s: float | None = None
+        self.report = ConnectionReport(ConnectionState.STOPPED, surroundings.address, surroundings.wall())
+        """How the connection stands."""
 
     # --- what the rest of the daemon calls ---
 
@@ -284,9 +286,10 @@ class ControlStream:
     def _report(self, state: ConnectionState, error: QuorateError | None = None) -> None:
         self._metrics.connection_is(state)
         code, problem = (error.code, str(error)) if error else ("", "")
-        report = ConnectionReport(state, self._around.address, self._around.wall(), code, problem, self._offset_s)
+        now = self._around.wall()
+        self.report = ConnectionReport(state, self._around.address, now, code, problem, self._offset_s)
         try:
-            self._state.report_connection(report)
+            self._state.report_connection(self.report)
         except QuorateError as failure:
             log.warning("connection state not stored", code=failure.code)
 

@@ -11,8 +11,8 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -37,7 +37,9 @@ from quorate.errors import (
     VoteRefusedError,
 )
 from quorate.process.cancellation import cancel
-from quorate.process.metrics import serve_metrics
+from quorate.process.disk import watch_disk
+from quorate.process.metrics import watch_event_loop
+from quorate.process.monitoring import Examine, Finding, serve_monitoring
 from quorate.rounds.blobs import BlobId
 from quorate.rounds.instruction import Instruction
 from quorate.rounds.spool import Spool
@@ -45,12 +47,14 @@ from quorate_client.approval.answers import Answers
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.other_sites import OtherSitesApprovals
-from quorate_client.approval.policy_file import check_policy_now, policy_now, read_policy
+from quorate_client.approval.policy_file import check_policy_now, look_at_policy, policy_now, read_policy
 from quorate_client.approval.readiness import Assessor
 from quorate_client.connection.channel import open_channel
 from quorate_client.connection.current import CurrentConnection
 from quorate_client.connection.transfers import Downloads
+from quorate_client.daemon.budgets import BudgetWatch
 from quorate_client.daemon.control_stream import ControlStream, Surroundings
+from quorate_client.daemon.health import site_findings
 from quorate_client.daemon.instructions import DaemonParts, Instructions
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
@@ -60,8 +64,8 @@ from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.ledger.upgrading import upgrade_site
 from quorate_client.rounds.engine import Engine
-from quorate_client.rounds.secure.site_keys import SiteSecrets
-from quorate_client.rounds.secure.votes import VoteLog
+from quorate_client.rounds.sums.site_keys import SiteSecrets
+from quorate_client.rounds.sums.votes import VoteLog
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement
 from quorate_client.site.config import Config
@@ -89,9 +93,7 @@ AUDITED = (
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
 
 
-def make_engine(
-    folder: SiteFolder, config: Config, spool: Spool, state: SiteDatabase, ledger: Ledger, metrics: ClientMetrics
-) -> Engine:
+def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: SiteDatabase, ledger: Ledger) -> Engine:
     """The engine with task workers that cannot see the site's keys."""
     work = folder.work.resolve()
     temporary = work / "temporary"
@@ -112,7 +114,7 @@ def make_engine(
         votes=VoteLog(state),
         study_keys=folder.keys / "studies",
     )
-    accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time, metrics.privacy_spent)
+    accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time)
     return Engine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secrets=secrets, accounting=accounting)
 
 
@@ -155,13 +157,20 @@ def assemble(
 
     other_sites = OtherSitesApprovals(answers, current)
 
-    async def agree(instruction: Instruction) -> Agreement:
+    async def allowed(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
         check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
-        tasks.check(agreement.study.task, now)
-        await other_sites.require(agreement)
+        # A large task takes seconds the first time; heartbeats must not wait for it.
+        await asyncio.to_thread(tasks.check, agreement.study.task, now)
         return agreement
+
+    async def agree(instruction: Instruction) -> Agreement:
+        agreement = await allowed(instruction)
+        if await other_sites.require(agreement):
+            return agreement
+        # The server was asked, and may have let this site wait for days.
+        return await allowed(instruction)
 
     readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
     stream = ControlStream(
@@ -172,7 +181,14 @@ def assemble(
         engine=engine,
         metrics=metrics,
         agree=agree,
-        fetch=Downloads(current, spool, draw, metrics.bytes_received).fetch,
+        fetch=Downloads(
+            current,
+            spool,
+            draw,
+            metrics.bytes_received,
+            resumed=partial(metrics.frames_resumed, "down"),
+            broken=partial(metrics.transfer_broken, "down"),
+        ).fetch,
         drop=drop,
         replied=stream.replied,
         audit=partial(_audit, ledger),
@@ -220,10 +236,9 @@ async def _serve(folder: SiteFolder, config: Config) -> None:
     with (
         site_state(folder.database) as state,
         closing(open_ledger(folder.ledger, folder.database, signing, shipped_accountants())) as ledger,
-        _metrics_endpoint(config, registry),
     ):
         spool = Spool(folder.spool)
-        engine = make_engine(folder, config, spool, state, ledger, metrics)
+        engine = make_engine(folder, config, spool, state, ledger)
         daemon = assemble(folder, config, state, ledger, metrics, spool, engine)
         log.info("daemon started", site=identity.site, consortium=identity.consortium, version=__version__)
         if "none" in policy.protection:
@@ -237,10 +252,12 @@ async def _serve(folder: SiteFolder, config: Config) -> None:
             asyncio.create_task(
                 forget_the_old(daemon.journal, daemon.drop, folder, daemon.instructions, config.keep_days)
             ),
+            *(_watches(folder, state, ledger, metrics) if config.metrics_listen else ()),
         }
         _stop_on_signals(daemon.stream)
         try:
-            await _run_with(daemon.stream.run(daemon.instructions), beside)
+            async with _monitored(config, registry, partial(_findings, folder, daemon.stream, ledger)):
+                await _run_with(daemon.stream.run(daemon.instructions), beside)
         finally:
             await cancel(beside)
             await engine.close()
@@ -277,14 +294,42 @@ def _warn_of_expiry(folder: SiteFolder) -> None:
         )
 
 
-@contextmanager
-def _metrics_endpoint(config: Config, registry: CollectorRegistry) -> Iterator[None]:
+def _watches(
+    folder: SiteFolder, state: SiteDatabase, ledger: Ledger, metrics: ClientMetrics
+) -> Iterator[asyncio.Task[None]]:
+    """What is looked up for a monitoring system and for nobody else: what was spent takes an accountant, and memory."""
+    yield asyncio.create_task(BudgetWatch(folder, Datasets(state, time.time), ledger, metrics).run())
+    yield asyncio.create_task(watch_event_loop(metrics.event_loop_lagged))
+    yield asyncio.create_task(watch_disk(folder.spool, metrics.disk_is))
+
+
+def _findings(folder: SiteFolder, stream: ControlStream, ledger: Ledger) -> Iterator[Finding]:
+    return site_findings(
+        connection=stream.report,
+        certificate_ends_unix_s=lambda: certificate_life(load_credentials(folder.keys).certificate_pem)[1].timestamp(),
+        read_policy=partial(look_at_policy, folder),
+        ask_ledger=partial(_ask, ledger),
+        work=folder.work,
+        spool=folder.spool,
+        now=stream.server_unix_s,
+    )
+
+
+def _ask(ledger: Ledger) -> None:
+    """Raises LedgerError when nothing can be spent. Does not wait for a reservation where the newest entry is known."""
+    if ledger.entries.head() is None:
+        ledger.entries.require_newest()
+
+
+@asynccontextmanager
+async def _monitored(config: Config, registry: CollectorRegistry, examine: Examine) -> AsyncIterator[None]:
+    """Answer a monitoring system meanwhile, if the administrator wants it."""
     if not config.metrics_listen:
         yield
         return
-    server = serve_metrics(config.metrics_listen, registry)
-    log.info("metrics are served", listen=config.metrics_listen, port=server.port)
+    endpoint = await serve_monitoring(config.metrics_listen, registry, examine)
+    log.info("metrics are served", listen=config.metrics_listen, port=endpoint.port)
     try:
         yield
     finally:
-        server.stop()
+        await endpoint.stop()

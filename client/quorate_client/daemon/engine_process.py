@@ -7,7 +7,7 @@ when no message can come any more, or when the folder is gone. If it dies, the s
 daemon's restart.
 
 It takes the daemon's lock on the folder: neither two of these nor one beside a daemon. There is no journal: a run that
-dies starts again. A message that comes twice opens no sum twice (``rounds/secure/votes.py``, the steps of a
+dies starts again. A message that comes twice opens no sum twice (``rounds/sums/votes.py``, the steps of a
 ``Participant``) and spends no budget twice (the ledger).
 """
 

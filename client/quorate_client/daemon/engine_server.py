@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from quorate.errors import (
     BlobMismatchError,
@@ -20,7 +19,9 @@ from quorate.errors import (
     FrameError,
     KeyMismatchError,
     QuorateError,
+    SitePausedError,
     StudyError,
+    StudyNotApprovedError,
     TaskFailedError,
     WorkWithdrawnError,
 )
@@ -35,7 +36,6 @@ from quorate_client.approval.policy import require_valid
 from quorate_client.approval.policy_file import check_policy_now, has_policy
 from quorate_client.daemon.daemon import make_engine
 from quorate_client.daemon.instructions import within
-from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.daemon.upkeep import DAY_S
 from quorate_client.flower.engine_client import COUNT_BYTES, MAX_PART_BYTES, SOCKET_NAME, count_in, packed, whole
 from quorate_client.flower.site_file import NodeSite
@@ -149,18 +149,19 @@ class EngineServer:
         """
         path, serialized, *given = question
         instruction = instruction_from_bytes(serialized)
-        async with self._turn:
-            try:
+        try:
+            # The deadline counts from the receipt, waiting for others included.
+            async with within(instruction.deadline_s, instruction.phase), self._turn:
                 reply, sent = await self._perform(instruction, Path(path.decode()), _in_pairs(given))
-            except QuorateError as error:
-                reason = error.__cause__ if isinstance(error.__cause__, QuorateError) else error
-                log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(reason))
-                reply, sent = Reply.refusing(instruction.message_id, error), {}
-            except asyncio.CancelledError:
-                reply, sent = Reply(instruction.message_id, WorkWithdrawnError.code), {}
-            except Exception:  # whatever happens here becomes a code
-                log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
-                reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}
+        except QuorateError as error:
+            reason = error.__cause__ if isinstance(error.__cause__, QuorateError) else error
+            log.warning("instruction refused", run=instruction.run, code=error.code, reason=str(reason))
+            reply, sent = Reply.refusing(instruction.message_id, error), {}
+        except asyncio.CancelledError:
+            reply, sent = Reply(instruction.message_id, WorkWithdrawnError.code), {}
+        except Exception:  # whatever happens here becomes a code
+            log.exception("instruction failed", run=instruction.run, phase=instruction.phase)
+            reply, sent = Reply(instruction.message_id, TaskFailedError.code), {}
         return [reply_to_bytes(reply), *(part for pair in sent.items() for part in pair)]
 
     async def _perform(
@@ -184,7 +185,7 @@ class EngineServer:
                 raise BlobMismatchError("Bulk data in the message does not match its name")
 
         try:
-            async with within(min(study.rounds.deadline_s, instruction.deadline_s), instruction.phase):
+            async with within(study.rounds.deadline_s, instruction.phase):
                 reply = await engine.perform(instruction, site.agreement, fetch)
             if self._state is not None:
                 self._state.flush()  # there is no journal here that takes a vote to disk before it leaves
@@ -219,19 +220,29 @@ class EngineServer:
                     self._folder.ledger, self._folder.database, self._keys.signing, shipped_accountants()
                 )
                 parts.enter_context(closing(ledger))
-                metrics = ClientMetrics(CollectorRegistry())
-                engine = make_engine(self._folder, self._config, self._spool, state, ledger, metrics)
+                engine = make_engine(self._folder, self._config, self._spool, state, ledger)
                 for run in self._folder.idle_runs(time.time() - self._config.keep_days * DAY_S):
                     await engine.forget(run)
                 self._state, self._engine, self._parts = state, engine, parts.pop_all()
         if self._state is not None:
-            self._pin(site, Answers(self._state, time.time))
+            self._heed(site, self._state)
         return self._engine
 
-    def _pin(self, site: NodeSite, answers: Answers) -> None:
-        """The site file is the approval: write it down with its members' keys, once; later ones change nothing."""
-        agreement = site.agreement
-        if site.members and answers.find(agreement.digest) is None:
+    def _heed(self, site: NodeSite, state: SiteDatabase) -> None:
+        """The site file is the approval: write it down with its members' keys, once; later ones change nothing.
+
+        The folder may be a daemon's at other times: what its administrator said there goes before any file.
+
+        Raises:
+            SitePausedError, StudyNotApprovedError
+        """
+        if state.paused:
+            raise SitePausedError("The administrator paused this site")
+        agreement, answers = site.agreement, Answers(state, time.time)
+        answer = answers.find(agreement.digest)
+        if answer is not None and answer.answer != "approved":
+            raise StudyNotApprovedError(f"The administrator rejected the study {agreement.study.name} in this folder")
+        if site.members and answer is None:
             signature = self._keys.sign_answer("approved", agreement.digest)
             dataset = agreement.dataset.name if agreement.dataset else None
             answers.record(

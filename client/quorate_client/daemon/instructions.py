@@ -30,7 +30,7 @@ from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.rounds.engine import Engine
-from quorate_client.rounds.model.catch_up import Fetch
+from quorate_client.rounds.model.fetch import Fetch
 from quorate_client.site.agreement import Agreement
 
 log = structlog.get_logger()
@@ -38,6 +38,8 @@ log = structlog.get_logger()
 MAX_OPEN = 1000
 MAX_OPEN_BYTES = 128 * 1024 * 1024
 """Instructions that wait or are in work, and what they hold in memory."""
+REFERENCE_BYTES = 256
+"""What the name of a blob takes there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Instructions:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
             return
-        size = len(instruction.body) + sum(len(blob.inline or b"") for blob in instruction.blobs)
+        size = len(instruction.body) + sum(REFERENCE_BYTES + len(blob.inline or b"") for blob in instruction.blobs)
         if len(self._tasks) >= MAX_OPEN or sum(self._sizes.values()) + size > MAX_OPEN_BYTES:
             raise FrameError("The server asks for more at a time than this site holds in memory")
         self._sizes[message] = size
@@ -155,7 +157,6 @@ class Instructions:
             # The deadline counts from the receipt, waiting for another instruction of the same run included.
             async with within(instruction.deadline_s, instruction.phase), self._turn(instruction.run):
                 reply = await self._perform(instruction)
-            self._parts.metrics.instruction_done(instruction.phase, reply.working_s)
         except asyncio.CancelledError:
             withdrawn = instruction.message_id in self._withdrawn
             kind = WorkWithdrawnError if withdrawn else SiteInterruptedError
@@ -179,9 +180,9 @@ class Instructions:
                 self._parts.replied(instruction.message_id)
 
     async def _perform(self, instruction: Instruction) -> Reply:
-        if self.paused:
-            raise SitePausedError("The administrator paused this site")
         agreement = await self._parts.agree(instruction)
+        if self.paused:  # perhaps only since the server was asked for other sites' approvals
+            raise SitePausedError("The administrator paused this site")
         is_begun = False
 
         def begin() -> None:
@@ -200,9 +201,13 @@ class Instructions:
                 self._parts.journal.needs(instruction.message_id, blob.id)
                 await self._parts.fetch(blob)
 
+        clock = asyncio.get_running_loop().time
+        begun_s = clock()
         # The study that was approved says how long a round may take; the server may only ask for less.
         async with within(agreement.study.rounds.deadline_s, instruction.phase):
             reply = await self._parts.engine.perform(instruction, agreement, fetch)
+        # Measured here: what a reply says of it is for the server, which under secure aggregation hears nothing.
+        self._parts.metrics.instruction_done(instruction.phase, clock() - begun_s)
         log.info(
             "work done",
             run=instruction.run,

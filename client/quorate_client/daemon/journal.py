@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from quorate.errors import QuorateError
 from quorate.identity import RunId
 from quorate.rounds.blobs import BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.rounds.instruction import Instruction, MessageId, Reply
 from quorate.wire.messages import reply_from_bytes, reply_to_bytes
 from quorate_client.site.database import SiteDatabase, transaction
 
@@ -31,7 +31,7 @@ class Entry:
     message_id: MessageId
     run: RunId
     round_number: int
-    phase: Phase
+    phase: str
     deadline_s: float
     reply: Reply | None
     is_settled: bool
@@ -187,7 +187,7 @@ class Journal:
             MessageId(message),
             RunId(run),
             round_number,
-            Phase(phase),
+            phase,
             deadline_s,
             reply_from_bytes(reply) if reply is not None else None,
             bool(settled) or message in self._settled,

@@ -125,12 +125,13 @@ class Outbox:
 
     async def _upload(self, connection: Connection, entry: Entry, reply: Reply) -> None:
         sent = partial(self._metrics.blob_bytes_sent, entry.phase)
+        resumed, broken = partial(self._metrics.frames_resumed, "up"), partial(self._metrics.transfer_broken, "up")
         for blob in reply.blobs:
             if blob.inline is None:
                 attempt = partial(
-                    upload, connection.stub, connection.address, self._spool, entry.message_id, blob, sent
+                    upload, connection.stub, connection.address, self._spool, entry.message_id, blob, sent, resumed
                 )
-                await upload_until_done(attempt, Backoff(self._random))
+                await upload_until_done(attempt, Backoff(self._random), broken)
 
 
 async def _logged(action: Action) -> None:

@@ -175,8 +175,9 @@ class Ledger:
         Raises:
             LedgerError, DiskFullError, WrongStateError: it could not be written, and no record may be touched.
         """
-        with self.entries.appending(require_newest=False) as sums:
-            use = Unbounded(
+
+        def use(sums: LedgerSums) -> Unbounded:
+            return Unbounded(
                 number=sums.number + 1,
                 unix_s=max(self._wall(), sums.unix_s),
                 study_digest=study_digest,
@@ -185,7 +186,12 @@ class Ledger:
                 study=study,
                 account=account,
             )
-            self.entries.append_use(use)
+
+        with self.entries.reading() as sums:  # before each training: it keeps nobody from writing
+            if self.entries.holds_use(use(sums)):
+                return
+        with self.entries.appending(require_newest=False) as sums:
+            self.entries.append_use(use(sums))
 
     # --- accounts ---
 

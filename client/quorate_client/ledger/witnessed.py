@@ -89,6 +89,11 @@ class WitnessedEntries:
         self.require_newest()
         return sums
 
+    def holds_use(self, use: Unbounded) -> bool:
+        """Whether ``append_use`` has nothing to do, within ``reading``: the ledger lacks nothing, and holds this use of
+        that day."""
+        return self._head is not None and _is_written(self._sums, use)
+
     # --- writing ---
 
     @contextmanager
@@ -137,8 +142,7 @@ class WitnessedEntries:
     def _append_use(self, use: Unbounded) -> None:
         """At its time, or if later entries were written since, at theirs; nothing if it is written already."""
         sums = self._sums
-        written = (each.unix_s for each in sums.unbounded(use.account) if each.use == use.use)
-        if max(written, default=-math.inf) < use.unix_s - DAY_S:
+        if not _is_written(sums, use):
             unix_s = max(use.unix_s, sums.unix_s)
             self.append(use.model_copy(update={"number": sums.number + 1, "unix_s": unix_s}))
 
@@ -198,9 +202,10 @@ class WitnessedEntries:
         sums = self._sums
         if sums.head is not None and not self.file.holds(sums.number, sums.hash):
             raise _rolled_back(sums.number)
-        keys = self._witness.signing_keys()
+        keys: list[bytes] = []
         for entry in self.file.entries_from(sums.number + 1, sums.hash):
             sums.add(entry)
+            keys = keys or self._witness.signing_keys()
             if self._stranger is None and not any(entry.head.is_signed_by(key) for key in keys):
                 self._stranger = entry.number
 
@@ -210,6 +215,12 @@ class WitnessedEntries:
         if lost is not None:
             return _rolled_back(lost.number, self._sums.number)
         return None if self._stranger is None else _unwitnessed(self._stranger)
+
+
+def _is_written(sums: LedgerSums, use: Unbounded) -> bool:
+    """Within a day before it, so that a year counts from the last one."""
+    written = (each.unix_s for each in sums.unbounded(use.account) if each.use == use.use)
+    return max(written, default=-math.inf) >= use.unix_s - DAY_S
 
 
 def _rolled_back(seen: int, newest: int | None = None) -> LedgerRolledBackError:

@@ -19,17 +19,18 @@ from quorate.errors import FrameError, ProtectionRefusedError, StudyNotApprovedE
 from quorate.identity import RunId, is_run_id
 from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
+from quorate.study.study import Study
 from quorate_client.rounds.guest_run import GuestRun
-from quorate_client.rounds.model.catch_up import Fetch
-from quorate_client.rounds.plain_run import StudyRun
+from quorate_client.rounds.model.fetch import Fetch
 from quorate_client.rounds.training import Accounting, Trainer
 from quorate_client.site.agreement import Agreement
 from quorate_client.site.folder import RELEASED_MODEL
 from quorate_client.workers.pool import TaskWorkers
 
 if TYPE_CHECKING:
-    from quorate_client.rounds.secure.run import SecureRun
-    from quorate_client.rounds.secure.site_keys import SiteSecrets
+    from quorate_client.rounds.sums.run import SumRun
+    from quorate_client.rounds.sums.scheme import Scheme
+    from quorate_client.rounds.sums.site_keys import SiteSecrets
 
 MAX_LIVE = 64
 """Runs that are held in memory: a server may make up any number of names."""
@@ -64,7 +65,7 @@ class Engine:
         self._randomness = randomness
         self._secrets = secrets
         self._accounting = accounting
-        self._live: dict[RunId, tuple[Agreement, StudyRun | SecureRun | GuestRun]] = {}
+        self._live: dict[RunId, tuple[Agreement, SumRun | GuestRun]] = {}
 
     async def perform(self, instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         """Do the work and make the reply. Blobs of the reply that are not inline are in the spool afterwards.
@@ -104,21 +105,29 @@ class Engine:
         """End the workers. Nothing may be in work."""
         await self._workers.close()
 
-    def _begin(self, instruction: Instruction, agreement: Agreement) -> StudyRun | SecureRun | GuestRun:
+    def _begin(self, instruction: Instruction, agreement: Agreement) -> SumRun | GuestRun:
         run, study, folder = instruction.run, agreement.study, self._folder(instruction.run)
         if self._accounting is not None:
             self._accounting.begin(agreement, run)
         if study.kind == "guest":
             return GuestRun(folder, self._workers, self._spool, self._clock)
+        from quorate_client.rounds.sums.run import SumRun  # imports numpy
+
         trainer = Trainer(study, self._randomness, self._accounting)
+        return SumRun(run, folder, study, self._scheme(run, study), self._workers, self._spool, self._clock, trainer)
+
+    def _scheme(self, run: RunId, study: Study) -> Scheme:
+        """By the study that was approved, and by nothing that the server says."""
         if study.protection.mode == "none":
-            return StudyRun(run, folder, study, self._workers, self._spool, self._clock, trainer)
+            from quorate_client.rounds.schemes.plain import PlainScheme  # imports numpy
+
+            return PlainScheme(study, self._spool)
         if self._secrets is None:
             raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
-        from quorate_client.rounds.secure.run import SecureRun  # imports numpy
+        from quorate_client.rounds.schemes.secagg import SecaggScheme  # imports numpy
 
         require_rehearsal()
-        return SecureRun(run, folder, study, self._secrets, self._workers, self._spool, self._clock, trainer)
+        return SecaggScheme(run, study, self._secrets, self._spool, self._clock)
 
     def _folder(self, run: RunId) -> Path:
         if not is_run_id(run):

@@ -15,7 +15,7 @@ from pathlib import Path
 from quorate.errors import FrameError, TaskFailedError
 from quorate.rounds.instruction import MAX_BODY_BYTES, Instruction, Phase, Reply
 from quorate.rounds.spool import Spool
-from quorate_client.rounds.model.catch_up import Fetch
+from quorate_client.rounds.model.fetch import Fetch
 from quorate_client.rounds.model.plain_files import store_file
 from quorate_client.site.agreement import Agreement
 from quorate_client.workers.pool import TaskWorkers, WorkerKey

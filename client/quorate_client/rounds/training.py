@@ -24,7 +24,6 @@ from quorate_client.approval.privacy_cost import (
     account_of,
     account_of_test_part,
     limits_of,
-    limits_of_policy,
     plan_training,
 )
 from quorate_client.ledger.entries import EVALUATE, Account, Charge, Unit
@@ -42,13 +41,11 @@ class Accounting:
     Args:
         policy: The site's, as it is at this moment.
         wall: Unix seconds.
-        noted: Takes what a data set has spent per record and has left, for the site's own metrics.
     """
 
     ledger: Ledger
     policy: Callable[[], PrivacyPolicy]
     wall: Callable[[], float]
-    noted: Callable[[float, float], None]
 
     def begin(self, agreement: Agreement, run: RunId) -> None:
         """Before anything of a run: its data set has its account, what will be used in a way that no epsilon bounds is
@@ -176,8 +173,6 @@ class Trainer:
         # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
         for reservation, charge in zip(paid, charges, strict=True):
             await asyncio.to_thread(self.accounting.ledger.spend, reservation, charge.events)
-        if plan is not None:
-            await asyncio.to_thread(_note, self.accounting, account_of(agreement.dataset), policy)
         return Trained(trained, 0)
 
     def _seed(self) -> int:
@@ -194,11 +189,6 @@ def _used_without_bound(study: Study, dataset: Dataset | None) -> Iterator[Accou
         yield account_of(dataset)
     if study.tells_exact_counts:
         yield account_of_test_part(dataset)
-
-
-def _note(accounting: Accounting, account: Account, policy: PrivacyPolicy) -> None:
-    limits = limits_of_policy(account, policy)
-    accounting.noted(accounting.ledger.spent(account, limits.delta), accounting.ledger.left(account, limits))
 
 
 def _units(dataset: Dataset, records: int) -> int:

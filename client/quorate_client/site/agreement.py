@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -46,9 +46,10 @@ class Dataset:
         return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values. The schema is this one's own, not a copy: it is asked for with each instruction."""
         index = None if self.index is None else str(self.index.absolute())
-        return asdict(self) | {"path": str(self.path.absolute()), "index": index}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"path": str(self.path.absolute()), "index": index}
 
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Self:

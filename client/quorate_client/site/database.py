@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
+from quorate.process.storage_errors import sqlite_refusal
 from quorate_client.site.layout import KEEP_HISTORY, Layout, alone, fill, missing, new_file, require_newest
 
 _NAME = "The site's database"
@@ -86,7 +87,7 @@ class SiteDatabase:
         return number
 
     def flush(self) -> None:
-        """Take to disk what was written before and did not wait for it (``rounds/secure/votes.py``)."""
+        """Take to disk what was written before and did not wait for it (``rounds/sums/votes.py``)."""
         self._set("flushed", "1")
 
     @property
@@ -132,9 +133,9 @@ def make_state(path: Path) -> None:
     """Make the database of a new site; one that is there stays as it is.
 
     Raises:
-        WrongStateError, DiskFullError: it cannot be made.
+        StorageError, DiskFullError: it cannot be made.
     """
-    with disk_errors():
+    with _opening(path):
         new_file(path)
         with closing(_connected(path)) as database:
             fill(database, STATE_LAYOUT)
@@ -144,22 +145,27 @@ def open_state(path: Path) -> SiteDatabase:
     """Open the site's database.
 
     Raises:
-        WrongStateError: it is not there, of another layout than this version's, or damaged.
+        WrongStateError: it is not there, or of another layout than this version's. StorageError: it is damaged, or
+            cannot be opened. DiskFullError.
     """
     if not path.exists():
         raise missing(path, _NAME)
-    try:
+    with _opening(path):
         database = _connected(path)
         try:
             require_newest(database, path, STATE_LAYOUT)
         except BaseException:
             database.close()
             raise
-    except sqlite3.DatabaseError as error:
-        raise WrongStateError(
-            f"{_NAME} {path} cannot be used", got=str(error), action="Restore it from a backup"
-        ) from error
     return SiteDatabase(database)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise sqlite_refusal(error, _NAME, path) from error
 
 
 def _connected(path: Path) -> sqlite3.Connection:

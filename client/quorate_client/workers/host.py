@@ -27,10 +27,11 @@ from quorate.errors import (
     TaskMissingError,
 )
 from quorate.study.study import TaskRef
-from quorate.study.task_digest import require_accepted, task_digest, task_reference
+from quorate.study.task_digest import installed_task, require_accepted
 from quorate_client.site.agreement import Dataset
 from quorate_client.tasks import PrivateSession, PrivateSettings
 from quorate_client.tasks.loading import load_task
+from quorate_client.workers.compared_code import ComparedCode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,10 +50,12 @@ class TaskHost:
     """One task with at most one open session. ``answer`` is all that the daemon sees.
 
     Args:
+        code: What of the task may be run.
         wall: Unix seconds, by which a version is accepted until a day.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, code: ComparedCode, wall: Callable[[], float] = time.time) -> None:
+        self._code = code
         self._wall = wall
         self._task: tuple[TaskRef, str] | None = None  # what was opened, with the digest that it was found to have
         self._session: TaskSession | None = None
@@ -68,11 +71,18 @@ class TaskHost:
             printed, and what is printed stays at the site.
         """
         try:
-            return self._perform(request.pop("verb"), request)
+            return self._perform_as_compared(request.pop("verb"), request)
         except Exception as error:  # noqa: BLE001  # whatever a task raises becomes a code
             with suppress(OSError):  # the log's disk may be full, which may be what the exception is about
                 traceback.print_exc()
             return {"code": _code_of(error)}
+
+    def _perform_as_compared(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+        """A task may catch the refusal of a file that was replaced, and go on without it, as nobody agreed to."""
+        try:
+            return self._perform(verb, request)
+        finally:
+            self._code.require_unchanged()
 
     def _perform(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
         match verb:
@@ -111,20 +121,23 @@ class TaskHost:
         if self._task is not None:
             require_accepted(*self._task, datetime.fromtimestamp(self._wall(), UTC).date())
 
-    def _compare(self, task: TaskRef) -> None:
-        """Before anything of the task is executed.
+    def _compare(self, task: TaskRef) -> str:
+        """Before anything of the task is executed. Gives what its name stands for here.
 
         Raises:
-            TaskMissingError: it is not installed. TaskMismatchError: the study does not mean what is installed.
+            TaskMissingError: it is not installed. TaskMismatchError: the study does not mean what is installed, or what
+                ran here already.
         """
-        self._task = task, task_digest(task.name)
+        installed = installed_task(task.name)
+        self._task = task, installed.digest
         self._require_accepted()
+        self._code.hold(installed)
+        return installed.reference
 
     def _open(self, task: dict[str, Any], dataset: dict[str, Any], seed: int) -> dict[str, Any]:
         self._session = self._private = None  # before the new one takes its memory
         meant = TaskRef.model_validate(task)
-        self._compare(meant)
-        loaded = load_task(task_reference(meant.name))
+        loaded = load_task(self._compare(meant))
         loaded.check(meant.parameters)
         described = Dataset.from_plain(dataset)
         self._has_units = described.unit == "unit"
@@ -182,8 +195,7 @@ class TaskHost:
 
         if self._guest_app is None:
             meant = TaskRef.model_validate(task)
-            self._compare(meant)
-            self._guest_app = _load_guest(task_reference(meant.name))
+            self._guest_app = _load_guest(self._compare(meant))
         self._require_accepted()
         kept = Path(state)
         before = kept.read_bytes() if kept.exists() else b""

@@ -45,9 +45,13 @@ def main(descriptor: int) -> None:
         level = confine(Confinement.from_json(settings["confinement"]), settings["parent"])
         control.sendall(pack({"isolation": level.value}))
         # Only now: what a task brings along runs under confinement from its import on.
+        from quorate_client.workers.compared_code import ComparedCode
+
+        code = ComparedCode()
+        code.install()
         from quorate_client.workers.host import TaskHost
 
-        host = TaskHost()
+        host = TaskHost(code)
         while (request := _receive(control)) is not None:
             answer = host.answer(request)
             control.sendall(pack(answer))

@@ -22,6 +22,7 @@ from quorate.errors import (
     SiteRefusalError,
     TaskCrashedError,
     TaskFailedError,
+    TaskMismatchError,
     error_classes,
 )
 from quorate.process.frames import read_frame
@@ -144,8 +145,8 @@ class ProcessWorker:
 
     async def call(self, verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         answer = await self.exchange({"verb": verb, **arguments})
-        if answer.get("code") == OUT_OF_MEMORY:
-            await self.end()
+        if answer.get("code") in (OUT_OF_MEMORY, TaskMismatchError.code):
+            await self.end()  # the next one begins with all of its memory, and with what is installed then
         return result_of(answer)
 
     async def exchange(self, message: dict[str, Any]) -> dict[str, Any]:

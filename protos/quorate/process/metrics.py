@@ -1,4 +1,4 @@
-"""A metric as it is declared, built and served.
+"""A metric as it is declared and built. ``monitoring.py`` serves it.
 
 Both daemons declare theirs as a tuple of ``Metric``, with everything that a reader and the reference need, and build
 the live objects from it, so that what is documented is what is exposed. Label sets are closed: every value that a label
@@ -8,10 +8,12 @@ monitoring system by construction.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import platform
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -22,14 +24,15 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
-    disable_created_metrics,
-    start_http_server,
 )
 
 from quorate import __version__
-from quorate.errors import ConfigError, error_classes
+from quorate.errors import error_classes
 
 OTHER = "other"
+LATENCY_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+LOOK_EVERY_S = 5.0
+"""How often a figure is looked up that nobody tells of by himself: a disk's room, say."""
 
 _NAME = re.compile(r"quorate_(server|client)_[a-z0-9]+(_[a-z0-9]+)*")
 
@@ -107,6 +110,22 @@ def gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
     return Gauge(metric.name, metric.help, tuple(metric.labels), registry=registry)
 
 
+class Shown:
+    """A gauge of which exactly the series are exposed that were given last."""
+
+    def __init__(self, live: Gauge) -> None:
+        self._live = live
+        self._series: set[tuple[str, ...]] = set()
+
+    def show(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """What is gone goes last: whoever reads meanwhile finds a figure that was right a moment ago."""
+        for labels, value in values.items():
+            self._live.labels(*labels).set(value)
+        for labels in self._series - values.keys():
+            self._live.remove(*labels)
+        self._series = set(values)
+
+
 def histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
     """Every series exists from the start, as of a counter."""
     made = Histogram(metric.name, metric.help, tuple(metric.labels), buckets=metric.buckets, registry=registry)
@@ -119,40 +138,14 @@ def _all_series(metric: Metric) -> list[tuple[str, ...]]:
     return list(itertools.product(*metric.labels.values())) if metric.labels else []
 
 
-@dataclass(frozen=True, slots=True)
-class MetricsServer:
-    """A metrics endpoint that answers until it is stopped. ``port`` is the one it got."""
-
-    port: int
-    stop: Callable[[], None]
-
-
-def serve_metrics(listen: str, registry: CollectorRegistry) -> MetricsServer:
-    """Answer ``GET /metrics`` at ``HOST:PORT`` from a thread of its own. Port 0 takes a free one.
-
-    The endpoint asks nobody who they are; the default configurations listen on loopback only.
-
-    Raises:
-        ConfigError: the address is malformed, taken, or not one of this machine.
-    """
-    # They double the series of every counter, and nobody looks at them.
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # left untyped there
-    host, _, port = listen.rpartition(":")
-    try:
-        if not (host and port.isascii() and port.isdigit()):  # without a host it would listen everywhere
-            raise ValueError("not an address")
-        server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=registry)
-    except (OSError, OverflowError, ValueError) as error:
-        raise ConfigError(
-            f"The metrics endpoint cannot listen on {listen}",
-            expected="HOST:PORT, for example 127.0.0.1:9464",
-            got=str(error),
-            action='Choose a free address of this machine for metrics_listen; "" switches metrics off',
-        ) from error
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return MetricsServer(server.server_port, stop)
+async def watch_event_loop(
+    lagged: Callable[[float], None],
+    interval_s: float = 1.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Measure for ever how late the loop wakes us. Run it as a task and cancel it."""
+    while True:
+        due = clock() + interval_s
+        await sleep(interval_s)
+        lagged(max(0.0, clock() - due))

@@ -7,6 +7,7 @@ and styles are the command's own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from quorate.process.printable import printable
+
+TRACEBACK = "QUORATE_TRACEBACK"
+"""The variable with which somebody asks for tracebacks."""
 
 
 class Terminal(Console):
@@ -53,10 +57,16 @@ def say_json(value: Any, *, indent: int | None = 2, sort_keys: bool = False, to_
 
 @contextmanager
 def unexpected_ends_it() -> Iterator[None]:
-    """An exception that nobody expected ends the command with its traceback, which may quote what a peer said."""
+    """An exception that nobody expected ends the command with one line; whoever asks for it gets the traceback, which
+    may quote what a peer said."""
     try:
         yield
-    except Exception:  # noqa: BLE001  # the outermost door
-        for line in traceback.format_exc().splitlines():
-            say(line, to_stderr=True)
+    except Exception as error:  # noqa: BLE001  # the outermost door
+        if os.environ.get(TRACEBACK):
+            for line in traceback.format_exc().splitlines():
+                say(line, to_stderr=True)
+        else:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}"  # noqa: PTH119  # text
+            say(f"Error [internal]: {what}. A mistake of the program; {TRACEBACK}=1 shows all of it.", to_stderr=True)
         sys.exit(1)

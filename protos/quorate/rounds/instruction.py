@@ -1,8 +1,8 @@
 """What a server asks of a site in a round and what the site answers, as values.
 
 An ``Instruction`` is addressed to one site and named by ``message_id``: a repetition is recognised on both sides, so
-that work is done and counted at most once. The transport knows only envelopes (instruction, reply, blobs);
-``StudyWork`` and ``StudyContribution`` are what the study loop puts into them.
+that work is done and counted at most once. The transport knows only envelopes (instruction, reply, blobs); what the
+loop of a study puts into them is in ``wire/sum_messages.py``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ MAX_EXTRAS = 16_384
 
 
 class Phase(StrEnum):
-    """The steps of a study, in order: first those without protection, then those of secure sums, then those of both.
-    A guest app has only ``GUEST``."""
+    """The steps of a study, in order. Without protection there are ``UPLOAD``, ``CHECKPOINT`` and ``RELEASE`` only; a
+    guest app has ``GUEST`` alone."""
 
-    PREPARE = "prepare"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
     KEYS = "keys"
     HELLO = "hello"
     UPLOAD = "upload"
@@ -47,14 +44,14 @@ class Phase(StrEnum):
 
     @property
     def has_one_code(self) -> bool:
-        """Whether whatever keeps a site from it is one code to the server: the reason may depend on the site's records,
-        and in the steps of secure sums nothing of them is told."""
+        """Whether a deadline that was missed in it has the code of all that may go wrong on records: under secure
+        aggregation the server hears of no reason that may depend on them."""
         return self in (Phase.UPLOAD, Phase.RELEASE)
 
     @property
     def has_uploads(self) -> bool:
         """Whether a reply has more than its body."""
-        return self in (Phase.TRAIN, Phase.UPLOAD, Phase.CHECKPOINT, Phase.RELEASE, Phase.GUEST)
+        return self in (Phase.UPLOAD, Phase.CHECKPOINT, Phase.RELEASE, Phase.GUEST)
 
 
 def message_id(
@@ -114,54 +111,3 @@ class Reply:
     def refusing(cls, message: MessageId, error: QuorateError) -> Self:
         """What leaves a site of the reason why it does not do its work."""
         return cls(message, error.code, alleged=error.alleged)
-
-
-@dataclass(frozen=True, slots=True)
-class SumRef:
-    """The sum of one round's updates: words (``aggregation/plain.py``), their total weight and who is in it."""
-
-    round_number: int
-    blob: Blob
-    weight: int
-    contributors: int
-
-
-@dataclass(frozen=True, slots=True)
-class StudyWork:
-    """What a site needs to arrive at the model of this round, whatever it missed.
-
-    ``checkpoint`` (if any) is the model state after ``checkpoint_round``; the sums of the rounds after it follow,
-    oldest first. A site that is up to date needs at most the last sum. ``agreed_digest`` names the last model that the
-    sites agreed on (after ``agreed_round``): a site whose model of that round differs builds it anew.
-    """
-
-    total_weight: int = 0
-    statistics: tuple[int, ...] = ()
-    checkpoint: Blob | None = None
-    checkpoint_round: int = 0
-    sums: tuple[SumRef, ...] = ()
-    dimension: int = 0
-    agreed_digest: bytes = b""
-    agreed_round: int = 0
-
-    def __post_init__(self) -> None:
-        if len(self.agreed_digest) not in (0, 32):
-            raise FrameError("The content of an instruction is malformed")
-
-
-@dataclass(frozen=True, slots=True)
-class StudyContribution:
-    """A site's part of a sum. The update itself travels as the reply's one blob.
-
-    ``weight`` and ``extras`` are exact integers, added over the sites; ``dimension`` is the number of parameters of
-    the model, ``model_digest`` names the model that was trained on or evaluated.
-    """
-
-    model_digest: bytes = b""
-    dimension: int = 0
-    weight: int = 0
-    extras: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.model_digest) not in (0, 32) or len(self.extras) > MAX_EXTRAS or self.weight < 0:
-            raise FrameError("A contribution is malformed")

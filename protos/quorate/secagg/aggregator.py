@@ -27,7 +27,7 @@ from quorate.secagg.opening import Opening
 from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.sizes import reveal_bytes, share_words, shares_bytes
 from quorate.secagg.study_key import SealedPart, is_from_sender
-from quorate.secagg.survivor_sets import may_vote
+from quorate.secagg.survivor_sets import MAX_SETS, may_vote
 from quorate.secagg.terms import (
     Hello,
     Layout,
@@ -143,7 +143,7 @@ class Aggregator:
         """
         if site in self._hellos:
             raise ContributionError("A site said hello twice")
-        self._hellos[site] = checked_hello(site, hello, self.terms, self.members)
+        self._hellos[site] = checked_hello(site, hello, self.terms, self.members, self._hellos.values())
 
     def upload(self, site: SiteName, upload: Upload, places_in: Callable[[Blob], Mapping[SiteName, range]]) -> None:
         """Takes in what a site brings, if it has the form of this sum.
@@ -156,6 +156,8 @@ class Aggregator:
         """
         if site not in self._hellos or site in self.uploads:
             raise ContributionError("A site has no part in this sum, or sent its part twice")
+        if len(upload.opened) > MAX_SETS:  # each is held against each: 29,000 of them took 20 s
+            raise ContributionError("A site says that it voted for more sets of survivors than a site votes for")
         masked = unpack_words(upload.counts)
         size, others = self.polynomials * POLYNOMIAL_BYTES, self.greeted - {site}
         *ciphertexts, shares = upload.blobs if upload.blobs else (None,)
@@ -268,7 +270,8 @@ class AddedSum:
         if len(reveal.sealed) != self._sealed_bytes:
             raise ContributionError("A site's share of the key has the wrong length")
         if hello is not None:
-            self._following[site] = checked_hello(site, hello, self._next_terms, self._members)
+            others = self._following.values()
+            self._following[site] = checked_hello(site, hello, self._next_terms, self._members, others)
         self._reveals[site] = reveal
 
     def opening(self) -> Opening:
@@ -285,8 +288,13 @@ class AddedSum:
         )
 
 
-def checked_hello(site: SiteName, hello: Hello | None, terms: Terms, members: Members) -> Hello:
+def checked_hello(
+    site: SiteName, hello: Hello | None, terms: Terms, members: Members, others: Iterable[Hello]
+) -> Hello:
     """A site's hello for a sum.
+
+    Args:
+        others: Of the same sum, that came before.
 
     Raises:
         ContributionError: it is none, or not signed by this site for this sum. KeyMismatchError: its key is none.
@@ -295,6 +303,9 @@ def checked_hello(site: SiteName, hello: Hello | None, terms: Terms, members: Me
         raise ContributionError("A site did not say hello")
     if not members.has_signed(site, hello.signature, hello.signed(terms)):
         raise ContributionError("A site's hello is not signed by it, or is for another sum")
+    # All sites refuse a sum in which two show one key. An honest one's is new, and known to nobody before it is here.
+    if any(hello.round_key == other.round_key for other in others):
+        raise ContributionError("A site shows the key of another one")
     # Nobody could seal a share to a key that is none. KeyMismatchError: only this site is refused then.
     share_boxes.seal(np.zeros(0, np.uint64), hello.round_key, b"")
     return hello

@@ -2,7 +2,7 @@
 
 Two sets of survivors that differ in at least k + 2 sites and share at least k + 2 tell, together with what k colluders
 know, of no fewer than two others; so do three such sets, and of one input no more than three can be opened
-(``quorate_client/rounds/secure/votes.py`` says why).
+(``quorate_client/rounds/sums/votes.py`` says why).
 """
 
 from __future__ import annotations

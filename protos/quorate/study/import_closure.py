@@ -15,11 +15,12 @@ import hashlib
 import importlib.util
 import os
 import pkgutil
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
+from importlib.machinery import ModuleSpec, all_suffixes
 from pathlib import Path
 
 from quorate.errors import TaskMissingError
@@ -206,7 +207,7 @@ def _inner_place(name: str, around: _Place | None) -> _Place | None:
     if around is None:
         return None
     try:
-        spec = PathFinder.find_spec(name, around.folders)
+        spec = _found(name, around.folders)
         if spec is None:
             return None
         if spec.origin is not None:
@@ -217,13 +218,24 @@ def _inner_place(name: str, around: _Place | None) -> _Place | None:
     return _Place(None, tuple(str(folder) for folder in folders if folder.is_dir()))
 
 
+def _found(name: str, folders: tuple[str, ...]) -> ModuleSpec | None:
+    """As an import would find it: what is installed for its development may be found by a finder of its own."""
+    for finder in sys.meta_path:
+        if hasattr(finder, "find_spec"):
+            spec = finder.find_spec(name, folders)
+            if spec is not None:
+                return spec
+    return None
+
+
 def _file_of(spec: ModuleSpec) -> Path | None:
     return Path(spec.origin) if spec.origin is not None and spec.has_location else None
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2 * MAX_FILES)
 def imports_of(source: bytes) -> Imports:
-    """What a source file imports. Kept by its content, so nothing goes stale.
+    """What a source file imports. Kept by its content, so nothing goes stale; for as many files as two tasks may have,
+    for a task that did not fit would be parsed anew each time.
 
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: it is not Python.

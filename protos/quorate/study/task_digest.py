@@ -58,6 +58,11 @@ class InstalledTask:
     files: Mapping[str, bytes]
 
     @property
+    def package(self) -> str:
+        """The top-level package or module that its module lies in."""
+        return _package_of(self.reference)
+
+    @property
     def digest(self) -> str:
         """SHA-256 (hex) over the reference and the sorted (path, sha256)."""
         digest = hashlib.sha256(b"quorate/task/v2\x00")
@@ -81,12 +86,16 @@ def installed_task(name: str) -> InstalledTask:
     module = reference.partition(":")[0]
     starts = (module,) if name.startswith(GUEST_PREFIX) else (module, PRIVATE_LOOP)
     try:
-        files = reached_files(starts, frozenset({module.partition(".")[0], LIBRARY}))
+        files = reached_files(starts, frozenset({_package_of(reference), LIBRARY}))
     except TaskMissingError as error:
         raise TaskMissingError(
             f"The task {name!r} cannot be compared: {error.what}", expected=error.expected, got=error.got
         ) from error
     return InstalledTask(reference, files)
+
+
+def _package_of(reference: str) -> str:
+    return reference.partition(":")[0].partition(".")[0]
 
 
 def require_accepted(task: TaskRef, installed: str, today: date) -> None:

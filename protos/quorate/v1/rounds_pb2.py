@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import common_pb2 as quorate_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/rounds.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"\xb4\x01\n\tSiteEvent\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.quorate.v1.SiteHelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12\"\n\x05reply\x18\x03 \x01(\x0b\x32\x11.quorate.v1.ReplyH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.quorate.v1.GoodbyeH\x00\x42\x07\n\x05\x65vent\"-\n\tSiteHello\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x13\n\x0bsent_unix_s\x18\x03 \x01(\x01\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xff\x02\n\x0bServerEvent\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.quorate.v1.WelcomeH\x00\x12.\n\x0binstruction\x18\x02 \x01(\x0b\x32\x17.quorate.v1.InstructionH\x00\x12#\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x14.quorate.v1.ReplyAckH\x00\x12(\n\x08withdraw\x18\x04 \x01(\x0b\x32\x14.quorate.v1.WithdrawH\x00\x12\x35\n\x0fstudies_changed\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.StudiesChangedH\x00\x12*\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12*\n\x07refused\x18\x07 \x01(\x0b\x32\x17.quorate.v1.ErrorDetailH\x00\x12\x31\n\rrefused_reply\x18\x08 \x01(\x0b\x32\x18.quorate.v1.RefusedReplyH\x00\x42\x07\n\x05\x65vent\"\xac\x01\n\x07Welcome\x12\x12\n\nconsortium\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x15\n\rserver_unix_s\x18\x03 \x01(\x01\x12+\n\x0bledger_head\x18\x04 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x34\n\x14\x65\x61rlier_ledger_heads\x18\x05 \x03(\x0b\x32\x16.quorate.v1.LedgerHead\"=\n\nLedgerHead\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x1f\n\x08ReplyAck\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\x0c\"K\n\x0cRefusedReply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\'\n\x06reason\x18\x02 \x01(\x0b\x32\x17.quorate.v1.ErrorDetail\"\x1e\n\x08Withdraw\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\"\x10\n\x0eStudiesChanged\"\xb6\x01\n\x0bInstruction\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x14\n\x0cstudy_digest\x18\x06 \x01(\x0c\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\t \x03(\x0b\x32\x10.quorate.v1.Blob\"\xaf\x01\n\x05Reply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\x04 \x03(\x0b\x32\x10.quorate.v1.Blob\x12\x11\n\tworking_s\x18\x05 \x01(\x01\x12+\n\x0bledger_head\x18\x06 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x0f\n\x07\x61lleged\x18\x08 \x01(\tJ\x04\x08\x07\x10\x08\"\xd7\x01\n\tStudyWork\x12\x14\n\x0ctotal_weight\x18\x01 \x01(\x04\x12\x12\n\nstatistics\x18\x02 \x03(\x12\x12$\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x10.quorate.v1.Blob\x12\x18\n\x10\x63heckpoint_round\x18\x04 \x01(\r\x12 \n\x04sums\x18\x05 \x03(\x0b\x32\x12.quorate.v1.SumRef\x12\x11\n\tdimension\x18\x06 \x01(\x04\x12\x15\n\ragreed_digest\x18\x07 \x01(\x0c\x12\x14\n\x0c\x61greed_round\x18\x08 \x01(\r\"]\n\x06SumRef\x12\r\n\x05round\x18\x01 \x01(\r\x12\x1e\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x10.quorate.v1.Blob\x12\x0e\n\x06weight\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ontributors\x18\x04 \x01(\r\"\\\n\x11StudyContribution\x12\x14\n\x0cmodel_digest\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\x04\x12\x0e\n\x06weight\x18\x03 \x01(\x04\x12\x0e\n\x06\x65xtras\x18\x04 \x03(\x12\"G\n\x11OpenUploadRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x1e\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x10.quorate.v1.Blob\"7\n\x0fOpenUploadReply\x12\x12\n\nnext_frame\x18\x01 \x01(\r\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"@\n\x0bUploadFrame\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12 \n\x05\x66rame\x18\x02 \x01(\x0b\x32\x11.quorate.v1.Frame\"\x1f\n\x0bUploadReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"7\n\x0f\x44ownloadRequest\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12\x13\n\x0b\x66irst_frame\x18\x02 \x01(\r\"\x14\n\x12SiteStudiesRequest\":\n\x10SiteStudiesReply\x12&\n\x07studies\x18\x01 \x03(\x0b\x32\x15.quorate.v1.SiteStudy\"\x81\x01\n\tSiteStudy\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tcanonical\x18\x02 \x01(\x0c\x12#\n\x07members\x18\x03 \x03(\x0b\x32\x12.quorate.v1.Member\x12,\n\tapprovals\x18\x04 \x03(\x0b\x32\x19.quorate.v1.StudyApproval\"0\n\rStudyApproval\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"G\n\x12\x41nswerStudyRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x12\n\x10\x41nswerStudyReply\"R\n\x16ReportReadinessRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12(\n\treadiness\x18\x02 \x01(\x0b\x32\x15.quorate.v1.Readiness\"\x16\n\x14ReportReadinessReply2\x80\x04\n\x06Rounds\x12=\n\x07\x43onnect\x12\x15.quorate.v1.SiteEvent\x1a\x17.quorate.v1.ServerEvent(\x01\x30\x01\x12H\n\nOpenUpload\x12\x1d.quorate.v1.OpenUploadRequest\x1a\x1b.quorate.v1.OpenUploadReply\x12<\n\x06Upload\x12\x17.quorate.v1.UploadFrame\x1a\x17.quorate.v1.UploadReply(\x01\x12<\n\x08\x44ownload\x12\x1b.quorate.v1.DownloadRequest\x1a\x11.quorate.v1.Frame0\x01\x12K\n\x0bListStudies\x12\x1e.quorate.v1.SiteStudiesRequest\x1a\x1c.quorate.v1.SiteStudiesReply\x12K\n\x0b\x41nswerStudy\x12\x1e.quorate.v1.AnswerStudyRequest\x1a\x1c.quorate.v1.AnswerStudyReply\x12W\n\x0fReportReadiness\x12\".quorate.v1.ReportReadinessRequest\x1a .quorate.v1.ReportReadinessReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/rounds.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"\xb4\x01\n\tSiteEvent\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.quorate.v1.SiteHelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12\"\n\x05reply\x18\x03 \x01(\x0b\x32\x11.quorate.v1.ReplyH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.quorate.v1.GoodbyeH\x00\x42\x07\n\x05\x65vent\"-\n\tSiteHello\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x13\n\x0bsent_unix_s\x18\x03 \x01(\x01\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xff\x02\n\x0bServerEvent\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.quorate.v1.WelcomeH\x00\x12.\n\x0binstruction\x18\x02 \x01(\x0b\x32\x17.quorate.v1.InstructionH\x00\x12#\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x14.quorate.v1.ReplyAckH\x00\x12(\n\x08withdraw\x18\x04 \x01(\x0b\x32\x14.quorate.v1.WithdrawH\x00\x12\x35\n\x0fstudies_changed\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.StudiesChangedH\x00\x12*\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12*\n\x07refused\x18\x07 \x01(\x0b\x32\x17.quorate.v1.ErrorDetailH\x00\x12\x31\n\rrefused_reply\x18\x08 \x01(\x0b\x32\x18.quorate.v1.RefusedReplyH\x00\x42\x07\n\x05\x65vent\"\xac\x01\n\x07Welcome\x12\x12\n\nconsortium\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x15\n\rserver_unix_s\x18\x03 \x01(\x01\x12+\n\x0bledger_head\x18\x04 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x34\n\x14\x65\x61rlier_ledger_heads\x18\x05 \x03(\x0b\x32\x16.quorate.v1.LedgerHead\"=\n\nLedgerHead\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x1f\n\x08ReplyAck\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\x0c\"K\n\x0cRefusedReply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\'\n\x06reason\x18\x02 \x01(\x0b\x32\x17.quorate.v1.ErrorDetail\"\x1e\n\x08Withdraw\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\"\x10\n\x0eStudiesChanged\"\xb6\x01\n\x0bInstruction\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x14\n\x0cstudy_digest\x18\x06 \x01(\x0c\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\t \x03(\x0b\x32\x10.quorate.v1.Blob\"\xaf\x01\n\x05Reply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\x04 \x03(\x0b\x32\x10.quorate.v1.Blob\x12\x11\n\tworking_s\x18\x05 \x01(\x01\x12+\n\x0bledger_head\x18\x06 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x0f\n\x07\x61lleged\x18\x08 \x01(\tJ\x04\x08\x07\x10\x08\"G\n\x11OpenUploadRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x1e\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x10.quorate.v1.Blob\"7\n\x0fOpenUploadReply\x12\x12\n\nnext_frame\x18\x01 \x01(\r\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"@\n\x0bUploadFrame\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12 \n\x05\x66rame\x18\x02 \x01(\x0b\x32\x11.quorate.v1.Frame\"\x1f\n\x0bUploadReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"7\n\x0f\x44ownloadRequest\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12\x13\n\x0b\x66irst_frame\x18\x02 \x01(\r\"\x14\n\x12SiteStudiesRequest\":\n\x10SiteStudiesReply\x12&\n\x07studies\x18\x01 \x03(\x0b\x32\x15.quorate.v1.SiteStudy\"\x81\x01\n\tSiteStudy\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tcanonical\x18\x02 \x01(\x0c\x12#\n\x07members\x18\x03 \x03(\x0b\x32\x12.quorate.v1.Member\x12,\n\tapprovals\x18\x04 \x03(\x0b\x32\x19.quorate.v1.StudyApproval\"0\n\rStudyApproval\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"G\n\x12\x41nswerStudyRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x12\n\x10\x41nswerStudyReply\"R\n\x16ReportReadinessRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12(\n\treadiness\x18\x02 \x01(\x0b\x32\x15.quorate.v1.Readiness\"\x16\n\x14ReportReadinessReply2\x80\x04\n\x06Rounds\x12=\n\x07\x43onnect\x12\x15.quorate.v1.SiteEvent\x1a\x17.quorate.v1.ServerEvent(\x01\x30\x01\x12H\n\nOpenUpload\x12\x1d.quorate.v1.OpenUploadRequest\x1a\x1b.quorate.v1.OpenUploadReply\x12<\n\x06Upload\x12\x17.quorate.v1.UploadFrame\x1a\x17.quorate.v1.UploadReply(\x01\x12<\n\x08\x44ownload\x12\x1b.quorate.v1.DownloadRequest\x1a\x11.quorate.v1.Frame0\x01\x12K\n\x0bListStudies\x12\x1e.quorate.v1.SiteStudiesRequest\x1a\x1c.quorate.v1.SiteStudiesReply\x12K\n\x0b\x41nswerStudy\x12\x1e.quorate.v1.AnswerStudyRequest\x1a\x1c.quorate.v1.AnswerStudyReply\x12W\n\x0fReportReadiness\x12\".quorate.v1.ReportReadinessRequest\x1a .quorate.v1.ReportReadinessReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,38 +58,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTRUCTION']._serialized_end=1356
   _globals['_REPLY']._serialized_start=1359
   _globals['_REPLY']._serialized_end=1534
-  _globals['_STUDYWORK']._serialized_start=1537
-  _globals['_STUDYWORK']._serialized_end=1752
-  _globals['_SUMREF']._serialized_start=1754
-  _globals['_SUMREF']._serialized_end=1847
-  _globals['_STUDYCONTRIBUTION']._serialized_start=1849
-  _globals['_STUDYCONTRIBUTION']._serialized_end=1941
-  _globals['_OPENUPLOADREQUEST']._serialized_start=1943
-  _globals['_OPENUPLOADREQUEST']._serialized_end=2014
-  _globals['_OPENUPLOADREPLY']._serialized_start=2016
-  _globals['_OPENUPLOADREPLY']._serialized_end=2071
-  _globals['_UPLOADFRAME']._serialized_start=2073
-  _globals['_UPLOADFRAME']._serialized_end=2137
-  _globals['_UPLOADREPLY']._serialized_start=2139
-  _globals['_UPLOADREPLY']._serialized_end=2170
-  _globals['_DOWNLOADREQUEST']._serialized_start=2172
-  _globals['_DOWNLOADREQUEST']._serialized_end=2227
-  _globals['_SITESTUDIESREQUEST']._serialized_start=2229
-  _globals['_SITESTUDIESREQUEST']._serialized_end=2249
-  _globals['_SITESTUDIESREPLY']._serialized_start=2251
-  _globals['_SITESTUDIESREPLY']._serialized_end=2309
-  _globals['_SITESTUDY']._serialized_start=2312
-  _globals['_SITESTUDY']._serialized_end=2441
-  _globals['_STUDYAPPROVAL']._serialized_start=2443
-  _globals['_STUDYAPPROVAL']._serialized_end=2491
-  _globals['_ANSWERSTUDYREQUEST']._serialized_start=2493
-  _globals['_ANSWERSTUDYREQUEST']._serialized_end=2564
-  _globals['_ANSWERSTUDYREPLY']._serialized_start=2566
-  _globals['_ANSWERSTUDYREPLY']._serialized_end=2584
-  _globals['_REPORTREADINESSREQUEST']._serialized_start=2586
-  _globals['_REPORTREADINESSREQUEST']._serialized_end=2668
-  _globals['_REPORTREADINESSREPLY']._serialized_start=2670
-  _globals['_REPORTREADINESSREPLY']._serialized_end=2692
-  _globals['_ROUNDS']._serialized_start=2695
-  _globals['_ROUNDS']._serialized_end=3207
+  _globals['_OPENUPLOADREQUEST']._serialized_start=1536
+  _globals['_OPENUPLOADREQUEST']._serialized_end=1607
+  _globals['_OPENUPLOADREPLY']._serialized_start=1609
+  _globals['_OPENUPLOADREPLY']._serialized_end=1664
+  _globals['_UPLOADFRAME']._serialized_start=1666
+  _globals['_UPLOADFRAME']._serialized_end=1730
+  _globals['_UPLOADREPLY']._serialized_start=1732
+  _globals['_UPLOADREPLY']._serialized_end=1763
+  _globals['_DOWNLOADREQUEST']._serialized_start=1765
+  _globals['_DOWNLOADREQUEST']._serialized_end=1820
+  _globals['_SITESTUDIESREQUEST']._serialized_start=1822
+  _globals['_SITESTUDIESREQUEST']._serialized_end=1842
+  _globals['_SITESTUDIESREPLY']._serialized_start=1844
+  _globals['_SITESTUDIESREPLY']._serialized_end=1902
+  _globals['_SITESTUDY']._serialized_start=1905
+  _globals['_SITESTUDY']._serialized_end=2034
+  _globals['_STUDYAPPROVAL']._serialized_start=2036
+  _globals['_STUDYAPPROVAL']._serialized_end=2084
+  _globals['_ANSWERSTUDYREQUEST']._serialized_start=2086
+  _globals['_ANSWERSTUDYREQUEST']._serialized_end=2157
+  _globals['_ANSWERSTUDYREPLY']._serialized_start=2159
+  _globals['_ANSWERSTUDYREPLY']._serialized_end=2177
+  _globals['_REPORTREADINESSREQUEST']._serialized_start=2179
+  _globals['_REPORTREADINESSREQUEST']._serialized_end=2261
+  _globals['_REPORTREADINESSREPLY']._serialized_start=2263
+  _globals['_REPORTREADINESSREPLY']._serialized_end=2285
+  _globals['_ROUNDS']._serialized_start=2288
+  _globals['_ROUNDS']._serialized_end=2800
 # @@protoc_insertion_point(module_scope)

@@ -151,50 +151,6 @@ class Reply(_message.Message):
     alleged: str
     def __init__(self, message_id: _Optional[bytes] = ..., code: _Optional[str] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., working_s: _Optional[float] = ..., ledger_head: _Optional[_Union[LedgerHead, _Mapping]] = ..., alleged: _Optional[str] = ...) -> None: ...
 
-class StudyWork(_message.Message):
-    __slots__ = ("total_weight", "statistics", "checkpoint", "checkpoint_round", "sums", "dimension", "agreed_digest", "agreed_round")
-    TOTAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
-    STATISTICS_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
-    CHECKPOINT_ROUND_FIELD_NUMBER: _ClassVar[int]
-    SUMS_FIELD_NUMBER: _ClassVar[int]
-    DIMENSION_FIELD_NUMBER: _ClassVar[int]
-    AGREED_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    AGREED_ROUND_FIELD_NUMBER: _ClassVar[int]
-    total_weight: int
-    statistics: _containers.RepeatedScalarFieldContainer[int]
-    checkpoint: _common_pb2.Blob
-    checkpoint_round: int
-    sums: _containers.RepeatedCompositeFieldContainer[SumRef]
-    dimension: int
-    agreed_digest: bytes
-    agreed_round: int
-    def __init__(self, total_weight: _Optional[int] = ..., statistics: _Optional[_Iterable[int]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., sums: _Optional[_Iterable[_Union[SumRef, _Mapping]]] = ..., dimension: _Optional[int] = ..., agreed_digest: _Optional[bytes] = ..., agreed_round: _Optional[int] = ...) -> None: ...
-
-class SumRef(_message.Message):
-    __slots__ = ("round", "blob", "weight", "contributors")
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    BLOB_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_FIELD_NUMBER: _ClassVar[int]
-    CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
-    round: int
-    blob: _common_pb2.Blob
-    weight: int
-    contributors: int
-    def __init__(self, round: _Optional[int] = ..., blob: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., weight: _Optional[int] = ..., contributors: _Optional[int] = ...) -> None: ...
-
-class StudyContribution(_message.Message):
-    __slots__ = ("model_digest", "dimension", "weight", "extras")
-    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    DIMENSION_FIELD_NUMBER: _ClassVar[int]
-    WEIGHT_FIELD_NUMBER: _ClassVar[int]
-    EXTRAS_FIELD_NUMBER: _ClassVar[int]
-    model_digest: bytes
-    dimension: int
-    weight: int
-    extras: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model_digest: _Optional[bytes] = ..., dimension: _Optional[int] = ..., weight: _Optional[int] = ..., extras: _Optional[_Iterable[int]] = ...) -> None: ...
-
 class OpenUploadRequest(_message.Message):
     __slots__ = ("message_id", "blob")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]

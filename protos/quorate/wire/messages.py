@@ -14,7 +14,7 @@ from quorate.errors import FrameError
 from quorate.identity import Member, RunId, SiteName, is_run_id
 from quorate.privacy.ledger_head import SignedHead
 from quorate.rounds.blobs import Blob, BlobId, Frame
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, StudyContribution, StudyWork, SumRef
+from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study.readiness import Readiness
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2
@@ -142,56 +142,6 @@ def reply_from_bytes(data: bytes) -> Reply:
         return reply_from_proto(rounds_pb2.Reply.FromString(data))
     except DecodeError as error:
         raise FrameError("A reply could not be read") from error
-
-
-def work_to_bytes(value: StudyWork) -> bytes:
-    checkpoint = value.checkpoint
-    return rounds_pb2.StudyWork(
-        total_weight=value.total_weight,
-        statistics=value.statistics,
-        checkpoint=blob_to_proto(checkpoint) if checkpoint else None,
-        checkpoint_round=value.checkpoint_round,
-        sums=[
-            rounds_pb2.SumRef(
-                round=ref.round_number, blob=blob_to_proto(ref.blob), weight=ref.weight, contributors=ref.contributors
-            )
-            for ref in value.sums
-        ],
-        dimension=value.dimension,
-        agreed_digest=value.agreed_digest,
-        agreed_round=value.agreed_round,
-    ).SerializeToString(deterministic=True)
-
-
-def work_from_bytes(data: bytes) -> StudyWork:
-    try:
-        proto = rounds_pb2.StudyWork.FromString(data)
-    except DecodeError as error:
-        raise FrameError("The content of an instruction could not be read") from error
-    return StudyWork(
-        total_weight=proto.total_weight,
-        statistics=tuple(proto.statistics),
-        checkpoint=blob_from_proto(proto.checkpoint) if proto.HasField("checkpoint") else None,
-        checkpoint_round=proto.checkpoint_round,
-        sums=tuple(SumRef(ref.round, blob_from_proto(ref.blob), ref.weight, ref.contributors) for ref in proto.sums),
-        dimension=proto.dimension,
-        agreed_digest=proto.agreed_digest,
-        agreed_round=proto.agreed_round,
-    )
-
-
-def contribution_to_bytes(value: StudyContribution) -> bytes:
-    return rounds_pb2.StudyContribution(
-        model_digest=value.model_digest, dimension=value.dimension, weight=value.weight, extras=value.extras
-    ).SerializeToString(deterministic=True)
-
-
-def contribution_from_bytes(data: bytes) -> StudyContribution:
-    try:
-        proto = rounds_pb2.StudyContribution.FromString(data)
-    except DecodeError as error:
-        raise FrameError("A contribution could not be read") from error
-    return StudyContribution(proto.model_digest, proto.dimension, proto.weight, tuple(proto.extras))
 
 
 def run_to_proto(view: RunView) -> operator_pb2.RunStatus:

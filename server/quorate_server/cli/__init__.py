@@ -17,6 +17,7 @@ from quorate.errors import EXIT_OTHER, QuorateError
 from quorate.process.terminal import say, unexpected_ends_it
 from quorate_server.cli import upkeep
 from quorate_server.cli.doctor import examine
+from quorate_server.cli.failures import machine_errors
 from quorate_server.cli.founding import add_operator, found, open_registry
 from quorate_server.cli.logs import configure_logging
 from quorate_server.cli.options import State
@@ -107,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with unexpected_ends_it():
         try:
-            app(args=arguments)
+            with machine_errors():
+                app(args=arguments)
         except QuorateError as error:
             say(f"quorate-server: {error}", to_stderr=True)
             sys.exit(error.exit_code)

@@ -74,6 +74,8 @@ def _database(config: ServerConfig, authority: Authority, now: float) -> Finding
     try:
         with open_registry(config) as registry:
             sites = len(registry.sites())
+    except QuorateError as error:
+        return Finding("database", False, str(error))
     except SQLAlchemyError as error:
         return Finding(
             "database", False, type(error).__name__, "Check `database_url`, that the database runs, and the rights"

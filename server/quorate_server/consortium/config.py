@@ -68,6 +68,7 @@ class _Settings(BaseModel):
     address: Address = Field(description="host and port as sites and operators reach them; goes into invitations")
     listen: Listen = Field(default="0.0.0.0:8443", description="host and port to listen at for sites and operators")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the state folder")
+    database_url_file: str = Field(default="", description="a file that holds the URL, in place of `database_url`")
     metrics_listen: ListenOrNothing = Field(default="127.0.0.1:9464", description="empty: no metrics endpoint")
     heartbeat_s: Seconds = Field(
         default=2.0, description="how often server and sites tell each other that they are there"
@@ -119,6 +120,8 @@ class ServerConfig(_Settings):
                 expected=f"more than heartbeat_s, {settings.heartbeat_s}",
                 got=f"{settings.silent_after_s}",
             )
+        if settings.database_url_file:
+            settings = settings.model_copy(update={"database_url": _url_in_file(path, settings)})
         return cls(state_dir=state_dir.resolve(), **settings.model_dump())
 
     @classmethod
@@ -187,6 +190,23 @@ def held_by_server(config: ServerConfig) -> Iterator[None]:
         action="Stop it first, or name another folder with --state",
     ):
         yield
+
+
+def _url_in_file(path: Path, settings: _Settings) -> str:
+    """The database's URL holds a password, so it may lie in a file that a service manager puts there."""
+    if settings.database_url:
+        raise ConfigError(f"{path} has both database_url and database_url_file", action="Leave one of them out")
+    try:
+        url = Path(settings.database_url_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"Cannot read {settings.database_url_file}, which database_url_file in {path} names",
+            got=getattr(error, "strerror", None) or "not text",
+            action="Put the database's URL there, readable for the server's user",
+        ) from error
+    if not url:
+        raise ConfigError(f"{settings.database_url_file} is empty", expected="a SQLAlchemy URL on one line")
+    return url
 
 
 def _config_error(path: Path, error: ValidationError) -> ConfigError:

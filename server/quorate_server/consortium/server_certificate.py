@@ -22,6 +22,7 @@ class ServerIdentity:
         self._clock = clock
         self._lock = Lock()
         self._credential = authority.issue_server(host, clock())
+        self._shown = self._credential
 
     @property
     def expires_unix_s(self) -> int:
@@ -34,7 +35,8 @@ class ServerIdentity:
         )
 
     def renew_if_due(self) -> bool:
-        """Whether the certificate was replaced. Called at each handshake, from a thread of the transport."""
+        """Whether the certificate was replaced. Called at each handshake, from a thread of the transport, and by the
+        server itself: where sites stay connected for weeks nobody else would."""
         with self._lock:
             now = self._clock()
             if self.expires_unix_s - now > SERVER_DAYS * DAY_S / 3:
@@ -43,7 +45,13 @@ class ServerIdentity:
             return True
 
     def _renewed_configuration(self) -> grpc.ServerCertificateConfiguration | None:
-        return self._configuration() if self.renew_if_due() else None
+        """What is shown from the next handshake on, where that is another certificate than at the last one."""
+        self.renew_if_due()
+        with self._lock:
+            if self._shown is self._credential:
+                return None
+            self._shown = self._credential
+            return self._configuration()
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (self._credential.key_pem, self._credential.issued.pem)

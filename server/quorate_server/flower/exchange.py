@@ -34,7 +34,7 @@ POLL_S = 0.2
 LOOK_AGAIN_S = 1.0
 GONE_FOR_GOOD_S = 1e9
 
-FLOWER_KINDS = {Phase.TRAIN: "train", Phase.UPLOAD: "train", Phase.EVALUATE: "evaluate"}
+FLOWER_KINDS = {Phase.UPLOAD: "train"}
 """What Flower calls the phases for which it has a word; the others are queries there."""
 
 

@@ -10,10 +10,8 @@ from flwr.serverapp import Grid, ServerApp
 from quorate.identity import RunId
 from quorate.study.study import Study
 from quorate_server.flower.exchange import FlowerExchange
-from quorate_server.rounds.loops import loop_of
-from quorate_server.rounds.plain_loop import StudyLoop
 from quorate_server.rounds.progress import StudyProgress
-from quorate_server.rounds.secure.loop import SecureLoop
+from quorate_server.rounds.sums.loop import SumLoop
 
 app = ServerApp()
 
@@ -24,9 +22,9 @@ def main(grid: Grid, context: Context) -> None:
     loop_on(grid, context).run()
 
 
-def loop_on(grid: Grid, context: Context) -> StudyLoop | SecureLoop:
+def loop_on(grid: Grid, context: Context) -> SumLoop:
     """The rounds of the study that the run's configuration names."""
     config = context.run_config
     study = Study.from_canonical(Path(str(config["study"])).read_bytes())
     exchange = FlowerExchange(grid, study, Path(str(config["output"])))
-    return loop_of(study)(RunId(f"flower-{context.run_id}"), study, exchange, StudyProgress(), {})
+    return SumLoop(RunId(f"flower-{context.run_id}"), study, exchange, StudyProgress(), {})

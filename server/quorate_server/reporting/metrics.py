@@ -6,16 +6,24 @@ the methods of ``ServerMetrics`` and knows neither names nor labels.
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from quorate.process.metrics import Metric, MetricKind, counter, error_codes, gauge, histogram, process_metrics
+from quorate.process.disk import DiskUse
+from quorate.process.metrics import (
+    LATENCY_BUCKETS,
+    Metric,
+    MetricKind,
+    counter,
+    error_codes,
+    gauge,
+    histogram,
+    process_metrics,
+)
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
 from quorate.versions import Age
@@ -27,6 +35,12 @@ class RoundOutcome(StrEnum):
     ABANDONED = "abandoned"
 
 
+class UploadOutcome(StrEnum):
+    COMPLETE = "complete"
+    STALLED = "stalled"
+    BROKEN_OFF = "broken_off"
+
+
 BytesKind = Literal["blob", "control"]
 CertificateKind = Literal["ca", "server"]
 StoreOperation = Literal["read", "write"]
@@ -36,8 +50,6 @@ BYTES_KINDS: tuple[BytesKind, ...] = ("blob", "control")
 POOLED_METRICS = ("loss", "train_loss", "accuracy", "auc", "recall", "specificity", "records")
 
 _PHASE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-_WORK_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-_LATENCY_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 BUILD = Metric(
     "quorate_server_build_info", MetricKind.INFO, "Version of the server.", {"version": (), "python_version": ()}
@@ -61,6 +73,11 @@ QUORUM_SHORTFALLS = Metric(
     MetricKind.COUNTER,
     "Phases that closed with fewer sites than the study's quorum.",
 )
+CONTRIBUTIONS = Metric(
+    "quorate_server_contributions_total",
+    MetricKind.COUNTER,
+    "Contributions of sites that are in rounds that counted.",
+)
 SITES = Metric(
     "quorate_server_sites", MetricKind.GAUGE, "Sites of the consortium by their state.", {"state": SITE_STATES}
 )
@@ -72,6 +89,18 @@ SITE_VERSIONS = Metric(
     {"age": tuple(Age)},
 )
 RUNS = Metric("quorate_server_runs", MetricKind.GAUGE, "Runs by their state.", {"state": tuple(RunState)})
+RUNS_INTERRUPTED = Metric(
+    "quorate_server_runs_interrupted_total",
+    MetricKind.COUNTER,
+    "Runs that paused or failed, by the code of the reason; an operator's own pause is wrong_state.",
+    {"code": error_codes()},
+)
+LAST_CHANGE = Metric(
+    "quorate_server_run_last_change_timestamp_seconds",
+    MetricKind.GAUGE,
+    "When the running run that has stood still the longest last moved (a reply, a phase, a round), in Unix seconds; 0 "
+    "while no run is running.",
+)
 UPDATES_RECEIVED = Metric(
     "quorate_server_updates_received_total", MetricKind.COUNTER, "Replies of sites that were accepted into a phase."
 )
@@ -81,16 +110,28 @@ UPDATES_REFUSED = Metric(
     "Replies that hold no contribution, by the code of the refusal, whether the site or the server refused.",
     {"code": error_codes()},
 )
+CALLS_REFUSED = Metric(
+    "quorate_server_calls_refused_total",
+    MetricKind.COUNTER,
+    "Calls of sites, operators and strangers that were refused, by code.",
+    {"code": error_codes()},
+)
+UPLOADS = Metric(
+    "quorate_server_uploads_total",
+    MetricKind.COUNTER,
+    "Attempts of sites to upload, by how they ended. One that stood still or broke off is gone on with.",
+    {"outcome": tuple(UploadOutcome)},
+)
 RECEIVED_BYTES = Metric(
     "quorate_server_received_bytes_total",
     MetricKind.COUNTER,
-    "Bytes from sites: content of blobs, and control messages.",
+    "Bytes from sites: content of blobs, and messages of the control streams.",
     {"kind": BYTES_KINDS},
 )
 SENT_BYTES = Metric(
     "quorate_server_sent_bytes_total",
     MetricKind.COUNTER,
-    "Bytes to sites: content of blobs, and control messages.",
+    "Bytes to sites: content of blobs, and messages of the control streams.",
     {"kind": BYTES_KINDS},
 )
 FRAMES_RESUMED = Metric(
@@ -115,13 +156,18 @@ STORE_SECONDS = Metric(
     MetricKind.HISTOGRAM,
     "Time of one transaction of the database.",
     {"operation": ("read", "write")},
-    _LATENCY_BUCKETS,
+    LATENCY_BUCKETS,
 )
+SPOOL_BYTES = Metric(
+    "quorate_server_spool_bytes", MetricKind.GAUGE, "What lies in the spool: updates, sums, checkpoints."
+)
+DISK_FREE_BYTES = Metric("quorate_server_disk_free_bytes", MetricKind.GAUGE, "Room on the disk that holds the spool.")
+DISK_SIZE_BYTES = Metric("quorate_server_disk_size_bytes", MetricKind.GAUGE, "Size of the disk that holds the spool.")
 EVENT_LOOP_LAG_SECONDS = Metric(
     "quorate_server_event_loop_lag_seconds",
     MetricKind.HISTOGRAM,
     "How late the event loop wakes a sleeper; above 0.1 something blocks it.",
-    buckets=_LATENCY_BUCKETS,
+    buckets=LATENCY_BUCKETS,
 )
 
 SERVER_METRICS = (
@@ -129,17 +175,25 @@ SERVER_METRICS = (
     ROUNDS,
     PHASE_SECONDS,
     QUORUM_SHORTFALLS,
+    CONTRIBUTIONS,
     SITES,
     SITE_VERSIONS,
     RUNS,
+    RUNS_INTERRUPTED,
+    LAST_CHANGE,
     UPDATES_RECEIVED,
     UPDATES_REFUSED,
+    CALLS_REFUSED,
+    UPLOADS,
     RECEIVED_BYTES,
     SENT_BYTES,
     FRAMES_RESUMED,
     LAST_ROUND_METRIC,
     CERTIFICATE_EXPIRY,
     STORE_SECONDS,
+    SPOOL_BYTES,
+    DISK_FREE_BYTES,
+    DISK_SIZE_BYTES,
     EVENT_LOOP_LAG_SECONDS,
 )
 
@@ -152,24 +206,33 @@ class ServerMetrics:
         self._rounds = counter(ROUNDS, registry)
         self._phase_seconds = histogram(PHASE_SECONDS, registry)
         self._quorum_shortfalls = counter(QUORUM_SHORTFALLS, registry)
+        self._contributions = counter(CONTRIBUTIONS, registry)
         self._sites = gauge(SITES, registry)
         self._site_versions = gauge(SITE_VERSIONS, registry)
         self._runs = gauge(RUNS, registry)
+        self._runs_interrupted = counter(RUNS_INTERRUPTED, registry)
+        self._last_change = gauge(LAST_CHANGE, registry)
         self._updates_received = counter(UPDATES_RECEIVED, registry)
         self._updates_refused = counter(UPDATES_REFUSED, registry)
+        self._calls_refused = counter(CALLS_REFUSED, registry)
+        self._uploads = counter(UPLOADS, registry)
         self._received_bytes = counter(RECEIVED_BYTES, registry)
         self._sent_bytes = counter(SENT_BYTES, registry)
         self._frames_resumed = counter(FRAMES_RESUMED, registry)
         self._last_round_metric = gauge(LAST_ROUND_METRIC, registry)
         self._certificate_expiry = gauge(CERTIFICATE_EXPIRY, registry)
         self._store_seconds = histogram(STORE_SECONDS, registry)
+        self._spool_bytes = gauge(SPOOL_BYTES, registry)
+        self._disk_free_bytes = gauge(DISK_FREE_BYTES, registry)
+        self._disk_size_bytes = gauge(DISK_SIZE_BYTES, registry)
         self._event_loop_lag_seconds = histogram(EVENT_LOOP_LAG_SECONDS, registry)
         self.sites_are({})
-        self.versions_are({})
+        self.site_versions_are({})
         self.runs_are({})
 
-    def round_ended(self, outcome: RoundOutcome) -> None:
+    def round_ended(self, outcome: RoundOutcome, contributions: int = 0) -> None:
         self._rounds.labels(outcome).inc()
+        self._contributions.inc(contributions)
 
     def phase_closed(self, phase: Phase, seconds: float) -> None:
         self._phase_seconds.labels(phase).observe(seconds)
@@ -181,7 +244,7 @@ class ServerMetrics:
         """Sets how many sites are in each state; a state that is not mentioned has none."""
         _set_all(SITES, self._sites, "state", counts)
 
-    def versions_are(self, counts: Mapping[str, int]) -> None:
+    def site_versions_are(self, counts: Mapping[Age, int]) -> None:
         """Sets how many sites ran a version of each age last; an age that is not mentioned has none."""
         _set_all(SITE_VERSIONS, self._site_versions, "age", counts)
 
@@ -189,12 +252,25 @@ class ServerMetrics:
         """Sets how many runs are in each state; a state that is not mentioned has none."""
         _set_all(RUNS, self._runs, "state", counts)
 
+    def run_interrupted(self, code: str) -> None:
+        """A run paused or failed. The code may be a worker's: one that this version does not know is ``other``."""
+        self._runs_interrupted.labels(RUNS_INTERRUPTED.value_of("code", code)).inc()
+
+    def runs_last_changed(self, at_unix_s: float) -> None:
+        self._last_change.set(at_unix_s)
+
     def update_received(self) -> None:
         self._updates_received.inc()
 
     def update_refused(self, code: str) -> None:
         """Counts a refusal. The code may come from a site: one that this version does not know counts as ``other``."""
         self._updates_refused.labels(UPDATES_REFUSED.value_of("code", code)).inc()
+
+    def call_refused(self, code: str) -> None:
+        self._calls_refused.labels(CALLS_REFUSED.value_of("code", code)).inc()
+
+    def upload_ended(self, outcome: UploadOutcome) -> None:
+        self._uploads.labels(outcome).inc()
 
     def bytes_received(self, kind: BytesKind, size: int) -> None:
         self._received_bytes.labels(kind).inc(size)
@@ -216,24 +292,16 @@ class ServerMetrics:
     def store_took(self, operation: StoreOperation, seconds: float) -> None:
         self._store_seconds.labels(operation).observe(seconds)
 
+    def disk_is(self, use: DiskUse) -> None:
+        self._spool_bytes.set(use.held_bytes)
+        self._disk_free_bytes.set(use.free_bytes)
+        self._disk_size_bytes.set(use.size_bytes)
+
     def event_loop_lagged(self, seconds: float) -> None:
         self._event_loop_lag_seconds.observe(seconds)
 
 
-async def watch_event_loop(
-    metrics: ServerMetrics,
-    interval_s: float = 1.0,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> None:
-    """Measure for ever how late the loop wakes us. Run it as a task and cancel it."""
-    while True:
-        due = clock() + interval_s
-        await sleep(interval_s)
-        metrics.event_loop_lagged(max(0.0, clock() - due))
-
-
-def _set_all(metric: Metric, live: Gauge, label: str, counts: Mapping[str, int] | Mapping[RunState, int]) -> None:
+def _set_all(metric: Metric, live: Gauge, label: str, counts: Mapping[Any, int]) -> None:
     by_value = {metric.value_of(label, str(value)): count for value, count in counts.items()}
     for value in metric.labels[label]:
         live.labels(value).set(by_value.get(value, 0))

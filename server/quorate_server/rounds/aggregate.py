@@ -1,4 +1,4 @@
-"""The streaming adder: one accumulator, whatever the number of sites; and the noise on its sum.
+"""The streaming adders: one accumulator, whatever the number of sites; and the noise on a sum without protection.
 
 An update is folded block by block from wherever it lies; only the accumulator (one word a parameter) is held. Where a
 study has noise after averaging and no secure aggregation, the server draws it, before the sum goes out.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from quorate.aggregation.schemes import plain_scheme_of
 from quorate.errors import ContributionError, FrameError
 from quorate.privacy.update_noise import update_noise
 from quorate.process.randomness import SystemRandomness
-from quorate.rounds.instruction import StudyContribution
 from quorate.study.study import Study
 
 BLOCK_BYTES = 1024 * 1024
@@ -26,86 +25,52 @@ MAX_UNREDUCED = 4095
 _UQ = np.uint64(ring.MODULUS)
 
 
-class Adder:
-    """Adds the updates and the exact integers of one phase.
+class Adder(Protocol):
+    """Adds the updates of one sum."""
+
+    def fold(self, update: BinaryIO) -> None:
+        """Add an update, which is read once, in blocks. Raises FrameError, ContributionError: nothing was added."""
+        ...
+
+    def blocks(self) -> Iterator[bytes]:
+        """The sum, as it travels."""
+        ...
+
+
+class PlainAdder:
+    """Adds words (``aggregation/plain.py``), and noise to their sum where the study asks for it.
 
     Args:
-        dimension: Parameters of the model; 0 for phases that carry no update.
-        sites: How many may contribute.
+        dimension: Parameters of the model.
     """
 
-    def __init__(self, dimension: int, sites: int) -> None:
-        self.dimension = dimension
-        self.weight = 0
-        self.extras: tuple[int, ...] | None = None
-        self.contributors = 0
-        self._words: plain.Words | None = None
-        self._admitted_weight = 0
-        # The sum of all sites' counts must fit 64 bits on the wire, whatever the order of arrival.
-        self._largest_count = (2**63 - 1) // sites
+    def __init__(self, dimension: int, study: Study) -> None:
+        self._study = study
+        self._words: plain.Words = np.zeros(dimension, dtype=np.uint32)
 
-    def admit(self, contribution: StudyContribution, update_bytes: int) -> None:
-        """Refuse a contribution that cannot be added, before any of it is.
+    def fold(self, update: BinaryIO) -> None:
+        """Add an update.
 
         Raises:
-            ContributionError: another dimension, length, number of integers, or a weight or a count out of range.
+            ContributionError: its file has another length than was said. Nothing was added.
         """
-        if self.dimension and contribution.dimension != self.dimension:
-            raise ContributionError(
-                "A site's model has another size", expected=f"{self.dimension}", got=f"{contribution.dimension}"
-            )
-        if update_bytes != self.dimension * plain.WORD_BYTES:
-            raise ContributionError(
-                "An update has the wrong length",
-                expected=f"{self.dimension * plain.WORD_BYTES} bytes",
-                got=f"{update_bytes}",
-            )
-        if self.extras is not None and len(self.extras) != len(contribution.extras):
-            raise ContributionError(
-                "A site sent another number of counts",
-                expected=f"{len(self.extras)}",
-                got=f"{len(contribution.extras)}",
-            )
-        if self.dimension and not 0 < contribution.weight <= plain.WEIGHT_ONE:
-            raise ContributionError("The weight of an update is out of range", expected="above 0 and at most 1")
-        if any(abs(count) > self._largest_count for count in contribution.extras):
-            raise ContributionError("A site sent a count that is out of range")
-        if self._admitted_weight + contribution.weight > plain.MAX_TOTAL_WEIGHT:
-            raise ContributionError("The weights of all updates add up to more than the round allows")
-        self._admitted_weight += contribution.weight
-
-    def fold(self, contribution: StudyContribution, update: BinaryIO | None) -> None:
-        """Add a contribution that was admitted. ``update`` is read once, in blocks.
-
-        Raises:
-            ContributionError: the update's file has another length than was said. Nothing was added.
-        """
-        if update is not None:
-            if self._words is None:
-                self._words = np.zeros(self.dimension, dtype=np.uint32)
-            length = update.seek(0, os.SEEK_END)
-            if length != self._words.nbytes:
-                raise ContributionError(
-                    "An update was cut off", expected=f"{self._words.nbytes} bytes", got=f"{length}"
-                )
-            update.seek(0)
-            _add_blocks(self._words, update)
-        self.weight += contribution.weight
-        self.extras = tuple(
-            left + right
-            for left, right in zip(self.extras or (0,) * len(contribution.extras), contribution.extras, strict=True)
-        )
-        self.contributors += 1
+        length = update.seek(0, os.SEEK_END)
+        if length != self._words.nbytes:
+            raise ContributionError("An update was cut off", expected=f"{self._words.nbytes} bytes", got=f"{length}")
+        update.seek(0)
+        _add_blocks(self._words, update)
 
     def blocks(self) -> Iterator[bytes]:
         """The sum's words, little-endian, in blocks."""
-        if self._words is not None:
-            view = self._words.view(np.uint8).data
-            for start in range(0, len(view), BLOCK_BYTES):
-                yield bytes(view[start : start + BLOCK_BYTES])
+        yield from noised(self._words_in_blocks(), self._study)
+
+    def _words_in_blocks(self) -> Iterator[bytes]:
+        view = self._words.view(np.uint8).data
+        for start in range(0, len(view), BLOCK_BYTES):
+            yield bytes(view[start : start + BLOCK_BYTES])
 
 
-class SecureAdder:
+class CipherAdder:
     """Adds ciphertexts modulo q, without knowing what they mean: four bytes of memory for each parameter.
 
     Words are below 2^52, so ``MAX_UNREDUCED`` of them add up to less than 2^64: they are reduced when the sum is

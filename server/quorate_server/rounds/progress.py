@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import StudyWork, SumRef
 from quorate.rounds.run import RoundResult
 
 
@@ -27,83 +26,56 @@ StoredBytes = Annotated[bytes, BeforeValidator(_read_bytes), PlainSerializer(byt
 
 
 class StoredSum(BaseModel):
-    """A committed sum; its words lie in the spool."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    round_number: int
-    blob: StoredBlob
-    weight: int
-    contributors: int
-
-
-class StoredSecureSum(BaseModel):
-    """A secure sum that was closed; its ciphertext (if any) and what opens it lie in the spool."""
+    """A sum that was closed; the summed updates (if any) and what opens them lie in the spool."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     round_number: int
     attempt: int
-    ciphertext: StoredBlob | None
+    updates: StoredBlob | None = Field(validation_alias=AliasChoices("updates", "ciphertext"))  # its name before
     opening: StoredBlob
 
 
 class StudyProgress(BaseModel):
-    """Committed steps of a study's run. ``trained`` counts rounds whose sum is committed, ``evaluated`` rounds done.
+    """Committed steps of a study's run.
 
-    Under secure aggregation ``summed`` counts the sums that are closed, ``secure_sums`` holds all after the
-    checkpoint, which ``checkpoint_sealer`` sealed and signed, ``attempt`` grows whenever a sum is begun anew,
-    ``keys`` the sealed parts of the study key, ``reached`` is the last sum for which a quorum uploaded, and
-    ``waiting`` the results of rounds whose evaluation the sites have not told yet.
+    ``summed`` counts the sums that are closed, ``trained`` the rounds among them, ``evaluated`` the rounds done.
+    ``sums`` holds all after the checkpoint, which ``checkpoint_sealer`` sealed and signed where states are sealed.
+    ``attempt`` grows whenever a sum is begun anew, ``reached`` is the last sum for which a quorum uploaded, ``waiting``
+    holds the results of rounds whose evaluation is not known yet, and ``keys`` the sealed parts of the study key.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
-    prepared: bool = False
     dimension: int = 0
-    total_weight: int = 0
-    statistics: tuple[int, ...] = ()
     trained: int = 0
     evaluated: int = 0
     checkpoint: StoredBlob | None = None
     checkpoint_round: int = 0
     checkpoint_sealer: tuple[str, StoredBytes] | None = None
-    sums: tuple[StoredSum, ...] = ()
-    agreed_digest: StoredBytes = b""
-    agreed_round: int = 0
-    open_result: dict[str, Any] | None = None
     released: bool = False
     keys: StoredBlob | None = None
     summed: int = 0
     attempt: int = 0
     reached: int = -1
-    secure_sums: tuple[StoredSecureSum, ...] = ()
+    sums: tuple[StoredSum, ...] = ()
     waiting: tuple[dict[str, Any], ...] = ()
+    is_of_an_older_version: bool = False
+    """Without protection, and begun when its rounds had other steps: what is left of it is where it was."""
 
-    def work(self, newest: bytes | None = None) -> StudyWork:
-        """What a site needs to arrive at the newest model. ``newest`` is the last sum's content, when it is small."""
-        refs = [SumRef(s.round_number, s.blob, s.weight, s.contributors) for s in self.sums]
-        if refs and newest is not None:
-            last = refs[-1]
-            refs[-1] = SumRef(
-                last.round_number, Blob(last.blob.id, last.blob.size, newest), last.weight, last.contributors
-            )
-        return StudyWork(
-            total_weight=self.total_weight,
-            statistics=self.statistics,
-            checkpoint=self.checkpoint,
-            checkpoint_round=self.checkpoint_round,
-            sums=tuple(refs),
-            dimension=self.dimension,
-            agreed_digest=self.agreed_digest,
-            agreed_round=self.agreed_round,
-        )
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_versions(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "open_result" not in content:
+            return content
+        if content.get("keys") is None and content.get("prepared"):
+            known = ("dimension", "trained", "evaluated", "released")
+            return {name: content[name] for name in known} | {"is_of_an_older_version": True}
+        return content | {"sums": content.get("secure_sums", [])}
 
     def blobs(self) -> set[BlobId]:
         """What must stay in the spool for this run."""
-        kept = {stored.blob.id for stored in self.sums}
-        for secure in self.secure_sums:
-            kept |= {blob.id for blob in (secure.ciphertext, secure.opening) if blob is not None}
+        kept = {blob.id for stored in self.sums for blob in (stored.updates, stored.opening) if blob is not None}
         return kept | {blob.id for blob in (self.checkpoint, self.keys) if blob is not None}
 
     def after(self, **changes: object) -> StudyProgress:

@@ -136,6 +136,10 @@ class Runs:
             await self._end(run, RunState.STOPPED, None)
             return self.view(run)
 
+    def tell_standstill(self) -> None:
+        """Show the metrics when the run that has stood still the longest last moved."""
+        self._metrics.runs_last_changed(self._views.last_change_unix_s())
+
     def list(self) -> list[RunView]:
         return self._views.all()
 
@@ -220,6 +224,8 @@ class Runs:
         finally:
             model = self._model_path(run).is_file()
             self._views.update(run, state=state, reason=reason, phase="", sites=(), model_available=model)
+            if state in (RunState.PAUSED, RunState.FAILED):
+                self._metrics.run_interrupted(reason.code if reason else QuorateError.code)
             log.info("run " + state.value, run=run, reason=reason.code if reason else "")
 
     def _tell_presence(self) -> None:

@@ -158,8 +158,8 @@ class Sessions:
 
     def keep_ledger_head(self, signing_key: bytes, head: SignedHead) -> None:
         """Keep the head of a site's privacy ledger, if the site signed it: somebody who had only its certificate could
-        otherwise put a number there that no true head comes after."""
-        if head.is_signed_by(signing_key):
+        otherwise put a number there that no true head comes after. One that is kept already was signed."""
+        if not self._journal.has_ledger_head(signing_key, head) and head.is_signed_by(signing_key):
             self._journal.record_ledger_head(signing_key, head)
 
     def detach(self, session: Session) -> None:

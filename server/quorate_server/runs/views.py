@@ -54,6 +54,10 @@ class RunViews:
         """The first one started comes first."""
         return sorted(self._views.values(), key=lambda view: view.started_unix_s)
 
+    def last_change_unix_s(self) -> float:
+        """When the running run that has stood still the longest last moved; 0 while no run is running."""
+        return min((v.changed_unix_s for v in self._views.values() if v.state is RunState.RUNNING), default=0.0)
+
     def find(self, run: RunId) -> RunView:
         """Raises NotFoundError."""
         if run not in self._views:
@@ -96,7 +100,7 @@ class RunViews:
     def show_result(self, run: RunId, study: Study, result: RoundResult) -> None:
         """A round was committed."""
         full = len(result.contributed) == len(study.sites)
-        self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL)
+        self._metrics.round_ended(RoundOutcome.FULL if full else RoundOutcome.PARTIAL, len(result.contributed))
         for phase, seconds in result.phase_seconds.items():
             self._metrics.phase_closed(phase, seconds)  # type: ignore[arg-type]  # phases of our own results
         self._metrics.round_measured(result.metrics)

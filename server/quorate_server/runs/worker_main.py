@@ -23,10 +23,10 @@ from quorate.rounds.run import RunState
 from quorate.rounds.spool import Spool
 from quorate.study.study import Study
 from quorate.wire.refusal import error_to_text
-from quorate_server.rounds.loops import loop_of
 from quorate_server.rounds.pipe import Verb, receive_note
 from quorate_server.rounds.pipe_exchange import PipeExchange
 from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.sums.loop import SumLoop
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def _run(order: dict[str, Any], exchange: PipeExchange) -> None:
     forgiven = {MessageId(bytes.fromhex(name)) for name in order["forgiven"]}
     run = RunId(order["run"])
     if study.guest is None:
-        loop_of(study)(run, study, exchange, progress, attempts).run()
+        SumLoop(run, study, exchange, progress, attempts).run()
     else:
         from quorate_server.flower.guest import run_guest  # flwr takes a second to import, and is for guests only
 

@@ -83,10 +83,18 @@ def caller() -> Caller:
 class AccessGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
     """The guard. Every server of this consortium is built with it, as its only interceptor that decides."""
 
-    def __init__(self, consortium: str, registry: Registry, max_calls: int = MAX_CALLS) -> None:
+    def __init__(
+        self,
+        consortium: str,
+        registry: Registry,
+        max_calls: int = MAX_CALLS,
+        refused: Callable[[str], None] = lambda code: None,
+    ) -> None:
+        """``refused`` is told the code of each refusal."""
         self._consortium = consortium
         self._registry = registry
         self._calls = OpenCalls(max_calls)
+        self._refused = refused
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -94,9 +102,10 @@ class AccessGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc shi
         handler = await continuation(details)
         role = METHODS.get(details.method)
         if handler is None or role is None:
-            refused = _guarded(details.method, _unreachable, self._refuse_all, self._calls)
-            return grpc.unary_unary_rpc_method_handler(refused)
-        return _with_guard(handler, details.method, lambda context: self._admit(context, role), self._calls)
+            guard = _Guard(details.method, self._refuse_all, self._calls, self._refused)
+            return grpc.unary_unary_rpc_method_handler(_guarded(_unreachable, guard))
+        guard = _Guard(details.method, lambda context: self._admit(context, role), self._calls, self._refused)
+        return _with_guard(handler, guard)
 
     def _admit(self, context: grpc.aio.ServicerContext, role: Role) -> Caller:
         calling = self._identify(context)
@@ -148,33 +157,43 @@ async def _unreachable(request: Any, context: grpc.aio.ServicerContext) -> None:
     raise AssertionError("a call that nobody may make was admitted")
 
 
-def _with_guard(handler: grpc.RpcMethodHandler, method: str, admit: Admit, calls: OpenCalls) -> grpc.RpcMethodHandler:
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """What stands before one method."""
+
+    method: str
+    admit: Admit
+    calls: OpenCalls
+    refused: Callable[[str], None]
+
+
+def _with_guard(handler: grpc.RpcMethodHandler, guard: _Guard) -> grpc.RpcMethodHandler:
     kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
     behaviour = _parsing(getattr(handler, kind), handler.request_deserializer, is_stream=handler.request_streaming)
-    return handler._replace(request_deserializer=None, **{kind: _guarded(method, behaviour, admit, calls)})
+    return handler._replace(request_deserializer=None, **{kind: _guarded(behaviour, guard)})
 
 
 def _arity(streaming: bool) -> str:
     return "stream" if streaming else "unary"
 
 
-def _guarded(method: str, behaviour: Behaviour, admit: Admit, calls: OpenCalls) -> Behaviour:
+def _guarded(behaviour: Behaviour, guard: _Guard) -> Behaviour:
     """The handler behind the guard. The transport tells generators from coroutines, so each stays what it was."""
     if inspect.isasyncgenfunction(behaviour):
 
         async def streaming(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            async with _translated(method, context):
-                with calls.one_more(admit(context).subject):
+            async with _translated(guard, context):
+                with guard.calls.one_more(guard.admit(context).subject):
                     async with aclosing(behaviour(request, context)) as responses:
                         async for response in responses:
-                            admit(context)  # again: who watches a run may be revoked before it ends
+                            guard.admit(context)  # again: who watches a run may be revoked before it ends
                             yield response
 
         return streaming
 
     async def returning(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        async with _translated(method, context):
-            with calls.one_more(admit(context).subject):
+        async with _translated(guard, context):
+            with guard.calls.one_more(guard.admit(context).subject):
                 return await behaviour(request, context)
 
     return returning
@@ -222,17 +241,19 @@ def _parsed(data: bytes, parse: Parse) -> Any:
 
 
 @asynccontextmanager
-async def _translated(method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+async def _translated(guard: _Guard, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
     """Refusals travel with their code; of any other exception nothing but the fact does."""
     try:
         yield
     except QuorateError as error:
-        log.info("call refused", method=method, code=error.code, caller=_name_of_caller())
+        guard.refused(error.code)
+        log.info("call refused", method=guard.method, code=error.code, caller=_name_of_caller())
         await _abort(context, error)
     except grpc.aio.AbortError:
         raise
     except Exception:
-        log.exception("call failed", method=method, caller=_name_of_caller())
+        guard.refused(QuorateError.code)
+        log.exception("call failed", method=guard.method, caller=_name_of_caller())
         await _abort(
             context, QuorateError("The server failed", action="The server's log says why; tell its administrator")
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -33,7 +34,7 @@ from quorate.wire.messages import (
 from quorate.wire.refusal import detail_of
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.tables import StudyRecord
-from quorate_server.reporting.metrics import ServerMetrics
+from quorate_server.reporting.metrics import ServerMetrics, UploadOutcome
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Session, Sessions
 from quorate_server.services.access import Caller, caller
@@ -136,14 +137,22 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
     ) -> None:
         """Whoever does not read is gone, but the call goes on until it is read or broken off at the other end: were
         the writing broken off here, the transport could not end the call any more, and nobody would count it."""
-        writing = asyncio.ensure_future(context.write(event))
-        await asyncio.wait({writing}, timeout=self._unread_s)
-        if not writing.done():
+        self._metrics.bytes_sent("control", event.ByteSize())
+        is_unread = False
+
+        def give_up() -> None:
+            nonlocal is_unread
+            is_unread = True
             self._sessions.detach(session)
             session.drop_waiting()
-            await writing
+
+        patience = asyncio.get_running_loop().call_later(self._unread_s, give_up)
+        try:
+            await context.write(event)
+        finally:
+            patience.cancel()
+        if is_unread:
             raise TransportError("The site does not read what it is sent")
-        await writing
 
     async def _read(
         self, session: Session, who: Caller, signing_key: bytes, requests: AsyncIterator[rounds_pb2.SiteEvent]
@@ -151,6 +160,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         """Everything that a site says, until its stream ends; then the session ends."""
         try:
             async for event in requests:
+                self._metrics.bytes_received("control", event.ByteSize())
                 match event.WhichOneof("event"):
                     case "heartbeat":
                         # A revoked or expired certificate ends an open stream at its next heartbeat.
@@ -226,16 +236,31 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         # Not reading is the back-pressure: the transport's window of a waiting stream fills up and stays full.
         of_site = self._slots_of_sites.setdefault(site, asyncio.Semaphore(UPLOADS_OF_A_SITE))
         async with self._writing(site, blob.id), of_site, self._upload_slots:
-            is_new = not self._spool.has(blob)
-            writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob, site))
-            try:
-                await self._receive(writer, first, stream)
-                await to_its_end(asyncio.to_thread(writer.finish))
-            finally:
-                writer.close()
+            with self._counted():
+                is_new = not self._spool.has(blob)
+                writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob, site))
+                try:
+                    await self._receive(writer, first, stream)
+                    await to_its_end(asyncio.to_thread(writer.finish))
+                finally:
+                    writer.close()
         if is_new:
             self._mailbox.uploaded(site, message, blob.id)
         return rounds_pb2.UploadReply(complete=True)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count an attempt to upload by its end."""
+        outcome = UploadOutcome.BROKEN_OFF
+        try:
+            yield
+            outcome = UploadOutcome.COMPLETE
+        except TransportError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                outcome = UploadOutcome.STALLED
+            raise
+        finally:
+            self._metrics.upload_ended(outcome)
 
     def _writing(self, site: SiteName, blob: BlobId) -> asyncio.Lock:
         return self._writers.setdefault((site, blob), asyncio.Lock())

@@ -17,7 +17,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from quorate import __version__
-from quorate.errors import DiskFullError, WrongStateError
+from quorate.errors import DiskFullError, QuorateError, StorageError, WrongStateError
+from quorate.process.storage_errors import sqlite_refusal
 
 METADATA = MetaData()
 LAYOUT = "0002"
@@ -35,6 +36,7 @@ def open_database(url: str) -> Engine:
 
     Raises:
         WrongStateError: it is not there, empty, or of another layout than this version's.
+        StorageError: it cannot be reached, opened or written, or is damaged. DiskFullError.
     """
     require_there(url)
     engine = create_engine(url)
@@ -135,8 +137,20 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def _translate(context: ExceptionContext) -> None:
     error = context.original_exception
+    if context.connection is None and context.engine is not None:
+        raise _cannot_connect(error, context.engine) from error
     if is_disk_full(error):
         raise DiskFullError(
             "The disk that holds the server's database is full",
             action="Free some space at the server; what could not be written is sent again by itself",
         ) from error
+
+
+def _cannot_connect(error: BaseException, engine: Engine) -> QuorateError:
+    if isinstance(error, sqlite3.Error):
+        return sqlite_refusal(error, "The server's database", Path(engine.url.database or ""))
+    return StorageError(
+        "The server's database cannot be reached",
+        got=str(error).partition("\n")[0],
+        action="See that it runs, that `database_url` in server.toml is its address, and the rights of its user",
+    )

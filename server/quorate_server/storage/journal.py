@@ -87,7 +87,8 @@ class Journal:
         self._engine = engine
         self._clock = clock
         self._pending: list[_PendingReply] = []
-        self._heads: dict[bytes, SignedHead] = {}
+        self._heads: dict[bytes, SignedHead] = {}  # those that wait to be written
+        self._kept_heads: dict[bytes, SignedHead] = {}  # the last that was written of each
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._writing: asyncio.Task[None] | None = None
         self._due: asyncio.TimerHandle | None = None
@@ -135,6 +136,10 @@ class Journal:
                 select(LEDGER_HEADS.c.number, LEDGER_HEADS.c.hash, LEDGER_HEADS.c.signature).where(mine)
             ).first()
         return None if row is None else SignedHead(row[0], row[1], row[2])
+
+    def has_ledger_head(self, signing_key: bytes, head: SignedHead) -> bool:
+        """Whether this very head, its signature too, was the last to be recorded: every reply brings it again."""
+        return head == self._heads.get(signing_key, self._kept_heads.get(signing_key))
 
     def record_ledger_head(self, signing_key: bytes, head: SignedHead) -> None:
         """Remember a head that its key signed, with the replies of this moment; an older one is passed over."""
@@ -204,6 +209,7 @@ class Journal:
             for signing_key, head in heads.items():
                 self.record_ledger_head(signing_key, head)
             raise
+        self._kept_heads |= heads
         _settle(batch)
 
     def results(self, run: RunId) -> list[dict[str, object]]:
@@ -248,6 +254,7 @@ class Journal:
             except Exception as error:  # noqa: BLE001  # whoever waits for the write must learn of its failure
                 _settle(batch, error)
             else:
+                self._kept_heads |= heads
                 _settle(batch)
 
     def _write_replies(self, batch: list[_PendingReply], heads: dict[bytes, SignedHead]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from quorate.errors import (
     SupersededError,
     WrongStateError,
 )
-from quorate.study.study import OtherVersion, Protection, Release, TaskRef
+from quorate.study.study import OtherVersion, Protection, Release, Study, TaskRef
 from quorate.study.task_digest import task_digest
 from quorate_client.approval.answers import Answers
 from quorate_client.cli import exit_code
@@ -62,14 +63,35 @@ def dataset(tmp_path: Path, run: Run) -> str:
     return "visits"
 
 
-def tabular_study(services: Server, **parameters: Any) -> Any:
-    schema = {
-        "kind": "tabular",
-        "columns": [{"name": "age", "type": "integer", "range": [0.0, 120.0]}],
-        "label": {"name": "ill", "classes": ["no", "yes"]},
-    }
-    task = TaskRef(name=TABULAR, digest=task_digest(TABULAR), parameters={"schema": schema} | parameters)
-    return make_study(services, task=task, guest=None)
+@dataclass
+class Admin:
+    """The commands of a site that has joined, and the server from which studies come."""
+
+    run: Run
+    folder: SiteFolder
+    services: Server
+
+    def study(self, **changes: Any) -> Study:
+        return make_study(self.services, **changes)
+
+    def offer(self, **changes: Any) -> Study:
+        self.services.studies.append(self.study(**changes))
+        return self.services.studies[-1]
+
+    def offer_tabular(self, **parameters: Any) -> Study:
+        """A study of the data set's records."""
+        schema = {
+            "kind": "tabular",
+            "columns": [{"name": "age", "type": "integer", "range": [0.0, 120.0]}],
+            "label": {"name": "ill", "classes": ["no", "yes"]},
+        }
+        task = TaskRef(name=TABULAR, digest=task_digest(TABULAR), parameters={"schema": schema} | parameters)
+        return self.offer(task=task, guest=None)
+
+
+@pytest.fixture
+def admin(run: Run, joined: SiteFolder, services: Server) -> Admin:
+    return Admin(run, joined, services)
 
 
 # --- joining ---
@@ -139,11 +161,9 @@ def test_a_proxy_given_at_joining_is_kept_for_the_daemon(
 # --- studies ---
 
 
-def test_an_offered_study_is_listed_with_a_warning_when_it_is_unprotected(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
-    services.studies.append(make_study(services))
-    result = run("studies")
+def test_an_offered_study_is_listed_with_a_warning_when_it_is_unprotected(admin: Admin) -> None:
+    admin.offer()
+    result = admin.run("studies")
 
     assert result.code == 0
     assert "hearts" in result.out
@@ -152,20 +172,19 @@ def test_an_offered_study_is_listed_with_a_warning_when_it_is_unprotected(
     assert "can read every update" in result.err
 
 
-def test_studies_in_json_say_what_is_against_each(run: Run, joined: SiteFolder, services: Server) -> None:
-    joined.policy.write_text(POLICY.replace('"operator", ', ""))
-    services.studies.append(make_study(services, name="leaky", release=Release(model="operator")))
-    (study,) = run("studies", "--json").json()
+def test_studies_in_json_say_what_is_against_each(admin: Admin) -> None:
+    admin.folder.policy.write_text(POLICY.replace('"operator", ', ""))
+    admin.offer(name="leaky", release=Release(model="operator"))
+    (study,) = admin.run("studies", "--json").json()
 
     assert (study["name"], study["answer"], study["may_be_approved"]) == ("leaky", None, False)
     assert [refusal["code"] for refusal in study["refusals"]] == ["policy_refused"]
     assert study["warnings"]
 
 
-def test_everything_that_matters_is_shown_before_approval(run: Run, joined: SiteFolder, services: Server) -> None:
-    study = make_study(services)
-    services.studies.append(study)
-    result = run("show", "hearts")
+def test_everything_that_matters_is_shown_before_approval(admin: Admin) -> None:
+    study = admin.offer()
+    result = admin.run("show", "hearts")
 
     assert result.code == 0
     for text in (
@@ -181,258 +200,233 @@ def test_everything_that_matters_is_shown_before_approval(run: Run, joined: Site
     assert "can read every update" in result.err
 
 
-def test_what_an_evaluation_without_protection_tells_is_shown_before_approval(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
+def test_what_an_evaluation_without_protection_tells_is_shown_before_approval(admin: Admin) -> None:
     task = TaskRef(name="tabular-classifier", digest=task_digest("tabular-classifier"))
-    services.studies.append(make_study(services, task=task, guest=None))
-    result = run("show", "hearts")
+    admin.offer(task=task, guest=None)
+    result = admin.run("show", "hearts")
 
     assert "What the evaluation tells:" in result.out
     assert "After each round every site tries the model" in result.out
     assert "can make up the models that are tried" in result.err
-    assert any("choose the models" in sentence for sentence in run("show", "hearts", "--json").json()["evaluation"])
+    assert any(
+        "choose the models" in sentence for sentence in admin.run("show", "hearts", "--json").json()["evaluation"]
+    )
 
 
-def test_what_secure_aggregation_leaves_open_is_shown_before_approval(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
+def test_what_secure_aggregation_leaves_open_is_shown_before_approval(admin: Admin) -> None:
     task = TaskRef(name="tabular-classifier", digest=task_digest("tabular-classifier"))
     for mode, is_shown in (("secagg", True), ("none", False)):
         name = f"hearts-{mode}"
         protection = Protection(mode=mode, colluders=0)
-        services.studies.append(make_study(services, name=name, task=task, guest=None, protection=protection))
-        assert ("the difference of the two sums" in run("show", name).out.replace("\n", " ")) == is_shown
+        admin.offer(name=name, task=task, guest=None, protection=protection)
+        assert ("the difference of the two sums" in admin.run("show", name).out.replace("\n", " ")) == is_shown
 
 
-def test_the_fingerprint_of_the_key_to_which_the_model_is_sealed_is_shown_before_approval(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
+def test_the_fingerprint_of_the_key_to_which_the_model_is_sealed_is_shown_before_approval(admin: Admin) -> None:
     """A server could have put a key of its own in the place of the operator's."""
     release = Release(model="operator", operator_key="ab" * 32)
     task = TaskRef(name="tabular-classifier", digest="ab" * 32)
-    secret = make_study(services, task=task, guest=None, protection=Protection(), release=release)
-    services.studies.append(secret)
+    secret = admin.study(task=task, guest=None, protection=Protection(), release=release)
+    admin.services.studies.append(secret)
     assert secret.release.operator_fingerprint
-    assert f"sealed to    {secret.release.operator_fingerprint}" in run("show", "hearts").out
-    assert run("studies", "--json").json()[0]["release_key"] == secret.release.operator_fingerprint
+    assert f"sealed to    {secret.release.operator_fingerprint}" in admin.run("show", "hearts").out
+    assert admin.run("studies", "--json").json()[0]["release_key"] == secret.release.operator_fingerprint
 
 
-def test_the_operators_mark_is_no_difference_between_studies_and_its_key_is(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
+def test_the_operators_mark_is_no_difference_between_studies_and_its_key_is(admin: Admin) -> None:
     task = TaskRef(name="tabular-classifier", digest="ab" * 32)
     for name, key in (("hearts", "ab"), ("hearts-2", "cd")):
         release = Release(model="operator", operator_key=key * 32, operator_mark=key * 32)
         changes = {"task": task, "guest": None, "protection": Protection(), "release": release}
-        services.studies.append(make_study(services, name=name, **changes))
-    told = {change["key"] for change in run("diff", "hearts", "hearts-2", "--json").json()}
+        admin.offer(name=name, **changes)
+    told = {change["key"] for change in admin.run("diff", "hearts", "hearts-2", "--json").json()}
     assert told == {"name", "release.operator_key"}
 
 
-def test_what_looks_like_markup_in_a_study_is_shown_as_it_stands(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
-    services.studies.append(make_study(services, purpose="[red]help[/red] :warning:"))
+def test_what_looks_like_markup_in_a_study_is_shown_as_it_stands(admin: Admin) -> None:
+    admin.offer(purpose="[red]help[/red] :warning:")
 
-    assert "[red]help[/red] :warning:" in run("show", "hearts").out
+    assert "[red]help[/red] :warning:" in admin.run("show", "hearts").out
 
 
-def test_an_approval_is_signed_told_and_pinned(run: Run, joined: SiteFolder, services: Server) -> None:
-    study = make_study(services)
-    services.studies.append(study)
-    result = run("approve", "hearts", "--node-config", "partition=3", "--node-config", "label=a=b", "--json")
+def test_an_approval_is_signed_told_and_pinned(admin: Admin) -> None:
+    study = admin.offer()
+    result = admin.run("approve", "hearts", "--node-config", "partition=3", "--node-config", "label=a=b", "--json")
 
     assert result.code == 0
-    assert services.answers == [(study.digest(), "approved")]
-    with site_state(joined.database) as state:
+    assert admin.services.answers == [(study.digest(), "approved")]
+    with site_state(admin.folder.database) as state:
         answers = Answers(state, lambda: 0.0)
         agreement = answers.agreement(study.digest(), SITE)
         pinned = answers.find(study.digest())
     assert agreement.node_config == {"partition": 3, "label": "a=b"}
     assert pinned is not None
-    assert pinned.members == tuple(services.members[name] for name in study.site_names)
+    assert pinned.members == tuple(admin.services.members[name] for name in study.site_names)
 
 
-def test_a_study_is_approved_on_a_data_set_that_fits(
-    run: Run, joined: SiteFolder, services: Server, dataset: str
-) -> None:
-    study = tabular_study(services)
-    services.studies.append(study)
+def test_a_study_is_approved_on_a_data_set_that_fits(admin: Admin, dataset: str) -> None:
+    study = admin.offer_tabular()
 
-    result = run("approve", study.digest().hex()[:8], "--dataset", dataset)
+    result = admin.run("approve", study.digest().hex()[:8], "--dataset", dataset)
     assert result.code == 0
     assert "can make up the models that are tried" in result.err
-    with site_state(joined.database) as state:
+    with site_state(admin.folder.database) as state:
         agreement = Answers(state, lambda: 0.0).agreement(study.digest(), SITE)
     assert agreement.dataset is not None
     assert agreement.dataset.records == 40
 
 
-def test_a_data_set_that_does_not_fit_is_refused(run: Run, joined: SiteFolder, services: Server, dataset: str) -> None:
+def test_a_data_set_that_does_not_fit_is_refused(admin: Admin, dataset: str) -> None:
     schema = {
         "kind": "tabular",
         "columns": [{"name": "weight", "type": "number", "range": [0.0, 300.0]}],
         "label": {"name": "ill", "classes": ["no", "yes"]},
     }
-    services.studies.append(tabular_study(services, schema=schema))
-    result = run("approve", "hearts", "--dataset", dataset)
+    admin.offer_tabular(schema=schema)
+    result = admin.run("approve", "hearts", "--dataset", dataset)
 
     assert result.code == 2
     assert "weight" in result.err
-    assert services.answers == []
+    assert admin.services.answers == []
 
 
-def test_a_study_needs_a_data_set(run: Run, joined: SiteFolder, services: Server) -> None:
-    services.studies.append(tabular_study(services))
+def test_a_study_needs_a_data_set(admin: Admin) -> None:
+    admin.offer_tabular()
 
-    assert "--dataset" in run("approve", "hearts").err
-    assert run("approve", "hearts", "--dataset", "nothing").code == 2
+    assert "--dataset" in admin.run("approve", "hearts").err
+    assert admin.run("approve", "hearts", "--dataset", "nothing").code == 2
 
 
-def test_a_study_that_the_policy_refuses_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
-    services.studies.append(make_study(services))
-    joined.policy.write_text(POLICY.replace('"none"', '"secagg"'))
-    result = run("approve", "hearts")
+def test_a_study_that_the_policy_refuses_cannot_be_approved(admin: Admin) -> None:
+    admin.offer()
+    admin.folder.policy.write_text(POLICY.replace('"none"', '"secagg"'))
+    result = admin.run("approve", "hearts")
 
     assert result.code == 3
     assert "protection_refused" in result.err
-    assert services.answers == []
+    assert admin.services.answers == []
 
 
-def test_a_study_with_another_key_for_this_site_cannot_be_approved(
-    run: Run, joined: SiteFolder, services: Server, tmp_path: Path
-) -> None:
+def test_a_study_with_another_key_for_this_site_cannot_be_approved(admin: Admin, tmp_path: Path) -> None:
     (tmp_path / "impostor").mkdir()
-    services.members[SITE] = make_or_load_keys(tmp_path / "impostor").member(SITE)
-    services.studies.append(make_study(services))
-    result = run("approve", "hearts")
+    admin.services.members[SITE] = make_or_load_keys(tmp_path / "impostor").member(SITE)
+    admin.offer()
+    result = admin.run("approve", "hearts")
 
     assert result.code == 3
     assert "key_mismatch" in result.err
-    assert services.answers == []
+    assert admin.services.answers == []
 
 
-def test_a_study_of_another_consortium_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
-    services.studies.append(make_study(services, consortium="strangers"))
+def test_a_study_of_another_consortium_cannot_be_approved(admin: Admin) -> None:
+    admin.offer(consortium="strangers")
 
-    assert "another consortium" in run("approve", "hearts").err
-
-
-def test_a_study_without_this_site_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
-    study = make_study(services)
-    services.studies.append(make_study(services, sites=[s for s in study.sites if s.name != SITE]))
-
-    assert "exactly once" in run("approve", "hearts").err
+    assert "another consortium" in admin.run("approve", "hearts").err
 
 
-def test_a_task_of_another_version_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
-    services.studies.append(make_study(services, task=TaskRef(name=APP, digest="0" * 64)))
+def test_a_study_without_this_site_cannot_be_approved(admin: Admin) -> None:
+    study = admin.study()
+    admin.offer(sites=[s for s in study.sites if s.name != SITE])
 
-    assert "NOT the installed one" in run("show", "hearts").out
-    result = run("approve", "hearts")
+    assert "exactly once" in admin.run("approve", "hearts").err
+
+
+def test_a_task_of_another_version_cannot_be_approved(admin: Admin) -> None:
+    admin.offer(task=TaskRef(name=APP, digest="0" * 64))
+
+    assert "NOT the installed one" in admin.run("show", "hearts").out
+    result = admin.run("approve", "hearts")
     assert (result.code, "task_mismatch" in result.err) == (3, True)
 
 
 @pytest.mark.parametrize("runs", ["the version of the study", "the other one"])
 def test_both_versions_of_a_task_and_the_last_day_are_shown_before_approval_and_with_it(
-    run: Run, joined: SiteFolder, services: Server, runs: str
+    admin: Admin, runs: str
 ) -> None:
     digests = [task_digest(APP), "0" * 64]
     if runs == "the other one":
         digests.reverse()
     task = TaskRef(name=APP, digest=digests[0], also=OtherVersion(digest=digests[1], until=date(9999, 1, 31)))
-    services.studies.append(make_study(services, task=task))
+    admin.offer(task=task)
     both = [{"digest": digests[0], "until": None}, {"digest": digests[1], "until": "9999-01-31"}]
 
-    shown = " ".join(run("show", "hearts").out.split())
+    shown = " ".join(admin.run("show", "hearts").out.split())
     assert f"{task_digest(APP)[:16]}…: the installed one" in shown
     assert f"{'0' * 16}…: another one is installed" in shown
     assert f"or, until 9999-01-31 (UTC) {digests[1][:16]}…" in shown
-    (study,) = run("studies", "--json").json()
+    (study,) = admin.run("studies", "--json").json()
     assert (study["task_digests"], study["task_is_installed"]) == (both, True)
-    approved = run("approve", "hearts")
+    approved = admin.run("approve", "hearts")
     assert approved.code == 0
     assert f"or, until 9999-01-31 (UTC): {digests[1][:16]}…" in approved.out
 
 
-def test_a_version_whose_last_day_is_over_cannot_be_approved(run: Run, joined: SiteFolder, services: Server) -> None:
+def test_a_version_whose_last_day_is_over_cannot_be_approved(admin: Admin) -> None:
     """Whoever publishes a study chooses the day."""
     other = OtherVersion(digest=task_digest(APP), until=date(2001, 1, 31))
-    services.studies.append(make_study(services, task=TaskRef(name=APP, digest="0" * 64, also=other)))
+    admin.offer(task=TaskRef(name=APP, digest="0" * 64, also=other))
 
-    assert run("show", "hearts").out.count("NOT the installed one") == 2
-    result = run("approve", "hearts")
-    assert (result.code, services.answers) == (3, [])
+    assert admin.run("show", "hearts").out.count("NOT the installed one") == 2
+    result = admin.run("approve", "hearts")
+    assert (result.code, admin.services.answers) == (3, [])
     assert "task_mismatch" in result.err
     assert "accepted until 2001-01-31 (UTC)" in " ".join(result.err.split())
 
 
-def test_keys_that_the_server_swapped_in_the_roster_are_noticed(
-    run: Run, joined: SiteFolder, services: Server, tmp_path: Path
-) -> None:
-    services.studies.append(make_study(services))
+def test_keys_that_the_server_swapped_in_the_roster_are_noticed(admin: Admin, tmp_path: Path) -> None:
+    admin.offer()
     (tmp_path / "swapped").mkdir()
-    member = services.members["east"]
-    services.members["east"] = make_or_load_keys(tmp_path / "swapped").member(member.name)
-    assert "distrust" in run("studies").err
-    result = run("approve", "hearts")
+    member = admin.services.members["east"]
+    admin.services.members["east"] = make_or_load_keys(tmp_path / "swapped").member(member.name)
+    assert "distrust" in admin.run("studies").err
+    result = admin.run("approve", "hearts")
 
     assert result.code == 3
     assert "distrust" in result.err
-    assert services.answers == []
+    assert admin.services.answers == []
 
 
-def test_a_member_that_comes_with_a_new_key_is_marked(
-    run: Run, joined: SiteFolder, services: Server, tmp_path: Path
-) -> None:
-    services.studies.append(make_study(services))
-    assert run("approve", "hearts").code == 0
+def test_a_member_that_comes_with_a_new_key_is_marked(admin: Admin, tmp_path: Path) -> None:
+    admin.offer()
+    assert admin.run("approve", "hearts").code == 0
     (tmp_path / "again").mkdir()
-    services.members["east"] = make_or_load_keys(tmp_path / "again").member(services.members["east"].name)
-    services.studies[:] = [make_study(services, name="lungs")]
+    admin.services.members["east"] = make_or_load_keys(tmp_path / "again").member(admin.services.members["east"].name)
+    admin.services.studies[:] = [admin.study(name="lungs")]
 
-    assert run("show", "lungs", "--json").json()["new_keys"] == ["east"]
-    assert "another key than" in run("show", "lungs").out
+    assert admin.run("show", "lungs", "--json").json()["new_keys"] == ["east"]
+    assert "another key than" in admin.run("show", "lungs").out
 
 
-def test_an_approval_that_the_server_refuses_does_not_count(run: Run, joined: SiteFolder, services: Server) -> None:
-    study = make_study(services)
-    services.studies.append(study)
-    services.faults.answers_refused = WrongStateError("The study was withdrawn")
+def test_an_approval_that_the_server_refuses_does_not_count(admin: Admin) -> None:
+    study = admin.offer()
+    admin.services.faults.answers_refused = WrongStateError("The study was withdrawn")
 
-    assert run("approve", "hearts").code == 2
-    with site_state(joined.database) as state:
+    assert admin.run("approve", "hearts").code == 2
+    with site_state(admin.folder.database) as state:
         assert Answers(state, lambda: 0.0).find(study.digest()) is None
 
 
-def test_a_rejection_counts_here_even_if_the_server_cannot_be_told(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
-    study = make_study(services)
-    services.studies.append(study)
-    assert run("approve", "hearts").code == 0
-    services.faults.answers_refused = WrongStateError("The server is being restored")
+def test_a_rejection_counts_here_even_if_the_server_cannot_be_told(admin: Admin) -> None:
+    admin.offer()
+    assert admin.run("approve", "hearts").code == 0
+    admin.services.faults.answers_refused = WrongStateError("The server is being restored")
 
-    assert run("reject", "hearts").code == 2
-    assert run("status", "--json").json()["studies"][0]["answer"] == "rejected"
+    assert admin.run("reject", "hearts").code == 2
+    assert admin.run("status", "--json").json()["studies"][0]["answer"] == "rejected"
 
 
-def test_rejecting_tells_the_server(run: Run, joined: SiteFolder, services: Server) -> None:
-    study = make_study(services)
-    services.studies.append(study)
+def test_rejecting_tells_the_server(admin: Admin) -> None:
+    study = admin.offer()
 
-    assert run("reject", "hearts").code == 0
-    assert services.answers == [(study.digest(), "rejected")]
+    assert admin.run("reject", "hearts").code == 0
+    assert admin.services.answers == [(study.digest(), "rejected")]
 
 
-def test_a_study_that_is_not_offered_or_not_meant_alone_is_a_mistake_of_input(
-    run: Run, joined: SiteFolder, services: Server
-) -> None:
-    services.studies += [make_study(services), make_study(services, seed=1)]
+def test_a_study_that_is_not_offered_or_not_meant_alone_is_a_mistake_of_input(admin: Admin) -> None:
+    admin.services.studies += [admin.study(), admin.study(seed=1)]
 
-    assert run("show", "lungs").code == 2
-    assert "more digits" in run("show", "hearts").err
+    assert admin.run("show", "lungs").code == 2
+    assert "more digits" in admin.run("show", "hearts").err
 
 
 def test_settings_of_an_app_must_be_pairs(run: Run, joined: SiteFolder) -> None:
@@ -473,16 +467,16 @@ def test_records_that_do_not_fit_are_named_by_number_and_not_shown(
 # --- the site itself ---
 
 
-def test_status_tells_who_where_and_what(run: Run, joined: SiteFolder, services: Server, address: str) -> None:
-    services.studies.append(make_study(services))
-    run("approve", "hearts")
-    facts = run("status", "--json").json()
+def test_status_tells_who_where_and_what(admin: Admin, address: str) -> None:
+    admin.offer()
+    admin.run("approve", "hearts")
+    facts = admin.run("status", "--json").json()
 
     assert (facts["site"], facts["address"], facts["daemon_runs"], facts["paused"]) == (SITE, address, False, False)
     assert facts["certificate_days_left"] == pytest.approx(1, abs=0.01)
     assert facts["connection"] is None
     assert [study["name"] for study in facts["studies"]] == ["hearts"]
-    text = run("status").out
+    text = admin.run("status").out
     assert "not running" in text
     assert "can read updates" in text
 

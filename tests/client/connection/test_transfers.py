@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from quorate.rounds.blobs import FRAME_BYTES, Blob
 from quorate.rounds.instruction import Instruction, Reply
-from quorate.wire.messages import reply_from_proto
 from quorate_client.daemon.instructions import Fetch
 from quorate_client.site.agreement import Agreement
 
-from ..conftest import RunningSite, ScriptedEngine, instruct
-from ..consortium import RunningServer, Visit
+from ..conftest import Talk
+from ..consortium import RunningServer
 
 CONTENT = bytes(range(256)) * (5 * FRAME_BYTES // 256) + b"the end"
 FRAMES = 6
@@ -41,214 +40,150 @@ def large(server: RunningServer) -> Blob:
     return server.services.spool.put([CONTENT])
 
 
-@pytest.fixture
-def uploads(site: RunningSite, engine: ScriptedEngine) -> ScriptedEngine:
-    """The engine answers the next instruction with a large blob."""
+def answer_with(talk: Talk, content: bytes = CONTENT, spoil: Callable[[Blob], None] = lambda _: None) -> None:
+    """The engine answers the next instruction with a blob, to which ``spoil`` happens then."""
 
     async def perform(instruction: Instruction, *_: object) -> Reply:
-        return Reply(instruction.message_id, blobs=(site.spool.put([CONTENT]),))
+        blob = talk.site.spool.put([content])
+        spoil(blob)
+        return Reply(instruction.message_id, blobs=(blob,))
 
-    engine.perform_next.append(perform)
-    return engine
+    talk.engine.perform_next.append(perform)
 
 
 # --- up ---
 
 
-async def test_a_large_reply_is_uploaded_before_it_is_sent(
-    server: RunningServer, site: RunningSite, visit: Visit, uploads: ScriptedEngine
-) -> None:
-    visit.instruct(instruct(server.services))
-    reply = reply_from_proto(await visit.next("reply"))
-
-    assert server.services.spool.content(reply.blobs[0]) == CONTENT
-    assert site.metric("quorate_client_sent_bytes_total", kind="guest") == len(CONTENT)
+async def test_a_large_reply_is_uploaded_before_it_is_sent(talk: Talk) -> None:
+    answer_with(talk)
+    reply = await talk.ask()
+    assert talk.services.spool.content(reply.blobs[0]) == CONTENT
+    assert talk.site.metric("quorate_client_sent_bytes_total", kind="guest") == len(CONTENT)
 
 
-async def test_an_upload_that_is_cut_goes_on_where_it_was_cut(
-    server: RunningServer, visit: Visit, uploads: ScriptedEngine
-) -> None:
-    server.services.faults.uploads_cut = 1
-    visit.instruct(instruct(server.services))
-    reply = reply_from_proto(await visit.next("reply"))
-
-    assert server.services.spool.content(reply.blobs[0]) == CONTENT
-    assert server.services.frames_taken == list(range(FRAMES))
-
-
-async def test_an_upload_goes_on_at_the_next_connection(
-    server: RunningServer, visit: Visit, uploads: ScriptedEngine
-) -> None:
-    server.services.faults.uploads_cut = 1
-    visit.instruct(instruct(server.services))
-    visit.hang_up()
-    again = await server.services.visit()
-    again.instruct(instruct(server.services))
-    reply = reply_from_proto(await again.next("reply"))
-
-    assert server.services.spool.content(reply.blobs[0]) == CONTENT
+async def test_an_upload_that_is_cut_goes_on_where_it_was_cut(talk: Talk) -> None:
+    answer_with(talk)
+    talk.services.faults.uploads_cut = 1
+    reply = await talk.ask()
+    assert talk.services.spool.content(reply.blobs[0]) == CONTENT
+    assert talk.services.frames_taken == list(range(FRAMES))
+    assert talk.site.metric("quorate_client_transfers_broken_total", direction="up") == 1
+    assert talk.site.metric("quorate_client_frames_resumed_total", direction="up") == 2
 
 
-async def test_what_the_server_already_has_is_not_sent(
-    server: RunningServer, visit: Visit, uploads: ScriptedEngine, large: Blob
-) -> None:
-    visit.instruct(instruct(server.services))
-    await visit.next("reply")
+async def test_an_upload_goes_on_at_the_next_connection(talk: Talk) -> None:
+    answer_with(talk)
+    talk.services.faults.uploads_cut = 1
+    talk.instruct()
+    await talk.hang_up()
+    reply = await talk.ask()
+    assert talk.services.spool.content(reply.blobs[0]) == CONTENT
 
-    assert server.services.frames_taken == []
+
+async def test_what_the_server_already_has_is_not_sent(talk: Talk, large: Blob) -> None:
+    answer_with(talk)
+    await talk.ask()
+    assert talk.services.frames_taken == []
 
 
-async def test_a_server_that_stopped_before_it_named_the_whole_gets_the_last_frame_again(
-    server: RunningServer, site: RunningSite, visit: Visit, engine: ScriptedEngine
-) -> None:
+async def test_a_server_that_stopped_before_it_named_the_whole_gets_the_last_frame_again(talk: Talk) -> None:
     content = CONTENT[: 3 * FRAME_BYTES]
-    blob = site.spool.put([content])
-
-    async def perform(instruction: Instruction, *_: object) -> Reply:
-        return Reply(instruction.message_id, blobs=(blob,))
-
-    engine.perform_next.append(perform)
-    writer = server.services.spool.writer(blob)
-    for frame in site.spool.read(blob):
+    blob = talk.site.spool.put([content])
+    answer_with(talk, content)
+    writer = talk.services.spool.writer(blob)
+    for frame in talk.site.spool.read(blob):
         writer.take(frame)
     writer.close()
-    visit.instruct(instruct(server.services))
-    await visit.next("reply")
-
-    assert server.services.frames_taken == [2]
-    assert server.services.spool.content(blob) == content
+    await talk.ask()
+    assert talk.services.frames_taken == [2]
+    assert talk.services.spool.content(blob) == content
 
 
-async def test_a_reply_that_came_too_late_is_let_go(
-    server: RunningServer, site: RunningSite, visit: Visit, uploads: ScriptedEngine
-) -> None:
-    server.services.wanted = set()
-    visit.instruct(instruct(server.services, 1))
-    while (entry := site.daemon.journal.find(instruct(server.services, 1).message_id)) is None or not entry.is_settled:
-        await visit.next("heartbeat")
-    visit.instruct(instruct(server.services, 2))
-
-    assert reply_from_proto(await visit.next("reply")).message_id == instruct(server.services, 2).message_id
-    assert [entry.round_number for entry in site.daemon.journal.owed()] == [2]
+async def test_a_reply_that_came_too_late_is_let_go(talk: Talk) -> None:
+    answer_with(talk)
+    talk.services.wanted = set()
+    asked = talk.instruct(1)
+    while (entry := talk.site.daemon.journal.find(asked.message_id)) is None or not entry.is_settled:
+        await talk.visit.next("heartbeat")
+    second = talk.instruct(2)
+    assert (await talk.reply()).message_id == second.message_id
+    assert talk.owed() == [2]
 
 
-async def test_a_reply_whose_bulk_data_is_gone_from_the_spool_becomes_a_refusal(
-    server: RunningServer, site: RunningSite, visit: Visit, engine: ScriptedEngine
-) -> None:
-    async def lose(instruction: Instruction, *_: object) -> Reply:
-        blob = site.spool.put([CONTENT])
-        site.spool.remove(blob.id)
-        return Reply(instruction.message_id, blobs=(blob,))
-
-    engine.perform_next.append(lose)
-    visit.instruct(instruct(server.services))
-    reply = reply_from_proto(await visit.next("reply"))
-
+async def test_a_reply_whose_bulk_data_is_gone_from_the_spool_becomes_a_refusal(talk: Talk) -> None:
+    answer_with(talk, spoil=lambda blob: talk.site.spool.remove(blob.id))
+    reply = await talk.ask()
     assert (reply.code, reply.blobs) == ("blob_missing", ())
 
 
-async def test_a_reply_whose_bulk_data_rotted_in_the_spool_becomes_a_refusal(
-    server: RunningServer, site: RunningSite, visit: Visit, engine: ScriptedEngine
-) -> None:
-    async def rot(instruction: Instruction, *_: object) -> Reply:
-        blob = site.spool.put([CONTENT])
-        path = site.spool.path(blob.id)
+async def test_a_reply_whose_bulk_data_rotted_in_the_spool_becomes_a_refusal(talk: Talk) -> None:
+    def rot(blob: Blob) -> None:
+        path = talk.site.spool.path(blob.id)
         path.write_bytes(b"!" + path.read_bytes()[1:])
-        return Reply(instruction.message_id, blobs=(blob,))
 
-    engine.perform_next.append(rot)
-    visit.instruct(instruct(server.services))
-    reply = reply_from_proto(await visit.next("reply"))
-
+    answer_with(talk, spoil=rot)
+    reply = await talk.ask()
     assert (reply.code, reply.blobs) == ("bad_frame", ())
-    assert server.services.frames_taken == []
+    assert talk.services.frames_taken == []
 
 
 # --- down ---
 
 
-async def test_what_an_instruction_refers_to_is_fetched(
-    server: RunningServer, site: RunningSite, visit: Visit, large: Blob
-) -> None:
-    visit.instruct(instruct(server.services, blobs=(large,)))
-
-    assert (await visit.next("reply")).code == ""
-    assert site.spool.content(large) == CONTENT
-    assert site.metric("quorate_client_received_bytes_total") == len(CONTENT)
+async def test_what_an_instruction_refers_to_is_fetched(talk: Talk, large: Blob) -> None:
+    assert (await talk.ask(blobs=(large,))).code == ""
+    assert talk.site.spool.content(large) == CONTENT
+    assert talk.site.metric("quorate_client_received_bytes_total") == len(CONTENT)
 
 
-async def test_a_download_that_is_cut_goes_on_where_it_was_cut(
-    server: RunningServer, site: RunningSite, visit: Visit, large: Blob
-) -> None:
-    server.services.faults.downloads_cut = 1
-    visit.instruct(instruct(server.services, blobs=(large,)))
-
-    assert (await visit.next("reply")).code == ""
-    assert site.spool.content(large) == CONTENT
-    assert server.services.frames_sent == list(range(FRAMES))
+async def test_a_download_that_is_cut_goes_on_where_it_was_cut(talk: Talk, large: Blob) -> None:
+    talk.services.faults.downloads_cut = 1
+    assert (await talk.ask(blobs=(large,))).code == ""
+    assert talk.site.spool.content(large) == CONTENT
+    assert talk.services.frames_sent == list(range(FRAMES))
+    assert talk.site.metric("quorate_client_transfers_broken_total", direction="down") == 1
+    assert talk.site.metric("quorate_client_frames_resumed_total", direction="down") == 2
 
 
-async def test_a_download_outlives_the_connection(
-    server: RunningServer, site: RunningSite, visit: Visit, large: Blob
-) -> None:
-    server.services.faults.downloads_cut = 1
-    visit.instruct(instruct(server.services, blobs=(large,)))
-    visit.hang_up()
-    again = await server.services.visit()
-
-    assert (await again.next("reply")).code == ""
-    assert site.spool.content(large) == CONTENT
+async def test_a_download_outlives_the_connection(talk: Talk, large: Blob) -> None:
+    talk.services.faults.downloads_cut = 1
+    talk.instruct(blobs=(large,))
+    await talk.hang_up()
+    assert (await talk.reply()).code == ""
+    assert talk.site.spool.content(large) == CONTENT
 
 
 @pytest.mark.parametrize("fault", ["downloads_corrupted", "downloads_truncated"])
-async def test_a_damaged_frame_is_asked_for_again(
-    server: RunningServer, site: RunningSite, visit: Visit, large: Blob, fault: str
-) -> None:
-    setattr(server.services.faults, fault, 1)
-    visit.instruct(instruct(server.services, blobs=(large,)))
-
-    assert (await visit.next("reply")).code == ""
-    assert site.spool.content(large) == CONTENT
+async def test_a_damaged_frame_is_asked_for_again(talk: Talk, large: Blob, fault: str) -> None:
+    setattr(talk.services.faults, fault, 1)
+    assert (await talk.ask(blobs=(large,))).code == ""
+    assert talk.site.spool.content(large) == CONTENT
 
 
-async def test_a_server_that_only_sends_damaged_frames_is_refused_and_nothing_is_kept(
-    server: RunningServer, site: RunningSite, visit: Visit, large: Blob
-) -> None:
-    server.services.faults.downloads_corrupted = 1000
-    visit.instruct(instruct(server.services, blobs=(large,)))
-
-    assert (await visit.next("reply")).code == "bad_frame"
-    assert not site.spool.has(large)
+async def test_a_server_that_only_sends_damaged_frames_is_refused_and_nothing_is_kept(talk: Talk, large: Blob) -> None:
+    talk.services.faults.downloads_corrupted = 1000
+    assert (await talk.ask(blobs=(large,))).code == "bad_frame"
+    assert not talk.site.spool.has(large)
 
 
-async def test_a_full_disk_at_the_site_is_a_refusal_and_the_site_goes_on(
-    server: RunningServer, site: RunningSite, visit: Visit, engine: ScriptedEngine, large: Blob
-) -> None:
+async def test_a_full_disk_at_the_site_is_a_refusal_and_the_site_goes_on(talk: Talk, large: Blob) -> None:
     async def fetch_on_a_full_disk(instruction: Instruction, agreement: Agreement, fetch: Fetch) -> Reply:
         with files_no_larger_than(3 * FRAME_BYTES):
             await fetch(large)
         raise AssertionError("there was room")
 
-    engine.perform_next.append(fetch_on_a_full_disk)
-    visit.instruct(instruct(server.services, 1))
-    assert (await visit.next("reply")).code == "disk_full"
-    assert not site.spool.has(large)
+    talk.engine.perform_next.append(fetch_on_a_full_disk)
+    assert (await talk.ask(1)).code == "disk_full"
+    assert not talk.site.spool.has(large)
 
-    visit.instruct(instruct(server.services, 2, blobs=(large,)))
-    assert (await visit.next("reply")).code == ""
-    assert site.spool.content(large) == CONTENT
-    assert server.services.frames_sent.count(0) == 1
+    assert (await talk.ask(2, blobs=(large,))).code == ""
+    assert talk.site.spool.content(large) == CONTENT
+    assert talk.services.frames_sent.count(0) == 1
 
 
-async def test_blobs_of_rounds_that_are_over_are_removed(
-    server: RunningServer, site: RunningSite, visit: Visit, large: Blob
-) -> None:
-    visit.instruct(instruct(server.services, 1, blobs=(large,)))
-    await visit.next("reply")
-    visit.instruct(instruct(server.services, 2))
-    await visit.next("reply")
-    assert site.spool.has(large)
-    visit.instruct(instruct(server.services, 3))
-    await visit.next("reply")
-
-    assert not site.spool.has(large)
+async def test_blobs_of_rounds_that_are_over_are_removed(talk: Talk, large: Blob) -> None:
+    await talk.ask(1, blobs=(large,))
+    await talk.ask(2)
+    assert talk.site.spool.has(large)
+    await talk.ask(3)
+    assert not talk.site.spool.has(large)

@@ -18,8 +18,8 @@ DAY_S = 86_400.0
 
 
 def instruction(round_number: int, run: str = "run-1") -> Instruction:
-    name = message_id(RunId(run), round_number, Phase.TRAIN, 0, SiteName("north"))
-    return Instruction(name, RunId(run), round_number, Phase.TRAIN, 0, b"d" * 32, 60.0)
+    name = message_id(RunId(run), round_number, Phase.UPLOAD, 0, SiteName("north"))
+    return Instruction(name, RunId(run), round_number, Phase.UPLOAD, 0, b"d" * 32, 60.0)
 
 
 def large(seed: int) -> Blob:
@@ -51,7 +51,7 @@ def test_an_entry_goes_from_started_to_replied_to_settled(journal: Journal) -> N
     journal.start(one)
     entry = journal.find(one.message_id)
     assert entry is not None
-    assert (entry.run, entry.round_number, entry.phase, entry.reply) == ("run-1", 1, Phase.TRAIN, None)
+    assert (entry.run, entry.round_number, entry.phase, entry.reply) == ("run-1", 1, Phase.UPLOAD, None)
     assert journal.owed() == []
 
     reply = Reply(one.message_id, body=b"done", blobs=(large(1),), working_s=1.5)

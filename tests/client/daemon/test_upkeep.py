@@ -13,8 +13,8 @@ from quorate_client.daemon.upkeep import DAY_S, forget_the_old, heed_pause
 from quorate_client.site.folder import RELEASED_MODEL, SiteFolder
 from quorate_client.site.keys import load_credentials
 
-from ..conftest import RunningSite, ScriptedEngine, enrol, instruct, live
-from ..consortium import RunningServer, Visit
+from ..conftest import RunningSite, ScriptedEngine, Talk, enrol, instruct, live
+from ..consortium import RunningServer
 
 HOUR_S = 3600.0
 
@@ -55,18 +55,16 @@ async def test_a_certificate_with_less_than_a_third_left_is_renewed_and_used(
     assert (first.certificate_pem, second.certificate_pem) == (before, after)
 
 
-async def test_a_young_certificate_is_left_alone(
-    server: RunningServer, site: RunningSite, visit: Visit, folder: SiteFolder
-) -> None:
-    before = load_credentials(folder.keys).certificate_pem
+async def test_a_young_certificate_is_left_alone(talk: Talk) -> None:
+    before = load_credentials(talk.folder.keys).certificate_pem
     naps = Naps(1)
-    object.__setattr__(site.daemon.upkeep, "sleep", naps.sleep)
+    object.__setattr__(talk.site.daemon.upkeep, "sleep", naps.sleep)
     with pytest.raises(EndedError):
-        await site.daemon.upkeep.run()
+        await talk.site.daemon.upkeep.run()
 
-    assert load_credentials(folder.keys).certificate_pem == before
+    assert load_credentials(talk.folder.keys).certificate_pem == before
     assert naps.lengths == [HOUR_S]
-    assert site.metric("quorate_client_certificate_expiry_timestamp_seconds") == pytest.approx(
+    assert talk.site.metric("quorate_client_certificate_expiry_timestamp_seconds") == pytest.approx(
         time.time() + 24 * HOUR_S, abs=60
     )
 
@@ -106,13 +104,13 @@ async def test_a_renewal_that_fails_leaves_the_certificate_and_is_tried_again_la
     assert all(1 < length < 60 for length in naps.lengths)
 
 
-async def test_a_pause_is_taken_up_and_ended(server: RunningServer, site: RunningSite, visit: Visit) -> None:
-    metrics = site.daemon.upkeep.metrics
+async def test_a_pause_is_taken_up_and_ended(talk: Talk) -> None:
+    site, metrics = talk.site, talk.site.daemon.upkeep.metrics
     for paused in (True, False):
         site.state.pause(paused)
         with pytest.raises(EndedError):
             await heed_pause(site.state, site.daemon.instructions, site.daemon.stream, metrics, Naps(1).sleep)
-        while (await visit.next("heartbeat")).paused != paused:
+        while (await talk.visit.next("heartbeat")).paused != paused:
             pass
         assert site.daemon.instructions.paused == paused
         assert site.metric("quorate_client_paused") == paused

@@ -18,8 +18,9 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from quorate.errors import ConfigError, FrameError, TaskFailedError
 from quorate.rounds.blobs import INLINE_BYTES, Blob, BlobId
-from quorate.rounds.instruction import Instruction, Phase, Reply, StudyWork
-from quorate.wire.messages import contribution_from_bytes, instruction_to_bytes, reply_from_bytes
+from quorate.rounds.instruction import Instruction, Phase, Reply
+from quorate.wire.messages import instruction_to_bytes, reply_from_bytes
+from quorate.wire.sum_messages import plain_opening_from_bytes, plain_opening_to_bytes, sum_answer_from_bytes
 from quorate_client.flower import client_app
 from quorate_client.flower.site_file import NodeSite
 from tests.client.engine_kit import (
@@ -57,7 +58,7 @@ def guest_instruction(server: ServerPart, content: RecordDict, number: int, mess
     body.ClearField("content")
     data = recorddict_to_proto(content).SerializeToString()
     blob = Blob.of(data) if len(data) <= INLINE_BYTES else server.spool.put([data])
-    return replace(server.instruction(Phase.GUEST, number, StudyWork()), body=body.SerializeToString(), blobs=(blob,))
+    return replace(server.instruction(Phase.GUEST, number), body=body.SerializeToString(), blobs=(blob,))
 
 
 def guest_reply(reply: Reply, site: SiteUnderTest) -> Message:
@@ -132,7 +133,7 @@ async def test_a_message_that_the_app_does_not_know_is_a_failed_task(installed: 
 async def test_a_guest_study_has_no_study_phases_and_one_content_a_message(installed: Path, tmp_path: Path) -> None:
     async with guest_site(tmp_path) as alone:
         instruction = guest_instruction(alone.server, arrays(), 1)
-        for wrong in (replace(instruction, phase=Phase.TRAIN), replace(instruction, blobs=())):
+        for wrong in (replace(instruction, phase=Phase.UPLOAD), replace(instruction, blobs=())):
             with pytest.raises(FrameError):
                 await alone.perform(wrong)
 
@@ -173,18 +174,29 @@ def node(installed: Path, tmp_path: Path) -> tuple[Node, ServerPart]:
 
 
 def run_a_round(node: Node, server: ServerPart) -> bytes:
-    """Prepare, train and evaluate; gives the digest of the new model."""
+    """The first two sums, and an upload for the third; gives the digest of the new model."""
+    counted(node, server)
     blobs: dict[BlobId, bytes] = {}
-    reply, _ = node.ask(server.instruction(Phase.PREPARE), blobs, "query")
-    server.prepared([contribution_from_bytes(reply.body)])
-    reply, _ = node.ask(server.instruction(Phase.TRAIN, 1), blobs)
+    reply, _ = node.ask(server.instruction(Phase.UPLOAD, 1), blobs)
     assert reply.code == ""
-    server.updates.append((server.spool.put([blobs[reply.blobs[0].id]]), contribution_from_bytes(reply.body).weight))
-    ref = server.close_round(1)
-    needed = {ref.blob.id: server.spool.content(ref.blob)}
-    reply, _ = node.ask(server.instruction(Phase.EVALUATE, 1), needed, "evaluate")
+    for content in blobs.values():
+        server.spool.put([content])
+    server.take(reply, server.spool)
+    server.close(1)
+    reply, _ = node.ask(server.instruction(Phase.UPLOAD, 2), needed(server))
     assert reply.code == ""
-    return contribution_from_bytes(reply.body).model_digest
+    return sum_answer_from_bytes(reply.body).model
+
+
+def counted(node: Node, server: ServerPart) -> None:
+    """The sum of the statistics."""
+    reply, _ = node.ask(server.instruction(Phase.UPLOAD), {})
+    server.take(reply, server.spool)
+    server.close(0)
+
+
+def needed(server: ServerPart) -> dict[BlobId, bytes]:
+    return {ref.updates.id: server.spool.content(ref.updates) for ref in server.work.sums if ref.updates}
 
 
 def test_a_round_runs_behind_flowers_transport(node: tuple[Node, ServerPart], tmp_path: Path) -> None:
@@ -200,8 +212,7 @@ def test_a_round_goes_on_in_another_engine(node: tuple[Node, ServerPart], tmp_pa
     (engine,) = engines(tmp_path)
     engine.kill()
     psutil.wait_procs([engine])
-    needed = {ref.blob.id: server.spool.content(ref.blob) for ref in server.work.sums}
-    reply, _ = client.ask(server.instruction(Phase.TRAIN, 2), needed)
+    reply, _ = client.ask(server.instruction(Phase.UPLOAD, 2), needed(server))
     assert reply.code == ""
 
 
@@ -212,19 +223,22 @@ def test_partitions_of_a_simulation_are_the_sites_by_name(installed: Path, tmp_p
     counts = []
     for partition in (0, 1):
         context = Context(7, NODE, {"partition-id": partition}, RecordDict(), {client_app.SITES_KEY: str(tmp_path)})
-        reply, _ = Node(context).ask(ServerPart(study, tmp_path / "server").instruction(Phase.PREPARE), {}, "query")
-        counts.append(contribution_from_bytes(reply.body).extras[0])
+        reply, _ = Node(context).ask(ServerPart(study, tmp_path / "server").instruction(Phase.UPLOAD), {})
+        counts.append(sum_answer_from_bytes(reply.body).plain_counts[0])
     assert counts == [40, 41]
 
 
 def test_bulk_data_that_was_not_sent_along_is_a_code(node: tuple[Node, ServerPart]) -> None:
     client, server = node
     run_a_round(client, server)
-    work = replace(server.work, sums=(*server.work.sums, replace(server.work.sums[0], round_number=2)))
-    other = Blob(BlobId(bytes(32)), work.sums[0].blob.size)
-    work = replace(work, sums=(work.sums[0], replace(work.sums[1], blob=other)))
+    first, second = server.work.sums
+    assert second.updates is not None
+    other = Blob(BlobId(bytes(32)), second.updates.size)
+    opening = plain_opening_from_bytes(second.opening.inline or b"")
+    changed = Blob.of(plain_opening_to_bytes(replace(opening, updates=other.id)))
+    work = replace(server.work, sums=(first, replace(second, updates=other, opening=changed)))
     for sent in ({}, {other.id: b"something else"}):
-        reply, _ = client.ask(server.instruction(Phase.EVALUATE, 2, work), dict(sent), "evaluate")
+        reply, _ = client.ask(server.instruction(Phase.UPLOAD, 2, work), dict(sent))
         assert reply.code == ("blob_mismatch" if sent else "blob_missing")
 
 
@@ -233,9 +247,8 @@ def test_flower_is_not_given_the_text_of_an_exception(installed: Path, tmp_path:
     NodeSite(make_agreement(study, tmp_path), tmp_path / "site").write(tmp_path / "site.json")
     client = Node(Context(7, NODE, {client_app.SITE_KEY: str(tmp_path / "site.json")}, RecordDict(), {}))
     server = ServerPart(study, tmp_path / "server")
-    reply, _ = client.ask(server.instruction(Phase.PREPARE), {}, "query")
-    server.prepared([contribution_from_bytes(reply.body)])
-    reply, wire = client.ask(server.instruction(Phase.TRAIN, 1), {})
+    counted(client, server)
+    reply, wire = client.ask(server.instruction(Phase.UPLOAD, 1), {})
     assert reply.code == TaskFailedError.code
     assert SECRET.encode() not in wire
     assert SECRET in (tmp_path / "site" / "log" / "tasks.log").read_text()
@@ -245,5 +258,5 @@ def test_a_node_that_does_not_know_its_site_says_so(installed: Path, tmp_path: P
     server = ServerPart(make_study(), tmp_path / "server")
     for config in ({}, {client_app.SITE_KEY: str(tmp_path / "missing.json")}):
         client = Node(Context(7, NODE, dict(config), RecordDict(), {}))
-        reply, _ = client.ask(server.instruction(Phase.PREPARE), {}, "query")
+        reply, _ = client.ask(server.instruction(Phase.UPLOAD), {})
         assert reply.code == ConfigError.code

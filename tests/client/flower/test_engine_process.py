@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ from quorate.identity import SiteName
 from quorate.rounds.instruction import Phase, Reply
 from quorate.study.study import Protection, Release, Rounds
 from quorate.study.study import Site as StudySite
-from quorate.wire.messages import contribution_from_bytes, instruction_to_bytes, reply_from_bytes
+from quorate.wire.messages import instruction_to_bytes, reply_from_bytes
 from quorate_client.approval.answers import Answer, Answers
 from quorate_client.daemon.engine_server import IDLE_S, EngineServer
 from quorate_client.flower import engine_client
@@ -96,15 +97,15 @@ def secret(installed: Path, tmp_path: Path) -> Place:
 
 def test_one_engine_answers_all_messages_of_a_site_and_each_site_has_its_own(place: Place) -> None:
     for site in ("north", "south"):
-        assert place.ask(Phase.PREPARE, site).code == ""
+        assert place.ask(Phase.UPLOAD, site).code == ""
     first = {process.pid for process in engines(place.root)}
-    assert place.ask(Phase.PREPARE).code == ""
+    assert place.ask(Phase.UPLOAD).code == ""
     assert {process.pid for process in engines(place.root)} == first
     assert len(first) == 2
 
 
 def test_the_socket_is_the_users_alone_and_out_of_the_tasks_sight(place: Place) -> None:
-    place.ask(Phase.PREPARE)
+    place.ask(Phase.UPLOAD)
     keys = place.folders["north"].keys
     assert [path.parent for path in place.folders["north"].root.rglob("*.socket")] == [keys]
     assert stat.S_IMODE((keys / engine_client.SOCKET_NAME).stat().st_mode) == 0o600
@@ -114,23 +115,23 @@ def test_the_socket_is_the_users_alone_and_out_of_the_tasks_sight(place: Place) 
 def test_a_folder_whose_keys_others_may_reach_has_no_engine(place: Place) -> None:
     place.folders["north"].keys.chmod(0o750)
     with pytest.raises(IdentityError, match="chmod 700"):
-        place.ask(Phase.PREPARE)
+        place.ask(Phase.UPLOAD)
     assert engines(place.root) == []
 
 
 def test_a_second_engine_for_a_folder_is_refused_and_the_first_goes_on(place: Place) -> None:
-    place.ask(Phase.PREPARE)
+    place.ask(Phase.UPLOAD)
     (first,) = engines(place.root)
     command = [sys.executable, "-m", "quorate_client.daemon.engine_process", str(place.folders["north"].root)]
     assert subprocess.run(command, check=False).returncode == HELD
-    assert place.ask(Phase.PREPARE).code == ""
+    assert place.ask(Phase.UPLOAD).code == ""
     assert engines(place.root) == [first]
 
 
 def test_a_folder_that_a_daemon_holds_has_no_engine(place: Place) -> None:
     folder = place.folders["north"]
     with folder.held_by_this_daemon(), pytest.raises(WrongStateError, match="Another process holds"):
-        ask(folder, place.question(Phase.PREPARE), start_s=0.0)
+        ask(folder, place.question(Phase.UPLOAD), start_s=0.0)
     assert engines(place.root) == []
 
 
@@ -138,7 +139,7 @@ def test_a_folder_that_a_daemon_holds_has_no_engine(place: Place) -> None:
 
 
 def test_a_message_for_another_sites_folder_is_refused_and_nothing_is_done_there(place: Place) -> None:
-    assert place.ask(Phase.PREPARE, "north", file="south").code == "bad_study"
+    assert place.ask(Phase.UPLOAD, "north", file="south").code == "bad_study"
     assert not (place.folders["north"].work / "runs").exists()
     assert list(place.folders["south"].root.rglob("*.sqlite")) == []
 
@@ -186,18 +187,52 @@ def test_a_policy_in_the_folder_counts(place: Place, policy: str, code: str) -> 
     path = place.folders["north"].policy
     path.write_text(policy)
     path.chmod(0o600)
-    assert place.ask(Phase.PREPARE).code == code
+    assert place.ask(Phase.UPLOAD).code == code
 
 
 def test_an_expired_study_is_refused(installed: Path, tmp_path: Path) -> None:
-    assert Place(tmp_path, expires=date(2020, 1, 1)).ask(Phase.PREPARE).code == "study_expired"
+    assert Place(tmp_path, expires=date(2020, 1, 1)).ask(Phase.UPLOAD).code == "study_expired"
+
+
+def test_a_pause_and_a_rejection_in_the_folder_go_before_the_site_file(place: Place) -> None:
+    """The folder may have been a daemon's before."""
+    digest = place.study.digest()
+    with site_state(place.folders["north"].database) as state:
+        state.pause(True)
+    assert place.ask(Phase.UPLOAD).code == "site_paused"
+    with site_state(place.folders["north"].database) as state:
+        state.pause(False)
+        Answers(state, lambda: 0.0).record(Answer(place.study, digest, "rejected", b""))
+    assert place.ask(Phase.UPLOAD).code == "study_not_approved"
+    assert place.ask(Phase.UPLOAD, site="south").code == ""
 
 
 # --- when it ends ---
 
 
+async def test_a_message_that_waited_beyond_its_deadline_is_not_worked_on(installed: Path, tmp_path: Path) -> None:
+    """Work goes on one message after the other, and each in time only."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    place = Place(tmp_path, parameters={"trouble": "hang", "signal": str(pipe)})
+    with closing(EngineServer(place.folders["north"], Config(), lambda: 0.0)) as server:
+        place.server.take(reply_from_bytes((await server.answer(place.question(Phase.UPLOAD)))[0]), place.server.spool)
+        place.server.close(0)
+        long = [str(place.file("north")).encode(), instruction_to_bytes(place.server.instruction(Phase.UPLOAD, 1))]
+        working = asyncio.create_task(server.answer(long))
+        await asyncio.to_thread(pipe.read_text)
+        hurried = replace(place.server.instruction(Phase.UPLOAD), deadline_s=0.000001)
+        waiting = server.answer([str(place.file("north")).encode(), instruction_to_bytes(hurried)])
+        async with asyncio.timeout(PATIENCE_S):
+            assert reply_from_bytes((await waiting)[0]).code == "task_timeout"
+        working.cancel()
+        assert reply_from_bytes((await working)[0]).code == "work_withdrawn"
+        await server.stop()
+
+
 def prepared(place: Place) -> None:
-    place.server.prepared([contribution_from_bytes(place.ask(Phase.PREPARE).body)])
+    place.server.take(place.ask(Phase.UPLOAD), place.server.spool)
+    place.server.close(0)
 
 
 def test_work_that_nobody_waits_for_any_more_is_stopped(installed: Path, tmp_path: Path) -> None:
@@ -207,22 +242,22 @@ def test_work_that_nobody_waits_for_any_more_is_stopped(installed: Path, tmp_pat
     place = Place(tmp_path, parameters={"trouble": "hang", "signal": str(pipe)})
     prepared(place)
     folder = place.folders["north"]
-    instruction = place.server.instruction(Phase.TRAIN, 1)
+    instruction = place.server.instruction(Phase.UPLOAD, 1)
     with socket.socket(socket.AF_UNIX) as connection, engine_client.address(folder) as name:
         connection.connect(name)
         connection.sendall(b"".join(packed([str(place.file("north")).encode(), instruction_to_bytes(instruction)])))
         task = psutil.Process(int(pipe.read_text()))
     assert psutil.wait_procs([task], PATIENCE_S)[1] == []
-    assert place.ask(Phase.PREPARE).code == ""
+    assert place.ask(Phase.UPLOAD).code == ""
 
 
 @pytest.mark.parametrize("cut", [lambda whole: whole[:3], lambda whole: whole[:-1]])
 def test_a_question_that_breaks_off_harms_nobody(place: Place, cut: Callable[[bytes], bytes]) -> None:
-    place.ask(Phase.PREPARE)
+    place.ask(Phase.UPLOAD)
     with socket.socket(socket.AF_UNIX) as connection, engine_client.address(place.folders["north"]) as name:
         connection.connect(name)
-        connection.sendall(cut(b"".join(packed(place.question(Phase.PREPARE)))))
-    assert place.ask(Phase.PREPARE).code == ""
+        connection.sendall(cut(b"".join(packed(place.question(Phase.UPLOAD)))))
+    assert place.ask(Phase.UPLOAD).code == ""
 
 
 def test_an_engine_that_dies_at_work_is_a_crash_and_the_next_message_starts_another(
@@ -233,22 +268,22 @@ def test_an_engine_that_dies_at_work_is_a_crash_and_the_next_message_starts_anot
     place = Place(tmp_path, parameters={"trouble": "hang", "signal": str(pipe)})
     prepared(place)
     (engine,) = engines(place.root)
-    instruction = instruction_to_bytes(place.server.instruction(Phase.TRAIN, 1))
+    instruction = instruction_to_bytes(place.server.instruction(Phase.UPLOAD, 1))
     killer = subprocess.Popen(["sh", "-c", f"cat {pipe} && kill -9 {engine.pid}"], stdout=subprocess.DEVNULL)
     with pytest.raises(TaskCrashedError, match="ended while it worked"):
         ask(place.folders["north"], [str(place.file("north")).encode(), instruction])
     killer.wait(PATIENCE_S)
     psutil.wait_procs([engine], PATIENCE_S)
-    assert place.ask(Phase.PREPARE).code == ""
+    assert place.ask(Phase.UPLOAD).code == ""
 
 
 def test_work_is_stopped_at_the_studys_deadline_and_at_that_of_the_instruction(installed: Path, tmp_path: Path) -> None:
-    assert Place(tmp_path / "study", deadline_s=0.000001).ask(Phase.PREPARE).code == "task_timeout"
+    assert Place(tmp_path / "study", deadline_s=0.000001).ask(Phase.UPLOAD).code == "site_interrupted"
     place = Place(tmp_path / "instruction")
-    hurried = replace(place.server.instruction(Phase.PREPARE), deadline_s=0.000001)
+    hurried = replace(place.server.instruction(Phase.UPLOAD), deadline_s=0.000001)
     question = [str(place.file("north")).encode(), instruction_to_bytes(hurried)]
-    assert reply_from_bytes(ask(place.folders["north"], question)[0]).code == "task_timeout"
-    assert place.ask(Phase.PREPARE).code == ""
+    assert reply_from_bytes(ask(place.folders["north"], question)[0]).code == "site_interrupted"
+    assert place.ask(Phase.UPLOAD).code == ""
 
 
 def test_an_engine_that_is_told_to_stop_stops_its_work_and_says_so(installed: Path, tmp_path: Path) -> None:
@@ -258,7 +293,7 @@ def test_an_engine_that_is_told_to_stop_stops_its_work_and_says_so(installed: Pa
     prepared(place)
     (engine,) = engines(place.root)
     stopper = subprocess.Popen(["sh", "-c", f"cat {pipe} && kill {engine.pid}"], stdout=subprocess.DEVNULL)
-    instruction = instruction_to_bytes(place.server.instruction(Phase.TRAIN, 1))
+    instruction = instruction_to_bytes(place.server.instruction(Phase.UPLOAD, 1))
     answer = ask(place.folders["north"], [str(place.file("north")).encode(), instruction])
     stopper.wait(PATIENCE_S)
     assert reply_from_bytes(answer[0]).code == "work_withdrawn"
@@ -266,7 +301,7 @@ def test_an_engine_that_is_told_to_stop_stops_its_work_and_says_so(installed: Pa
 
 
 def test_an_engine_whose_folder_is_gone_ends(place: Place) -> None:
-    place.ask(Phase.PREPARE)
+    place.ask(Phase.UPLOAD)
     running = engines(place.root)
     shutil.rmtree(place.folders["north"].root)
     assert psutil.wait_procs(running, PATIENCE_S)[1] == []
@@ -278,7 +313,7 @@ async def test_an_engine_stays_for_as_long_as_a_message_can_come(place: Place) -
     with closing(EngineServer(place.folders["north"], Config(), lambda: now[0])) as server:
         now[0] = IDLE_S - 1
         assert not server.is_over
-        reply = reply_from_bytes((await server.answer(place.question(Phase.PREPARE)))[0])
+        reply = reply_from_bytes((await server.answer(place.question(Phase.UPLOAD)))[0])
         assert reply.code == ""
         now[0] += place.study.rounds.deadline_s + IDLE_S - 1
         assert not server.is_over
@@ -288,7 +323,7 @@ async def test_an_engine_stays_for_as_long_as_a_message_can_come(place: Place) -
 
 
 def test_nothing_of_a_question_stays_in_the_spool(place: Place) -> None:
-    question = [*place.question(Phase.PREPARE), bytes(32), b"something that is not asked for"]
+    question = [*place.question(Phase.UPLOAD), bytes(32), b"something that is not asked for"]
     assert reply_from_bytes(ask(place.folders["north"], question)[0]).code == ""
     assert list(place.folders["north"].spool.iterdir()) == []
 
@@ -296,4 +331,4 @@ def test_nothing_of_a_question_stays_in_the_spool(place: Place) -> None:
 def test_what_is_not_an_instruction_is_no_answer(place: Place) -> None:
     with pytest.raises(TaskCrashedError):
         ask(place.folders["north"], [str(place.file("north")).encode(), b"\xff"])
-    assert place.ask(Phase.PREPARE).code == ""
+    assert place.ask(Phase.UPLOAD).code == ""

@@ -14,7 +14,7 @@ from quorate_client.ledger.ledger import open_ledger
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import load_keys
 
-from ..conftest import RunningSite, ScriptedEngine, instruct, live
+from ..conftest import RunningSite, ScriptedEngine, Talk, instruct, live
 from ..consortium import RunningServer, Visit
 from ..ledger_kit import ACCOUNTANTS, NO_LIMITS, NOW, OTHER_KEY, a_charge
 
@@ -30,14 +30,12 @@ def spend(folder: SiteFolder, round_number: int) -> SignedHead:
     return head
 
 
-async def test_each_reply_carries_the_ledger_s_head(
-    server: RunningServer, site: RunningSite, visit: Visit, folder: SiteFolder
-) -> None:
-    visit.instruct(instruct(server.services))
-    assert not (await visit.next("reply")).HasField("ledger_head")
-    head = spend(folder, 1)
-    visit.instruct(instruct(server.services, 2))
-    assert head_from_proto((await visit.next("reply")).ledger_head) == head
+async def test_each_reply_carries_the_ledger_s_head(talk: Talk) -> None:
+    talk.instruct()
+    assert not (await talk.visit.next("reply")).HasField("ledger_head")
+    head = spend(talk.folder, 1)
+    talk.instruct(2)
+    assert head_from_proto((await talk.visit.next("reply")).ledger_head) == head
 
 
 async def test_a_site_that_was_put_back_learns_it_from_the_server_and_spends_nothing(

@@ -275,6 +275,16 @@ def test_what_is_released_without_a_bound_is_written_once_for_a_run(tmp_path: Pa
         ledger.entries.verify()
 
 
+def test_a_use_that_is_written_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger, opened(tmp_path) as other:
+        ledger.record_unbounded(VISITS, "hearts", STUDY, "run-1")
+        ledger.entries.file.database.execute("PRAGMA busy_timeout = 0")
+        with other.entries.file.alone():
+            ledger.record_unbounded(VISITS, "hearts", STUDY, "run-1")
+            with pytest.raises(LedgerError):
+                ledger.record_unbounded(VISITS, "hearts", STUDY, "run-2")
+
+
 @pytest.mark.parametrize("limit", ["epsilon_per_year", "epsilon_ever"])
 @pytest.mark.parametrize("account", [VISITS, None])
 def test_a_limit_refuses_records_that_were_released_without_a_bound(

@@ -97,7 +97,7 @@ class Site:
     dataset: Dataset = DATASET
 
     def accounting(self) -> Accounting:
-        return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, lambda *_: None)
+        return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9)
 
     def agreement(self, of: Study) -> Agreement:
         return Agreement(of, of.digest(), SiteName("east"), self.dataset, {})

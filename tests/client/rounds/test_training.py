@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, closing
@@ -25,7 +24,7 @@ from quorate.errors import (
     TaskCrashedError,
 )
 from quorate.identity import RunId, SiteName
-from quorate.privacy.accounting import adaptive_epsilon, epsilon
+from quorate.privacy.accounting import epsilon
 from quorate.privacy.events import Event
 from quorate.rounds.instruction import Instruction, Phase, message_id
 from quorate.study.study import Study
@@ -106,20 +105,16 @@ class Site:
     policy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     task: Task = field(default_factory=Task)
     calls: TaskCalls | None = None
-    noted: list[tuple[float, float]] = field(default_factory=list)
 
     def trainer(self, of: Study) -> Trainer:
         return Trainer(of, lambda count: bytes(count), self.accounting())
 
     def accounting(self) -> Accounting:
-        def note(spent: float, left: float) -> None:
-            self.noted.append((spent, left))
-
-        return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9, note)
+        return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9)
 
     def train(self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None) -> Trained:
-        name = message_id(RUN, number, Phase.TRAIN, attempt, SITE)
-        instruction = Instruction(name, RUN, number, Phase.TRAIN, attempt, of.digest(), 60.0, b"")
+        name = message_id(RUN, number, Phase.UPLOAD, attempt, SITE)
+        instruction = Instruction(name, RUN, number, Phase.UPLOAD, attempt, of.digest(), 60.0, b"")
         trainer = trainer or self.trainer(of)
         task = cast(TaskCalls, self.calls or self.task)
         return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, self.agreement(of)))
@@ -215,18 +210,6 @@ def test_noise_on_parameters_is_on_the_account_of_the_whole_site(site: Site) -> 
     assert site.ledger.events(PER_SITE) == [Event(2.0)]  # what holds against the other sites too
     site.train(study(average=weak), number=2)
     assert set(site.ledger.events(PER_SITE)) == {Event(2.0), Event(0.5)}
-
-
-def test_the_site_s_own_metrics_know_what_was_spent_and_what_no_study_was_promised(site: Site) -> None:
-    site.policy = PrivacyPolicy(epsilon_ever=8.0, delta=1e-3)
-    of = study(training=TRAINING)
-    site.train(of)
-    (event,) = site.spent()
-    promised = adaptive_epsilon([replace(event, count=5 * 11)], 1e-3)
-    assert site.noted == [(site.ledger.spent(PER_RECORD, 1e-3), 8.0 - promised)]
-    site.policy = PrivacyPolicy()
-    site.train(of, number=2)
-    assert site.noted[-1] == (site.ledger.spent(PER_RECORD, 1e-5), math.inf)
 
 
 def test_a_site_as_a_whole_releases_no_more_than_the_planned_rounds_and_the_spare_ones(site: Site) -> None:

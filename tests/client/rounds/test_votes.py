@@ -23,7 +23,7 @@ from quorate.errors import (
 )
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
-from quorate_client.rounds.secure.votes import MAX_FAILURES, MAX_SETS, Members, Question, VoteLog, check
+from quorate_client.rounds.sums.votes import MAX_FAILURES, MAX_SETS, Members, Question, VoteLog, check
 from quorate_client.site.database import SiteDatabase, make_state
 from tests.client.databases import state_made
 from tests.patience import PATIENCE_S
@@ -264,7 +264,7 @@ _VOTE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from quorate.secagg.participant import Ballot
-from quorate_client.rounds.secure.votes import VoteLog, Question
+from quorate_client.rounds.sums.votes import VoteLog, Question
 from quorate_client.site.database import open_state
 
 state = open_state(Path(sys.argv[1]))

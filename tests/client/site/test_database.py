@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import DiskFullError, WrongStateError
+from quorate.errors import DiskFullError, StorageError, WrongStateError
 from quorate_client.site.database import ConnectionReport, open_state
 
 from ..databases import state_made
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
     path.write_bytes(b"not a database" * 100)
 
-    with pytest.raises(WrongStateError, match="cannot be used"):
+    with pytest.raises(StorageError, match="is damaged"):
         open_state(path)
 
 

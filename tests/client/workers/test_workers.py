@@ -29,6 +29,7 @@ from quorate.errors import (
 from quorate.process.frames import framed, header
 from quorate.study.task_digest import task_digest
 from quorate_client.site.agreement import Agreement
+from quorate_client.workers.compared_code import ComparedCode
 from quorate_client.workers.host import TaskHost
 from quorate_client.workers.isolation import Confinement
 from quorate_client.workers.main import MAX_ANSWER_BYTES
@@ -279,7 +280,7 @@ async def test_other_refusals_of_a_task_are_failures_of_the_task(
 
 def host_on(day: list[str]) -> TaskHost:
     """A worker's inside, by whose clock it is the last second of a day (UTC)."""
-    return TaskHost(lambda: datetime.fromisoformat(f"{day[0]}T23:59:59+00:00").timestamp())
+    return TaskHost(ComparedCode(), lambda: datetime.fromisoformat(f"{day[0]}T23:59:59+00:00").timestamp())
 
 
 def both(installed: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ measured, ``initial-2`` where it is used. With a file ``control/keep`` each upda
 
 What it learns can be checked by hand: each site adds 1 to its own coordinate in each round. The average of a round so
 holds each contributor's share of the records; a contribution that is lost or counted twice shows in the sum of rounds.
-The other coordinates are small noise, different in each training, so that no two updates are alike.
+The other coordinates are small noise, different in each training, so that no two updates are alike. The last one tells
+the models apart with which studies of different seeds begin.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ POLL_S = 0.01
 
 
 class CrashTestSession:
-    def __init__(self, sites: list[str], dimension: int, dataset: Dataset) -> None:
+    def __init__(self, sites: list[str], dimension: int, dataset: Dataset, seed: int) -> None:
         self.records = dataset.records
+        self._seed = seed
         self._sites = sites
         self._dimension = dimension
         self._place = sites.index(dataset.name)
@@ -55,7 +57,9 @@ class CrashTestSession:
 
         self._made += 1
         _step(f"initial-{self._made}")
-        return np.zeros(self._dimension, np.float32)
+        theta = np.zeros(self._dimension, np.float32)
+        theta[-1] = self._seed * NOISE
+        return theta
 
     def train(self, theta: Vector, round_number: int, rng_seed: int, proximal_mu: float) -> tuple[Vector, TrainReport]:
         import numpy as np
@@ -91,7 +95,7 @@ class CrashTestTask:
         return parse_schema(parameters["schema"], "The schema of the study")
 
     def open(self, parameters: Mapping[str, Any], dataset: Dataset, seed: int) -> CrashTestSession:
-        return CrashTestSession(parameters["sites"], parameters["dimension"], dataset)
+        return CrashTestSession(parameters["sites"], parameters["dimension"], dataset, seed)
 
 
 TASK = CrashTestTask()

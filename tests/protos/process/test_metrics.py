@@ -1,24 +1,19 @@
 """A metric is declared so that it can only expose what it lists."""
 
-import socket
-import urllib.error
-import urllib.request
+import asyncio
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from quorate.errors import ConfigError
 from quorate.process.metrics import (
     OTHER,
     Metric,
     MetricKind,
-    counter,
+    Shown,
     error_codes,
-    histogram,
-    process_metrics,
-    serve_metrics,
+    gauge,
+    watch_event_loop,
 )
-from tests.patience import PATIENCE_S
 
 
 def test_a_counter_without_its_suffix_cannot_be_declared() -> None:
@@ -59,39 +54,28 @@ def test_a_value_outside_the_closed_set_is_a_mistake_where_other_is_not_allowed(
         ours.value_of("state", "dreaming")
 
 
-def fetch(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:  # loopback
-        return str(answer.read().decode())
+async def test_the_watcher_of_the_event_loop_measures_how_late_it_was_woken() -> None:
+    now = 100.0
+    wakes_late_s = iter([0.0, 0.5])
+    lags: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        late = next(wakes_late_s, None)
+        if late is None:
+            raise asyncio.CancelledError
+        now += seconds + late
+
+    with pytest.raises(asyncio.CancelledError):
+        await watch_event_loop(lags.append, 1.0, lambda: now, sleep)
+    assert lags == [0.0, pytest.approx(0.5)]
 
 
-def test_the_endpoint_shows_what_was_built_and_stops_when_told() -> None:
+def test_a_gauge_shows_exactly_the_series_that_were_given_last() -> None:
     registry = CollectorRegistry()
-    process_metrics(Metric("quorate_server_build_info", MetricKind.INFO, "Version.", {"version": ()}), registry)
-    counter(Metric("quorate_server_rounds_total", MetricKind.COUNTER, "Rounds.", {"outcome": ("full",)}), registry)
-    histogram(Metric("quorate_server_lag_seconds", MetricKind.HISTOGRAM, "Lag.", buckets=(0.5, 2.0)), registry)
-    endpoint = serve_metrics("127.0.0.1:0", registry)
-    page = fetch(endpoint.port)
-    endpoint.stop()
-    assert 'quorate_server_rounds_total{outcome="full"} 0.0' in page
-    assert 'quorate_server_lag_seconds_bucket{le="2.0"} 0.0' in page
-    assert "quorate_server_build_info{" in page
-    assert "process_open_fds" in page
-    assert "_created" not in page
-    with pytest.raises(urllib.error.URLError):
-        fetch(endpoint.port)
-
-
-@pytest.mark.parametrize(
-    "listen", ["9464", "127.0.0.1", "127.0.0.1:", ":9464", "127.0.0.1:70000", "127.0.0.1:-1", "203.0.113.1:9465"]
-)
-def test_an_address_that_cannot_be_listened_on_is_named_with_what_is_expected(listen: str) -> None:
-    with pytest.raises(ConfigError, match="HOST:PORT") as caught:
-        serve_metrics(listen, CollectorRegistry())
-    assert listen in caught.value.what
-
-
-def test_a_taken_address_is_refused_with_what_to_do() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match="Choose a free address"):
-            serve_metrics(f"127.0.0.1:{port}", CollectorRegistry())
+    left = Metric("quorate_client_left", MetricKind.GAUGE, "Left.", {"dataset": ("1", "2", "3")})
+    shown = Shown(gauge(left, registry))
+    shown.show({("1",): 5.0, ("2",): 6.0})
+    shown.show({("2",): 4.0, ("3",): 1.0})
+    values = [registry.get_sample_value("quorate_client_left", {"dataset": number}) for number in "123"]
+    assert values == [None, 4.0, 1.0]

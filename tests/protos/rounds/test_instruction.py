@@ -14,13 +14,10 @@ from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import (
     MAX_BODY_BYTES,
-    MAX_EXTRAS,
     Instruction,
     MessageId,
     Phase,
     Reply,
-    StudyContribution,
-    StudyWork,
     message_id,
 )
 
@@ -29,8 +26,8 @@ ID = MessageId(bytes(32))
 
 
 def test_the_name_of_an_instruction_never_changes() -> None:
-    name = message_id(RUN, 7, Phase.TRAIN, 0, SITE)
-    assert name.hex() == "d255759474b0ff7d533f193efc11eb23538b097ac7d7280acded3480b80a4a80"
+    name = message_id(RUN, 7, Phase.UPLOAD, 0, SITE)
+    assert name.hex() == "c573ed710397587952c9c05641be89b929ce79fd9b45bf9dc1c0d5c3cecb4cd6"
     assert (
         message_id(RUN, 0, Phase.GUEST, 3, SITE, b"salt").hex()
         == "e56c958fde2b05ee681d98ec9c126903977b499ab748b8b63f983f1d6fe43909"
@@ -41,7 +38,7 @@ def test_whatever_differs_makes_another_name() -> None:
     names = {
         message_id(RunId(run), number, phase, attempt, SiteName(site), salt)
         for run, number, phase, attempt, site, salt in itertools.product(
-            ("a", "ab"), (0, 1, 256), (Phase.TRAIN, Phase.GUEST), (0, 1), ("b", "bb"), (b"", b"\x00")
+            ("a", "ab"), (0, 1, 256), (Phase.UPLOAD, Phase.GUEST), (0, 1), ("b", "bb"), (b"", b"\x00")
         )
     }
     assert len(names) == 2 * 3 * 2 * 2 * 2 * 2
@@ -52,8 +49,8 @@ def test_no_two_divisions_of_the_same_characters_have_one_name(
     run: str, site: str, salt: bytes, other_site: str, other_salt: bytes
 ) -> None:
     same = (site, salt) == (other_site, other_salt)
-    one = message_id(RunId(run), 1, Phase.TRAIN, 0, SiteName(site), salt)
-    other = message_id(RunId(run), 1, Phase.TRAIN, 0, SiteName(other_site), other_salt)
+    one = message_id(RunId(run), 1, Phase.UPLOAD, 0, SiteName(site), salt)
+    other = message_id(RunId(run), 1, Phase.UPLOAD, 0, SiteName(other_site), other_salt)
     assert (one == other) is same
 
 
@@ -67,7 +64,7 @@ def test_a_malformed_instruction_cannot_be_built(changes: dict[str, Any]) -> Non
         "message_id": ID,
         "run": RUN,
         "round_number": 1,
-        "phase": Phase.TRAIN,
+        "phase": Phase.UPLOAD,
         "attempt": 0,
         "study_digest": bytes(32),
         "deadline_s": 1.0,
@@ -90,18 +87,3 @@ def test_a_malformed_instruction_cannot_be_built(changes: dict[str, Any]) -> Non
 def test_a_malformed_reply_cannot_be_built(changes: dict[str, Any]) -> None:
     with pytest.raises(FrameError):
         Reply(**{"message_id": ID} | changes)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"model_digest": b"short"}, {"extras": (0,) * (MAX_EXTRAS + 1)}, {"weight": -1}],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_a_malformed_contribution_cannot_be_built(changes: dict[str, Any]) -> None:
-    with pytest.raises(FrameError):
-        StudyContribution(**changes)
-
-
-def test_work_cannot_name_an_agreed_model_by_something_that_is_no_digest() -> None:
-    with pytest.raises(FrameError):
-        StudyWork(agreed_digest=b"short")

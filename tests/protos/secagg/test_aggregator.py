@@ -26,7 +26,7 @@ from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.share_boxes import message_bytes
 from quorate.secagg.study_key import SealedPart, make_parts
 from quorate.secagg.terms import Hello, Reveal, Vote, ballot, checkpointed, revealed, say_hello
-from quorate.wire.secure_messages import box_places, shares_to_bytes
+from quorate.wire.sum_messages import box_places, shares_to_bytes
 from tests.protos.secagg.parties import MODEL, RUN, STUDY, Consortium, Sum
 
 SITES = tuple(SiteName(f"site-{number:03}") for number in range(4))
@@ -123,7 +123,8 @@ def sent() -> Sent:
     for site in SITES:
         blobs = (sent.put(pack(given.uploads[site])), sent.put(shares_to_bytes(given.boxes[site])))
         sent.uploads[site] = Upload(pack_words(given.masked[site]), True, blobs, model)
-        sent.following[site] = say_hello(replace(given.terms, round_number=2), site, ROUND_KEY, signing[site])
+        key = bytes([SITES.index(site) + 10]) * 32
+        sent.following[site] = say_hello(replace(given.terms, round_number=2), site, key, signing[site])
     added = sent.added()
     for site, participant in given.sites.items():
         sent.votes[site] = participant.vote(added.survivors, added.digest, given.boxes_for(site), lambda _: None)
@@ -159,6 +160,8 @@ HELLOS: dict[str, Callable[[Sent], Hello | None]] = {
     "another's": lambda sent: sent.hellos[A],
     "in another's name": lambda sent: sent.hello(name=A),
     "with another key": lambda sent: replace(sent.hellos[LIAR], round_key=ROUND_KEY),
+    # No site takes part in a sum in which two show one key.
+    "with the key of another's": lambda sent: sent.hello(sent.hellos[A].round_key),
     "with another's signature": lambda sent: replace(sent.hellos[LIAR], signature=sent.hellos[A].signature),
     "for another attempt": lambda sent: sent.hello(attempt=1),
     "for another sum": lambda sent: sent.hello(round_number=2),
@@ -173,9 +176,9 @@ HELLOS: dict[str, Callable[[Sent], Hello | None]] = {
 UPLOADS: dict[str, Callable[[Sent], Upload]] = {
     "a shorter ciphertext": lambda sent: sent.upload(lambda content: content[:-1]),
     "a longer ciphertext": lambda sent: sent.upload(lambda content: content * 2),
-    "no ciphertext": lambda sent: sent.bringing(lambda blobs: blobs[1:], has_ciphertext=False),
+    "no ciphertext": lambda sent: sent.bringing(lambda blobs: blobs[1:], has_update=False),
     "no ciphertext, but said": lambda sent: sent.bringing(lambda blobs: blobs[1:]),
-    "a ciphertext that is not said": lambda sent: sent.bringing(lambda blobs: blobs, has_ciphertext=False),
+    "a ciphertext that is not said": lambda sent: sent.bringing(lambda blobs: blobs, has_update=False),
     "two ciphertexts": lambda sent: sent.bringing(lambda blobs: (blobs[0], *blobs)),
     "no shares": lambda sent: sent.bringing(lambda blobs: blobs[:1]),
     "nothing": lambda sent: sent.bringing(lambda blobs: ()),
@@ -190,6 +193,9 @@ UPLOADS: dict[str, Callable[[Sent], Upload]] = {
         shares=shares_to_bytes(sent.given.boxes[LIAR]) + shares_to_bytes({A: sent.given.boxes[LIAR][A]})
     ),
     "shares that are none": lambda sent: sent.upload(shares=b"\xff" * sent.uploads[LIAR].blobs[1].size),
+    "more sets of survivors than it may have voted for": lambda sent: replace(
+        sent.uploads[LIAR], opened=((A, B, C), (A, B, LIAR), (A, C, LIAR))
+    ),
     "no counts": lambda sent: sent.counting(lambda counts: b""),
     "counts cut": lambda sent: sent.counting(lambda counts: counts[:-1]),
     "counts out of range": lambda sent: sent.counting(
@@ -246,6 +252,14 @@ def test_a_lie_is_refused_and_leaves_the_server_as_it_was(sent: Sent, step: str,
         take(*honest)
 
 
+def test_a_hello_for_the_next_sum_with_the_key_of_another_one_is_refused(sent: Sent) -> None:
+    added = sent.voted()
+    added.reveal(A, sent.reveals[A], sent.following[A])
+    with pytest.raises(ContributionError, match="key of another"):
+        added.reveal(LIAR, sent.reveals[LIAR], sent.hello(sent.following[A].round_key, round_number=2))
+    added.reveal(LIAR, sent.reveals[LIAR], sent.following[LIAR])
+
+
 def test_who_did_not_take_a_step_does_not_take_the_next_one(sent: Sent) -> None:
     with pytest.raises(ContributionError, match="not signed"):
         sent.greeted().hello(STRANGER, sent.hello(name=STRANGER))
@@ -273,8 +287,8 @@ def test_a_sum_of_counts_alone_takes_no_ciphertext(sent: Sent) -> None:
     shares = sent.put(shares_to_bytes(dict.fromkeys(THREE, bytes(message_bytes(words)))))
     for blobs, said in (((ciphertext, shares), True), ((ciphertext, shares), False), ((shares,), True)):
         with pytest.raises(ContributionError, match="what this sum is made of"):
-            server.upload(LIAR, replace(sent.uploads[LIAR], blobs=blobs, has_ciphertext=said), sent.places_in)
-    server.upload(LIAR, replace(sent.uploads[LIAR], blobs=(shares,), has_ciphertext=False), sent.places_in)
+            server.upload(LIAR, replace(sent.uploads[LIAR], blobs=blobs, has_update=said), sent.places_in)
+    server.upload(LIAR, replace(sent.uploads[LIAR], blobs=(shares,), has_update=False), sent.places_in)
 
 
 # --- survivors ---

@@ -24,7 +24,7 @@ from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import StudyKey
 from quorate.secagg.terms import Hello, Terms, say_hello, sum_digest
 from quorate.study.rules import Rules
-from quorate.wire.secure_messages import opening_from_bytes, opening_to_bytes
+from quorate.wire.sum_messages import opening_from_bytes, opening_to_bytes
 from tests.protos.secagg.parties import MODEL, Consortium, Sum
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import importlib.util
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from quorate.errors import TaskMissingError
 from quorate.study import import_closure
-from quorate.study.import_closure import MAX_FILE_BYTES, MAX_SOURCE_BYTES, imports_of, reached_files
+from quorate.study.import_closure import MAX_FILE_BYTES, MAX_FILES, MAX_SOURCE_BYTES, imports_of, reached_files
 
 Write = Callable[[dict[str, str]], Path]
 
@@ -294,6 +295,50 @@ def test_a_changed_file_is_seen_at_once(write: Write) -> None:
     assert "ward/a.py" in reached("ward.task")
     (root / "ward" / "task.py").write_text("from . import b")  # of the same length, in the same moment
     assert reached("ward.task") == {"ward/__init__.py", "ward/task.py", "ward/b.py"}
+
+
+class EditableFinder:
+    """As setuptools installs what is being worked on and lies in another folder than its name says."""
+
+    def __init__(self, places: dict[str, Path]) -> None:
+        self._places = places
+
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        place = self._places.get(fullname)
+        if place is None:
+            return None
+        return importlib.util.spec_from_file_location(
+            fullname, place / "__init__.py", submodule_search_locations=[str(place)]
+        )
+
+
+def test_a_package_is_found_where_its_installation_says(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(
+        {
+            "ward/__init__.py": "",
+            "ward/task.py": "from ward.inner import a",
+            "elsewhere/__init__.py": "",
+            "elsewhere/a.py": "",
+        }
+    )
+    # One of before Python 3.4 is among them.
+    monkeypatch.setattr(
+        sys, "meta_path", [*sys.meta_path, object(), EditableFinder({"ward.inner": root / "elsewhere"})]
+    )
+    assert reached("ward.task") == {"ward/__init__.py", "ward/task.py", "ward/inner/__init__.py", "ward/inner/a.py"}
+
+
+def test_of_a_task_that_has_not_changed_nothing_is_parsed_again(write: Write) -> None:
+    """The daemon asks every few seconds. As many files as there may be are remembered, else none of them were."""
+    names = [f"part_{number}" for number in range(MAX_FILES - 2)]
+    write({"ward/__init__.py": "", "ward/task.py": "".join(f"from . import {name}\n" for name in names)})
+    write({f"ward/{name}.py": f"NUMBER = {number}" for number, name in enumerate(names)})
+    assert len(reached("ward.task")) == MAX_FILES
+    before = imports_of.cache_info().misses
+    assert len(reached("ward.task")) == MAX_FILES
+    assert imports_of.cache_info().misses == before
 
 
 def test_imports_are_remembered_by_what_the_source_says() -> None:

@@ -263,7 +263,7 @@ def test_a_study_that_does_not_say_how_it_is_protected_is_under_secure_aggregati
     ("sites", "colluders", "floor"),
     [(2, 0, 2), (3, 0, 3), (3, 1, 3), (4, 1, 3), (5, 1, 4), (8, 1, 5), (8, 3, 6), (8, 6, 8), (100, 10, 56)],
 )
-def test_a_quorum_below_the_floor_of_secure_sums_is_refused_with_the_number_that_it_takes(
+def test_a_quorum_below_the_floor_of_sums_is_refused_with_the_number_that_it_takes(
     sites: int, colluders: int, floor: int
 ) -> None:
     with pytest.raises(ValueError, match=f"rounds.quorum is {floor - 1}, .* needs {floor}"):

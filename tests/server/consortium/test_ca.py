@@ -168,3 +168,13 @@ def test_the_server_renews_its_certificate_while_a_third_of_its_time_is_left(aut
     assert identity.renew_if_due()
     assert identity.expires_unix_s == first + 21 * 86_400
     assert not identity.renew_if_due()
+
+
+def test_a_certificate_that_was_renewed_between_handshakes_is_shown_at_the_next_one(authority: Authority) -> None:
+    now = NOW
+    identity = ServerIdentity(authority, "localhost", lambda: now)
+    assert identity._renewed_configuration() is None
+    now += 21 * 86_400
+    assert identity.renew_if_due()  # the server's own look, at which no handshake is being made
+    assert identity._renewed_configuration() is not None
+    assert identity._renewed_configuration() is None

@@ -97,3 +97,17 @@ def test_the_metrics_endpoint_can_be_switched_off(tmp_path: Path) -> None:
 
 def test_an_ipv6_address_is_split_without_its_brackets() -> None:
     assert split_address("[2001:db8::1]:443") == ("2001:db8::1", 443)
+
+
+def test_the_databases_url_may_lie_in_a_file_and_then_stands_nowhere_else(tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    line = f'database_url_file = "{secret}"\n'
+    with pytest.raises(ConfigError, match="Cannot read"):
+        ServerConfig.read(write(tmp_path, MINIMAL + line))
+    secret.write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        ServerConfig.read(tmp_path)
+    secret.write_text("postgresql+psycopg://u:p@db/x\n")
+    assert ServerConfig.read(tmp_path).engine_url == "postgresql+psycopg://u:p@db/x"
+    with pytest.raises(ConfigError, match="both database_url and database_url_file"):
+        ServerConfig.read(write(tmp_path, MINIMAL + line + 'database_url = "sqlite:///x"\n'))

@@ -29,10 +29,11 @@ from quorate_server.flower.exchange import FlowerExchange
 from quorate_server.flower.grid import QuorateGrid, node_id
 from quorate_server.rounds.pipe import Note, Verb, receive_note
 from quorate_server.rounds.pipe_exchange import PipeExchange
-from quorate_server.rounds.plain_loop import StudyLoop
 from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.sums.loop import SumLoop
 from tests.patience import PATIENCE_S
-from tests.server.study_kit import MemoryBlobs, SimulatedSite, a_study
+from tests.server.sites_kit import SimulatedSite
+from tests.server.study_kit import MemoryBlobs, a_study
 
 RUN = RunId("malignancy-0a1b2c")
 STUDY = a_study(rounds={"count": 2, "absent_grace_s": 0.2, "deadline_s": 600.0})
@@ -258,8 +259,8 @@ def honest(_: SiteName, __: Message, reply: Message) -> Message:
     return reply
 
 
-def run_on(grid: StockGrid, folder: Path) -> StudyLoop:
-    loop = StudyLoop(RUN, STUDY, FlowerExchange(grid, STUDY, folder), StudyProgress(), {})
+def run_on(grid: StockGrid, folder: Path) -> SumLoop:
+    loop = SumLoop(RUN, STUDY, FlowerExchange(grid, STUDY, folder), StudyProgress(), {})
     loop.run()
     return loop
 
@@ -269,7 +270,7 @@ def test_our_loop_runs_on_any_grid_and_the_model_is_the_sites(tmp_path: Path) ->
     run_on(grid, tmp_path)
     states = {site.state() for site in grid.sites.values()}
     assert {(tmp_path / "model.npz").read_bytes()} == states
-    assert all(site.trained == [1, 2] for site in grid.sites.values())
+    assert all(site.trained == [(1, 0), (2, 0)] for site in grid.sites.values())
 
 
 def test_nodes_that_never_come_are_absent_and_a_quorum_goes_on_without_them(tmp_path: Path) -> None:

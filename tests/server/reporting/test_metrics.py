@@ -1,12 +1,13 @@
 """The server's metrics: what is exposed is what is declared, and nothing else gets in."""
 
-import asyncio
 import math
 from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from quorate import __version__
+from quorate.process.disk import DiskUse
 from quorate.process.metrics import MetricKind
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
@@ -14,7 +15,9 @@ from quorate_server.reporting.metrics import (
     SERVER_METRICS,
     RoundOutcome,
     ServerMetrics,
-    watch_event_loop,
+    UploadOutcome,
+    VersionRelation,
+    relation_of,
 )
 
 
@@ -56,13 +59,13 @@ def test_counters_and_histograms_show_every_series_from_the_start(
     registry: CollectorRegistry, metrics: ServerMetrics
 ) -> None:
     assert registry.get_sample_value("quorate_server_updates_refused_total", {"code": "task_failed"}) == 0
-    assert registry.get_sample_value("quorate_server_round_phase_seconds_count", {"phase": "train"}) == 0
+    assert registry.get_sample_value("quorate_server_round_phase_seconds_count", {"phase": "upload"}) == 0
     assert registry.get_sample_value("quorate_server_sites", {"state": "online"}) == 0
 
 
 def exercise(metrics: ServerMetrics) -> None:
-    metrics.round_ended(RoundOutcome.PARTIAL)
-    metrics.phase_closed(Phase.TRAIN, 2.5)
+    metrics.round_ended(RoundOutcome.PARTIAL, 3)
+    metrics.phase_closed(Phase.UPLOAD, 2.5)
     metrics.quorum_missed()
     metrics.sites_are({"online": 3, "silent": 1})
     metrics.runs_are({RunState.PAUSED: 1})
@@ -76,13 +79,20 @@ def exercise(metrics: ServerMetrics) -> None:
     metrics.certificate_expires("ca", 1_900_000_000.0)
     metrics.store_took("write", 0.002)
     metrics.event_loop_lagged(0.001)
+    metrics.site_versions_are({VersionRelation.OLDER: 2})
+    metrics.run_interrupted("quorum_missing")
+    metrics.run_interrupted("a worker's own words")
+    metrics.runs_last_changed(1_800_000_000.0)
+    metrics.call_refused("wrong_role")
+    metrics.upload_ended(UploadOutcome.STALLED)
+    metrics.disk_is(DiskUse(held_bytes=5, free_bytes=70, size_bytes=100))
 
 
 @pytest.mark.parametrize(
     ("name", "labels", "value"),
     [
         ("rounds_total", {"outcome": "partial"}, 1),
-        ("round_phase_seconds_sum", {"phase": "train"}, 2.5),
+        ("round_phase_seconds_sum", {"phase": "upload"}, 2.5),
         ("quorum_shortfalls_total", {}, 1),
         ("sites", {"state": "silent"}, 1),
         ("sites", {"state": "offline"}, 0),
@@ -97,6 +107,18 @@ def exercise(metrics: ServerMetrics) -> None:
         ("certificate_expiry_timestamp_seconds", {"certificate": "ca"}, 1_900_000_000.0),
         ("store_seconds_count", {"operation": "write"}, 1),
         ("event_loop_lag_seconds_count", {}, 1),
+        ("contributions_total", {}, 3),
+        ("site_versions", {"relation": "older"}, 2),
+        ("site_versions", {"relation": "same"}, 0),
+        ("runs_interrupted_total", {"code": "quorum_missing"}, 1),
+        ("runs_interrupted_total", {"code": "other"}, 1),
+        ("run_last_change_timestamp_seconds", {}, 1_800_000_000.0),
+        ("calls_refused_total", {"code": "wrong_role"}, 1),
+        ("uploads_total", {"outcome": "stalled"}, 1),
+        ("uploads_total", {"outcome": "complete"}, 0),
+        ("spool_bytes", {}, 5),
+        ("disk_free_bytes", {}, 70),
+        ("disk_size_bytes", {}, 100),
     ],
 )
 def test_an_event_moves_its_metric(
@@ -129,18 +151,17 @@ def test_an_unknown_state_of_a_site_is_a_mistake_of_ours(metrics: ServerMetrics)
         metrics.sites_are({"asleep": 1})
 
 
-async def test_the_watcher_measures_how_late_it_was_woken(registry: CollectorRegistry, metrics: ServerMetrics) -> None:
-    now = 100.0
-    wakes_late_s = iter([0.0, 0.5])
-
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        late = next(wakes_late_s, None)
-        if late is None:
-            raise asyncio.CancelledError
-        now += seconds + late
-
-    with pytest.raises(asyncio.CancelledError):
-        await watch_event_loop(metrics, 1.0, lambda: now, sleep)
-    assert registry.get_sample_value("quorate_server_event_loop_lag_seconds_count") == 2
-    assert registry.get_sample_value("quorate_server_event_loop_lag_seconds_sum") == pytest.approx(0.5)
+@pytest.mark.parametrize(
+    ("version", "relation"),
+    [
+        (__version__, VersionRelation.SAME),
+        ("0.0.9", VersionRelation.OLDER),
+        ("100.0.0", VersionRelation.NEWER),
+        ("", VersionRelation.OTHER),
+        ("0.1", VersionRelation.OTHER),
+        ("patient Müller", VersionRelation.OTHER),
+        ("9" * 5000 + ".0.0", VersionRelation.OTHER),
+    ],
+)
+def test_whatever_a_site_calls_its_version_it_is_one_of_four(version: str, relation: VersionRelation) -> None:
+    assert relation_of(version) is relation

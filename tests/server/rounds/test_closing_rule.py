@@ -14,7 +14,7 @@ from quorate_server.rounds.closing_rule import Close, Decision, GiveUp, PhaseSta
 
 A, B, C, D = (SiteName(name) for name in "abcd")
 ALL = frozenset((A, B, C, D))
-RULE = Rule(Phase.TRAIN, ALL, quorum=2, deadline_s=100.0, absent_grace_s=10.0, colluders=1)
+RULE = Rule(Phase.UPLOAD, ALL, quorum=2, deadline_s=100.0, absent_grace_s=10.0, colluders=1)
 OPENED_S = 1000.0
 
 
@@ -98,7 +98,7 @@ names = st.sampled_from([A, B, C, D])
 def standings(draw: st.DrawFn) -> PhaseState:
     invited = draw(st.frozensets(names, min_size=1))
     rule = Rule(
-        Phase.TRAIN,
+        Phase.UPLOAD,
         invited,
         draw(st.integers(1, len(invited))),
         draw(st.floats(0.1, 1000)),

@@ -143,8 +143,8 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 
 def test_the_worker_asks_withdraws_and_refuses(daemon: Daemon) -> None:
-    name = message_id(RUN, 1, Phase.TRAIN, 0, EAST)
-    asked = Instruction(name, RUN, 1, Phase.TRAIN, 0, bytes(32), 60.0, b"body", (Blob.of(b"x"),))
+    name = message_id(RUN, 1, Phase.UPLOAD, 0, EAST)
+    asked = Instruction(name, RUN, 1, Phase.UPLOAD, 0, bytes(32), 60.0, b"body", (Blob.of(b"x"),))
     daemon.exchange.send(EAST, asked)
     note = daemon.heard()
     assert (note.verb, note.site, instruction_from_bytes(note.payload)) == (Verb.SEND, EAST, asked)

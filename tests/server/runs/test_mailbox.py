@@ -47,8 +47,8 @@ class Kit:
 
 
 def instruction(site: SiteName, number: int = 1) -> Instruction:
-    name = message_id(RUN, number, Phase.TRAIN, 0, site)
-    return Instruction(name, RUN, number, Phase.TRAIN, 0, bytes(32), 60.0)
+    name = message_id(RUN, number, Phase.UPLOAD, 0, site)
+    return Instruction(name, RUN, number, Phase.UPLOAD, 0, bytes(32), 60.0)
 
 
 @pytest.fixture

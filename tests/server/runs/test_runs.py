@@ -31,7 +31,8 @@ from quorate_server.runs.sessions import Sessions
 from quorate_server.storage.journal import Journal
 from tests.patience import PATIENCE_S
 from tests.server.databases import made_database
-from tests.server.study_kit import MemoryBlobs, SimulatedSite, a_study
+from tests.server.sites_kit import SimulatedSite
+from tests.server.study_kit import MemoryBlobs, a_study
 
 Handle = Callable[[SiteName, Instruction, Reply], "Reply | None"]
 
@@ -171,7 +172,7 @@ async def test_a_run_goes_to_its_end_and_leaves_its_model_and_nothing_else(daemo
     assert all(result.contributed == STUDY.site_names for result in view.results)
     assert view.model_available
     assert daemon.runs.model(run).read_bytes() == next(iter(sites.values())).state()
-    assert all(site.trained == [1, 2] for site in sites.values())
+    assert all(site.trained == [(1, 0), (2, 0)] for site in sites.values())
     assert list(daemon.spool.folder.iterdir()) == []
     assert daemon.journal.replies(run) == {}
     assert daemon.prometheus.get_sample_value("quorate_server_rounds_total", {"outcome": "full"}) == 2
@@ -188,7 +189,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_nobody_trains_twice(
     killed: list[int] = []
 
     def kill_once(site: SiteName, instruction: Instruction, reply: Reply) -> Reply:
-        if not killed and site == "south" and (instruction.phase, instruction.round_number) == (Phase.TRAIN, 2):
+        if not killed and site == "south" and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 2):
             killed.extend(worker_pids())
             os.kill(killed[0], signal.SIGKILL)
         return reply
@@ -200,7 +201,7 @@ async def test_a_worker_that_is_killed_is_started_again_and_nobody_trains_twice(
     assert view.state is RunState.COMPLETED
     assert [result.round_number for result in view.results] == [1, 2]
     assert all(result.contributed == STUDY.site_names for result in view.results)
-    assert all(site.trained == [1, 2] for site in sites.values())
+    assert all(site.trained == [(1, 0), (2, 0)] for site in sites.values())
     assert daemon.withdrawn == []
 
 
@@ -240,7 +241,7 @@ async def test_three_deaths_without_a_step_forward_fail_the_run(daemon: Daemon) 
 
 async def test_a_paused_run_stops_its_sites_and_goes_on_with_what_was_there(daemon: Daemon) -> None:
     sites = sites_of(STUDY)
-    daemon.handle = lambda site, i, reply: None if (site, i.phase) == ("west", Phase.TRAIN) else reply
+    daemon.handle = lambda site, i, reply: None if (site, i.round_number) == ("west", 1) else reply
     await daemon.connect(sites)
     run = (await daemon.runs.start(STUDY)).run
     await daemon.until(lambda: len([r for r in daemon.journal.replies(run).values() if r.blobs]) == 3)
@@ -255,7 +256,7 @@ async def test_a_paused_run_stops_its_sites_and_goes_on_with_what_was_there(daem
     assert (await daemon.runs.resume(run)).state is RunState.RUNNING
     view = await daemon.ended(run)
     assert view.state is RunState.COMPLETED
-    first = [(site, i.attempt) for site, i in daemon.heard if (i.phase, i.round_number) == (Phase.TRAIN, 1)]
+    first = [(site, i.attempt) for site, i in daemon.heard if (i.phase, i.round_number) == (Phase.UPLOAD, 1)]
     assert first == [("west", 1)]
     assert [result.round_number for result in view.results] == [1, 2]
     assert all(result.contributed == STUDY.site_names for result in view.results)
@@ -263,7 +264,7 @@ async def test_a_paused_run_stops_its_sites_and_goes_on_with_what_was_there(daem
 
 async def test_a_run_without_its_quorum_pauses_with_the_reason_and_can_be_resumed(daemon: Daemon) -> None:
     def refuse(site: SiteName, instruction: Instruction, reply: Reply) -> Reply:
-        refusing = site in ("south", "west") and instruction.phase is Phase.TRAIN
+        refusing = site in ("south", "west") and instruction.phase is Phase.UPLOAD
         return Reply(reply.message_id, "policy_refused") if refusing else reply
 
     daemon.handle = refuse
@@ -280,11 +281,11 @@ async def test_a_run_without_its_quorum_pauses_with_the_reason_and_can_be_resume
 
 
 async def test_a_stopped_run_leaves_nothing_behind(daemon: Daemon) -> None:
-    daemon.handle = lambda _, i, reply: None if (i.phase, i.round_number) == (Phase.TRAIN, 2) else reply
+    daemon.handle = lambda _, i, reply: None if (i.phase, i.round_number) == (Phase.UPLOAD, 3) else reply
     await daemon.connect(sites_of(STUDY))
     run = (await daemon.runs.start(STUDY)).run
     await daemon.until(lambda: daemon.runs.view(run).results)
-    await daemon.until(lambda: len([i for _, i in daemon.heard if i.round_number == 2]) == 4)
+    await daemon.until(lambda: len([i for _, i in daemon.heard if i.round_number == 3]) == 4)
     assert (await daemon.runs.stop(run)).state is RunState.STOPPED
     await daemon.until(lambda: len(daemon.withdrawn) == 4)
     assert daemon.journal.replies(run) == {}
@@ -331,11 +332,11 @@ async def test_a_server_that_stops_in_a_round_goes_on_at_its_next_start(tmp_path
     state_dir, sites = new_state(tmp_path), sites_of(STUDY)
     async with daemon_in(state_dir, STUDY) as daemon:
         daemon.handle = lambda site, i, reply: (
-            None if site == "west" and (i.phase, i.round_number) == (Phase.TRAIN, 2) else reply
+            None if site == "west" and (i.phase, i.round_number) == (Phase.UPLOAD, 3) else reply
         )
         await daemon.connect(sites)
         run = (await daemon.runs.start(STUDY)).run
-        await daemon.until(lambda: any((i.phase, i.round_number) == (Phase.TRAIN, 2) for _, i in daemon.heard))
+        await daemon.until(lambda: any((i.phase, i.round_number) == (Phase.UPLOAD, 3) for _, i in daemon.heard))
     assert daemon.withdrawn == [], "a restart must not cost the sites their work"
 
     async with daemon_in(state_dir, STUDY) as daemon:
@@ -346,13 +347,13 @@ async def test_a_server_that_stops_in_a_round_goes_on_at_its_next_start(tmp_path
     assert view.state is RunState.COMPLETED
     assert [result.round_number for result in view.results] == [1, 2]
     assert all(result.contributed == STUDY.site_names for result in view.results)
-    assert all(site.trained == [1, 2] for site in sites.values())
+    assert all(site.trained == [(1, 0), (2, 0)] for site in sites.values())
 
 
 async def test_a_start_tidies_the_spool_and_leaves_paused_runs_alone(tmp_path: Path) -> None:
     state_dir, sites = new_state(tmp_path), sites_of(STUDY)
     async with daemon_in(state_dir, STUDY) as daemon:
-        daemon.handle = lambda _, i, reply: None if (i.phase, i.round_number) == (Phase.TRAIN, 2) else reply
+        daemon.handle = lambda _, i, reply: None if (i.phase, i.round_number) == (Phase.UPLOAD, 3) else reply
         await daemon.connect(sites)
         run = (await daemon.runs.start(STUDY)).run
         await daemon.until(lambda: daemon.runs.view(run).results)

@@ -93,6 +93,7 @@ async def test_a_method_that_is_in_no_table_is_refused_to_everybody(door: Door) 
     async with door.channel(door.operator()) as channel:
         for method in ("/quorate.v1.Operator/Backdoor", "/grpc.health.v1.Health/Check"):
             assert isinstance(await refusal(channel, method), WrongRoleError)
+    assert door.refused == ["wrong_role", "wrong_role"]  # which the metrics count
 
 
 async def test_nobody_gets_through_without_a_certificate(door: Door) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,31 @@ async def test_a_head_survives_a_site_that_is_invited_again_with_its_keys(opened
     opened.journal.record_ledger_head(PUBLIC, head(5))
     await opened.journal.written()
     opened.journal.forget_session(EAST)
+    assert opened.journal.ledger_head(PUBLIC) == head(5)
+
+
+async def test_a_head_that_comes_again_is_known_by_its_signature_too(opened: Opened) -> None:
+    """Each reply brings it. Whoever repeats number and hash has not signed them."""
+    assert not opened.journal.has_ledger_head(PUBLIC, head(5))
+    opened.journal.record_ledger_head(PUBLIC, head(5))
+    for _ in ("waits", "is written"):
+        assert opened.journal.has_ledger_head(PUBLIC, head(5))
+        assert not opened.journal.has_ledger_head(PUBLIC, replace(head(5), signature=bytes(64)))
+        assert not opened.journal.has_ledger_head(PUBLIC, head(6))
+        assert not opened.journal.has_ledger_head(OTHERS, head(5))
+        await opened.journal.written()
+
+
+async def test_a_head_that_could_not_be_written_is_taken_when_it_comes_again(opened: Opened) -> None:
+    fail = Failing("INSERT INTO ledger_heads")
+    event.listen(opened.engine, "before_cursor_execute", fail)
+    opened.journal.record_ledger_head(PUBLIC, head(5))
+    await opened.journal.written()
+    event.remove(opened.engine, "before_cursor_execute", fail)
+    assert not opened.journal.has_ledger_head(PUBLIC, head(5))
+    opened.journal.record_ledger_head(PUBLIC, head(5))
+    await opened.journal.commit(RUN, "trained", None)
+    assert opened.journal.has_ledger_head(PUBLIC, head(5))
     assert opened.journal.ledger_head(PUBLIC) == head(5)
 
 
@@ -137,8 +163,8 @@ async def test_the_server_repeats_the_newest_head_that_came_with_a_reply(tmp_pat
         stream, welcome = await welcomed(east, 1)
         assert not welcome.HasField("ledger_head")
         await reply_with(server, stream, 1, None)
-        await reply_with(server, stream, 2, head_to_proto(head(4, east.keys.signing)))
-        await reply_with(server, stream, 3, head_to_proto(head(3, east.keys.signing)))
+        for number, newest in ((2, 4), (3, 4), (4, 3)):
+            await reply_with(server, stream, number, head_to_proto(head(newest, east.keys.signing)))
         _, welcome = await welcomed(east, 2)
         assert head_from_proto(welcome.ledger_head) == head(4, east.keys.signing)
         west = server.client("west")

@@ -43,7 +43,7 @@ from quorate.wire.refusal import error_from_call
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
-from quorate_server.reporting.metrics import ServerMetrics
+from quorate_server.reporting.metrics import ServerMetrics, UploadOutcome
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import AccessGuard
@@ -166,12 +166,17 @@ class Server:
         return Client(keys, serial, rounds_pb2_grpc.RoundsStub(channel))
 
     def ask(self, site: SiteName, number: int = 1, blobs: tuple[Blob, ...] = ()) -> MessageId:
-        name = message_id(RUN, number, Phase.TRAIN, 0, site)
-        asked = Instruction(name, RUN, number, Phase.TRAIN, 0, bytes(32), 60.0, blobs=blobs)
+        name = message_id(RUN, number, Phase.UPLOAD, 0, site)
+        asked = Instruction(name, RUN, number, Phase.UPLOAD, 0, bytes(32), 60.0, blobs=blobs)
         self.mailbox.send(
             site, asked, frozenset(blob.id for blob in blobs), lambda site, reply: self.taken.append((site, reply))
         )
         return name
+
+    def metric(self, name: str, **labels: str) -> float:
+        value = self.prometheus.get_sample_value(f"quorate_server_{name}", labels)
+        assert value is not None
+        return value
 
     async def until(self, condition: Any) -> None:
         async with asyncio.timeout(PATIENCE_S):
@@ -241,6 +246,9 @@ async def test_a_site_says_hello_gets_its_work_replies_and_is_acknowledged(serve
     with pytest.raises(EOFError):
         await stream.hear()
     assert server.sessions.state(EAST) == "offline"
+    # A reply with a name and a body, a goodbye; a welcome, two instructions, an acknowledgement.
+    assert 40 < server.metric("received_bytes_total", kind="control") < 200
+    assert 200 < server.metric("sent_bytes_total", kind="control") < 2000
 
 
 @pytest.mark.parametrize(
@@ -549,6 +557,8 @@ async def test_uploads_wait_for_a_slot_and_a_stalled_one_gives_its_slot_back(tmp
             await stalled
         async with asyncio.timeout(PATIENCE_S):
             assert (await waiting).complete
+        ended = {outcome: server.metric("uploads_total", outcome=outcome) for outcome in UploadOutcome}
+        assert ended == {"complete": 1, "stalled": 1, "broken_off": 0}
 
 
 async def test_no_more_uploads_than_slots_are_taken_at_once(tmp_path: Path) -> None:

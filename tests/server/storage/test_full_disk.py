@@ -65,8 +65,8 @@ async def test_a_step_that_cannot_be_committed_pauses_the_run_and_asks_nobody_tw
         assert view.state is RunState.COMPLETED
         assert [result.round_number for result in view.results] == [1, 2]
         assert all(result.contributed == STUDY.site_names for result in view.results)
-        assert all(site.trained == [1, 2] for site in sites.values())
-        assert len([site for site, i in daemon.heard if i.phase is Phase.PREPARE]) == len(sites)
+        assert all(site.trained == [(1, 0), (2, 0)] for site in sites.values())
+        assert len([site for site, i in daemon.heard if (i.phase, i.round_number) == (Phase.UPLOAD, 0)]) == len(sites)
 
 
 async def test_a_run_that_is_stopped_after_the_disk_was_full_leaves_nothing_owed(tmp_path: Path) -> None:

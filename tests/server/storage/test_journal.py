@@ -23,7 +23,7 @@ EAST, NORTH, SOUTH, WEST = NAMES
 DIGEST = bytes(range(32))
 
 
-def instruction(site: SiteName, number: int = 1, phase: Phase = Phase.TRAIN, attempt: int = 0) -> Instruction:
+def instruction(site: SiteName, number: int = 1, phase: Phase = Phase.UPLOAD, attempt: int = 0) -> Instruction:
     name = message_id(RUN, number, phase, attempt, site)
     return Instruction(name, RUN, number, phase, attempt, DIGEST, 60.0)
 
@@ -191,7 +191,7 @@ async def test_only_who_refused_and_was_forgiven_is_asked_under_another_attempt(
     opened.journal.refuse_reply(unusable.message_id, "bad_contribution")
     assert opened.journal.attempts(RUN) == {}
     opened.journal.forgive_refusals(RUN)
-    assert opened.reopen().attempts(RUN) == {(1, "train", NORTH): 1, (1, "train", SOUTH): 1}
+    assert opened.reopen().attempts(RUN) == {(1, "upload", NORTH): 1, (1, "upload", SOUTH): 1}
 
 
 async def test_forgiven_messages_can_be_named(opened: Opened) -> None:
@@ -208,7 +208,7 @@ async def test_attempts_go_on_rising(opened: Opened) -> None:
         asked = instruction(EAST, attempt=attempt)
         await opened.journal.record_reply(EAST, asked, reply_to(asked, "task_failed"))
         opened.journal.forgive_refusals(RUN)
-        assert opened.journal.attempts(RUN) == {(1, "train", EAST): attempt + 1}
+        assert opened.journal.attempts(RUN) == {(1, "upload", EAST): attempt + 1}
 
 
 def test_refusing_what_nobody_replied_changes_nothing(opened: Opened) -> None:

@@ -28,7 +28,7 @@ import structlog
 
 from quorate.errors import BaseModelMismatchError, DiskFullError, TaskFailedError
 from quorate.identity import RunId
-from quorate.rounds.blobs import FRAME_BYTES, Blob, BlobId, cut, name_of
+from quorate.rounds.blobs import FRAME_BYTES, BlobId, cut, name_of
 from quorate.study.study import Study
 from quorate_client.rounds.model.plain_files import BLOCK_BYTES, open_plain, read_blocks
 from quorate_client.rounds.protect import FLOAT_BYTES
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# magic, round, number of moments, dimension, bytes beside the model, weight of the last sum, lineage, digest of the
-# state before, last sum, what was opened in it
-_HEADER = struct.Struct("<8sIIQQQ32s32s32s32s")
+# magic, round, number of moments, dimension, bytes beside the model, nothing, lineage, digest of the state before, last
+# sum, what was opened in it
+_HEADER = struct.Struct("<8sIIQQ8x32s32s32s32s")
 _MAGIC = b"QuorMdl\x02"
 _NOTHING = bytes(32)
 THETA_OFFSET = _HEADER.size
@@ -55,19 +55,14 @@ class Origin:
     """What led to a state, beside the state before it.
 
     Args:
-        sum_id: The name of the sum: of its words, or of what opens it.
-        weight: By which it was divided, where anybody can read that.
+        sum_id: The name of what opens it.
         opened: The digest of the counts that were opened with it.
         beside: What later code reads beside the model.
     """
 
     sum_id: bytes = _NOTHING
-    weight: int = 0
     opened: bytes = _NOTHING
     beside: bytes = b""
-
-
-_NO_SUM = Origin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +134,19 @@ class StateFolder:
         finally:
             path.unlink(missing_ok=True)
 
-    def drop_all(self) -> None:
-        self._retain(lambda _: False)
-
     def before(self, state: ModelState) -> ModelState | None:
         """The state that led to this one, if it is here."""
         return next((other for other in self.states() if other.digest == state.parent), None)
 
-    def found(self, initial: Path, dimension: int | None, origin: Origin = _NO_SUM) -> ModelState:
+    def found(self, initial: Path, origin: Origin) -> ModelState:
         """Model 0, from the parameters float32[dimension] that the task made of the study's seed.
 
-        Args:
-            dimension: None takes the task's word for it.
-
         Raises:
-            BaseModelMismatchError: the task's model does not have the study's size.
+            BaseModelMismatchError: the task's model is none.
         """
-        moments = self._moments_at_start()
+        moments = _moments_at_start(self._study)
         with open_plain(initial) as file:
-            size = _checked_size(file, dimension)
+            size = _checked_size(file)
             count = size // FLOAT_BYTES
 
             def write(out: BinaryIO) -> None:
@@ -169,25 +158,13 @@ class StateFolder:
 
             return self._keep(write, lambda _: True)
 
-    def check_size(self, checkpoint: Blob, initial: Path, dimension: int) -> None:
-        """Before it is fetched. Raises BaseModelMismatchError when a checkpoint cannot be one of this study, whose
-        initial model the task has made."""
-        with open_plain(initial) as file:
-            _checked_size(file, dimension)
-        if checkpoint.size != self.size_bytes(dimension):
-            raise BaseModelMismatchError("The checkpoint that the server sent does not have the study's size")
-
-    def size_bytes(self, dimension: int) -> int:
-        """Of a state of this study with nothing beside the model."""
-        return _size(dimension, len(self._moments_at_start()), 0)
-
     def adopt(self, content: Iterable[bytes], is_meant: Callable[[ModelState], bool]) -> ModelState:
         """Take a checkpoint for this site's own, if it is this run's and the one that is meant.
 
         Raises:
             BaseModelMismatchError: it is not.
         """
-        moments = len(self._moments_at_start())
+        moments = len(_moments_at_start(self._study))
 
         def accepted(state: ModelState) -> bool:
             return state.lineage == self._lineage and state.moments == moments and is_meant(state)
@@ -215,7 +192,7 @@ class StateFolder:
             return self._keep(write, lambda _: True)
 
     def _header(self, round_number: int, moments: int, dimension: int, parent: bytes, origin: Origin) -> bytes:
-        sizes = (round_number, moments, dimension, len(origin.beside), origin.weight)
+        sizes = (round_number, moments, dimension, len(origin.beside))
         return _HEADER.pack(_MAGIC, *sizes, self._lineage, parent, origin.sum_id, origin.opened)
 
     def _step(self, state: ModelState, old: BinaryIO, opened: OpenedSum, out: BinaryIO) -> None:
@@ -243,11 +220,6 @@ class StateFolder:
                 out.seek(place)
                 out.write(stored.tobytes())
             start += count
-
-    def _moments_at_start(self) -> tuple[float, ...]:
-        from quorate_client.rounds.model.optimizer import moments_at_start  # imports numpy
-
-        return moments_at_start(self._study.optimizer)
 
     def _keep(self, write: Callable[[BinaryIO], None], accepted: Callable[[ModelState], bool]) -> ModelState:
         """Write a state, and let it appear once it is whole and accepted."""
@@ -317,11 +289,11 @@ def read_state(path: Path) -> ModelState | None:
             size += len(frame)
         if len(head) != _HEADER.size:
             return None
-        magic, number, moments, dimension, beside_bytes, weight, lineage, parent, sum_id, opened = _HEADER.unpack(head)
+        magic, number, moments, dimension, beside_bytes, lineage, parent, sum_id, opened = _HEADER.unpack(head)
         if magic != _MAGIC or beside_bytes > MAX_BESIDE_BYTES or size != _size(dimension, moments, beside_bytes):
             return None
         file.seek(size - beside_bytes)
-        origin = Origin(sum_id, weight, opened, file.read(beside_bytes))
+        origin = Origin(sum_id, opened, file.read(beside_bytes))
     return ModelState(path, name_of(size, bytes(digests)), number, moments, dimension, lineage, parent, origin)
 
 
@@ -335,13 +307,24 @@ def theta_digest(state: ModelState) -> bytes:
     return digest.digest()
 
 
-def _checked_size(initial: BinaryIO, dimension: int | None) -> int:
+def state_bytes(study: Study, dimension: int) -> range:
+    """The sizes that a state of this study may have."""
+    smallest = _size(dimension, len(_moments_at_start(study)), 0)
+    return range(smallest, smallest + MAX_BESIDE_BYTES + 1)
+
+
+def _moments_at_start(study: Study) -> tuple[float, ...]:
+    from quorate_client.rounds.model.optimizer import moments_at_start  # imports numpy
+
+    return moments_at_start(study.optimizer)
+
+
+def _checked_size(initial: BinaryIO) -> int:
     size = os.fstat(initial.fileno()).st_size
-    expected = size - size % FLOAT_BYTES if dimension is None else dimension * FLOAT_BYTES
-    if size != expected or not size:
+    if size % FLOAT_BYTES or not size:
         raise BaseModelMismatchError(
-            "The task's model does not have the study's size",
-            expected=f"{max(1, expected // FLOAT_BYTES)} parameters of {FLOAT_BYTES} bytes",
+            "The task's model has no size that a model can have",
+            expected=f"whole parameters of {FLOAT_BYTES} bytes",
             got=f"{size} bytes",
         )
     return size

@@ -17,9 +17,9 @@ def step(context: Context, name: str) -> None:
     """Write down that a step begins, and stay in it as long as the test holds it."""
     folder = Path(context.node_config["folder"])
     descriptor = os.open(folder / "steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(descriptor, f"{name}\n".encode())
+    os.write(descriptor, f"{name} {os.getpid()}\n".encode())
     os.close(descriptor)
-    while (folder / f"hold-{name}").exists():
+    while (folder / name).exists():
         time.sleep(0.02)
 
 

@@ -1,1 +1,0 @@
-"""A secure sum at a site."""

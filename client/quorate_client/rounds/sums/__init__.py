@@ -1,0 +1,1 @@
+"""The sums of a run at a site, whatever protects them."""

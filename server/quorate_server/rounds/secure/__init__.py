@@ -1,1 +1,0 @@
-"""The secure sums of a run."""

@@ -1,0 +1,1 @@
+"""The sums of a study's run, whatever protects them."""
