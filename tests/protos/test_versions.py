@@ -29,6 +29,8 @@ def test_this_version_is_of_the_last_series_that_was_released() -> None:
         ("", Age.UNKNOWN),
         ("1", Age.UNKNOWN),
         ("one.two", Age.UNKNOWN),
+        ("patient Müller", Age.UNKNOWN),
+        ("9" * 5000 + ".0.0", Age.UNKNOWN),
     ],
 )
 def test_a_version_is_of_the_series_the_one_before_or_neither(version: str, age: Age) -> None:

@@ -12,7 +12,7 @@ def pending_upgrades(folder: SiteFolder) -> list[Pending]:
     """What ``upgrade_site`` would do.
 
     Raises:
-        WrongStateError, LedgerError: a file is newer than this version, too old, or cannot be read.
+        WrongStateError, LedgerError: a file is newer than this version, or too old. StorageError: it cannot be read.
     """
     return [pending(folder.database, STATE_LAYOUT), pending(folder.ledger, LEDGER_LAYOUT)]
 
@@ -21,8 +21,8 @@ def upgrade_site(folder: SiteFolder) -> list[Pending]:
     """Upgrade what needs it; ``held_by_this_daemon`` must be held. Either file may be ahead of the other for a while.
 
     Raises:
-        WrongStateError, LedgerError: as ``pending_upgrades``, before anything was changed; or a file cannot be
-            written. DiskFullError.
+        WrongStateError, LedgerError, StorageError: as ``pending_upgrades``, before anything was changed; or a file
+            cannot be written. DiskFullError.
     """
     pending_upgrades(folder)
     return [upgrade(folder.database, STATE_LAYOUT), upgrade(folder.ledger, LEDGER_LAYOUT)]

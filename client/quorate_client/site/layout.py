@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quorate import __version__
-from quorate.errors import AlreadyExistsError, DiskFullError, QuorateError, WrongStateError
+from quorate.errors import AlreadyExistsError, QuorateError, WrongStateError
 from quorate.process.private_files import create_private
 from quorate.process.sqlite_copy import copy_database, open_to_read
+from quorate.process.storage_errors import sqlite_refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Layout:
         name: Of the file, in messages.
         first: The number of the oldest layout that can be upgraded.
         schema: Its SQL statements.
-        refusal: What is raised for a file that cannot be used.
+        refusal: What is raised for a file of another layout.
     """
 
     name: str
@@ -104,7 +105,7 @@ def pending(path: Path, layout: Layout) -> Pending:
     """What an upgrade would do. Changes nothing.
 
     Raises:
-        QuorateError: ``layout.refusal``: the file is newer, too old, or cannot be read.
+        QuorateError: ``layout.refusal``: the file is newer or too old. StorageError: it cannot be read.
     """
     if not path.exists():
         return Pending(path, 0, layout.newest, (), path)
@@ -116,8 +117,8 @@ def upgrade(path: Path, layout: Layout) -> Pending:
     """Bring a file to the newest layout; the folder's lock must be held. One that is not there is not made.
 
     Raises:
-        QuorateError: ``layout.refusal``, as ``pending``, or it cannot be written. DiskFullError: no room for it or its
-            copy. The file is as it was.
+        QuorateError: as ``pending``. StorageError: it cannot be written. DiskFullError: no room for it or its copy.
+            In each case the file is as it was.
     """
     todo = pending(path, layout)
     if not todo.steps:
@@ -221,16 +222,7 @@ def _usable(path: Path, layout: Layout) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise DiskFullError(
-                f"There is no room to upgrade {path}, which is as it was",
-                action="Free some space and start again",
-            ) from error
-        raise layout.refusal(
-            f"{layout.name} {path} cannot be upgraded, and is as it was",
-            got=str(error),
-            action="Check its owner and the disk; if it is damaged, restore it from a backup",
-        ) from error
+        raise sqlite_refusal(error, layout.name, path) from error
 
 
 def missing(path: Path, name: str) -> WrongStateError:

@@ -22,7 +22,7 @@ from typing import IO, BinaryIO, Final, Literal, cast
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, FrameError, WrongStateError
+from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, FrameError, StorageError, WrongStateError
 from quorate.process.chunked_aead import open_chunks, seal_chunks
 from quorate.process.private_files import create_private, flush_folder
 from quorate.process.sqlite_copy import NO_ROOM
@@ -101,7 +101,7 @@ def write_archive(target: Path, about: Manifest, files: Mapping[str, Path], pass
         files: Where each is, by its name in the backup. They do not change meanwhile.
 
     Raises:
-        AlreadyExistsError: there is a file of that name. DiskFullError, WrongStateError: it cannot be written.
+        AlreadyExistsError: there is a file of that name. DiskFullError, StorageError: it cannot be written.
     """
     _require_new(target)
     scratch = target.with_name(f"{target.name}.part")
@@ -123,7 +123,7 @@ def write_archive(target: Path, about: Manifest, files: Mapping[str, Path], pass
     except OSError as error:
         if error.errno in NO_ROOM:
             raise DiskFullError(f"There is no room for the backup {target}", action="Free some space") from error
-        raise WrongStateError(f"The backup {target} cannot be written", got=error.strerror or "") from error
+        raise StorageError(f"The backup {target} cannot be written", got=error.strerror or "") from error
     finally:
         scratch.unlink(missing_ok=True)
     return about.model_copy(update={"files": written})
@@ -168,7 +168,7 @@ def unpack_archive(source: Path, into: Path, side: Side, passphrase: Passphrase 
 
     Raises:
         BackupError: it is damaged, sealed under another passphrase, of the other side, or no backup.
-        DiskFullError, WrongStateError: it cannot be unpacked.
+        DiskFullError, StorageError: it cannot be unpacked.
     """
     try:
         into.mkdir(mode=0o700)
@@ -181,7 +181,7 @@ def unpack_archive(source: Path, into: Path, side: Side, passphrase: Passphrase 
     except OSError as error:
         if error.errno in NO_ROOM:
             raise DiskFullError("There is no room to unpack the backup", action="Free some space") from error
-        raise WrongStateError(f"The backup {source} cannot be unpacked", got=error.strerror or "") from error
+        raise StorageError(f"The backup {source} cannot be unpacked", got=error.strerror or "") from error
     manifest = _manifest(text, source)
     if manifest.files != found:
         wrong = sorted(name for name in manifest.files | found if manifest.files.get(name) != found.get(name))

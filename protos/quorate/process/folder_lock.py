@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quorate.errors import WrongStateError
+from quorate.process.storage_errors import os_refusal
 
 
 @contextmanager
@@ -19,14 +20,12 @@ def held(lock: Path, *, what: str, action: str) -> Iterator[None]:
         action: What to do then.
 
     Raises:
-        WrongStateError: another process has it, or the file cannot be made.
+        WrongStateError: another process has it. DiskFullError, StorageError: the file cannot be made.
     """
     try:
         file = lock.open("a")
     except OSError as error:
-        raise WrongStateError(
-            f"{lock.parent} cannot be written", got=error.strerror or "", action="Check its owner, and the disk"
-        ) from error
+        raise os_refusal(error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from quorate.errors import AlreadyExistsError, WrongStateError
+from quorate.errors import AlreadyExistsError, StorageError
 from quorate.process.private_files import flush_folder
 
 UNPACKED = "restoring"
@@ -45,7 +45,7 @@ def put_in_place(state: Path, unpacked: Path, *, key: str, stays: Collection[str
 
     Raises:
         AlreadyExistsError: the folder is not empty, and ``replace`` does not say that this is known.
-        WrongStateError: something could not be moved.
+        StorageError: something could not be moved.
     """
     there = present(state, stays)
     if there and not replace:
@@ -60,7 +60,7 @@ def put_in_place(state: Path, unpacked: Path, *, key: str, stays: Collection[str
             _move(there, aside, first=key)
         _move(sorted(unpacked.iterdir()), state, last=key)
     except OSError as error:
-        raise WrongStateError(
+        raise StorageError(
             f"The restored state cannot be put into {state}",
             got=error.strerror or "",
             action=f"What was there is in {aside.name}; mend the cause and give the command again",

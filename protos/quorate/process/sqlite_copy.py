@@ -8,7 +8,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from quorate.errors import DiskFullError, WrongStateError
+from quorate.errors import DiskFullError, StorageError
 from quorate.process.private_files import create_private, flush_folder
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -27,7 +27,7 @@ def copy_database(source: Path | sqlite3.Connection, target: Path) -> None:
         source: A file, or a connection, whose transaction is then what is copied.
 
     Raises:
-        DiskFullError. WrongStateError: it cannot be read, or not be written there. Nothing of the copy is left.
+        DiskFullError. StorageError: it cannot be read, or not be written there. Nothing of the copy is left.
     """
     scratch = target.with_name(f"{target.name}.part")
     try:
@@ -55,10 +55,10 @@ def _remove(scratch: Path) -> None:
         scratch.with_name(scratch.name + end).unlink(missing_ok=True)
 
 
-def _translated(error: sqlite3.Error | OSError, target: Path) -> DiskFullError | WrongStateError:
+def _translated(error: sqlite3.Error | OSError, target: Path) -> DiskFullError | StorageError:
     is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
     if is_full or getattr(error, "errno", None) in NO_ROOM:
         return DiskFullError(f"There is no room for the copy {target}", action="Free some space and try again")
-    return WrongStateError(
+    return StorageError(
         f"The copy {target} cannot be made", got=str(error), action="Check the owner of its folder, and the disk"
     )

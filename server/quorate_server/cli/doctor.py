@@ -48,30 +48,22 @@ def examine(state_dir: Path, now: float) -> Iterator[Finding]:
         f"{days:.0f} days left",
         "" if days > _WARN_DAYS else "Found the consortium anew and invite all sites: the authority cannot be extended",
     )
-    yield _layout(config)
     for check in (_database, _operators, _address, _listening, _disk):
         yield check(config, authority, now)
 
 
-def _layout(config: ServerConfig) -> Finding:
+def _database(config: ServerConfig, authority: Authority, now: float) -> Finding:
     from quorate_server.storage.upgrade import pending_upgrade  # slow to load, and not needed by other commands
 
     try:
         todo = pending_upgrade(config.engine_url)
-    except QuorateError as error:
-        return Finding("layout of the database", False, str(error))
-    if todo.steps:
-        return Finding(
-            "layout of the database",
-            False,
-            f"{todo.found}, and this version's is {LAYOUT}: an upgrade is pending",
-            "Start the server with this version, or run `quorate-server upgrade`",
-        )
-    return Finding("layout of the database", True, LAYOUT)
-
-
-def _database(config: ServerConfig, authority: Authority, now: float) -> Finding:
-    try:
+        if todo.steps:
+            return Finding(
+                "database",
+                False,
+                f"it is of layout {todo.found}, and this version's is {LAYOUT}: an upgrade is pending",
+                "Start the server with this version, or run `quorate-server upgrade`",
+            )
         with open_registry(config) as registry:
             sites = len(registry.sites())
     except QuorateError as error:
@@ -80,9 +72,7 @@ def _database(config: ServerConfig, authority: Authority, now: float) -> Finding
         return Finding(
             "database", False, type(error).__name__, "Check `database_url`, that the database runs, and the rights"
         )
-    except QuorateError:
-        return Finding("database", False, "it is not opened before its layout is this version's")
-    return Finding("database", True, f"{sites} sites")
+    return Finding("database", True, f"{sites} sites, layout {LAYOUT}")
 
 
 def _operators(config: ServerConfig, authority: Authority, now: float) -> Finding:

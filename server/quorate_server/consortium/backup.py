@@ -22,6 +22,7 @@ from quorate.process.archive import Manifest, Passphrase, require_names, unpack_
 from quorate.process.folder_lock import held
 from quorate.process.restoring import ASIDE, UNPACKED, put_in_place, unpacking
 from quorate.process.sqlite_copy import copy_database, open_to_read
+from quorate.process.storage_errors import sqlite_refusal
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.config import CONFIG_NAME, DATABASE_NAME, LOCK_NAME, ServerConfig
 from quorate_server.storage.database import layout_of, require_tables, require_there, sqlite_path
@@ -37,7 +38,7 @@ def backup_server(config: ServerConfig, target: Path, passphrase: Passphrase | N
 
     Raises:
         WrongStateError: the database is no SQLite file in the folder, or another backup is being made.
-        AlreadyExistsError: there is a file of that name. DiskFullError.
+        AlreadyExistsError: there is a file of that name. DiskFullError, StorageError.
     """
     database = config.state_dir / DATABASE_NAME
     if sqlite_path(config.engine_url) != database:
@@ -120,7 +121,7 @@ def _gathered(state: Path, database: Path) -> Iterator[Path]:
             copy_database(reading, folder / DATABASE_NAME)
         yield folder
     except sqlite3.Error as error:
-        raise WrongStateError(f"The database {database} cannot be copied", got=str(error)) from error
+        raise sqlite_refusal(error, "The server's database", database) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -127,7 +127,7 @@ def _require_newest(found: str) -> None:
         )
 
 
-def is_disk_full(error: BaseException | None) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     """Whether a driver's error says so."""
     return (
         getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
@@ -138,19 +138,22 @@ def is_disk_full(error: BaseException | None) -> bool:
 def _translate(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.connection is None and context.engine is not None:
-        raise _cannot_connect(error, context.engine) from error
-    if is_disk_full(error):
+        raise refusal_of(error, context.engine) from error
+    if _is_disk_full(error):
         raise DiskFullError(
             "The disk that holds the server's database is full",
             action="Free some space at the server; what could not be written is sent again by itself",
         ) from error
 
 
-def _cannot_connect(error: BaseException, engine: Engine) -> QuorateError:
+def refusal_of(error: BaseException, engine: Engine) -> QuorateError:
+    """What a driver's error means where the database is connected to, or upgraded as a whole."""
     if isinstance(error, sqlite3.Error):
         return sqlite_refusal(error, "The server's database", Path(engine.url.database or ""))
+    if _is_disk_full(error):
+        return DiskFullError("The disk that holds the server's database is full", action="Free some space there")
     return StorageError(
-        "The server's database cannot be reached",
+        "The server's database cannot be reached or used",
         got=str(error).partition("\n")[0],
         action="See that it runs, that `database_url` in server.toml is its address, and the rights of its user",
     )

@@ -15,15 +15,15 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from quorate.errors import AlreadyExistsError, DiskFullError, WrongStateError
+from quorate.errors import AlreadyExistsError
 from quorate.process.private_files import create_private
 from quorate.process.sqlite_copy import copy_database
-from quorate_server.storage.database import LAYOUT, is_disk_full, layout_of, require_tables, require_there, sqlite_path
+from quorate_server.storage.database import LAYOUT, layout_of, refusal_of, require_tables, require_there, sqlite_path
 
 _LOCK = 0x71756F72  # of PostgreSQL's advisory locks, the one that is ours
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -48,12 +48,12 @@ def pending_upgrade(url: str) -> Upgrade:
     """What ``upgrade_database`` would do. Changes nothing.
 
     Raises:
-        WrongStateError: it is not there, empty, newer than this version, or cannot be read.
+        WrongStateError: it is not there, empty, or newer than this version. StorageError: it cannot be read.
     """
     require_there(url)
     engine = create_engine(url)
     try:
-        with _translated(), engine.connect() as connection:
+        with _translated(engine), engine.connect() as connection:
             return _pending(connection, url)
     finally:
         engine.dispose()
@@ -63,8 +63,8 @@ def upgrade_database(url: str) -> Upgrade:
     """Bring the database to this version's layout; no server of an earlier version may be running on it.
 
     Raises:
-        WrongStateError: as ``pending_upgrade``, or it cannot be written. DiskFullError: no room for it or its copy.
-            The database is as it was.
+        WrongStateError, StorageError: as ``pending_upgrade``, or it cannot be written. DiskFullError: no room for it or
+            its copy. The database is as it was.
     """
     require_there(url)
     with _alone(url) as connection:
@@ -81,7 +81,7 @@ def make_database(url: str) -> None:
     """Make the tables in an empty database, and its file if it is one.
 
     Raises:
-        AlreadyExistsError: it is not empty. WrongStateError, DiskFullError: it cannot be made.
+        AlreadyExistsError: it is not empty. StorageError, DiskFullError: it cannot be made.
     """
     path = sqlite_path(url)
     if path is not None and not path.exists():
@@ -118,7 +118,7 @@ def _alone(url: str) -> Iterator[Connection]:
         event.listen(engine, "connect", _begin_by_hand)
         event.listen(engine, "begin", _begin)
     try:
-        with _translated(), engine.begin() as connection:
+        with _translated(engine), engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             yield connection
@@ -127,20 +127,11 @@ def _alone(url: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if is_disk_full(error.orig):
-            raise DiskFullError(
-                "There is no room to upgrade the server's database, which is as it was",
-                action="Free some space and start again",
-            ) from error
-        raise WrongStateError(
-            "The server's database cannot be used, and is as it was",
-            got=str(error.orig),
-            action="Check `database_url`, that the database runs, its owner and the disk; if it is damaged, restore it",
-        ) from error
+        raise refusal_of(error.orig or error, engine) from error
 
 
 def _begin_by_hand(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, QuorateError, WrongStateError
+from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, QuorateError, StorageError
 from quorate.process.archive import MAGIC, MANIFEST, File, Manifest, Passphrase, unpack_archive, write_archive
 from quorate.process.chunked_aead import seal_chunks
 
@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_leaves_nothing(files: dict[str, Path], tmp_path: P
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises((DiskFullError, WrongStateError)):
+        with pytest.raises((DiskFullError, StorageError)):
             write_archive(tmp_path / "full", ABOUT, files, None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import AlreadyExistsError, WrongStateError
+from quorate.errors import AlreadyExistsError, StorageError
 from quorate.process.restoring import UNPACKED, put_in_place, unpacking
 
 KEPT = ("daemon.lock",)
@@ -74,7 +74,7 @@ def test_the_entry_without_which_nothing_starts_goes_first_and_comes_last(
             folder(unpacked, "a", "key", "z", content="new")
             patched.setattr(Path, "rename", rename)
             if moves < 6:
-                with pytest.raises(WrongStateError):
+                with pytest.raises(StorageError):
                     put_in_place(state, unpacked, key="key", stays=(), replace=True, now=0.0)
             else:
                 put_in_place(state, unpacked, key="key", stays=(), replace=True, now=0.0)

@@ -61,11 +61,11 @@ def test_other_commands_do_not_touch_an_older_database_and_say_what_to_type(quor
     assert err.count("\n") == 1
     code, out, _ = quorate_server("doctor", "--state", old)
     assert code == EXIT_OTHER
-    assert "BROKEN layout of the database: 0001, and this version's is 0002: an upgrade is pending" in out
+    assert "BROKEN database: it is of layout 0001, and this version's is 0002: an upgrade is pending" in out
     assert columns(url(old)) == OLD
     quorate_server("upgrade", "--state", old)
     assert quorate_server("operator", "list", "--state", old)[0] == 0
-    assert "ok     layout of the database: 0002" in quorate_server("doctor", "--state", old)[1]
+    assert "ok     database: 0 sites, layout 0002" in quorate_server("doctor", "--state", old)[1]
 
 
 def test_a_newer_database_is_refused_by_every_command(quorate_server: Command, old: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_newer_database_is_refused_by_every_command(quorate_server: Command, o
         assert "newer version of Quorate" in err
         assert "Expected layout 0002; got layout 0099" in err
         assert err.strip().count("\n") == 0
-    assert "BROKEN layout of the database" in quorate_server("doctor", "--state", old)[1]
+    assert "BROKEN database" in quorate_server("doctor", "--state", old)[1]
 
 
 def test_a_server_that_starts_upgrades_its_file(old: Path) -> None:

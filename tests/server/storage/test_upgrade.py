@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, inspect, text
 
 import quorate_server.consortium.tables
 import quorate_server.storage.journal_tables  # noqa: F401  # all tables are declared
-from quorate.errors import AlreadyExistsError, DiskFullError, WrongStateError
+from quorate.errors import AlreadyExistsError, DiskFullError, StorageError, WrongStateError
 from quorate.identity import SiteName
 from quorate.process.sqlite_copy import open_to_read
 from quorate_server.storage import upgrade as upgrading
@@ -185,7 +185,7 @@ def test_a_full_disk_changes_nothing(old_file: Path) -> None:
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
         if size == 1_000:
             assert done.returncode != 0
-            assert "errors.DiskFullError" in done.stderr or "errors.WrongStateError" in done.stderr
+            assert "errors.DiskFullError" in done.stderr or "errors.StorageError" in done.stderr
             assert columns(url_of(old_file)) == OLD
         assert not list(old_file.parent.glob("*.part"))
     assert columns(url_of(old_file)) in (OLD, NEW)
@@ -201,7 +201,7 @@ def test_a_full_database_is_told_as_a_full_disk(old_file: Path, monkeypatch: pyt
         db.execute("VACUUM")
     upgrading_begins = upgrading._begin_by_hand
     monkeypatch.setattr(upgrading, "_begin_by_hand", limited)
-    with pytest.raises(DiskFullError, match="as it was"):
+    with pytest.raises(DiskFullError):
         upgrade_database(url_of(old_file))
     assert columns(url_of(old_file)) == OLD
 
@@ -218,7 +218,7 @@ def test_a_database_that_cannot_be_written_is_told(old_file: Path) -> None:
                 if os.geteuid() == 0:
                     os.setuid(65534)
                 upgrade_database(url_of(path))
-            except WrongStateError:
+            except StorageError:
                 status = 0
             finally:
                 os._exit(status)
