@@ -101,6 +101,7 @@ def test_a_database_that_takes_the_place_of_one_learns_of_the_policy_too(folder:
         for _ in range(2):
             policy_now(folder)
         folder.database.rename(folder.root / "aside")
+        make_state(folder.database)
         policy_now(folder)
         folder.policy.unlink()
         refused(folder, "is gone: this site had a policy")

@@ -197,7 +197,7 @@ def test_an_expired_study_is_refused(installed: Path, tmp_path: Path) -> None:
 def test_a_pause_and_a_rejection_in_the_folder_go_before_the_site_file(place: Place) -> None:
     """The folder may have been a daemon's before."""
     digest = place.study.digest()
-    with site_state(place.folders["north"].database) as state:
+    with state_made(place.folders["north"].database) as state:
         state.pause(True)
     assert place.ask(Phase.UPLOAD).code == "site_paused"
     with site_state(place.folders["north"].database) as state:
