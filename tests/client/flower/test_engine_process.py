@@ -33,6 +33,7 @@ from quorate_client.site.config import Config
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
+from tests.client.databases import state_made
 from tests.client.engine_kit import (
     SITES,
     ServerPart,
