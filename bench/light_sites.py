@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from quorate import __version__
 from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.errors import QuorateError
 from quorate.identity import Member, SiteName, sealing_proof
@@ -96,7 +97,7 @@ class Player:
         self.welcomed = asyncio.Event()
 
     async def play(self) -> None:
-        self._outgoing.put_nowait(rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1, version="light")))
+        self._outgoing.put_nowait(rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1, version=__version__)))
         beats = asyncio.create_task(self._beat())
         try:
             async for event in rounds_stub(self._channel).Connect(self._events()):

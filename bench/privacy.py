@@ -31,6 +31,7 @@ from quorate_client.approval.policy import Policy, PrivacyPolicy
 from quorate_client.ledger.entries import Account, Charge, Limits
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.tasks import PrivateSettings
 from quorate_client.tasks.data.datasets import register
@@ -88,6 +89,7 @@ def _ledger(spendings: int) -> Row:
     event = Event(4.0, 0.1, 20)
     spent: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
+        make_state(Path(folder) / "state")
         ledger = open_ledger(Path(folder) / "ledger", Path(folder) / "state", key, shipped_accountants())
         for number in range(spendings):
             charge = Charge(Account("cells", "record"), "hearts", bytes(32), "run", number, 0, (event,))

@@ -125,6 +125,12 @@ class WrongStateError(InputError):
     status = "FAILED_PRECONDITION"
 
 
+class BackupError(InputError):
+    """A backup cannot be read, is not whole, holds what no backup holds, or is of something else."""
+
+    code = "bad_backup"
+
+
 # --- identity: the operator or the site's administrator must act -----------------------------------------------------
 
 
@@ -365,6 +371,14 @@ class LedgerRolledBackError(LedgerError):
     """The site's privacy ledger is older than it was seen to be, or nobody saw it: spending would be forgotten."""
 
     code = "ledger_rolled_back"
+
+
+class VersionRefusedError(QuorateError):
+    """A site's version is too far from the server's: neither of its series nor of the one before."""
+
+    code = "version_refused"
+    status = "FAILED_PRECONDITION"
+    exit_code = EXIT_REFUSED
 
 
 class DiskFullError(QuorateError):

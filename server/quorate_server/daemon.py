@@ -15,7 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
-from quorate.errors import ConfigError
+from quorate.errors import ConfigError, WrongStateError
 from quorate.process.cancellation import cancel
 from quorate.process.disk import watch_disk
 from quorate.process.metrics import watch_event_loop
@@ -23,12 +23,12 @@ from quorate.process.monitoring import Finding, MonitoringEndpoint, serve_monito
 from quorate.rounds.spool import Spool
 from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2_grpc
 from quorate_server.consortium.ca import Authority
-from quorate_server.consortium.config import ServerConfig
+from quorate_server.consortium.config import ServerConfig, held_by_server
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
 from quorate_server.consortium.tables import SiteStatus
 from quorate_server.reporting.health import server_findings
-from quorate_server.reporting.metrics import ServerMetrics, relation_of
+from quorate_server.reporting.metrics import ServerMetrics
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
@@ -37,9 +37,10 @@ from quorate_server.services.door_limits import door_options, file_limit, max_co
 from quorate_server.services.enrolment_service import EnrolmentService
 from quorate_server.services.operator_service import OperatorService
 from quorate_server.services.rounds_service import RoundsService
-from quorate_server.storage.database import open_database
+from quorate_server.storage.database import LAYOUT, open_database, sqlite_path
 from quorate_server.storage.journal import Journal
 from quorate_server.storage.latency import time_transactions
+from quorate_server.storage.upgrade import pending_upgrade, upgrade_database
 
 log = structlog.get_logger()
 
@@ -175,13 +176,10 @@ class Server:
 
     def _count_sites(self) -> None:
         statuses = self.registry.statuses()
-        counts = Tally(
-            self.sessions.state(name) if status is SiteStatus.ACTIVE else status.value
-            for name, status in statuses.items()
-        )
-        self.metrics.sites_are(counts)
-        here = (name for name in statuses if self.sessions.state(name) != "offline")
-        self.metrics.site_versions_are(Tally(relation_of(self.sessions.version(name)) for name in here))
+        joined = [name for name, status in statuses.items() if status is SiteStatus.ACTIVE]
+        others = (status.value for status in statuses.values() if status is not SiteStatus.ACTIVE)
+        self.metrics.sites_are(Tally([*map(self.sessions.state, joined), *others]))
+        self.metrics.site_versions_are(Tally(map(self.sessions.age, joined)))
 
     def _findings(self) -> Iterator[Finding]:
         return server_findings(
@@ -193,14 +191,42 @@ class Server:
         )
 
 
+def upgrade_at_start(config: ServerConfig) -> None:
+    """After an upgrade of the package a server on SQLite just starts: the database is copied and upgraded.
+
+    Raises:
+        WrongStateError: the database is not a file that can be copied, so its administrator does that first.
+    """
+    url = config.engine_url
+    todo = pending_upgrade(url)
+    if not todo.steps:
+        return
+    if sqlite_path(url) is None:
+        raise WrongStateError(
+            "The server's database waits for an upgrade, before which it has to be backed up by its own tools",
+            expected=f"layout {LAYOUT}",
+            got=f"layout {todo.found}",
+            action=f"Back it up (pg_dump), then run `quorate-server upgrade --state {config.state_dir}`",
+        )
+    done = upgrade_database(url)
+    log.info("database upgraded", was=done.found, layout=LAYOUT, copy=str(done.copy))
+
+
 async def serve(config: ServerConfig) -> None:
-    """Run until SIGINT or SIGTERM."""
+    """Run until SIGINT or SIGTERM.
+
+    Raises:
+        WrongStateError: another server runs on the folder; or the database is gone, empty, newer than this version, or
+            waits for an upgrade that this server does not do by itself. DiskFullError: no room for the upgrade.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, partial(stop.set))
     raise_file_limit()
-    server = Server(config)
-    await server.start()
-    await stop.wait()
-    await server.stop()
+    with held_by_server(config):
+        upgrade_at_start(config)
+        server = Server(config)
+        await server.start()
+        await stop.wait()
+        await server.stop()

@@ -45,9 +45,9 @@ from quorate_client.rounds.sums.pooled import Pooled
 from quorate_client.rounds.sums.site_keys import SiteSecrets
 from quorate_client.rounds.sums.votes import VoteLog
 from quorate_client.site.agreement import Agreement, Dataset
-from quorate_client.site.database import open_state
 from quorate_client.site.keys import SiteKeys, make_or_load_keys
 from tests.client import engine_kit
+from tests.client.databases import made_state
 from tests.client.in_process import InProcessWorkers
 
 RUN = RunId("run-1")
@@ -67,7 +67,7 @@ class Site:
         dataset = Dataset("records", "tabular", folder / "records.npz", {}, 0.2, len(x))
         self.agreement = Agreement(study, study.digest(), name, dataset, {})
         self.spool = Spool(folder / "spool")
-        self.state = open_state(folder / "state.sqlite")
+        self.state = made_state(folder / "state.sqlite")
         self._secrets = SiteSecrets(
             keys.for_secure_sums, lambda _: sealing, VoteLog(self.state), folder / "keys" / "studies"
         )

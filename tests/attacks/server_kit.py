@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from quorate import __version__
 from quorate.errors import QuorateError
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob, BlobId, blob_id, cut
@@ -46,7 +47,7 @@ class HandSite:
         self.stub: Any = rounds_pb2_grpc.RoundsStub(channel)
         self.call: Any = None
 
-    async def connect(self, session: int = 1, version: str = "by hand") -> Any:
+    async def connect(self, session: int = 1, version: str = __version__) -> Any:
         """The first answer of the server: a welcome, or a refusal."""
         self.call = self.stub.Connect(timeout=PATIENCE_S)
         await self.say(hello=rounds_pb2.SiteHello(session=session, version=version))

@@ -21,6 +21,7 @@ from quorate.v1 import operator_pb2, rounds_pb2
 from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 from tests.client.approval.test_readiness import approve, dataset, private, register, told, write_policy
 from tests.client.approval.test_readiness import joined as joined  # the fixture
@@ -36,6 +37,7 @@ TRAINING = {"clip": 1.0, "batch_size": 20, "steps": 5, "noise_multiplier": 1.1}
 def outcomes(folder: Path, records: int, policy: PrivacyPolicy, *studies: Study) -> list[str]:
     """What the server sees of a site with so many records: in which rounds it refuses, and by which code."""
     folder.mkdir()
+    make_state(folder / "state.sqlite")
     ledger = open_ledger(folder / "ledger.sqlite", folder / "state.sqlite", KEY, shipped_accountants())
     site, seen = Site(folder, ledger, policy, Task(records=records)), []
     trainers = [(of, site.trainer(of)) for of in studies]

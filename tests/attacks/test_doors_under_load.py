@@ -80,7 +80,7 @@ async def test_bytes_that_are_no_request_are_refused_with_a_code_and_behind_the_
 
 async def test_bytes_that_are_no_event_end_an_open_stream_with_a_code(consortium: Consortium) -> None:
     east = consortium.site("east")
-    hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1, version="by hand")).SerializeToString()
+    hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1, version="0.1.0")).SerializeToString()
     call = east.channel.stream_stream("/quorate.v1.Rounds/Connect")(iter([hello, NO_REQUEST]), timeout=PATIENCE_S)
     events = [rounds_pb2.ServerEvent.FromString(event) async for event in call]
     assert events[0].HasField("welcome")
@@ -220,7 +220,7 @@ async def test_a_site_gets_in_while_strangers_hold_1500_connections(tmp_path: Pa
             ):
                 site = HandSite(keys, channel)
                 site.call = site.stub.Connect(wait_for_ready=True)
-                await site.say(hello=rounds_pb2.SiteHello(session=1, version="by hand"))
+                await site.say(hello=rounds_pb2.SiteHello(session=1, version="0.1.0"))
                 assert (await site.call.read()).HasField("welcome")
             files.cancel()
             assert await files <= max_connections(min(hard, WANTED_FILES), 32) + OWN_FILES

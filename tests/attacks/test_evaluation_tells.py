@@ -34,6 +34,7 @@ from quorate_client.rounds.model.state import ModelState
 from quorate_client.rounds.task_calls import TaskCalls
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.database import make_state
 from quorate_client.tasks.models.scoring import tally
 from tests.attacks.test_privacy_server import TRAINING, agreed, target
 from tests.client.conftest import POLICY
@@ -105,6 +106,7 @@ def opened(folder: Path, study: Study, sites: Sequence[People], models: Sequence
     by_site: list[list[tuple[int, ...]]] = []
     for index, people in enumerate(sites):
         (folder / str(index)).mkdir()
+        make_state(folder / f"{index}/state")
         ledger = open_ledger(folder / f"{index}/ledger", folder / f"{index}/state", KEY, shipped_accountants())
         accounting = Accounting(ledger, PrivacyPolicy, lambda: 1.7e9)
         evaluator, task = Evaluator(study, accounting, partial(SeededRandomness, bytes([index] * 32))), Task(people)

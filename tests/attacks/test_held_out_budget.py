@@ -26,6 +26,7 @@ from quorate_client.approval.readiness import Assessor, Question
 from quorate_client.ledger.entries import Account
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.site.database import make_state
 from tests.client.ledger_kit import KEY
 from tests.client.rounds.test_evaluation import DATASET, TRAINING, Site, noisy, study
 
@@ -36,6 +37,7 @@ FINGERPRINTS = b"r" * 32
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    make_state(tmp_path / "state")
     ledger = open_ledger(tmp_path / "ledger", tmp_path / "state", KEY, shipped_accountants())
     yield Site(ledger)
     ledger.close()

@@ -21,6 +21,7 @@ from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.rounds.training import Accounting
+from quorate_client.site.database import make_state
 from tests.client.ledger_kit import KEY
 from tests.client.rounds import test_evaluation
 from tests.client.rounds.test_training import PER_RECORD, TRAINING, Site, study
@@ -30,6 +31,7 @@ TIGHT = PrivacyPolicy(epsilon_ever=6.0, largest_delta=1e-2)
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    make_state(tmp_path / "state")
     with closing(open_ledger(tmp_path / "ledger", tmp_path / "state", KEY, shipped_accountants())) as made:
         yield made
 

@@ -47,6 +47,7 @@ from quorate_client.site.keys import make_or_load_keys
 from tests.client import engine_kit
 from tests.client.conftest import SITE, RunningSite, ScriptedEngine, Talk, approve, enrol, instruct, live, make_study
 from tests.client.consortium import NAME, Authority, RunningServer, Server, Visit, server_credentials, start_server
+from tests.client.databases import made_state
 from tests.patience import PATIENCE_S
 
 
@@ -238,7 +239,7 @@ async def test_acknowledging_what_was_never_said_leaves_nothing_in_memory(talk: 
 
 def test_a_server_that_goes_on_asking_does_not_fill_the_disk(services: Server, tmp_path: Path) -> None:
     """Every refusal is written down, and was kept for a week."""
-    state = open_state(tmp_path / "state.sqlite")
+    state = made_state(tmp_path / "state.sqlite")
     journal = Journal(state, lambda: 0.0, most_entries=20)
     for number in range(100):
         name = MessageId(number.to_bytes(32, "big"))

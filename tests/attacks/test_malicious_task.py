@@ -21,7 +21,7 @@ from quorate_client.daemon.daemon import make_engine
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.sums import verify
 from quorate_client.site.config import Config
-from quorate_client.site.database import open_state, site_state
+from quorate_client.site.database import make_state, open_state, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import load_keys, make_or_load_keys
 from quorate_client.workers.isolation import Confinement
@@ -52,7 +52,7 @@ async def test_a_task_changes_nothing_at_the_site_but_its_own_files(thief_instal
     folder = SiteFolder(tmp_path / "site")
     folder.create()
     make_or_load_keys(folder.keys)
-    open_state(folder.database).close()
+    make_state(folder.database)
     folder.policy.write_text("require_isolation = true\n")
     with opened(folder.root) as ledger:
         ledger.spend(ledger.reserve(a_charge(), NO_LIMITS, NOW), steps(1))

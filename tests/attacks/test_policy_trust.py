@@ -15,7 +15,7 @@ from quorate.rounds.instruction import Phase
 from quorate_client.approval.policy import Policy
 from quorate_client.approval.policy_file import has_policy, policy_now, read_policy, write_default_policy
 from quorate_client.ledger.ledger import open_ledger
-from quorate_client.site.database import alone, site_state
+from quorate_client.site.database import alone, make_state, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
 from quorate_client.site.trusted_file import read_trusted
@@ -44,6 +44,7 @@ def folder(tmp_path: Path) -> SiteFolder:
     made = SiteFolder(tmp_path / "site")
     made.create()
     make_or_load_keys(made.keys)
+    make_state(made.database)
     return made
 
 
@@ -100,6 +101,7 @@ def test_a_database_that_takes_the_place_of_one_learns_of_the_policy_too(folder:
         for _ in range(2):
             policy_now(folder)
         folder.database.rename(folder.root / "aside")
+        make_state(folder.database)
         policy_now(folder)
         folder.policy.unlink()
         refused(folder, "is gone: this site had a policy")
@@ -326,6 +328,7 @@ def test_what_was_looked_at_is_what_is_read(tmp_path: Path, bad_because: str) ->
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Iterator[Site]:
+    make_state(tmp_path / "state.sqlite")
     with closing(open_ledger(tmp_path / "ledger.sqlite", tmp_path / "state.sqlite", KEY, ACCOUNTANTS)) as ledger:
         yield Site(tmp_path, ledger)
 

@@ -19,7 +19,7 @@ from quorate.study.rules import Rules
 from quorate.study.study import TaskRef
 from quorate_client.rounds.sums.query import query_of
 from quorate_client.rounds.sums.votes import Members, Question, VoteLog, check
-from quorate_client.site.database import open_state
+from tests.client.databases import made_state
 
 Set = frozenset[int]
 
@@ -91,7 +91,7 @@ class Site:
 
     def __init__(self, number: int, folder: Path, rules: Rules) -> None:
         self.number, self.rules = number, rules
-        self.ballots = VoteLog(open_state(folder / f"{number}.sqlite"))
+        self.ballots = VoteLog(made_state(folder / f"{number}.sqlite"))
 
     def votes(self, survivors: Set, query: bytes, run: str, round_number: int = 0) -> bool:
         roster = {SiteName(f"site-{site}"): bytes([site]) * 32 for site in range(self.rules.sites)}

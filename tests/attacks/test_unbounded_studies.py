@@ -25,6 +25,7 @@ from quorate_client.ledger.entries import Account, Unbounded
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.rounds.training import Accounting
+from quorate_client.site.database import make_state
 from tests.client.engine_kit import RUN, ServerPart, make_study, site
 from tests.client.ledger_kit import KEY
 from tests.client.rounds.test_training import PER_RECORD, TRAINING, Site, study
@@ -44,6 +45,7 @@ ON_PARAMETERS: dict[str, Any] = {
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    make_state(tmp_path / "state.sqlite")
     made = open_ledger(tmp_path / "ledger.sqlite", tmp_path / "state.sqlite", KEY, shipped_accountants())
     yield made
     made.close()

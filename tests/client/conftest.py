@@ -29,7 +29,7 @@ from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.site.agreement import Agreement
 from quorate_client.site.config import Config
-from quorate_client.site.database import ConnectionReport, SiteDatabase, open_state
+from quorate_client.site.database import ConnectionReport, SiteDatabase, make_state, open_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import Identity, load_keys, make_or_load_keys, save_identity
 from tests.patience import PATIENCE_S
@@ -86,6 +86,7 @@ def enrol(
 ) -> None:
     """A site that has joined; its certificate is valid from and to so many seconds from now."""
     folder.create()
+    make_state(folder.database)
     keys = make_or_load_keys(folder.keys)
     subject = Subject(services.authority.consortium, Role.SITE, name)
     certificate = services.authority.issue(subject, keys.tls.public_key(), *life)

@@ -12,6 +12,7 @@ from quorate.privacy.events import Event
 from quorate_client.ledger.entries import Account, Charge, Limits
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import Accountants
+from quorate_client.site.database import make_state
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
@@ -61,6 +62,7 @@ def opened(
     folder: Path, wall: Clock | None = None, key: Ed25519PrivateKey = KEY, accountants: Accountants = ACCOUNTANTS
 ) -> Iterator[Ledger]:
     """The ledger in a folder, as a process has it from its start to its end."""
+    make_state(folder / "state.sqlite")
     ledger = open_ledger(folder / "ledger.sqlite", folder / "state.sqlite", key, accountants, wall or Clock())
     try:
         yield ledger

@@ -24,9 +24,10 @@ from quorate_client.rounds.sums.site_keys import SiteSecrets
 from quorate_client.rounds.sums.votes import VoteLog
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement, Dataset
-from quorate_client.site.database import SiteDatabase, open_state
+from quorate_client.site.database import SiteDatabase
 from quorate_client.site.folder import RELEASED_MODEL
 from tests.client.data_kit import an_index
+from tests.client.databases import made_state
 from tests.client.engine_kit import make_study, records_of
 from tests.client.in_process import InProcessWorkers
 from tests.server.sites_kit import Keys
@@ -75,7 +76,7 @@ class EngineSite:
         return self.folder / "studies" / f"{RUN}.key"
 
     def _start(self) -> None:
-        self.state = open_state(self.folder / "state.sqlite")
+        self.state = made_state(self.folder / "state.sqlite")
         secure = SiteSecrets(
             keys=lambda: (self.keys.signing, self.keys.sealing),
             sealing_keys=lambda _: self.sealing_keys,

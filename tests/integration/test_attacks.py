@@ -63,7 +63,7 @@ class HandSite:
 
     def connect(self, session: int) -> None:
         self._events = self.stub.Connect(iter(self._outgoing.get, None), timeout=PATIENCE_S)
-        self.say(hello=rounds_pb2.SiteHello(session=session, version="by hand"))
+        self.say(hello=rounds_pb2.SiteHello(session=session, version="0.1.0"))
         self.next("welcome")
 
     def say(self, **event: Any) -> None:

@@ -14,7 +14,7 @@ import typer
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
 from quorate.process.storage_errors import storage_errors
 from quorate.process.terminal import unexpected_ends_it
-from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies
+from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies, upkeep
 from quorate_client.cli.output import show_error
 
 app = typer.Typer(
@@ -32,6 +32,9 @@ app.command()(site.status)
 app.command()(site.pause)
 app.command()(site.resume)
 app.command()(site.doctor)
+app.command()(upkeep.upgrade)
+app.command()(upkeep.backup)
+app.command()(upkeep.restore)
 app.command("studies")(studies.studies)
 app.command()(studies.show)
 app.command()(studies.approve)

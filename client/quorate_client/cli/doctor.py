@@ -19,6 +19,7 @@ from quorate.errors import QuorateError
 from quorate_client.approval.offers import open_offers
 from quorate_client.approval.policy_file import look_at_policy
 from quorate_client.cli.network_check import BrokenWayError, connect, first_hop, resolve, shake_hands, who_answers
+from quorate_client.ledger.upgrading import pending_upgrades
 from quorate_client.site.config import Config, read_config
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
@@ -52,12 +53,35 @@ def examine(folder: SiteFolder, wall: Callable[[], float]) -> Iterator[Finding]:
     except QuorateError as error:
         yield Finding("configuration and identity", "failed", str(error))
         return
-    yield _policy(folder)
+    databases = _databases(folder)
+    yield databases
+    if databases.verdict != "failed":
+        yield _policy(folder)
     yield _certificate(credentials, wall())
-    yield _clock(folder)
+    if databases.verdict != "failed":
+        yield _clock(folder)
     yield _disk(folder.root)
     yield _isolation(folder)
     yield from _way(folder, config, identity, credentials)
+
+
+def _databases(folder: SiteFolder) -> Finding:
+    try:
+        files = pending_upgrades(folder)
+    except QuorateError as error:
+        return Finding("databases", "failed", str(error))
+    if not folder.database.exists():
+        return Finding("databases", "failed", f"{folder.database} is not there", "Restore it: `quorate-client restore`")
+    waiting = [f"{each.path.name} is of layout {each.found} and goes to {each.newest}" for each in files if each.steps]
+    if waiting:
+        return Finding(
+            "databases",
+            "failed",
+            f"an upgrade is pending: {'; '.join(waiting)}",
+            "Restart the daemon with this version, or run `quorate-client upgrade`",
+        )
+    layouts = ", ".join(f"{each.path.name} {each.newest}" for each in files)
+    return Finding("databases", "ok", f"of this version's layouts: {layouts}")
 
 
 def _policy(folder: SiteFolder) -> Finding:
@@ -87,10 +111,8 @@ def _certificate(credentials: Credentials, now: float) -> Finding:
 
 
 def _clock(folder: SiteFolder) -> Finding:
-    report = None
-    if folder.database.exists():
-        with site_state(folder.database) as state:
-            report = state.connection
+    with site_state(folder.database) as state:
+        report = state.connection
     if report is None or report.clock_offset_s is None:
         return Finding("clock", "skipped", "the daemon has not been connected yet, so there is nothing to compare with")
     offset = f"the server's clock is {report.clock_offset_s:+.0f} s from this machine's"

@@ -30,6 +30,7 @@ from quorate.v1 import enrolment_pb2
 from quorate.wire.messages import member_to_proto
 from quorate_client.connection.channel import enrolment_stub, open_blocking_channel, translated
 from quorate_client.site.config import Address
+from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import (
     Credentials,
@@ -143,6 +144,7 @@ def join(joining: Joining, invitation: Invitation) -> Identity:
     identity = Identity(invitation.consortium, parse_name(invitation.site), invitation.address)
     _check_free(joining, identity)
     joining.folder.create()
+    make_state(joining.folder.database)
     keys = make_or_load_keys(joining.folder.keys)
     request = enrolment_pb2.RedeemRequest(
         csr_pem=keys.request(identity.site), member=member_to_proto(keys.member(identity.site))

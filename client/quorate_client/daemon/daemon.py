@@ -62,6 +62,7 @@ from quorate_client.daemon.readiness_reports import ReadinessReports
 from quorate_client.daemon.upkeep import CertificateKeeper, forget_the_old, heed_pause
 from quorate_client.ledger.ledger import Ledger, open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.ledger.upgrading import upgrade_site
 from quorate_client.rounds.engine import Engine
 from quorate_client.rounds.sums.site_keys import SiteSecrets
 from quorate_client.rounds.sums.votes import VoteLog
@@ -211,16 +212,28 @@ async def serve(folder: SiteFolder, config: Config) -> None:
 
     Raises:
         SupersededError, IdentityClonedError, CertificateRevokedError: this identity must not go on.
-        WrongStateError: another daemon runs on the folder, or the site has not joined. ConfigError, IdentityError.
+        WrongStateError: another daemon runs on the folder, or the site has not joined, or its database is of a newer
+            version or gone. LedgerError: so is the ledger. ConfigError, IdentityError.
     """
+    load_identity(folder.keys)
+    _warn_of_expiry(folder)
+    with folder.held_by_this_daemon():
+        for done in upgrade_site(folder):
+            if done.steps:
+                log.info(
+                    "database upgraded", file=done.path.name, was=done.found, layout=done.newest, copy=done.copy.name
+                )
+        await _serve(folder, config)
+
+
+async def _serve(folder: SiteFolder, config: Config) -> None:
+    """On a folder that is this daemon's, with databases of this version."""
     identity = load_identity(folder.keys)
     policy = read_policy(folder)
-    _warn_of_expiry(folder)
     registry = CollectorRegistry()
     metrics = ClientMetrics(registry)
     signing = load_keys(folder.keys).signing
     with (
-        folder.held_by_this_daemon(),
         site_state(folder.database) as state,
         closing(open_ledger(folder.ledger, folder.database, signing, shipped_accountants())) as ledger,
     ):

@@ -41,9 +41,10 @@ from quorate_client.flower.engine_client import COUNT_BYTES, MAX_PART_BYTES, SOC
 from quorate_client.flower.site_file import NodeSite
 from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
+from quorate_client.ledger.upgrading import upgrade_site
 from quorate_client.rounds.engine import Engine
 from quorate_client.site.config import Config, read_config
-from quorate_client.site.database import SiteDatabase, open_state
+from quorate_client.site.database import SiteDatabase, make_state, open_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import SiteKeys, make_or_load_keys
 from quorate_client.site.logs import configure_logging
@@ -95,6 +96,8 @@ class EngineServer:
         self._state: SiteDatabase | None = None
         self._spool = Spool(folder.spool)
         self._keys = make_or_load_keys(folder.keys)
+        if not folder.ledger.exists():  # the two come and go together
+            make_state(folder.database)
         self._turn = asyncio.Lock()
         self._open = 0
         self._works: set[asyncio.Task[list[bytes]]] = set()
@@ -167,6 +170,8 @@ class EngineServer:
         site = NodeSite.read(file)
         study = site.agreement.study
         self._over_s = max(self._over_s, self._clock() + study.rounds.deadline_s + IDLE_S)
+        if self._engine is None:
+            upgrade_site(self._folder)  # the starter of this process took the folder's lock
         self._admit(site, instruction)
         engine = await self._opened(site)
 

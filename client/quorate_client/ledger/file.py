@@ -14,17 +14,17 @@ from pathlib import Path
 from quorate.errors import DiskFullError, FrameError, LedgerError
 from quorate.privacy.ledger_head import SignedHead
 from quorate_client.ledger.entries import Entry, read_entry
-from quorate_client.site.database import alone
+from quorate_client.site.layout import KEEP_HISTORY, Layout, alone, fill, new_file, require_newest
 
 BUSY_TIMEOUT_S = 60.0
 """Whoever writes holds the file while an accountant computes, which takes a second or so."""
 RESTORE = "Restore the newest copy of ledger.sqlite; nothing is spent without it"
-_VERSION = 3
 _SCHEMA = """
 CREATE TABLE entries (
     number INTEGER PRIMARY KEY, content BLOB NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL
-) STRICT
+) STRICT;
 """
+LEDGER_LAYOUT = Layout("The privacy ledger", first=3, schema=_SCHEMA, steps=(KEEP_HISTORY,), refusal=LedgerError)
 
 
 class LedgerFile:
@@ -74,39 +74,23 @@ class LedgerFile:
 
 
 def open_file(path: Path) -> LedgerFile:
-    """Open, and on first use create, the file.
+    """Open, and on first use create, the file. One that is gone is created too: the witness says that it was there.
 
     Raises:
-        LedgerError: it is damaged, or another version wrote it. DiskFullError.
+        LedgerError: it is damaged, or of another layout than this version's. DiskFullError.
     """
     with unusable():
-        new = not path.exists()
+        new_file(path)
         database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
         try:
-            if new:
-                path.chmod(0o600)
             for pragma in ("journal_mode=WAL", "synchronous=FULL"):
                 database.execute(f"PRAGMA {pragma}")
-            _create_table(database, path)
+            fill(database, LEDGER_LAYOUT)
+            require_newest(database, path, LEDGER_LAYOUT)
         except BaseException:
             database.close()
             raise
     return LedgerFile(database)
-
-
-def _create_table(database: sqlite3.Connection, path: Path) -> None:
-    with alone(database):
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            database.execute(_SCHEMA)
-            database.execute(f"PRAGMA user_version={_VERSION}")
-        elif version != _VERSION:
-            raise LedgerError(
-                f"The privacy ledger {path} was written by another version of this program",
-                expected=f"layout {_VERSION}",
-                got=f"layout {version}",
-                action="Install the version that wrote it, or a newer one",
-            )
 
 
 @contextmanager

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
 from quorate.process.storage_errors import sqlite_refusal
+from quorate_client.site.layout import KEEP_HISTORY, Layout, alone, fill, missing, new_file, require_newest
 
-_VERSION = 4
+_NAME = "The site's database"
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
@@ -54,6 +55,7 @@ CREATE TABLE uploads (
 ) STRICT;
 CREATE TABLE counted (run TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT;
 """
+STATE_LAYOUT = Layout(_NAME, first=4, schema=_SCHEMA, steps=(KEEP_HISTORY,), refusal=WrongStateError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,27 +129,54 @@ class SiteDatabase:
             self.database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
 
-def open_state(path: Path) -> SiteDatabase:
-    """Open, and on first use create, the site's database.
+def make_state(path: Path) -> None:
+    """Make the database of a new site; one that is there stays as it is.
 
     Raises:
-        WrongStateError: a newer version wrote it. StorageError: it is damaged, or cannot be opened. DiskFullError.
+        StorageError, DiskFullError: it cannot be made.
     """
-    new = not path.exists()
+    with _opening(path):
+        new_file(path)
+        with closing(_connected(path)) as database:
+            fill(database, STATE_LAYOUT)
+
+
+def open_state(path: Path) -> SiteDatabase:
+    """Open the site's database.
+
+    Raises:
+        WrongStateError: it is not there, or of another layout than this version's. StorageError: it is damaged, or
+            cannot be opened. DiskFullError.
+    """
+    if not path.exists():
+        raise missing(path, _NAME)
+    with _opening(path):
+        database = _connected(path)
+        try:
+            require_newest(database, path, STATE_LAYOUT)
+        except BaseException:
+            database.close()
+            raise
+    return SiteDatabase(database)
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise sqlite_refusal(error, _NAME, path) from error
+
+
+def _connected(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
-        if new:
-            path.chmod(0o600)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             database.execute(f"PRAGMA {pragma}")
-        _create_tables(database, path)
-    except sqlite3.DatabaseError as error:
-        database.close()
-        raise sqlite_refusal(error, "The site's database", path) from error
     except BaseException:
         database.close()
         raise
-    return SiteDatabase(database)
+    return database
 
 
 @contextmanager
@@ -167,19 +196,6 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def alone(database: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, and no other process writes in between. Raises sqlite3's own errors."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if database.in_transaction:  # SQLite may have rolled back by itself, as it does when the disk is full
-            database.execute("ROLLBACK")
-        raise
-    database.execute("COMMIT")
-
-
-@contextmanager
 def disk_errors() -> Iterator[None]:
     """Translate what the disk and other processes do to the database."""
     try:
@@ -194,19 +210,3 @@ def disk_errors() -> Iterator[None]:
             got=str(error),
             action="Look for another program that holds it open, and at the disk's health",
         ) from error
-
-
-def _create_tables(database: sqlite3.Connection, path: Path) -> None:
-    with transaction(database):
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            for statement in _SCHEMA.split(";"):
-                database.execute(statement)
-            database.execute(f"PRAGMA user_version={_VERSION}")
-        elif version != _VERSION:
-            raise WrongStateError(
-                f"The site's database {path} was written by another version of this program",
-                expected=f"layout {_VERSION}",
-                got=f"layout {version}",
-                action="Install the version that wrote it, or a newer one",
-            )

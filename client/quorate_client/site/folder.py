@@ -7,14 +7,13 @@ what the tasks leave, ``log/`` the daemon's log.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quorate.errors import WrongStateError
 from quorate.identity import RunId
+from quorate.process.folder_lock import held, is_held
 
 RELEASED_MODEL = "model.npz"
 
@@ -90,23 +89,13 @@ class SiteFolder:
         Raises:
             WrongStateError: another daemon runs on this folder.
         """
-        with self.lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise WrongStateError(
-                    f"A daemon already runs on {self.root}",
-                    action="Stop it first, or pass another folder with --state",
-                ) from error
+        with held(
+            self.lock,
+            what=f"A daemon already runs on {self.root}",
+            action="Stop it first, or pass another folder with --state",
+        ):
             yield
 
     def daemon_runs(self) -> bool:
         """Whether a daemon holds the folder at this moment."""
-        if not self.lock.exists():
-            return False
-        with self.lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return is_held(self.lock)

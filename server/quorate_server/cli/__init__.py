@@ -15,19 +15,21 @@ import typer
 
 from quorate.errors import EXIT_OTHER, QuorateError
 from quorate.process.terminal import say, unexpected_ends_it
+from quorate_server.cli import upkeep
 from quorate_server.cli.doctor import examine
 from quorate_server.cli.failures import machine_errors
 from quorate_server.cli.founding import add_operator, found, open_registry
 from quorate_server.cli.logs import configure_logging
+from quorate_server.cli.options import State
 from quorate_server.consortium.config import CONFIG_NAME, ServerConfig
 
 app = typer.Typer(help="The coordinator of a Quorate consortium.", no_args_is_help=True, pretty_exceptions_enable=False)
 operator_app = typer.Typer(help="Credentials of operators.", no_args_is_help=True)
 app.add_typer(operator_app, name="operator")
 
-State = Annotated[
-    Path, typer.Option("--state", envvar="QUORATE_SERVER_STATE", help="The server's state folder.", show_default=False)
-]
+app.command()(upkeep.upgrade)
+app.command()(upkeep.backup)
+app.command()(upkeep.restore)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from quorate.errors import QuorateError
 from quorate_server.cli.founding import open_registry
 from quorate_server.consortium.ca import DAY_S, SERVER_NAME, Authority
 from quorate_server.consortium.config import ServerConfig, split_address
+from quorate_server.storage.database import LAYOUT
 
 _MIN_FREE_BYTES = 2 * 1024**3
 _WARN_DAYS = 30
@@ -52,7 +53,17 @@ def examine(state_dir: Path, now: float) -> Iterator[Finding]:
 
 
 def _database(config: ServerConfig, authority: Authority, now: float) -> Finding:
+    from quorate_server.storage.upgrade import pending_upgrade  # slow to load, and not needed by other commands
+
     try:
+        todo = pending_upgrade(config.engine_url)
+        if todo.steps:
+            return Finding(
+                "database",
+                False,
+                f"it is of layout {todo.found}, and this version's is {LAYOUT}: an upgrade is pending",
+                "Start the server with this version, or run `quorate-server upgrade`",
+            )
         with open_registry(config) as registry:
             sites = len(registry.sites())
     except QuorateError as error:
@@ -61,7 +72,7 @@ def _database(config: ServerConfig, authority: Authority, now: float) -> Finding
         return Finding(
             "database", False, type(error).__name__, "Check `database_url`, that the database runs, and the rights"
         )
-    return Finding("database", True, f"{sites} sites")
+    return Finding("database", True, f"{sites} sites, layout {LAYOUT}")
 
 
 def _operators(config: ServerConfig, authority: Authority, now: float) -> Finding:

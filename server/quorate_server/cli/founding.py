@@ -11,7 +11,7 @@ from quorate.errors import AlreadyExistsError
 from quorate.identity import parse_name
 from quorate.process.private_files import write_new
 from quorate_server.consortium.ca import Authority, Credential
-from quorate_server.consortium.config import CONFIG_NAME, ServerConfig
+from quorate_server.consortium.config import CONFIG_NAME, DATABASE_NAME, ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.storage.database import open_database
 
@@ -28,13 +28,16 @@ def found(state_dir: Path, *, consortium: str, address: str, listen: str, now: f
     Raises:
         AlreadyExistsError: there is a server in the folder. ConfigError: naming each wrong value.
     """
-    for name in (CONFIG_NAME, "ca", FIRST_OPERATOR):
+    for name in (CONFIG_NAME, "ca", DATABASE_NAME, FIRST_OPERATOR):
         if (state_dir / name).exists():
             raise AlreadyExistsError(
                 f"{state_dir} holds a server's {name} already",
                 action="Choose an empty folder; an existing consortium is never replaced",
             )
     config = ServerConfig.create(state_dir, consortium=consortium, address=address, listen=listen)
+    from quorate_server.storage.upgrade import make_database  # not needed by the other commands, and slow
+
+    make_database(config.engine_url)
     Authority.create(config.ca_dir, consortium, now)
     folder = state_dir / FIRST_OPERATOR
     add_operator(config, FIRST_OPERATOR, folder, now)

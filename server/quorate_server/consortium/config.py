@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from quorate.errors import ConfigError, StudyError
+from quorate.process.folder_lock import held
 from quorate.process.private_files import write_new
 from quorate.study.study import Name, Study
 
 CONFIG_NAME = "server.toml"
+DATABASE_NAME = "server.sqlite"
+LOCK_NAME = "server.lock"
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -152,7 +157,7 @@ class ServerConfig(_Settings):
 
     @property
     def engine_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.state_dir / 'server.sqlite'}"
+        return self.database_url or f"sqlite:///{self.state_dir / DATABASE_NAME}"
 
     @property
     def public_host(self) -> str:
@@ -170,6 +175,21 @@ class ServerConfig(_Settings):
     @property
     def runs_dir(self) -> Path:
         return self.state_dir / "runs"
+
+
+@contextmanager
+def held_by_server(config: ServerConfig) -> Iterator[None]:
+    """Keep a second server, an upgrade and a restore out of the folder meanwhile.
+
+    Raises:
+        WrongStateError: a server runs on it.
+    """
+    with held(
+        config.state_dir / LOCK_NAME,
+        what=f"A server already runs on {config.state_dir}",
+        action="Stop it first, or name another folder with --state",
+    ):
+        yield
 
 
 def _url_in_file(path: Path, settings: _Settings) -> str:

@@ -7,18 +7,15 @@ the methods of ``ServerMetrics`` and knows neither names nor labels.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from quorate import __version__
 from quorate.process.disk import DiskUse
 from quorate.process.metrics import (
     LATENCY_BUCKETS,
-    OTHER,
     Metric,
     MetricKind,
     counter,
@@ -29,6 +26,7 @@ from quorate.process.metrics import (
 )
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
+from quorate.versions import Age
 
 
 class RoundOutcome(StrEnum):
@@ -43,15 +41,6 @@ class UploadOutcome(StrEnum):
     BROKEN_OFF = "broken_off"
 
 
-class VersionRelation(StrEnum):
-    """How a site's version stands to the server's. The text of a version is the site's own, and no label."""
-
-    SAME = "same"
-    OLDER = "older"
-    NEWER = "newer"
-    OTHER = OTHER
-
-
 BytesKind = Literal["blob", "control"]
 CertificateKind = Literal["ca", "server"]
 StoreOperation = Literal["read", "write"]
@@ -61,7 +50,6 @@ BYTES_KINDS: tuple[BytesKind, ...] = ("blob", "control")
 POOLED_METRICS = ("loss", "train_loss", "accuracy", "auc", "recall", "specificity", "records")
 
 _PHASE_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-_RELEASE = re.compile(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 
 BUILD = Metric(
     "quorate_server_build_info", MetricKind.INFO, "Version of the server.", {"version": (), "python_version": ()}
@@ -96,8 +84,9 @@ SITES = Metric(
 SITE_VERSIONS = Metric(
     "quorate_server_site_versions",
     MetricKind.GAUGE,
-    "Connected sites by how their version stands to the server's.",
-    {"relation": tuple(VersionRelation)},
+    "Sites that have joined by the version that they ran last: of this server's series, of the one before, or one that "
+    "is refused or not known yet.",
+    {"age": tuple(Age)},
 )
 RUNS = Metric("quorate_server_runs", MetricKind.GAUGE, "Runs by their state.", {"state": tuple(RunState)})
 RUNS_INTERRUPTED = Metric(
@@ -255,9 +244,9 @@ class ServerMetrics:
         """Sets how many sites are in each state; a state that is not mentioned has none."""
         _set_all(SITES, self._sites, "state", counts)
 
-    def site_versions_are(self, counts: Mapping[VersionRelation, int]) -> None:
-        """Sets how many connected sites have such a version; a relation that is not mentioned has none."""
-        _set_all(SITE_VERSIONS, self._site_versions, "relation", counts)
+    def site_versions_are(self, counts: Mapping[Age, int]) -> None:
+        """Sets how many sites ran a version of each age last; an age that is not mentioned has none."""
+        _set_all(SITE_VERSIONS, self._site_versions, "age", counts)
 
     def runs_are(self, counts: Mapping[RunState, int]) -> None:
         """Sets how many runs are in each state; a state that is not mentioned has none."""
@@ -310,17 +299,6 @@ class ServerMetrics:
 
     def event_loop_lagged(self, seconds: float) -> None:
         self._event_loop_lag_seconds.observe(seconds)
-
-
-def relation_of(version: str) -> VersionRelation:
-    """How a site's version stands to ours. Whatever a site may call itself, it is one of these."""
-    theirs, ours = _RELEASE.fullmatch(version), _RELEASE.fullmatch(__version__)
-    if version == __version__:
-        return VersionRelation.SAME
-    if theirs is None or ours is None:
-        return VersionRelation.OTHER
-    is_older = [int(part) for part in theirs.groups()] < [int(part) for part in ours.groups()]
-    return VersionRelation.OLDER if is_older else VersionRelation.NEWER
 
 
 def _set_all(metric: Metric, live: Gauge, label: str, counts: Mapping[Any, int]) -> None:

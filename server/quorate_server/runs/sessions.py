@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,7 @@ from quorate.privacy.ledger_head import SignedHead
 from quorate.process.printable import printable
 from quorate.rounds.instruction import MessageId
 from quorate.v1 import rounds_pb2
+from quorate.versions import SERIES, Age, age_of, require_fits
 from quorate.wire.refusal import detail_of
 from quorate_server.storage.journal import Journal
 
@@ -87,6 +88,7 @@ class Sessions:
         journal: Persists the session numbers.
         silent_after_s: A site that is not heard of this long counts as gone though its stream is open.
         on_change: Called after each change of who is there.
+        series: The released series of versions, this server's last.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Sessions:
         silent_after_s: float,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        series: Sequence[str] = SERIES,
     ) -> None:
         self._journal = journal
         self._silent_after_s = silent_after_s
@@ -102,8 +105,10 @@ class Sessions:
         self._wall_clock = wall_clock
         self._open: dict[SiteName, Session] = {}
         self._gone_since_s: dict[SiteName, float] = {}
-        self._last_seen_unix_s: dict[SiteName, float] = {}
-        self._versions: dict[SiteName, str] = {}
+        visits = journal.last_visits()
+        self._last_seen_unix_s = {site: visit.connected_unix_s for site, visit in visits.items()}
+        self._versions = {site: visit.version for site, visit in visits.items()}
+        self._series = series
         self._started_s = monotonic()
         self.on_change: list[Callable[[], None]] = []
 
@@ -113,12 +118,15 @@ class Sessions:
         Raises:
             IdentityClonedError: the number is not higher than the last one: somebody else uses this identity.
             SupersededError: a newer connection was faster. FrameError: not a session number, or not a version.
+            VersionRefusedError: the site's version is too far from this one's.
         """
         if len(version) > MAX_VERSION_CHARACTERS or printable(version) != version:
             raise FrameError("The site's version is malformed", expected=f"at most {MAX_VERSION_CHARACTERS} characters")
         if not 0 < number <= MAX_SESSION:
             raise FrameError("A session number is out of range", expected=f"1 to {MAX_SESSION}")
-        if not await asyncio.to_thread(self._journal.raise_session, site, number):
+        self._versions[site] = version  # also of one that is refused: the operator sees what has to be upgraded
+        require_fits(version, self._series)
+        if not await asyncio.to_thread(self._journal.raise_session, site, number, version):
             raise IdentityClonedError(
                 f"The session number of {site} was already used, so two daemons use its identity",
                 expected="a number higher than at every earlier connection",
@@ -136,7 +144,6 @@ class Sessions:
             previous.end(superseded)
         session = Session(site, number, version, last_heard_s=self._monotonic())
         self._open[site] = session
-        self._versions[site] = version
         self._last_seen_unix_s[site] = self._wall_clock()
         self._changed()
         return session
@@ -220,6 +227,10 @@ class Sessions:
 
     def version(self, site: SiteName) -> str:
         return self._versions.get(site, "")
+
+    def age(self, site: SiteName) -> Age:
+        """How the version that a site ran last stands to this server's."""
+        return age_of(self.version(site), self._series)
 
     def _changed(self) -> None:
         for listener in self.on_change:

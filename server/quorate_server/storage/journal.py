@@ -65,6 +65,14 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Visit:
+    """When a site connected last and which version it ran; empty and 0 where that was not written down yet."""
+
+    version: str
+    connected_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class _PendingReply:
     site: SiteName
     instruction: Instruction
@@ -90,22 +98,30 @@ class Journal:
 
     # --- sessions ---
 
-    def raise_session(self, site: SiteName, number: int) -> bool:
-        """Fencing: remember a higher session number. False when the number is not higher than the last one.
+    def raise_session(self, site: SiteName, number: int, version: str) -> bool:
+        """Fencing: remember a higher session number, and what connected with it. False when the number is not higher
+        than the last one.
 
         One conditional update decides, so that of two who show the same number at the same moment one wins.
         """
         mine = SESSIONS.c.site == site
+        new = {"number": number, "version": version, "connected_unix_s": self._clock()}
         try:
             with self._engine.begin() as db:
-                if db.execute(update(SESSIONS).where(mine, SESSIONS.c.number < number).values(number=number)).rowcount:
+                if db.execute(update(SESSIONS).where(mine, SESSIONS.c.number < number).values(**new)).rowcount:
                     return True
                 if db.execute(select(SESSIONS.c.site).where(mine)).first() is not None:
                     return False
-                db.execute(insert(SESSIONS).values(site=site, number=number))
+                db.execute(insert(SESSIONS).values(site=site, **new))
         except IntegrityError:  # the other one's insertion came first
             return False
         return True
+
+    def last_visits(self) -> dict[SiteName, Visit]:
+        """How each site connected last."""
+        with self._engine.connect() as db:
+            rows = db.execute(select(SESSIONS.c.site, SESSIONS.c.version, SESSIONS.c.connected_unix_s)).all()
+        return {SiteName(row.site): Visit(row.version, row.connected_unix_s) for row in rows}
 
     def forget_session(self, site: SiteName) -> None:
         """A site that enrolled anew counts from one again."""

@@ -58,6 +58,8 @@ SESSIONS = Table(
     METADATA,
     Column("site", String(63), primary_key=True),
     Column("number", BigInteger, nullable=False),
+    Column("version", String(40), nullable=False, server_default=""),
+    Column("connected_unix_s", Float, nullable=False, server_default="0"),
 )
 # By signing key, not by site: whose key a head was signed with shows whose ledger it is of. A site is told of the heads
 # of all keys that it ever had.

@@ -11,18 +11,19 @@ from quorate.errors import AlreadyExistsError, DatasetMissingError, NotFoundErro
 from quorate_client.approval.answers import Answer, Answers, AnswerWord
 from quorate_client.approval.datasets import Datasets
 from quorate_client.site.agreement import Dataset
-from quorate_client.site.database import SiteDatabase, site_state
+from quorate_client.site.database import SiteDatabase
 from quorate_client.site.folder import SiteFolder
 
 from ..conftest import OTHERS, SITE, make_study
 from ..consortium import Server
+from ..databases import state_made
 
 VISITS = Dataset("visits", "tabular", Path("/data/visits.csv"), {"kind": "tabular"}, 0.25, 120)
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[SiteDatabase]:
-    with site_state(tmp_path / "state.sqlite") as opened:
+    with state_made(tmp_path / "state.sqlite") as opened:
         yield opened
 
 

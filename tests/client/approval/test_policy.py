@@ -21,6 +21,7 @@ from quorate.errors import (
 from quorate.study.study import Protection, Release, Rounds, Site, Study, TaskRef
 from quorate_client.approval.policy import Policy, PrivacyPolicy, require_valid
 from quorate_client.approval.policy_file import DEFAULT_POLICY_TOML, policy_now, read_policy
+from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 
 OPEN = Policy(protection=frozenset({"none"}), evaluation_without_protection=True)
@@ -90,6 +91,7 @@ def test_a_task_that_is_not_listed_is_refused() -> None:
 
 def test_the_written_default_is_the_default(tmp_path: Path) -> None:
     folder = SiteFolder(tmp_path)
+    make_state(folder.database)
     folder.policy.write_text(DEFAULT_POLICY_TOML)
 
     assert read_policy(folder) == Policy()

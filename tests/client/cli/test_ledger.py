@@ -11,6 +11,7 @@ from quorate.identity import SiteName, fingerprint
 from quorate.privacy.events import Event
 from quorate_client.ledger.entries import Account, Limits
 from quorate_client.ledger.ledger import open_ledger
+from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import Identity, make_or_load_keys, save_identity
 
@@ -33,6 +34,7 @@ def site(tmp_path: Path) -> SiteFolder:
     folder = SiteFolder(tmp_path / "site")
     folder.create()
     make_or_load_keys(folder.keys)
+    make_state(folder.database)
     save_identity(folder.keys, Identity("testers", SiteName("north"), "localhost:1"), b"", b"")
     folder.policy.write_text("[privacy]\nepsilon_per_run = 5.0\nepsilon_ever = 9.0\n")
     return folder

@@ -17,9 +17,9 @@ from quorate_client.daemon.budgets import BudgetWatch
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.ledger.ledger import Ledger
 from quorate_client.site.agreement import Dataset
-from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
 
+from ..databases import state_made
 from ..ledger_kit import DELTA, NO_LIMITS, Clock, a_charge, opened
 
 
@@ -49,7 +49,7 @@ class Site:
 def site(folder: SiteFolder) -> Iterator[Site]:
     folder.create()
     clock, registry = Clock(), CollectorRegistry()
-    with site_state(folder.database) as state, opened(folder.root) as ledger:
+    with state_made(folder.database) as state, opened(folder.root) as ledger:
         datasets = Datasets(state, clock)
         for name, records in (("visits", 250), ("admissions", 12)):
             clock.now += 1

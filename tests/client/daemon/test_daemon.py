@@ -15,7 +15,7 @@ from quorate.errors import SupersededError
 from quorate.rounds.spool import Spool
 from quorate_client.daemon.daemon import make_engine
 from quorate_client.site.config import Config
-from quorate_client.site.database import site_state
+from quorate_client.site.database import make_state, site_state
 from quorate_client.site.folder import SiteFolder
 
 from ..conftest import enrol
@@ -111,6 +111,7 @@ async def test_a_pause_by_command_reaches_the_running_daemon(server: RunningServ
 
 async def test_the_engine_can_be_made_and_closed(folder: SiteFolder) -> None:
     folder.create()
+    make_state(folder.database)
     with site_state(folder.database) as state, opened(folder.root) as ledger:
         engine = make_engine(folder, Config(task_memory_mb=1024), Spool(folder.spool), state, ledger)
         await engine.close()

@@ -11,7 +11,8 @@ from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob, blob_id
 from quorate.rounds.instruction import Instruction, Phase, Reply, message_id
 from quorate_client.daemon.journal import Journal
-from quorate_client.site.database import SiteDatabase, open_state
+from quorate_client.site.database import SiteDatabase
+from tests.client.databases import made_state
 
 DAY_S = 86_400.0
 
@@ -28,7 +29,7 @@ def large(seed: int) -> Blob:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[SiteDatabase]:
-    opened = open_state(tmp_path / "state.sqlite")
+    opened = made_state(tmp_path / "state.sqlite")
     yield opened
     opened.close()
 

@@ -33,6 +33,7 @@ from quorate_client.site.config import Config
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import make_or_load_keys
+from tests.client.databases import state_made
 from tests.client.engine_kit import (
     SITES,
     ServerPart,
@@ -144,17 +145,22 @@ def test_a_message_for_another_sites_folder_is_refused_and_nothing_is_done_there
     assert list(place.folders["south"].root.rglob("*.sqlite")) == []
 
 
+def agreed_to(folder: SiteFolder) -> list[Answer]:
+    with site_state(folder.database) as state:
+        return Answers(state, float).all()
+
+
 def test_a_site_file_that_names_another_sites_folder_is_refused_by_its_keys(secret: Place) -> None:
     secret.write("north", folder=secret.folders["south"].root)
     assert secret.ask(Phase.KEYS, "south", file="north").code == "key_mismatch"
-    assert not secret.folders["south"].database.exists()
+    assert agreed_to(secret.folders["south"]) == []
 
 
 def test_a_secret_study_without_the_keys_of_its_sites_is_refused(secret: Place) -> None:
     for members in ((), secret.members[:2]):
         secret.write("north", members=members)
         assert secret.ask(Phase.KEYS).code == "key_mismatch"
-    assert not secret.folders["north"].database.exists()
+    assert agreed_to(secret.folders["north"]) == []
 
 
 def test_the_keys_that_were_pinned_first_stay(secret: Place) -> None:
@@ -192,7 +198,7 @@ def test_an_expired_study_is_refused(installed: Path, tmp_path: Path) -> None:
 def test_a_pause_and_a_rejection_in_the_folder_go_before_the_site_file(place: Place) -> None:
     """The folder may have been a daemon's before."""
     digest = place.study.digest()
-    with site_state(place.folders["north"].database) as state:
+    with state_made(place.folders["north"].database) as state:
         state.pause(True)
     assert place.ask(Phase.UPLOAD).code == "site_paused"
     with site_state(place.folders["north"].database) as state:

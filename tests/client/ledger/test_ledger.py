@@ -48,6 +48,7 @@ from quorate_client.ledger.limits import Accountants, shipped_accountants
 from quorate_client.ledger.sums import verify
 from quorate_client.ledger.witness import Witness
 from quorate_client.ledger.witnessed import WitnessedEntries
+from quorate_client.site.database import make_state
 
 from ..ledger_kit import (
     ACCOUNTANTS,
@@ -416,7 +417,7 @@ def test_the_ledger_survives_power_cuts_and_is_private(tmp_path: Path, ledger: L
 
 def test_a_ledger_of_another_version_is_not_touched(tmp_path: Path, ledger: Ledger) -> None:
     ledger.entries.file.database.execute("PRAGMA user_version=99")
-    with pytest.raises(LedgerError, match="another version"):
+    with pytest.raises(LedgerError, match="newer version"):
         open_file(tmp_path / "ledger.sqlite")
 
 
@@ -471,6 +472,7 @@ class FullAtTheEnd(LedgerFile):
 
 def test_what_could_not_be_kept_is_forgotten_and_the_ledger_goes_on(tmp_path: Path) -> None:
     file = FullAtTheEnd(open_file(tmp_path / "ledger.sqlite").database)
+    make_state(tmp_path / "state.sqlite")
     ledger = Ledger(WitnessedEntries(file, Witness(tmp_path / "state.sqlite"), KEY), ACCOUNTANTS, Clock())
     reservation = ledger.reserve(a_charge(), NO_LIMITS, NOW)
     file.is_full = True
@@ -488,6 +490,7 @@ def test_what_could_not_be_kept_is_forgotten_and_the_ledger_goes_on(tmp_path: Pa
 
 
 def test_a_reservation_that_cannot_be_witnessed_is_refused_and_counts(tmp_path: Path) -> None:
+    make_state(tmp_path / "state.sqlite")
     witness = Witness(tmp_path / "state.sqlite")
     ledger = Ledger(WitnessedEntries(open_file(tmp_path / "ledger.sqlite"), witness, KEY), ACCOUNTANTS, Clock())
     ledger.reserve(a_charge(), NO_LIMITS, NOW)

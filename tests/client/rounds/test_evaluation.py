@@ -38,6 +38,7 @@ from quorate_client.rounds.model.state import ModelState
 from quorate_client.rounds.task_calls import TaskCalls
 from quorate_client.rounds.training import Accounting
 from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.database import make_state
 from quorate_client.tasks.models.scoring import tally
 
 from ..ledger_kit import KEY
@@ -123,6 +124,7 @@ class Site:
 
 @pytest.fixture(name="site")
 def site_fixture(tmp_path: Path) -> Iterator[Site]:
+    make_state(tmp_path / "state")
     ledger = open_ledger(tmp_path / "ledger", tmp_path / "state", KEY, shipped_accountants())
     yield Site(ledger)
     ledger.close()

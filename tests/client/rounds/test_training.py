@@ -36,6 +36,7 @@ from quorate_client.rounds.model.state import ModelState
 from quorate_client.rounds.task_calls import Measure, TaskCalls, Trained
 from quorate_client.rounds.training import Accounting, Trainer
 from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.database import make_state
 from quorate_client.tasks import PrivateSettings
 from quorate_client.tasks.data.record_index import RecordIndex, write_index
 from quorate_client.workers.pool import TaskWorker, WorkerKey
@@ -137,6 +138,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
+    make_state(tmp_path / "state.sqlite")
     ledger = open_ledger(tmp_path / "ledger.sqlite", tmp_path / "state.sqlite", KEY, shipped_accountants())
     yield Site(tmp_path, ledger)
     ledger.close()

@@ -24,7 +24,8 @@ from quorate.errors import (
 from quorate.identity import RunId, SiteName
 from quorate.secagg.participant import Ballot
 from quorate_client.rounds.sums.votes import MAX_FAILURES, MAX_SETS, Members, Question, VoteLog, check
-from quorate_client.site.database import SiteDatabase, open_state, site_state
+from quorate_client.site.database import SiteDatabase, make_state
+from tests.client.databases import state_made
 from tests.patience import PATIENCE_S
 from tests.protos.secagg.parties import Consortium
 
@@ -52,7 +53,7 @@ def members(survivors: tuple[SiteName, ...] = SITES) -> Members:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[SiteDatabase]:
-    with site_state(tmp_path / "state.sqlite") as opened:
+    with state_made(tmp_path / "state.sqlite") as opened:
         yield opened
 
 
@@ -124,10 +125,10 @@ def test_the_rule_is_what_it_says(survivors: Members, earlier: list[Members], co
 
 def test_a_vote_stands_for_ever_also_after_the_database_was_opened_anew(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
-    with site_state(path) as state:
+    with state_made(path) as state:
         VoteLog(state).lock(a_ballot(), a_question())
     for _ in range(2):
-        with site_state(path) as state:
+        with state_made(path) as state:
             with pytest.raises(VoteRefusedError, match="another vote in the same sum"):
                 VoteLog(state).lock(a_ballot(digest="other"), a_question())
             with pytest.raises(VoteRefusedError, match="survivors that differ"):
@@ -189,9 +190,9 @@ def test_different_queries_have_nothing_to_do_with_each_other(ballots: VoteLog) 
 
 def test_a_vote_commits_to_the_state_it_starts_from_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
-    with site_state(path) as state:
+    with state_made(path) as state:
         VoteLog(state).lock(a_ballot("a"), a_question(2))
-    with site_state(path) as state:
+    with state_made(path) as state:
         ballots = VoteLog(state)
         with pytest.raises(VoteRefusedError, match="another state"):
             ballots.lock(a_ballot("b"), a_question(2, belief=b"other"))
@@ -218,9 +219,9 @@ def test_a_round_that_is_over_is_not_voted_on_again(state: SiteDatabase, ballots
 
 def test_records_are_read_once_for_each_attempt_at_a_sum(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite"
-    with site_state(path) as state:
+    with state_made(path) as state:
         VoteLog(state).begin_upload(RUN, 1, 0)
-    with site_state(path) as state:
+    with state_made(path) as state:
         with pytest.raises(VoteRefusedError, match="in the same attempt"):
             VoteLog(state).begin_upload(RUN, 1, 0)
         for number, attempt in ((1, 1), (2, 0)):
@@ -248,7 +249,7 @@ def test_a_site_that_fails_on_its_records_sits_the_rest_of_the_run_out(state: Si
 def test_two_who_vote_at_the_same_moment_do_not_both_vote(tmp_path: Path) -> None:
     """Two daemons on a copied folder share no database, but two connections to one do not interleave."""
     path = tmp_path / "state.sqlite"
-    with site_state(path) as one, site_state(path) as two:
+    with state_made(path) as one, state_made(path) as two:
         two.database.execute("PRAGMA busy_timeout=0")
         one.database.execute("BEGIN IMMEDIATE")
         with pytest.raises(WrongStateError):
@@ -283,7 +284,7 @@ def test_a_site_that_is_killed_has_voted_if_and_only_if_the_vote_was_committed(
     tmp_path: Path, moment: str, voted: bool
 ) -> None:
     path = tmp_path / "state.sqlite"
-    open_state(path).close()
+    make_state(path)
     done = subprocess.run(
         [sys.executable, "-c", _VOTE_AND_DIE, str(path), moment],
         check=False,
@@ -293,7 +294,7 @@ def test_a_site_that_is_killed_has_voted_if_and_only_if_the_vote_was_committed(
     assert done.returncode == -signal.SIGKILL
     survivors = tuple(SiteName(name) for name in "abc")
     question = replace(a_question(), roster=dict.fromkeys(survivors, bytes(32)))
-    with site_state(path) as state:
+    with state_made(path) as state:
         assert bool(kept(state)) == voted
         if voted:
             with pytest.raises(VoteRefusedError):
@@ -307,7 +308,7 @@ def test_with_a_full_disk_no_vote_leaves(tmp_path: Path) -> None:
     run = consortium.begin(consortium.terms())
     run.upload_all()
     voter = run.here[0].name
-    with site_state(tmp_path / "state.sqlite") as state:
+    with state_made(tmp_path / "state.sqlite") as state:
         ballots = VoteLog(state)
         (pages,) = state.database.execute("PRAGMA page_count").fetchone()
         state.database.execute(f"PRAGMA max_page_count={pages}")

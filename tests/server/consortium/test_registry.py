@@ -26,7 +26,7 @@ from quorate.identity import Role, SiteName, Subject
 from quorate_server.consortium.ca import Authority, Issued
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.tables import SiteStatus
-from quorate_server.storage.database import open_database
+from tests.server.databases import made_database
 from tests.server.door import SiteKeys, a_study
 
 DAY_S = 86_400
@@ -65,7 +65,7 @@ class Consortium:
 
 @pytest.fixture
 def consortium(tmp_path: Path, database_url: str) -> Iterator[Consortium]:
-    engine = open_database(database_url)
+    engine = made_database(database_url)
     yield Consortium(tmp_path, engine)
     engine.dispose()
 

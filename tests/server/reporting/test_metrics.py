@@ -6,18 +6,16 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from quorate import __version__
 from quorate.process.disk import DiskUse
 from quorate.process.metrics import MetricKind
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
+from quorate.versions import Age
 from quorate_server.reporting.metrics import (
     SERVER_METRICS,
     RoundOutcome,
     ServerMetrics,
     UploadOutcome,
-    VersionRelation,
-    relation_of,
 )
 
 
@@ -79,7 +77,7 @@ def exercise(metrics: ServerMetrics) -> None:
     metrics.certificate_expires("ca", 1_900_000_000.0)
     metrics.store_took("write", 0.002)
     metrics.event_loop_lagged(0.001)
-    metrics.site_versions_are({VersionRelation.OLDER: 2})
+    metrics.site_versions_are({Age.PREVIOUS: 2})
     metrics.run_interrupted("quorum_missing")
     metrics.run_interrupted("a worker's own words")
     metrics.runs_last_changed(1_800_000_000.0)
@@ -108,8 +106,8 @@ def exercise(metrics: ServerMetrics) -> None:
         ("store_seconds_count", {"operation": "write"}, 1),
         ("event_loop_lag_seconds_count", {}, 1),
         ("contributions_total", {}, 3),
-        ("site_versions", {"relation": "older"}, 2),
-        ("site_versions", {"relation": "same"}, 0),
+        ("site_versions", {"age": "previous"}, 2),
+        ("site_versions", {"age": "current"}, 0),
         ("runs_interrupted_total", {"code": "quorum_missing"}, 1),
         ("runs_interrupted_total", {"code": "other"}, 1),
         ("run_last_change_timestamp_seconds", {}, 1_800_000_000.0),
@@ -149,19 +147,3 @@ def test_a_state_that_no_site_is_in_any_more_goes_back_to_zero(
 def test_an_unknown_state_of_a_site_is_a_mistake_of_ours(metrics: ServerMetrics) -> None:
     with pytest.raises(ValueError, match="cannot be 'asleep'"):
         metrics.sites_are({"asleep": 1})
-
-
-@pytest.mark.parametrize(
-    ("version", "relation"),
-    [
-        (__version__, VersionRelation.SAME),
-        ("0.0.9", VersionRelation.OLDER),
-        ("100.0.0", VersionRelation.NEWER),
-        ("", VersionRelation.OTHER),
-        ("0.1", VersionRelation.OTHER),
-        ("patient Müller", VersionRelation.OTHER),
-        ("9" * 5000 + ".0.0", VersionRelation.OTHER),
-    ],
-)
-def test_whatever_a_site_calls_its_version_it_is_one_of_four(version: str, relation: VersionRelation) -> None:
-    assert relation_of(version) is relation

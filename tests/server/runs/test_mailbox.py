@@ -18,8 +18,8 @@ from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, mes
 from quorate.rounds.spool import Spool
 from quorate_server.runs.mailbox import MAX_UPLOADS, Mailbox
 from quorate_server.runs.sessions import Session, Sessions
-from quorate_server.storage.database import open_database
 from quorate_server.storage.journal import Journal
+from tests.server.databases import made_database
 from tests.server.study_kit import RUN
 
 EAST, WEST = SiteName("east"), SiteName("west")
@@ -28,7 +28,7 @@ NOTHING: frozenset[BlobId] = frozenset()
 
 class Kit:
     def __init__(self, folder: Path) -> None:
-        self.engine = open_database(f"sqlite:///{folder / 'server.sqlite'}")
+        self.engine = made_database(f"sqlite:///{folder / 'server.sqlite'}")
         self.journal = Journal(self.engine)
         self.journal.create_run(RUN, bytes(32))
         self.spool = Spool(folder / "spool")

@@ -28,9 +28,9 @@ from quorate_server.reporting.metrics import ServerMetrics
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
-from quorate_server.storage.database import open_database
 from quorate_server.storage.journal import Journal
 from tests.patience import PATIENCE_S
+from tests.server.databases import made_database
 from tests.server.sites_kit import SimulatedSite
 from tests.server.study_kit import MemoryBlobs, a_study
 
@@ -54,7 +54,7 @@ class Daemon:
     def __init__(self, state_dir: Path, study: Study) -> None:
         self.study = study
         self.config = ServerConfig.read(state_dir)
-        self.engine = open_database(self.config.engine_url)
+        self.engine = made_database(self.config.engine_url)
         self.registry = Registry(self.engine)
         self.registry.publish(study)
         self.journal = Journal(self.engine)

@@ -16,9 +16,9 @@ from quorate.identity import SiteName
 from quorate.rounds.instruction import MessageId
 from quorate.v1 import rounds_pb2
 from quorate_server.runs.sessions import Session, Sessions
-from quorate_server.storage.database import open_database
 from quorate_server.storage.journal import Journal
 from tests.patience import PATIENCE_S
+from tests.server.databases import made_database
 from tests.server.study_kit import Time
 
 EAST, WEST = SiteName("east"), SiteName("west")
@@ -45,7 +45,7 @@ class Kit:
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Iterator[Kit]:
-    engine = open_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
+    engine = made_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
     journal = Journal(engine)
     yield Kit(journal)
     journal.close()
@@ -81,14 +81,14 @@ async def test_what_was_not_yet_acknowledged_is_when_the_session_ends(kit: Kit) 
 
 async def test_a_newer_connection_takes_over_and_the_older_one_is_told(kit: Kit) -> None:
     older = await kit.sessions.attach(EAST, 1, "0.1")
-    newer = await kit.sessions.attach(EAST, 2, "0.2")
+    newer = await kit.sessions.attach(EAST, 2, "0.1.2")
     event, end = said(older)
     assert (event.refused.code, end) == (SupersededError.code, None)
     assert kit.sessions.session(EAST) is newer
     kit.sessions.detach(older)
     assert kit.sessions.session(EAST) is newer
     assert kit.sessions.state(EAST) == "online"
-    assert kit.sessions.version(EAST) == "0.2"
+    assert kit.sessions.version(EAST) == "0.1.2"
 
 
 @pytest.mark.parametrize("number", [1, 4, 5])
@@ -134,8 +134,8 @@ class SlowJournal(Journal):
         super().__init__(engine)
         self.go_on = threading.Event()
 
-    def raise_session(self, site: SiteName, number: int) -> bool:
-        raised = super().raise_session(site, number)
+    def raise_session(self, site: SiteName, number: int, version: str) -> bool:
+        raised = super().raise_session(site, number, version)
         if number == 1:
             self.go_on.wait(PATIENCE_S)
         return raised
@@ -144,7 +144,7 @@ class SlowJournal(Journal):
 async def test_a_connection_whose_number_was_written_down_slowly_does_not_take_over_from_a_newer_one(
     tmp_path: Path,
 ) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
+    engine = made_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
     journal = SlowJournal(engine)
     sessions = Sessions(journal, SILENT_AFTER_S)
     older = asyncio.create_task(sessions.attach(EAST, 1, "0.1"))

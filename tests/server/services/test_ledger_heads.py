@@ -142,7 +142,7 @@ def test_a_head_comes_back_as_it_went() -> None:
 
 async def welcomed(client: Client, session: int) -> tuple[Stream, rounds_pb2.Welcome]:
     stream = Stream(client.stub.Connect())
-    await stream.say(hello=rounds_pb2.SiteHello(session=session))
+    await stream.say(hello=rounds_pb2.SiteHello(session=session, version="0.1.0"))
     return stream, (await stream.hear()).welcome
 
 

@@ -16,7 +16,7 @@ from quorate.v1 import common_pb2, operator_pb2, operator_pb2_grpc, rounds_pb2
 from quorate.wire.messages import readiness_from_proto, readiness_to_proto
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.tables import ReadinessRecord
-from quorate_server.storage.database import open_database
+from tests.server.databases import made_database
 from tests.server.door import Door, SiteKeys, a_study, open_door
 from tests.server.services.test_rounds_service import EAST, WEST, Client, Server, open_server, refusals
 
@@ -104,7 +104,7 @@ async def test_a_flood_of_reports_takes_the_room_of_one(server: Server) -> None:
 
 @pytest.fixture
 def registry(database_url: str) -> Iterator[Registry]:
-    engine = open_database(database_url)
+    engine = made_database(database_url)
     yield Registry(engine, lambda: 1_800_000_000.0)
     engine.dispose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from quorate.rounds.blobs import FRAME_BYTES, Blob, Frame, blob_id, cut
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.rounds.spool import Spool
 from quorate.v1 import common_pb2, rounds_pb2, rounds_pb2_grpc
+from quorate.versions import SERIES
 from quorate.wire.messages import (
     blob_to_proto,
     frame_from_proto,
@@ -47,9 +48,9 @@ from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Sessions
 from quorate_server.services.access import AccessGuard
 from quorate_server.services.rounds_service import RoundsService
-from quorate_server.storage.database import open_database
 from quorate_server.storage.journal import Journal
 from tests.patience import PATIENCE_S
+from tests.server.databases import made_database
 from tests.server.door import CONSORTIUM, NAME_OVERRIDE, Clock, SiteKeys, a_study
 from tests.server.study_kit import RUN
 
@@ -67,9 +68,9 @@ class Client:
     serial: int
     stub: Any
 
-    async def connect(self, session: int = 1) -> Stream:
+    async def connect(self, session: int = 1, version: str = "0.1.0") -> Stream:
         stream = Stream(self.stub.Connect())
-        await stream.say(hello=rounds_pb2.SiteHello(session=session, version="0.1.0"))
+        await stream.say(hello=rounds_pb2.SiteHello(session=session, version=version))
         assert (await stream.hear()).HasField("welcome")
         return stream
 
@@ -184,13 +185,16 @@ class Server:
 
 
 @asynccontextmanager
-async def open_server(folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S) -> AsyncIterator[Server]:
+async def open_server(
+    folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S, series: Sequence[str] = SERIES
+) -> AsyncIterator[Server]:
     clock = Clock()
     authority = Authority.create(folder / "ca", CONSORTIUM, clock())
-    engine = open_database(f"sqlite:///{folder / 'server.sqlite'}")
+    engine = made_database(f"sqlite:///{folder / 'server.sqlite'}")
     journal = Journal(engine)
     journal.create_run(RUN, bytes(32))
-    registry, sessions, spool = Registry(engine, clock), Sessions(journal, 6.0), Spool(folder / "spool")
+    registry, spool = Registry(engine, clock), Spool(folder / "spool")
+    sessions = Sessions(journal, 6.0, series=series)
     mailbox, prometheus = Mailbox(sessions, journal, spool), CollectorRegistry()
     service = RoundsService(
         consortium=CONSORTIUM,
@@ -274,7 +278,7 @@ async def test_a_connection_that_says_nothing_and_ends_is_refused(server: Server
 
 async def test_a_second_hello_ends_the_connection(server: Server) -> None:
     stream = await server.client("east").connect()
-    await stream.say(hello=rounds_pb2.SiteHello(session=2))
+    await stream.say(hello=rounds_pb2.SiteHello(session=2, version="0.1.0"))
     assert await stream.refusal() == FrameError.code
 
 
@@ -289,7 +293,7 @@ async def test_bytes_that_are_no_message_end_the_connection(server: Server, firs
     )()
     stream = Stream(call)
     if not first:
-        hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1))
+        hello = rounds_pb2.SiteEvent(hello=rounds_pb2.SiteHello(session=1, version="0.1.0"))
         await call.write(hello.SerializeToString())
         assert (await stream.hear()).HasField("welcome")
     await call.write(b"\xff\xff\xff")
@@ -318,7 +322,7 @@ async def test_a_newer_connection_takes_over_and_a_copy_is_refused(server: Serve
     newer = await east.connect(2)
     assert await older.refusal() == SupersededError.code
     copy = Stream(east.stub.Connect())
-    await copy.say(hello=rounds_pb2.SiteHello(session=2))
+    await copy.say(hello=rounds_pb2.SiteHello(session=2, version="0.1.0"))
     with pytest.raises(IdentityClonedError):
         await copy.hear()
     message = server.ask(EAST)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from quorate.errors import DiskFullError
 from quorate.rounds.instruction import Phase
 from quorate.rounds.run import RunState
-from quorate_server.storage.database import open_database
+from tests.server.databases import made_database
 from tests.server.runs.test_runs import STUDY, Daemon, daemon_in, new_state, sites_of
 
 
@@ -32,7 +32,7 @@ class FullDisk:
 
 
 def test_a_full_disk_is_told_apart_from_what_else_befalls_a_database(tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'db.sqlite'}")
+    engine = made_database(f"sqlite:///{tmp_path / 'db.sqlite'}")
     with engine.begin() as db:
         db.execute(text("CREATE TABLE bulk (content BLOB)"))
     with engine.connect() as db:

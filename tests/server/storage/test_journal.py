@@ -14,9 +14,9 @@ from sqlalchemy import event
 from quorate.identity import RunId, SiteName
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.rounds.run import RunState
-from quorate_server.storage.database import open_database
 from quorate_server.storage.journal import Journal
 from tests.patience import PATIENCE_S
+from tests.server.databases import made_database
 from tests.server.study_kit import NAMES, RUN
 
 EAST, NORTH, SOUTH, WEST = NAMES
@@ -41,7 +41,7 @@ class Opened:
         self.journal = self._open()
 
     def _open(self) -> Journal:
-        self.engine = open_database(self.url)
+        self.engine = made_database(self.url)
         return Journal(self.engine, lambda: self.now)
 
     def reopen(self) -> Journal:
@@ -220,28 +220,29 @@ def test_refusing_what_nobody_replied_changes_nothing(opened: Opened) -> None:
 
 
 def test_a_session_number_is_used_once_even_across_restarts(opened: Opened) -> None:
-    assert opened.journal.raise_session(EAST, 5)
-    assert not opened.journal.raise_session(EAST, 5)
-    assert not opened.journal.raise_session(EAST, 4)
-    assert opened.journal.raise_session(WEST, 4)
+    assert opened.journal.raise_session(EAST, 5, "0.1.0")
+    assert not opened.journal.raise_session(EAST, 5, "0.1.0")
+    assert not opened.journal.raise_session(EAST, 4, "0.1.0")
+    assert opened.journal.raise_session(WEST, 4, "0.1.0")
     journal = opened.reopen()
-    assert not journal.raise_session(EAST, 5)
-    assert journal.raise_session(EAST, 2**63 - 1)
-    assert not journal.raise_session(EAST, 6)
+    assert not journal.raise_session(EAST, 5, "0.1.0")
+    assert journal.raise_session(EAST, 2**63 - 1, "0.1.0")
+    assert not journal.raise_session(EAST, 6, "0.1.0")
 
 
 def test_a_site_that_enrolled_anew_counts_from_one_again(opened: Opened) -> None:
-    assert opened.journal.raise_session(EAST, 5)
+    assert opened.journal.raise_session(EAST, 5, "0.1.0")
     opened.journal.forget_session(EAST)
-    assert opened.journal.raise_session(EAST, 1)
+    assert opened.journal.raise_session(EAST, 1, "0.1.0")
 
 
 @pytest.mark.parametrize("known", [False, True])
 async def test_of_two_that_show_the_same_number_at_the_same_moment_one_wins(opened: Opened, known: bool) -> None:
     if known:
-        opened.journal.raise_session(EAST, 1)
+        opened.journal.raise_session(EAST, 1, "0.1.0")
     for number in range(2, 12):
-        won = await asyncio.gather(*(asyncio.to_thread(opened.journal.raise_session, EAST, number) for _ in range(4)))
+        visit = (opened.journal.raise_session, EAST, number, "0.1.0")
+        won = await asyncio.gather(*(asyncio.to_thread(*visit) for _ in range(4)))
         assert sorted(won) == [False, False, False, True]
 
 

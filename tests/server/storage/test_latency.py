@@ -11,8 +11,8 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, delete, insert,
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from quorate_server.storage.database import open_database
 from quorate_server.storage.latency import time_transactions
+from tests.server.databases import made_database
 
 NUMBERS = Table("numbers", MetaData(), Column("number", Integer))
 Seen = list[tuple[str, float]]
@@ -30,7 +30,7 @@ def ticks() -> Iterator[int]:
 
 @pytest.fixture
 def engine(tmp_path: Path, seen: Seen, ticks: Iterator[int]) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
+    engine = made_database(f"sqlite:///{tmp_path / 'server.sqlite'}")
     NUMBERS.create(engine)
     time_transactions(engine, lambda operation, seconds: seen.append((operation, seconds)), lambda: float(next(ticks)))
     yield engine
