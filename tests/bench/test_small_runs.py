@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(180
 
 ROOT = Path(__file__).parents[2]
 COMPARED = {
-    "rounds": {"round of"},
+    "rounds": {"round, "},
     "secagg": {"bytes per parameter", "encrypt a", "server, per", "decrypt the", "a secure round"},
     "privacy": {"a step,", "AUC of"},
     "upgrade": {"backup of"},

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from tests.consortium.processes import Daemon, eventually, free_port, write_settings
+from tests.consortium.running import Consortium
 from tests.deploy.prometheus_tools import PROMETHEUS, tool
-from tests.integration.consortium_kit import Consortium
-from tests.integration.processes import Daemon, eventually, free_port, write_settings
 from tests.patience import PATIENCE_S
 
 LOOK_EVERY = "500ms"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.consortium.processes import eventually
 from tests.deploy.prometheus_tools import GRAFANA, PROMETHEUS, checked, load_renderer, tool
-from tests.integration.consortium_kit import SITES, Consortium
-from tests.integration.processes import eventually
+from tests.integration.crash_kit import SITES, CrashTest
 from tests.integration.prometheus_kit import Monitoring, page
 
 pytestmark = pytest.mark.integration
@@ -40,7 +40,7 @@ def filled(expression: str) -> str:
 
 
 @pytest.fixture
-def watched(found: Callable[..., Consortium], tmp_path: Path) -> tuple[Consortium, Monitoring]:
+def watched(found: Callable[..., CrashTest], tmp_path: Path) -> tuple[CrashTest, Monitoring]:
     """A consortium of which all is connected and scraped."""
     for name in ("prometheus", "prometheus-alertmanager", "promtool"):
         tool(name)
@@ -55,7 +55,7 @@ def watched(found: Callable[..., Consortium], tmp_path: Path) -> tuple[Consortiu
 
 
 def test_a_killed_site_raises_alerts_until_it_is_back_and_every_dashboard_finds_its_series(
-    watched: tuple[Consortium, Monitoring],
+    watched: tuple[CrashTest, Monitoring],
 ) -> None:
     consortium, monitoring = watched
     assert monitoring.firing().isdisjoint({SITE_DOWN, SITES_MISSING})

@@ -384,7 +384,7 @@ def test_a_run_whose_voters_stay_away_pauses_after_one_more_attempt(consortium: 
         consortium.sites[name].running.kill()
     paused = consortium.await_pause(run, "quorum_missing", "north (absent), south (absent)", "run resume")
     assert paused.results == ()
-    assert consortium.worker_log(run).count("a secure sum is begun anew") == 1
+    assert consortium.worker_log(run).count("a sum is begun anew") == 1
     consortium.restart("north", "south")
     consortium.resume(run)
     consortium.require_shares(run, ALL, ALL)
