@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from tests.consortium.processes import Daemon, eventually, free_port, write_settings
+from demo.consortium import free_port, write_settings
+from tests.consortium.processes import Daemon, eventually
 from tests.consortium.running import Consortium
 from tests.deploy.prometheus_tools import PROMETHEUS, tool
 from tests.patience import PATIENCE_S

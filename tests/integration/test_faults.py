@@ -191,7 +191,7 @@ def test_what_sites_did_while_the_servers_disk_filled_up_counts_once_there_is_ro
 def test_a_site_whose_disk_is_full_refuses_and_is_back_when_there_is_space(found: Found, place: str) -> None:
     """The operator sees ``disk_full`` for this site; the round counts without it; the daemon lives."""
     consortium = found()
-    east = consortium.sites["east"]
+    east, north = consortium.sites["east"], consortium.sites["north"]
     folder = (east.folder / place).resolve()
     prefix = on_a_small_disk(folder, 32 * MB)
     consortium.start("east")
@@ -200,14 +200,13 @@ def test_a_site_whose_disk_is_full_refuses_and_is_back_when_there_is_space(found
     disk = SmallDisk(daemon, folder)
     if place == ".":
         east.control = disk.folder / "work" / "control"
-    run = consortium.run("brisk", east="train-2")
+    run = consortium.run("brisk", east="train-2", north="train-2")
     east.await_step("train-2")
-    east.order("evaluate-2")
     disk.fill(leaving_bytes=UPDATE_BYTES // 2)
     east.release("train-2")
-    east.await_step("evaluate-2")
+    eventually(lambda: "code=disk_full" in daemon.log.read_text(), "east to refuse")
     disk.free()
-    east.release("evaluate-2")
+    north.release("train-2")
     consortium.require_whole(run, ALL, OTHERS, ALL, east="disk_full")
     assert daemon.runs
 
