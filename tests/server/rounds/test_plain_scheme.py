@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 
 from quorate.aggregation.plain import WEIGHT_ONE
 from quorate.errors import ModelDisagreementError, QuorumMissingError
+from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob
-from quorate.rounds.instruction import Phase, Reply
+from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.wire.sum_messages import sum_answer_from_bytes
 from tests.server.sites_kit import OWN_COUNTS, a_consortium, opening_of
 from tests.server.study_kit import DIMENSION, NAMES, MemoryExchange, a_tally, honest, silent, when, with_answer
@@ -132,6 +133,20 @@ def test_updates_whose_weights_are_too_high_together_are_refused() -> None:
     run_to_its_end(exchange)
     assert exchange.results[1].contributed == (EAST, NORTH)
     assert exchange.results[1].missing == {SOUTH: "bad_contribution", WEST: "bad_contribution"}
+
+
+def test_the_weights_of_those_who_hold_other_models_take_no_room_from_the_others() -> None:
+    """Two liars who answer first, each from a model of its own: the honest sites' updates were refused for them."""
+    exchange = a_consortium(rounds={"count": 2, "quorum": 2})
+
+    def elsewhere(site: SiteName, instruction: Instruction, reply: Reply) -> Iterable[Reply]:
+        if site in (EAST, NORTH) and (instruction.phase, instruction.round_number) == (Phase.UPLOAD, 1):
+            return (with_answer(own(weight=WEIGHT_ONE)(reply), model=site.encode().ljust(32)),)
+        return (reply,)
+
+    exchange.tamper = elsewhere
+    run_to_its_end(exchange)
+    assert exchange.results[1].contributed == (SOUTH, WEST)
 
 
 STATISTICS_ATTACKS: dict[str, Callable[[Reply], Reply]] = {
