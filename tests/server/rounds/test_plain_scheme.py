@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.wire.sum_messages import sum_answer_from_bytes
+from quorate_server.rounds.aggregate import PlainAdder
+from quorate_server.rounds.schemes.plain import PlainScheme
 from tests.server.sites_kit import OWN_COUNTS, a_consortium, opening_of
 from tests.server.study_kit import DIMENSION, NAMES, MemoryExchange, a_tally, honest, silent, when, with_answer
 
@@ -253,6 +256,25 @@ def test_the_updates_are_added_anew_where_others_than_the_first_are_chosen() -> 
     without = a_consortium(rounds={"count": 1})
     without.tamper = silent([EAST], Phase.UPLOAD)
     assert run_to_its_end(exchange).progress.sums == run_to_its_end(without).progress.sums
+
+
+def test_a_site_that_answers_first_from_another_model_does_not_double_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[weakref.ref[PlainAdder]] = []
+    adder_of = PlainScheme.adder
+
+    def only_one(scheme: PlainScheme, number: int) -> PlainAdder:
+        assert all(before() is None for before in made)
+        adder = adder_of(scheme, number)
+        made.append(weakref.ref(adder))
+        return adder
+
+    monkeypatch.setattr(PlainScheme, "adder", only_one)
+    exchange = a_consortium(rounds={"count": 1})
+    exchange.tamper = when([EAST], Phase.UPLOAD, lambda reply: with_answer(reply, model=b"\x01" * 32))
+    run_to_its_end(exchange)
+    assert len(made) == 4, "one for each of three sums, and another one for the round"
 
 
 def test_a_checkpoint_is_the_models_state_as_the_sites_agreed_on_it() -> None:
