@@ -69,9 +69,15 @@ def test_a_round_is_one_exchange_and_its_metrics_are_known_with_the_next_sum() -
 def test_statistics_and_weights_are_the_sums_of_all_sites() -> None:
     exchange = run_to_its_end(a_consortium(rounds={"count": 1}))
     assert opening_of(exchange, 0).counts == (100, 300)
-    weight, records, *_ = opening_of(exchange, 1).counts
+    (weight,) = opening_of(exchange, 1).counts
     assert abs(weight - WEIGHT_ONE) <= 4
-    assert records == 100
+
+
+def test_the_sites_get_no_counts_of_each_others_records() -> None:
+    """Of two sites each had the other's confusion from the difference: exact, and over however few records."""
+    exchange = run_to_its_end(a_consortium(NAMES[:2], records=(30, 3), rounds={"count": 2, "quorum": 2}))
+    assert [len(opening_of(exchange, number).counts) for number in range(2, 4)] == [1, 1]
+    assert exchange.results[2].metrics["accuracy"] == 1.0
 
 
 def test_coordinates_that_were_clipped_are_told() -> None:

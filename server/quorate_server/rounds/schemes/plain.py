@@ -150,7 +150,9 @@ class PlainSum:
         answers = [self._answers[site] for site in survivors]
         counts = tuple(map(sum, zip(*(answer.plain_counts for answer in answers), strict=True)))
         name, model = updates.id if updates is not None else b"", answers[0].model
-        opening = plain_opening_to_bytes(PlainOpening(survivors, counts, name, model))
+        # The sites need the totals and the weights. How the others' records were classified is not theirs to read.
+        told = counts if self._number == 0 else counts[:1]
+        opening = plain_opening_to_bytes(PlainOpening(survivors, told, name, model))
         return Closed(opening, metrics=self._metrics(counts))
 
     def _metrics(self, counts: tuple[int, ...]) -> dict[int, dict[str, float]]:
