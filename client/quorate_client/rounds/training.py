@@ -26,7 +26,7 @@ from quorate_client.approval.privacy_cost import (
     limits_of,
     plan_training,
 )
-from quorate_client.ledger.entries import EVALUATE, Account, Charge, Unit
+from quorate_client.ledger.entries import EVALUATE, Account, Charge, Limits, Unit
 from quorate_client.ledger.ledger import Ledger
 from quorate_client.rounds.model.state import ModelState
 from quorate_client.rounds.task_calls import Measure, TaskCalls, Trained
@@ -93,6 +93,16 @@ class Accounting:
                 raise
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """How a round trains with privacy, and what that costs. ``units`` are those that are trained on."""
+
+    accounting: Accounting
+    training: TrainingPlan | None
+    units: int
+    charges: list[tuple[Charge, Limits]]
+
+
 class Trainer:
     """Trains for one run of a study.
 
@@ -121,6 +131,15 @@ class Trainer:
                 action='Have the operator publish the study with standardise = "range" among the task\'s parameters',
             )
 
+    async def foresee(self, task: TaskCalls, instruction: Instruction, agreement: Agreement) -> None:
+        """Refuse now what ``train`` would not pay for, before the evaluation of the same sum is paid for in vain."""
+        if self.accounting is None or evaluation_plan(self._study) is None:
+            return
+        policy = await asyncio.to_thread(self.accounting.noted_policy)
+        planned = await self._planned(task, instruction, agreement, policy)
+        for charge, limits in planned.charges:
+            await asyncio.to_thread(self.accounting.ledger.foresee, charge, limits, self.accounting.wall())
+
     async def train(
         self, task: TaskCalls, state: ModelState, update: Path, instruction: Instruction, agreement: Agreement
     ) -> Trained:
@@ -143,26 +162,11 @@ class Trainer:
         number, pull, privacy = instruction.round_number, self._study.optimizer.proximal_mu, self._study.privacy
         if privacy is None:
             return await task.train(state, update, number, self._seed(), pull)
-        if self._records is None:
-            self.admit(await task.measure())
-        if self.accounting is None or policy is None or agreement.dataset is None:
-            raise PrivacyUnsupportedError(
-                "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
-                action="Open the site's ledger where its engine is made, as the daemon does",
-            )
-        units = 0
-        if privacy.training is not None:
-            units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
-        plan = await asyncio.to_thread(plan_training, self._study, policy, units)
-        charges = _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
+        planned = await self._planned(task, instruction, agreement, policy)
+        plan, units, accounting = planned.training, planned.units, planned.accounting
         paid = [
-            await asyncio.to_thread(
-                self.accounting.ledger.reserve,
-                charge,
-                limits_of(charge.account, policy, privacy, self._study.rounds.count, plan),
-                self.accounting.wall(),
-            )
-            for charge in charges
+            await asyncio.to_thread(accounting.ledger.reserve, charge, limits, accounting.wall())
+            for charge, limits in planned.charges
         ]
         if plan is None or privacy.training is None:
             trained = (await task.train(state, update, number, self._seed(), pull)).records
@@ -171,9 +175,31 @@ class Trainer:
             settings = PrivateSettings(clip, plan.noise_multiplier, plan.sampling_rate, plan.steps, units)
             trained = (await task.train_privately(state, update, settings, pull)).records
         # All that was planned, whatever the task may say that it did: the loop takes all of a round's steps.
-        for reservation, charge in zip(paid, charges, strict=True):
-            await asyncio.to_thread(self.accounting.ledger.spend, reservation, charge.events)
+        for reservation, (charge, _) in zip(paid, planned.charges, strict=True):
+            await asyncio.to_thread(accounting.ledger.spend, reservation, charge.events)
         return Trained(trained, 0)
+
+    async def _planned(
+        self, task: TaskCalls, instruction: Instruction, agreement: Agreement, policy: PrivacyPolicy | None
+    ) -> _Planned:
+        """Raises PrivacyRefusedError, PrivacyUnsupportedError."""
+        privacy = self._study.privacy
+        if self._records is None:
+            self.admit(await task.measure())
+        if self.accounting is None or policy is None or agreement.dataset is None or privacy is None:
+            raise PrivacyUnsupportedError(
+                "Nobody keeps a privacy ledger here, so nothing is trained with privacy",
+                action="Open the site's ledger where its engine is made, as the daemon does",
+            )
+        units = 0
+        if privacy.training is not None:
+            units = await asyncio.to_thread(_units, agreement.dataset, self._records or 0)
+        plan = await asyncio.to_thread(plan_training, self._study, policy, units)
+        charges = [
+            (charge, limits_of(charge.account, policy, privacy, self._study.rounds.count, plan))
+            for charge in _charges(instruction, agreement, agreement.dataset, plan, site_event(privacy))
+        ]
+        return _Planned(self.accounting, plan, units, charges)
 
     def _seed(self) -> int:
         """Told to nobody: whoever could choose it would know which records made the update."""

@@ -89,7 +89,8 @@ class PlainOpening:
 
     Args:
         survivors: Whose updates and counts are in it, by name.
-        counts: The sum of their counts.
+        counts: Of the first sum the totals, of a later one the sum of the weights alone: what else is counted is for
+            the server's metrics, and no site needs it.
         updates: The name of the summed words; empty where only counts were summed.
         model: The digest of the state that they held.
     """

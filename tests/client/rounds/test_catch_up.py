@@ -432,6 +432,33 @@ async def test_a_wrong_checkpoint_is_refused(tmp_path: Path, attack: str) -> Non
     assert site.names() == []
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        b"",
+        b"[[],0,[]]",
+        b"[[Infinity],0,[]]",
+        b"[[0,7],3,[]]",
+        b"[[1.5,7],3,[]]",
+        b'[["20",7],3,[]]',
+        b"[[20," + b"9" * 400 + b"],3,[]]",
+        b"[[20],1e3,[]]",
+        b"[" * 60_000,
+    ],
+    ids=lambda beside: beside[:17].decode(),
+)
+async def test_a_checkpoint_with_totals_that_no_sites_have_is_not_taken(tmp_path: Path, beside: bytes) -> None:
+    """Without protection the server can name any state. The site kept this one, and failed after each training."""
+    site, server = site_and_server(tmp_path / "site", rounds=3, size=8)
+    _, content = await checkpoint_after(tmp_path / "other", server, 2)
+    header, vectors = content[:24], content[32 : THETA_OFFSET + 3 * 4 * 8]
+    checkpoint = Blob.of(header + struct.pack("<Q", len(beside)) + vectors + beside)
+    confirming = opened_as(server.refs[3], model=checkpoint.id)
+    with pytest.raises(BaseModelMismatchError, match="not the state from which"):
+        await site.at(SumWork(checkpoint=checkpoint, checkpoint_round=2, sums=(confirming,)), 3)
+    assert site.names() == []
+
+
 @pytest.mark.parametrize("updates", [SIZE * 4, 16 * 1024**3])
 async def test_a_checkpoint_of_an_impossible_size_is_not_even_fetched(tmp_path: Path, updates: int) -> None:
     """The task knows its model's size, whatever the server says."""

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from quorate.aggregation import words
 from quorate.aggregation.packing import Packing
-from quorate.errors import QuorumMissingError, StudyKeyRefusedError, SumRefusedError
+from quorate.errors import BudgetExhaustedError, QuorumMissingError, StudyKeyRefusedError, SumRefusedError
 from quorate.rounds.instruction import Instruction, Phase, Reply
 from quorate.study.study import Optimizer, Protection, Release, Rounds
 from quorate.wire.sum_messages import (
@@ -24,8 +24,10 @@ from quorate.wire.sum_messages import (
     sum_work_from_bytes,
     sum_work_to_bytes,
 )
+from quorate_client.rounds.evaluation import Evaluator
 from quorate_client.rounds.model.state import THETA_OFFSET
 from quorate_client.rounds.sums.pooled import DIGITS
+from quorate_client.rounds.training import Trainer
 from tests.client.engine_kit import (
     installed_fixture,  # noqa: F401  # a fixture, found because it is here
     records_of,
@@ -540,3 +542,26 @@ def test_a_site_that_was_not_there_when_records_were_counted_takes_part_in_the_r
         assert all(result.contributed == NAMES for result in exchange.results.values())
         assert exchange.progress.attempt == 0
         same_everywhere(exchange)
+
+
+@pytest.mark.parametrize("mode", ["none", "secagg"])
+def test_a_site_that_may_not_train_evaluates_nothing_in_vain(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation in the same sum was paid for again in each round, and told to nobody."""
+    evaluated: list[int] = []
+    evaluate = Evaluator.evaluate
+
+    async def noted(evaluator: Evaluator, *arguments: Any) -> tuple[int, ...]:
+        evaluated.append(arguments[2])
+        return await evaluate(evaluator, *arguments)
+
+    async def refuse(trainer: Trainer, task: Any, instruction: Instruction, agreement: Any) -> None:
+        if instruction.round_number == 2:
+            raise BudgetExhaustedError("The budget is used up")
+
+    monkeypatch.setattr(Evaluator, "evaluate", noted)
+    monkeypatch.setattr(Trainer, "foresee", refuse)
+    with engines(tmp_path, mode=mode, rounds=Rounds(count=2, quorum=3)) as exchange, pytest.raises(QuorumMissingError):
+        exchange.loop().run()
+    assert set(evaluated) == {0}

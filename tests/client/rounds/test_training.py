@@ -113,11 +113,17 @@ class Site:
         return Accounting(self.ledger, lambda: self.policy, lambda: 1.7e9)
 
     def train(self, of: Study, number: int = 1, attempt: int = 0, trainer: Trainer | None = None) -> Trained:
-        name = message_id(RUN, number, Phase.UPLOAD, attempt, SITE)
-        instruction = Instruction(name, RUN, number, Phase.UPLOAD, attempt, of.digest(), 60.0, b"")
-        trainer = trainer or self.trainer(of)
+        trainer, instruction = trainer or self.trainer(of), self.asks(of, number, attempt)
         task = cast(TaskCalls, self.calls or self.task)
         return asyncio.run(trainer.train(task, STATE, self.folder / "update", instruction, self.agreement(of)))
+
+    def foresee(self, of: Study) -> None:
+        task = cast(TaskCalls, self.task)
+        asyncio.run(self.trainer(of).foresee(task, self.asks(of), self.agreement(of)))
+
+    def asks(self, of: Study, number: int = 1, attempt: int = 0) -> Instruction:
+        name = message_id(RUN, number, Phase.UPLOAD, attempt, SITE)
+        return Instruction(name, RUN, number, Phase.UPLOAD, attempt, of.digest(), 60.0, b"")
 
     def agreement(self, of: Study) -> Agreement:
         dataset = Dataset("visits", "tabular", self.folder, {}, 0.2, self.task.records + HELD_OUT)
@@ -232,6 +238,23 @@ def test_work_that_would_pass_a_limit_of_the_policy_is_refused(site: Site, limit
     site.policy = PrivacyPolicy.model_validate({limit: 0.2})
     refusal = site.refused(study(training=TRAINING), BudgetExhaustedError)
     assert refusal.expected.startswith(f"{limit} = 0.2")
+
+
+@pytest.mark.parametrize(
+    ("policy", "error"),
+    [(PrivacyPolicy(epsilon_ever=0.2), BudgetExhaustedError), (PrivacyPolicy(least_noise=100.0), PrivacyRefusedError)],
+)
+def test_a_training_that_would_be_refused_is_refused_before_the_evaluation_beside_it_is_paid_for(
+    site: Site, policy: PrivacyPolicy, error: type[QuorateError]
+) -> None:
+    of = study(training=TRAINING, evaluation={"noise_multiplier": 2.0})
+    site.foresee(of)
+    assert (site.spent(), site.task.asked) == ([], [])
+    site.policy = policy
+    with pytest.raises(error):
+        site.foresee(of)
+    site.foresee(study(training=TRAINING))  # no evaluation is paid for: soon enough when it trains
+    assert (site.spent(), site.task.asked) == ([], [])
 
 
 def test_a_policy_that_was_tightened_during_a_run_holds_from_the_next_round_on(site: Site) -> None:

@@ -143,6 +143,7 @@ class CatchUp:
         await self._scheme.check_checkpoint(way, checkpoint, updates, first)
 
         def is_meant(state: ModelState) -> bool:
+            self.pooled(state)  # raises: without protection nobody but the server may know this state
             return (
                 state.round_number == way.checkpoint_round
                 and self._scheme.updates_bytes(state.dimension) == updates.size

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 
 from quorate.errors import BaseModelMismatchError
 from quorate.identity import SiteName
@@ -58,16 +59,19 @@ class Pooled:
 
     @classmethod
     def from_bytes(cls, content: bytes, sites: Sequence[SiteName]) -> Pooled:
-        """Raises BaseModelMismatchError: not what ``to_bytes`` gives."""
+        """Raises BaseModelMismatchError: not what ``to_bytes`` gives of totals that sites can have."""
 
         def members(bits: int) -> frozenset[SiteName]:
             return frozenset(site for place, site in enumerate(sites) if bits >> place & 1)
 
         try:
             statistics, counted, told = json.loads(content)
-            return cls(tuple(map(int, statistics)), members(counted), tuple(map(members, told)))
+            pooled = cls(tuple(map(index, statistics)), members(counted), tuple(map(members, told)))
         except (ValueError, TypeError, RecursionError) as error:
             raise BaseModelMismatchError("What a state holds beside its model cannot be read") from error
+        if not pooled.statistics or pooled.statistics[0] < 1 or max(map(abs, pooled.statistics)) >= 2**63:
+            raise BaseModelMismatchError("What a state holds beside its model are not the totals of sites with records")
+        return pooled
 
 
 class PooledRates:

@@ -123,8 +123,10 @@ class SumRun:
     ) -> Answered:
         task = self._task_at(state, agreement)
         after = instruction.round_number - 1
-        tally = await self._evaluator.evaluate(task, state, after, instruction, agreement)
         trains = instruction.round_number <= self._study.rounds.count
+        if trains:
+            await self._trainer.foresee(task, instruction, agreement)
+        tally = await self._evaluator.evaluate(task, state, after, instruction, agreement)
         self._scheme.begin_upload(work, state.digest, state.dimension if trains else 0, OWN_COUNTS + len(tally))
         own: tuple[int, ...] = (0,) * OWN_COUNTS
         updates: tuple[Blob, ...] = ()

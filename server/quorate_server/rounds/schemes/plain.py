@@ -6,7 +6,8 @@ under secure aggregation what is sent here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 
 from quorate.aggregation import plain
 from quorate.errors import BaseModelMismatchError, ContributionError
@@ -90,7 +91,7 @@ class PlainSum:
         self.invited = frozenset(state.study.site_names)
         self.quorum = state.quorum
         self._answers: dict[SiteName, SumAnswer] = {}
-        self._weight = 0
+        self._weights = Counter[Hashable]()  # of each form: who holds another model takes no room from the others
         # The sum of all sites' counts must fit 64 bits on the wire, whatever the order of arrival.
         self._largest_count = (2**63 - 1) // len(state.study.sites)
 
@@ -117,9 +118,13 @@ class PlainSum:
             raise ContributionError(
                 "An update has the wrong length", expected=f"{self._update_bytes} bytes", got=f"{blobs[0].size}"
             )
-        self._weight += counts[0] if self._update_bytes else 0
+        upload = Upload(blobs[0] if blobs else None, answer.model, len(counts), answer.dimension)
+        if self._update_bytes:
+            if self._weights[upload.form] + counts[0] > plain.MAX_TOTAL_WEIGHT:
+                raise ContributionError("The weights of all updates add up to more than the round allows")
+            self._weights[upload.form] += counts[0]
         self._answers[site] = answer
-        return Upload(blobs[0] if blobs else None, answer.model, len(counts), answer.dimension)
+        return upload
 
     def _check_counts(self, counts: tuple[int, ...]) -> None:
         own, tally = counts[:OWN_COUNTS], counts[OWN_COUNTS:]
@@ -131,8 +136,6 @@ class PlainSum:
                 raise ContributionError("What a site tells of its training is malformed")
             if not 0 < weight <= plain.WEIGHT_ONE:
                 raise ContributionError("The weight of an update is out of range", expected="above 0 and at most 1")
-            if self._weight + weight > plain.MAX_TOTAL_WEIGHT:
-                raise ContributionError("The weights of all updates add up to more than the round allows")
         elif any(own):
             raise ContributionError("A site tells of a training in a sum without one")
         if self._study.evaluates(self._number - 1):
@@ -147,7 +150,9 @@ class PlainSum:
         answers = [self._answers[site] for site in survivors]
         counts = tuple(map(sum, zip(*(answer.plain_counts for answer in answers), strict=True)))
         name, model = updates.id if updates is not None else b"", answers[0].model
-        opening = plain_opening_to_bytes(PlainOpening(survivors, counts, name, model))
+        # The sites need the totals and the weights. How the others' records were classified is not theirs to read.
+        told = counts if self._number == 0 else counts[:1]
+        opening = plain_opening_to_bytes(PlainOpening(survivors, told, name, model))
         return Closed(opening, metrics=self._metrics(counts))
 
     def _metrics(self, counts: tuple[int, ...]) -> dict[int, dict[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -69,12 +70,9 @@ def with_metrics(
 ) -> tuple[tuple[dict[str, Any], ...], list[RoundResult]]:
     """Results with what is known of them now: those that still wait, and those of the rounds before one, which are
     done."""
-    results = [result_from_json(stored) for stored in waiting]
     known = [
-        result_from_json(
-            result_to_json(result) | {"metrics": {**result.metrics, **metrics.get(result.round_number, {})}}
-        )
-        for result in results
+        replace(result, metrics={**result.metrics, **metrics.get(result.round_number, {})})
+        for result in map(result_from_json, waiting)
     ]
     left = tuple(result_to_json(result) for result in known if result.round_number >= before)
     return left, [result for result in known if result.round_number < before]

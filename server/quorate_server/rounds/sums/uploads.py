@@ -67,6 +67,7 @@ class _Adding:
         if self._form is None:
             return tuple(survivors), None
         if self._folded != set(survivors):
+            del self._adder  # first: whoever answered before the others may not double the memory
             self._adder, survivors = self._fresh(), []
             for site, upload in sorted(chosen.items()):
                 try:
