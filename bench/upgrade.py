@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.table import Row
-from quorate.process.archive import Passphrase
+from quorate.process.backup.archive import Passphrase
 from quorate_server.cli.founding import found
 from quorate_server.consortium.backup import backup_server, restore_server
 from quorate_server.consortium.config import ServerConfig

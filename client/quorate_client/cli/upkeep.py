@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quorate.process.archive import Passphrase
+from quorate.process.backup.archive import Passphrase
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, say, show_json, warn
 from quorate_client.ledger.backup import backup_site, restore_site
 from quorate_client.ledger.upgrading import pending_upgrades, upgrade_site

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from quorate import __version__
 from quorate.errors import BackupError, LedgerError
-from quorate.process.archive import Manifest, Passphrase, require_names, unpack_archive, write_archive
+from quorate.process.backup.archive import Manifest, Passphrase, require_names, unpack_archive, write_archive
+from quorate.process.backup.restoring import put_in_place, unpacking
+from quorate.process.backup.sqlite_copy import copy_database, open_to_read
 from quorate.process.folder_lock import held
-from quorate.process.restoring import put_in_place, unpacking
-from quorate.process.sqlite_copy import copy_database, open_to_read
 from quorate_client.ledger.upgrading import pending_upgrades
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import has_identity, load_identity, load_keys

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from quorate import __version__
 from quorate.errors import AlreadyExistsError, QuorateError, WrongStateError
+from quorate.process.backup.sqlite_copy import copy_database, open_to_read
 from quorate.process.private_files import create_private
-from quorate.process.sqlite_copy import copy_database, open_to_read
 from quorate.process.storage_errors import sqlite_refusal
 
 

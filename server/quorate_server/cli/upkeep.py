@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quorate.process.archive import Passphrase
+from quorate.process.backup.archive import Passphrase
 from quorate.process.terminal import say
 from quorate_server.cli.options import State
 from quorate_server.consortium.backup import backup_server, restore_server

@@ -18,10 +18,10 @@ from sqlalchemy import create_engine
 
 from quorate import __version__
 from quorate.errors import BackupError, WrongStateError
-from quorate.process.archive import Manifest, Passphrase, require_names, unpack_archive, write_archive
+from quorate.process.backup.archive import Manifest, Passphrase, require_names, unpack_archive, write_archive
+from quorate.process.backup.restoring import ASIDE, UNPACKED, put_in_place, unpacking
+from quorate.process.backup.sqlite_copy import copy_database, open_to_read
 from quorate.process.folder_lock import held
-from quorate.process.restoring import ASIDE, UNPACKED, put_in_place, unpacking
-from quorate.process.sqlite_copy import copy_database, open_to_read
 from quorate.process.storage_errors import sqlite_refusal
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.config import CONFIG_NAME, DATABASE_NAME, LOCK_NAME, ServerConfig

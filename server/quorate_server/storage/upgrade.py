@@ -21,8 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from quorate.errors import AlreadyExistsError
+from quorate.process.backup.sqlite_copy import copy_database
 from quorate.process.private_files import create_private
-from quorate.process.sqlite_copy import copy_database
 from quorate_server.storage.database import LAYOUT, layout_of, refusal_of, require_tables, require_there, sqlite_path
 
 _LOCK = 0x71756F72  # of PostgreSQL's advisory locks, the one that is ours

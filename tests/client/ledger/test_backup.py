@@ -12,7 +12,7 @@ import pytest
 from quorate.errors import AlreadyExistsError, BackupError, LedgerError, LedgerRolledBackError, WrongStateError
 from quorate.identity import SiteName
 from quorate.privacy.ledger_head import SignedHead
-from quorate.process.archive import Manifest, Passphrase, unpack_archive, write_archive
+from quorate.process.backup.archive import Manifest, Passphrase, unpack_archive, write_archive
 from quorate_client.ledger import backup
 from quorate_client.ledger.backup import backup_site, restore_site
 from quorate_client.site.database import make_state, site_state

@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written_changes_nothing() -> None:
         assert told(path) == (1, OLD)
 
 
-WATCHED = ("site/layout.py", "process/sqlite_copy.py", "process/private_files.py")
+WATCHED = ("site/layout.py", "process/backup/sqlite_copy.py", "process/private_files.py")
 
 
 def killed_at(step: int) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import AlreadyExistsError, BackupError, WrongStateError
-from quorate.process.archive import Passphrase
+from quorate.process.backup.archive import Passphrase
 from quorate.process.folder_lock import held
 from quorate.rounds.spool import Spool
 from quorate_server.cli.founding import found, open_registry

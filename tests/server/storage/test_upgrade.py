@@ -23,7 +23,7 @@ import quorate_server.consortium.tables
 import quorate_server.storage.journal_tables  # noqa: F401  # all tables are declared
 from quorate.errors import AlreadyExistsError, DiskFullError, StorageError, WrongStateError
 from quorate.identity import SiteName
-from quorate.process.sqlite_copy import open_to_read
+from quorate.process.backup.sqlite_copy import open_to_read
 from quorate_server.storage import upgrade as upgrading
 from quorate_server.storage.database import FIRST_LAYOUT, LAYOUT, METADATA, open_database
 from quorate_server.storage.journal import Journal, Visit

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, FrameError, StorageError, WrongStateError
+from quorate.process.backup.sqlite_copy import NO_ROOM
 from quorate.process.chunked_aead import open_chunks, seal_chunks
 from quorate.process.private_files import create_private, flush_folder
-from quorate.process.sqlite_copy import NO_ROOM
 
 MAGIC: Final = b"quorate.sealed-backup/1\n"
 MANIFEST: Final = "quorate-backup.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import AlreadyExistsError, StorageError
-from quorate.process.restoring import UNPACKED, put_in_place, unpacking
+from quorate.process.backup.restoring import UNPACKED, put_in_place, unpacking
 
 KEPT = ("daemon.lock",)
 

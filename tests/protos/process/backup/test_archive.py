@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import AlreadyExistsError, BackupError, DiskFullError, QuorateError, StorageError
-from quorate.process.archive import MAGIC, MANIFEST, File, Manifest, Passphrase, unpack_archive, write_archive
+from quorate.process.backup.archive import MAGIC, MANIFEST, File, Manifest, Passphrase, unpack_archive, write_archive
 from quorate.process.chunked_aead import seal_chunks
 
 ABOUT = Manifest(side="site", name="north.heart", version="0.1.0", created_unix_s=5.0)
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_up_leaves_nothing(files: dict[str, Path], tmp_path: P
 
 def test_whoever_is_killed_while_writing_leaves_no_file_of_that_name(files: dict[str, Path], tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from quorate.process import archive\n"
+        "import os, signal, sys; from pathlib import Path; from quorate.process.backup import archive\n"
         "def pieces(*_):\n    yield b'x' * 100000\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "archive._tar = pieces\n"
         "about = archive.Manifest(side='site', name='n', version='1', created_unix_s=0)\n"

@@ -1,0 +1,1 @@
+"""One file that holds a program's state at one moment, and what puts it back."""
