@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from quorate.aggregation.ring import MODULUS
 from quorate.errors import FrameError
 from quorate.identity import SiteName
-from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId
+from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId, blob_id
 from quorate.rounds.instruction import MAX_EXTRAS
 from quorate.secagg.opening import Opening
 from quorate.secagg.study_key import SealedPart
@@ -41,6 +42,57 @@ from quorate.wire.sum_messages import (
     words_from_bytes,
     words_to_bytes,
 )
+
+# --- golden bytes: a server of today talks to a site of yesterday ---
+
+EAST, WEST = SiteName("east"), SiteName("west")
+DIGEST, KEY, SIGNATURE = bytes(range(32)), bytes(range(32, 64)), bytes(range(64))
+PART = SealedPart(EAST, b"a sealed part", SIGNATURE)
+HELLO, VOTE, REVEAL = Hello(EAST, KEY, SIGNATURE), Vote(EAST, SIGNATURE), Reveal(EAST, b"sealed", SIGNATURE)
+STORED = Blob(blob_id(b"stored"), 6)
+WORK = SumWork(
+    parts=(PART,),
+    sums=(SumRef(7, 1, STORED, Blob.of(b"opening")),),
+    hellos=(HELLO,),
+    survivors=(EAST, WEST),
+    digest=DIGEST,
+    shares=STORED,
+    votes=(VOTE,),
+    checkpoint=STORED,
+    checkpoint_round=6,
+    checkpoint_sealer=VOTE,
+)
+ANSWER = SumAnswer(
+    parts={WEST: PART, EAST: PART},
+    hello=HELLO,
+    counts=b"masked",
+    dimension=31,
+    has_update=True,
+    vote=VOTE,
+    reveal=REVEAL,
+    model=DIGEST,
+    metrics={6: {"auc": 0.875, "loss": 0.5}},
+    opened=((EAST, WEST),),
+    plain_counts=(100, -5, 2**40),
+)
+PLAIN = PlainOpening((EAST, WEST), (569, -3), blob_id(b"updates"), DIGEST)
+OPENING = Opening((HELLO,), DIGEST, (EAST, WEST), b"counts", blob_id(b"updates"), (VOTE,), (REVEAL,), (HELLO,))
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (sum_work_to_bytes(WORK), "bb52afeb9eb6fed5096213e95f03a9be65ed9aac76c9768ecc1f84a176fbb51e"),
+        (sum_answer_to_bytes(ANSWER), "37a591bc3ec03af067a009491da811816b663bcf38944fa56ee411835028454e"),
+        (plain_opening_to_bytes(PLAIN), "0c7f00e35d3b48b77f8a0c183e2b5973bb297c4dc14de9af7fb85f2e30faa8c0"),
+        (opening_to_bytes(OPENING), "51c1040fefb0351617b1e718b0fced18fa8e1d103051ef96464a13b4fccaaf53"),
+    ],
+    ids=["work", "answer", "plain opening", "opening"],
+)
+def test_the_bytes_of_a_message_never_change(written: bytes, expected: str) -> None:
+    """By their SHA-256. Messages may get fields, but none that is there may change its number or its form."""
+    assert hashlib.sha256(written).hexdigest() == expected
+
 
 # --- any value ---
 

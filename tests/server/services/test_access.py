@@ -21,6 +21,7 @@ from quorate.errors import (
     NotFoundError,
     QuorateError,
     ServerUnreachableError,
+    TransportError,
     WrongRoleError,
 )
 from quorate.identity import Role, SiteName
@@ -46,7 +47,19 @@ async def door(tmp_path: Path) -> AsyncIterator[Door]:
 
 
 async def refusal(channel: grpc.aio.Channel, method: str, *, request: bytes = b"") -> QuorateError | None:
-    """What the server says to an empty request. Any method can be called as a stream of bytes."""
+    """What the server says to an empty request.
+
+    gRPC's client now and then loses the answer to a stream that is refused while it still writes: it is asked again.
+    """
+    for _ in range(5):
+        error = await _answer(channel, method, request)
+        if not isinstance(error, TransportError):
+            break
+    return error
+
+
+async def _answer(channel: grpc.aio.Channel, method: str, request: bytes) -> QuorateError | None:
+    """Any method can be called as a stream of bytes."""
     call = channel.stream_stream(method)(iter([request]), timeout=PATIENCE_S)
     try:
         async for _ in call:
