@@ -115,7 +115,7 @@ def _clock(folder: SiteFolder) -> Finding:
         report = state.connection
     if report is None or report.clock_offset_s is None:
         return Finding("clock", "skipped", "the daemon has not been connected yet, so there is nothing to compare with")
-    offset = f"the server's clock is {report.clock_offset_s:+.0f} s from this machine's"
+    offset = f"the server's clock is {round(report.clock_offset_s):+d} s from this machine's"
     if abs(report.clock_offset_s) > CLOCK_TOLERANCE_S:
         return Finding("clock", "warning", offset, "Set this machine's clock, for example with NTP")
     return Finding("clock", "ok", offset)

@@ -26,7 +26,7 @@ _INT64_END = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a site tells in ``prepare``."""
+    """What a site counts for the first sum."""
 
     records: int
     statistics: tuple[int, ...]
