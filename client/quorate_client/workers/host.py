@@ -149,7 +149,7 @@ class TaskHost:
         self._opened.begin(statistics)
 
     def _measure(self) -> dict[str, Any]:
-        """What the site counts for the first sum. The model's size does not depend on whose statistics it is built with."""
+        """What the site counts for the first sum. The model's size is the same with whatever statistics it is built."""
         statistics = self._opened.statistics()
         self._begin(statistics)
         return {
