@@ -181,20 +181,26 @@ def assemble(
         engine=engine,
         metrics=metrics,
         agree=agree,
-        fetch=Downloads(
-            current,
-            spool,
-            draw,
-            metrics.bytes_received,
-            resumed=partial(metrics.frames_resumed, "down"),
-            broken=partial(metrics.transfer_broken, "down"),
-        ).fetch,
+        fetch=_downloads(current, spool, draw, metrics).fetch,
         drop=drop,
         replied=stream.replied,
         audit=partial(_audit, ledger),
     )
     spool.keep_only(journal.blobs())
     return Daemon(stream, Instructions(parts), CertificateKeeper(folder, stream, current, metrics, draw), journal, drop)
+
+
+def _downloads(
+    current: CurrentConnection, spool: Spool, draw: Callable[[], float], metrics: ClientMetrics
+) -> Downloads:
+    return Downloads(
+        current,
+        spool,
+        draw,
+        metrics.bytes_received,
+        resumed=partial(metrics.frames_resumed, "down"),
+        broken=partial(metrics.transfer_broken, "down"),
+    )
 
 
 def _audit(ledger: Ledger, instruction: Instruction, error: QuorateError) -> None:

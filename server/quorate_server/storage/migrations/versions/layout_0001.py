@@ -10,6 +10,12 @@ down_revision = None
 
 
 def upgrade() -> None:
+    _who_takes_part()
+    _studies()
+    _runs()
+
+
+def _who_takes_part() -> None:
     op.create_table(
         "sites",
         sa.Column("name", sa.String(63), primary_key=True),
@@ -41,6 +47,9 @@ def upgrade() -> None:
         sa.Column("issued_serial", sa.String(32)),
         sa.Column("issued_pem", sa.LargeBinary),
     )
+
+
+def _studies() -> None:
     op.create_table(
         "studies",
         sa.Column("digest", sa.LargeBinary(32), primary_key=True),
@@ -63,6 +72,9 @@ def upgrade() -> None:
         sa.Column("code", sa.String(64), nullable=False),
         sa.Column("at_unix_s", sa.Float, nullable=False),
     )
+
+
+def _runs() -> None:
     op.create_table(
         "runs",
         sa.Column("run", sa.String(80), primary_key=True),
