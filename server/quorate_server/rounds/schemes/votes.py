@@ -1,4 +1,5 @@
-"""The votes for an added sum, and the reveals that open it. What opens it goes to the sites; the server cannot."""
+"""The votes for an added sum, and the reveals that open it, asked for here; whether one counts is decided in
+``secagg.aggregator``. What opens the sum goes to the sites; the server cannot."""
 
 from __future__ import annotations
 
