@@ -18,7 +18,7 @@ from quorate.rounds.instruction import MessageId, Phase, Reply
 from quorate.v1 import rounds_pb2
 from tests.attacks.server_kit import RUN, Consortium, open_consortium, refusal, until
 
-CANARIES = ("4711", "muller", "east", "malignancy", RUN)
+CANARIES = ("id4711z", "muller", "east", "malignancy", RUN)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def value(consortium: Consortium, name: str, **labels: str) -> float:
 
 async def test_nothing_that_a_site_can_say_becomes_a_series_or_a_label(consortium: Consortium) -> None:
     before = series(consortium)
-    sites = [consortium.site(f"east-4711-{number}") for number in range(5)]
+    sites = [consortium.site(f"east-id4711z-{number}") for number in range(5)]
     for number, site in enumerate(sites):
         assert (await refusal(site.connect(version=f"bed-12-muller-{number}"))).code == "version_refused"
     await asyncio.to_thread(consortium.server._count_sites)
@@ -51,7 +51,7 @@ async def test_nothing_that_a_site_can_say_becomes_a_series_or_a_label(consortiu
         await site.connect()
         for made_up in range(20):
             message = consortium.ask(site.name, Phase.UPLOAD, made_up)
-            await site.reply(Reply(message, code=f"patient_4711_{number}_{made_up}"))
+            await site.reply(Reply(message, code=f"patient_id4711z_{number}_{made_up}"))
             await site.reply(Reply(MessageId(bytes([made_up] * 32)), code="muller"))
     await until(lambda: value(consortium, "updates_refused_total", code="message_unknown") == 100)
     await until(lambda: value(consortium, "site_versions", age="current") == 5)
@@ -62,10 +62,10 @@ async def test_nothing_that_a_site_can_say_becomes_a_series_or_a_label(consortiu
 
 async def test_calls_that_nobody_may_make_are_counted_by_a_code_of_ours(consortium: Consortium) -> None:
     before = series(consortium)
-    site = consortium.site("east-4711")
+    site = consortium.site("east-id4711z")
     for number in range(30):
-        await refusal(site.channel.unary_unary(f"/quorate.v1.Operator/Patient4711x{number}")(b"muller"))
-    await refusal(site.stub.OpenUpload(rounds_pb2.OpenUploadRequest(message_id=b"4711")))
+        await refusal(site.channel.unary_unary(f"/quorate.v1.Operator/Patientid4711zx{number}")(b"muller"))
+    await refusal(site.stub.OpenUpload(rounds_pb2.OpenUploadRequest(message_id=b"id4711z")))
 
     codes = {
         dict(labels)["code"]: value(consortium, "calls_refused_total", **dict(labels))

@@ -104,14 +104,14 @@ async def test_nothing_that_the_server_says_becomes_a_series_or_a_label(
 ) -> None:
     """It names runs, and phases and codes that it may make up, and asks for studies that nobody approved."""
     before = series(site.registry)
-    visit.instruct(instruct(server.services, run=RunId("patient-4711")))
+    visit.instruct(instruct(server.services, run=RunId("patient-xyzzy")))
     await visit.next("reply")
-    visit.instruct(instruct(server.services, round_number=2, study_digest=bytes(32), run=RunId("patient-4712")))
+    visit.instruct(instruct(server.services, round_number=2, study_digest=bytes(32), run=RunId("patient-plugh")))
     assert (await visit.next("reply")).code == StudyNotApprovedError.code
 
     assert series(site.registry) == before
     page = generate_latest(site.registry).decode()
-    assert [told for told in ("4711", "4712", SITE, server.address, str(site.spool.folder)) if told in page] == []
+    assert [told for told in ("xyzzy", "plugh", SITE, server.address, str(site.spool.folder)) if told in page] == []
 
 
 def series(registry: CollectorRegistry) -> set[tuple[str, tuple[str, ...]]]:
