@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from quorate.errors import BudgetExhaustedError
 from quorate_client.ledger.entries import Limits
+from tests.dying import killed_at
 
 from .ledger_kit import DELTA, NO_LIMITS, NOW, a_charge, opened, steps
 
@@ -36,23 +34,6 @@ def train(folder: Path) -> None:
             os.write(diary, json.dumps(["released", number]).encode() + b"\n")
 
 
-def killed_at(step: int) -> Any:
-    """A trace function that kills this process before the line with this number."""
-    left = step
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if "/".join(Path(frame.f_code.co_filename).parts[-2:]) not in STEPS_OF:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace
-
-
 def die(folder: Path) -> None:
     """Forks, which is quick; nothing here has threads."""
     for step in range(1, 10_000):
@@ -60,7 +41,7 @@ def die(folder: Path) -> None:
         site.mkdir()
         child = os.fork()
         if child == 0:
-            sys.settrace(killed_at(step))
+            sys.settrace(killed_at(step, STEPS_OF))
             train(site)
             os._exit(0)
         _, status = os.waitpid(child, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -32,6 +30,7 @@ from quorate_client.site.layout import (
     require_newest,
     upgrade,
 )
+from tests.dying import is_refused_to_nobody, killed_at
 from tests.patience import PATIENCE_S
 
 BOTH = pytest.mark.parametrize("layout", [STATE_LAYOUT, LEDGER_LAYOUT], ids=["state", "ledger"])
@@ -51,6 +50,7 @@ NOTES = Layout(
     ),
     refusal=WrongStateError,
 )
+
 MORE = Step("more", "CREATE TABLE more (a TEXT) STRICT;")
 WRONG = Step("wrong", "INSERT INTO nowhere VALUES (1);")
 
@@ -239,40 +239,12 @@ def test_a_folder_that_cannot_be_written_changes_nothing() -> None:
         path = old_notes(folder)
         path.chmod(0o444)
         folder.chmod(0o555)
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                upgrade(path, NOTES)
-            except StorageError:
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert is_refused_to_nobody(lambda: upgrade(path, NOTES), StorageError)
         folder.chmod(0o755)
         assert told(path) == (1, OLD)
 
 
 WATCHED = ("site/layout.py", "process/backup/sqlite_copy.py", "process/private_files.py")
-
-
-def killed_at(step: int) -> Any:
-    """A trace function that kills this process before the line with this number."""
-    left = step
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if "/".join(Path(frame.f_code.co_filename).parts[-2:]) not in WATCHED:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace
 
 
 def test_whoever_is_killed_at_any_step_leaves_the_layout_before_or_the_one_after() -> None:
@@ -285,7 +257,7 @@ def test_whoever_is_killed_at_any_step_leaves_the_layout_before_or_the_one_after
             path = old_notes(folder)
             child = os.fork()
             if child == 0:
-                sys.settrace(killed_at(step))
+                sys.settrace(killed_at(step, WATCHED))
                 upgrade(path, NOTES)
                 os._exit(0)
             if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -28,6 +26,7 @@ from quorate_server.storage import upgrade as upgrading
 from quorate_server.storage.database import FIRST_LAYOUT, LAYOUT, METADATA, open_database
 from quorate_server.storage.journal import Journal, Visit
 from quorate_server.storage.upgrade import make_database, pending_upgrade, upgrade_database
+from tests.dying import is_refused_to_nobody, killed_at
 from tests.patience import PATIENCE_S
 
 EAST = SiteName("east")
@@ -211,41 +210,13 @@ def test_a_database_that_cannot_be_written_is_told(old_file: Path) -> None:
         path = old_file.rename(Path(root) / "server.sqlite")
         path.chmod(0o444)
         Path(root).chmod(0o555)
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                upgrade_database(url_of(path))
-            except StorageError:
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert is_refused_to_nobody(lambda: upgrade_database(url_of(path)), StorageError)
         Path(root).chmod(0o755)
         assert columns(url_of(path)) == OLD
 
 
 WATCHED = ("storage/upgrade.py", "migrations/env.py", "versions/layout_0002.py")
 """The copy's own steps are gone through by ``tests/client/site/test_layout.py``."""
-
-
-def killed_at(step: int) -> Any:
-    """A trace function that kills this process before the line with this number."""
-    left = step
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if "/".join(Path(frame.f_code.co_filename).parts[-2:]) not in WATCHED:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return trace
-
-    return trace
 
 
 def test_whoever_is_killed_at_any_step_leaves_the_layout_before_or_the_one_after(old_file: Path) -> None:
@@ -259,7 +230,7 @@ def test_whoever_is_killed_at_any_step_leaves_the_layout_before_or_the_one_after
             path.write_bytes(whole)
             child = os.fork()
             if child == 0:
-                sys.settrace(killed_at(step))
+                sys.settrace(killed_at(step, WATCHED))
                 upgrade_database(url_of(path))
                 os._exit(0)
             if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
