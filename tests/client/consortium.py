@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.x509.oid import NameOID
 
 from quorate.errors import (
+    BlobMissingError,
     InvitationSpentError,
     MessageUnknownError,
     QuorateError,
@@ -216,6 +217,8 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         self.visits: asyncio.Queue[Visit] = asyncio.Queue()
         self.expected: dict[bytes, Blob] = {}
         self.wanted: set[bytes] | None = None
+        self.given_out: set[bytes] | None = None
+        """The blobs that some instruction names, where the server looks at that."""
         self.frames_taken: list[int] = []
         self.frames_sent: list[int] = []
 
@@ -374,6 +377,8 @@ class Server(rounds_pb2_grpc.RoundsServicer, enrolment_pb2_grpc.EnrolmentService
         return rounds_pb2.UploadReply(complete=True)
 
     async def Download(self, request: rounds_pb2.DownloadRequest, context: Any) -> None:  # noqa: N802
+        if self.given_out is not None and request.blob_id not in self.given_out:
+            await abort(context, BlobMissingError("There is no such work"))
         blob = Blob(BlobId(request.blob_id), self.spool.path(BlobId(request.blob_id)).stat().st_size)
         for frame in self.spool.read(blob, request.first_frame):
             proto = frame_to_proto(frame)

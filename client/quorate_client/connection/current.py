@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from quorate.errors import ServerUnreachableError
+from quorate.rounds.instruction import MessageId
 from quorate.v1 import rounds_pb2
 from quorate_client.connection.channel import translated
 
@@ -65,11 +66,12 @@ class Connection:
 
 
 class CurrentConnection:
-    """Holds the present connection, if there is one, and lets others wait for it."""
+    """Holds the present connection, if there is one, and what the server asked on it, and lets others wait for it."""
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
         self._up = asyncio.Event()
+        self._asked: dict[MessageId, asyncio.Event] = {}
 
     @property
     def connection(self) -> Connection | None:
@@ -77,16 +79,39 @@ class CurrentConnection:
 
     def use(self, connection: Connection | None) -> None:
         self._connection = connection
+        for asked in self._asked.values():
+            asked.clear()
         if connection is None:
             self._up.clear()
         else:
             self._up.set()
+
+    def asked(self, message: MessageId) -> None:
+        """The server asked for this on the present connection."""
+        self._of(message).set()
+
+    def is_over(self, message: MessageId) -> None:
+        """This was answered or is not wanted any more."""
+        self._asked.pop(message, None)
 
     async def connected(self) -> Connection:
         """The present connection, or the next one."""
         while self._connection is None:
             await self._up.wait()
         return self._connection
+
+    async def connected_for(self, message: MessageId) -> Connection:
+        """The present connection, or the next one, when the server has asked for this on it.
+
+        A server that was started again welcomes its sites before its runs know what they want, and gives nothing out
+        for work that it has not yet asked for again.
+        """
+        while self._connection is None or not self._of(message).is_set():
+            await self._of(message).wait()
+        return self._connection
+
+    def _of(self, message: MessageId) -> asyncio.Event:
+        return self._asked.setdefault(message, asyncio.Event())
 
 
 def _lost(address: str) -> ServerUnreachableError:

@@ -129,8 +129,8 @@ class Downloads:
         # A blob has one writer at a time, though several runs may want it.
         self._locks: WeakValueDictionary[BlobId, asyncio.Lock] = WeakValueDictionary()
 
-    async def fetch(self, blob: Blob) -> None:
-        """Return when the blob is in the spool, whole.
+    async def fetch(self, message: MessageId, blob: Blob) -> None:
+        """Return when a blob that this message names is in the spool, whole.
 
         Raises:
             FrameError: what the server sends is not this blob, even when asked again. BlobMissingError: it has no such
@@ -141,7 +141,7 @@ class Downloads:
         async with self._locks.setdefault(blob.id, asyncio.Lock()):
             if not self._spool.has(blob):
                 self._require_room(blob)
-                await self._fetch(blob)
+                await self._fetch(message, blob)
 
     def _require_room(self, blob: Blob) -> None:
         if blob.size > self._free_bytes():
@@ -151,11 +151,11 @@ class Downloads:
                 action="Free some space; if the model cannot be so large, ask the operator",
             )
 
-    async def _fetch(self, blob: Blob) -> None:
+    async def _fetch(self, message: MessageId, blob: Blob) -> None:
         waits = Backoff(self._random)
         fruitless = 0
         while True:
-            connection = await self._current.connected()
+            connection = await self._current.connected_for(message)
             writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob))
             begun_at = writer.next_frame
             self._resumed(begun_at)

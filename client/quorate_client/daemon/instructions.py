@@ -30,7 +30,6 @@ from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics
 from quorate_client.rounds.engine import Engine
-from quorate_client.rounds.model.fetch import Fetch
 from quorate_client.site.agreement import Agreement
 
 log = structlog.get_logger()
@@ -49,7 +48,7 @@ class DaemonParts:
     Args:
         agree: The agreement behind an instruction, checked against approvals, policy and installed tasks as they are
             at this moment; raises the refusal otherwise.
-        fetch: Brings a blob into the spool.
+        fetch: Brings a blob that a message names into the spool.
         drop: Removes blobs that nothing needs any more.
         replied: Told when a reply is stored and may be sent.
         audit: Told of each refusal.
@@ -59,7 +58,7 @@ class DaemonParts:
     engine: Engine
     metrics: ClientMetrics
     agree: Callable[[Instruction], Awaitable[Agreement]]
-    fetch: Fetch
+    fetch: Callable[[MessageId, Blob], Awaitable[None]]
     drop: Callable[[set[BlobId]], None]
     replied: Callable[[MessageId], None]
     audit: Callable[[Instruction, QuorateError], None]
@@ -199,7 +198,7 @@ class Instructions:
             if blob.inline is None:
                 begin()
                 self._parts.journal.needs(instruction.message_id, blob.id)
-                await self._parts.fetch(blob)
+                await self._parts.fetch(instruction.message_id, blob)
 
         clock = asyncio.get_running_loop().time
         begun_s = clock()

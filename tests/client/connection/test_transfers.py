@@ -11,7 +11,7 @@ import pytest
 
 from quorate.rounds.blobs import FRAME_BYTES, Blob
 from quorate.rounds.instruction import Instruction, Reply
-from quorate_client.daemon.instructions import Fetch
+from quorate_client.rounds.model.fetch import Fetch
 from quorate_client.site.agreement import Agreement
 
 from ..conftest import Talk
@@ -149,6 +149,22 @@ async def test_a_download_outlives_the_connection(talk: Talk, large: Blob) -> No
     talk.services.faults.downloads_cut = 1
     talk.instruct(blobs=(large,))
     await talk.hang_up()
+    assert (await talk.ask(blobs=(large,))).code == ""
+    assert talk.site.spool.content(large) == CONTENT
+    assert talk.services.frames_sent == list(range(FRAMES))
+
+
+async def test_a_download_goes_on_when_a_server_that_was_started_again_has_asked_again(talk: Talk, large: Blob) -> None:
+    """Before that it would hear that there is no such work, which is final."""
+    talk.services.faults.downloads_cut = 1
+    asked = talk.instruct(blobs=(large,))
+    talk.services.given_out = set()
+    await talk.hang_up()
+    await talk.visit.next("heartbeat")
+    await talk.visit.next("heartbeat")
+    assert talk.owed() == []
+    talk.services.given_out = {large.id}
+    talk.visit.instruct(asked)
     assert (await talk.reply()).code == ""
     assert talk.site.spool.content(large) == CONTENT
 
