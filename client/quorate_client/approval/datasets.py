@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quorate.errors import AlreadyExistsError, NotFoundError
-from quorate_client.site.agreement import Dataset
+from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.database import SiteDatabase, transaction
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Datasets:
         with transaction(self._database):
             self.require_free(dataset.name)
             self._database.execute(
-                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     dataset.name,
                     dataset.kind,
@@ -40,6 +40,7 @@ class Datasets:
                     dataset.content,
                     None if dataset.index is None else str(dataset.index),
                     self._clock(),
+                    None if dataset.origin is None else json.dumps(dataset.origin.to_plain()),
                 ),
             )
 
@@ -86,15 +87,16 @@ class Datasets:
             self._database.execute("DELETE FROM datasets WHERE name = ?", (name,))
 
 
-_DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index"
+_DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index, origin"
 
 
 @lru_cache(maxsize=64)
 def _dataset(row: tuple[Any, ...]) -> Dataset:
     """Asked for with each instruction, and nearly always the same row again."""
-    name, kind, path, schema, test_fraction, records, units, content, index = row
+    name, kind, path, schema, test_fraction, records, units, content, index, origin = row
     place = None if index is None else Path(index)
-    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place)
+    made = None if origin is None else Origin.from_plain(json.loads(origin))
+    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place, made)
 
 
 def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:

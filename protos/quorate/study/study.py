@@ -36,6 +36,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+TrainingData = Literal["real", "synthetic", "mixed"]
+"""Whose records a model is trained on: people's, made ones in their place, or both."""
 
 
 def _in_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
