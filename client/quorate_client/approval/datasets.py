@@ -111,3 +111,13 @@ def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
     index, path = index_of(dataset)
     records = bytes.fromhex(path.name)
     return ledger.register(dataset.name, dataset.unit, records, lambda known: shared_with(index, known, path.parent))
+
+
+def require_account(dataset: Dataset, ledger: Ledger) -> None:
+    """Open its account unless it has one: whoever wrote a site file may have registered the records without.
+
+    Raises:
+        As ``open_account``.
+    """
+    if dataset.index is None or not ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
+        open_account(dataset, ledger)

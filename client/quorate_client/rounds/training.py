@@ -18,7 +18,7 @@ from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event
 from quorate.rounds.instruction import Instruction
 from quorate.study.study import Study
-from quorate_client.approval.datasets import open_account
+from quorate_client.approval.datasets import require_account
 from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.approval.privacy_cost import (
     account_of,
@@ -82,12 +82,9 @@ class Accounting:
         return policy
 
     def _require_account(self, dataset: Dataset, *, is_bounded: bool) -> None:
-        """Whoever wrote a site file may have registered the records and opened no account. A ledger that lost entries
-        may lack the one that was opened; it takes what has no bound all the same."""
-        if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
-            return
+        """A ledger that lost entries may lack the account that was opened; it takes what has no bound all the same."""
         try:
-            open_account(dataset, self.ledger)
+            require_account(dataset, self.ledger)
         except LedgerRolledBackError:
             if is_bounded:
                 raise

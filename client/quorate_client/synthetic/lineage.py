@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -99,9 +99,9 @@ def to_arrow(schema: TabularSchema, table: Table, mark: str) -> pa.Table:
     return pa.table(columns)
 
 
-def write_csv(path: Path, schema: TabularSchema, table: Table, mark: str) -> None:
+def write_csv(file: BinaryIO, schema: TabularSchema, table: Table, mark: str) -> None:
     """Raises OSError."""
-    pa.csv.write_csv(to_arrow(schema, table, mark), path)
+    pa.csv.write_csv(to_arrow(schema, table, mark), file)
 
 
 def write_parquet(path: Path, schema: TabularSchema, table: Table, lineage: Mapping[str, Any]) -> None:

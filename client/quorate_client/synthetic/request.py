@@ -31,7 +31,7 @@ from quorate_client.site.lasting_key import lasting_key
 
 KEY_FILE = "synthetic.key"
 _RESTORE = f"Restore keys/{KEY_FILE} from a backup: under it synthetic data sets are known again"
-_SEED, _SOURCE, _WATERMARK, _SALT = (f"quorate/synthetic-{each}/v1\x00".encode() for each in ("seed", "source", "mark", "salt"))
+_SEED, _SOURCE, _WATERMARK = (f"quorate/synthetic-{each}/v1\x00".encode() for each in ("seed", "source", "watermark"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,9 @@ def known_watermark_key(site: SiteFolder) -> bytes | None:
     return watermark_key(path.read_bytes()) if path.exists() else None
 
 
-def salt(key: bytes, seed: bytes) -> str:
-    """Stands in a report, so that its digest tells nothing to whoever tries out what is in it."""
-    return hmac.digest(key, _SALT + seed, "sha256").hex()
+def derived(seed: bytes, purpose: str) -> bytes:
+    """A seed of its own for one use, 32 bytes."""
+    return hmac.digest(seed, purpose.encode(), "sha256")
 
 
 def commitment(seed: bytes) -> str:
