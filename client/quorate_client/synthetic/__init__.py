@@ -1,1 +1,1 @@
-"""Synthetic data sets: made from a registered one, measured before they are used, and known again."""
+"""Synthetic data sets of a site: made from a registered one, measured before they are used."""
