@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,14 +54,17 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
+    from quorate_client.synthetic.provenance import require_real
     from quorate_client.tasks.data.datasets import register
     from quorate_client.tasks.data.schema import named_unit, read_schema
 
     site = SiteFolder(state)
     with _datasets(state) as datasets, site_ledger(state) as ledger:
         datasets.require_free(name)
+        described = named_unit(read_schema(schema), unit)
         with err().status("Reading the records"):
-            dataset = register(name, path, named_unit(read_schema(schema), unit), test_fraction, site)
+            require_real(path, described, site)
+            dataset = register(name, path, described, test_fraction, site)
             account = open_account(dataset, ledger)
         datasets.add(dataset)
     if as_json:
@@ -106,13 +110,18 @@ def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOp
 
 @app.command()
 def remove(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
-    """Forget a data set. The records are not touched; studies that use it are refused from now on."""
+    """Forget a data set. The records are not touched, but those of a synthetic one, which were made here, are deleted.
+    Studies that use it are refused from now on."""
     with _datasets(state) as datasets:
+        dataset = datasets.get(name)
         datasets.remove(name)
+        if dataset.origin is not None and dataset.path.parents[1] == SiteFolder(state).synthetic.resolve():
+            shutil.rmtree(dataset.path.parent, ignore_errors=True)
     if as_json:
         show_json({"removed": name})
         return
-    say(f"{name} is no longer registered; its records were not touched.")
+    touched = "were not touched" if dataset.origin is None else "were deleted; what they cost stays on the ledger"
+    say(f"{name} is no longer registered; its records {touched}.")
 
 
 @contextmanager

@@ -28,7 +28,9 @@ from quorate_client.tasks.data.schema import TabularSchema, parse_schema
 from quorate_client.tasks.data.table import Table, read_table
 
 RECORDS, REPORT, PAGE, LINEAGE = "records.csv", "report.json", "report.html", "lineage.json"
-_MAKING = ".making"
+SALT = "salt"
+"""Stands in the report's file, so that its digest in the lineage tells nothing to whoever tries out what is in it."""
+_IN_PROGRESS = "synthetic-in-progress"
 _LOCK = "synthetic.lock"
 _RESTORE = "Restore synthetic/ from a backup, or make it again: the same request costs nothing again"
 
@@ -49,11 +51,12 @@ class Kept:
         return schema_of(self.dataset)
 
     def report(self) -> dict[str, Any]:
-        """The report, which is the one that was made with the set. Raises StorageError."""
+        """The report's figures, which are those that were found of the set. Raises StorageError."""
         content = self._read(REPORT)
         if hashlib.sha256(content).hexdigest() != self.origin.report:
             raise self._damaged(REPORT)
         report: dict[str, Any] = json.loads(content)
+        del report[SALT]
         return report
 
     def lineage(self) -> dict[str, Any]:
@@ -154,20 +157,21 @@ def alone(site: SiteFolder) -> Iterator[None]:
 
 
 def clear_place(site: SiteFolder, datasets: Datasets, name: str) -> list[str]:
-    """Take away what an interrupted make of anything, or of this name, left. Returns what it was, in words."""
+    """Take away what an interrupted make left, and unfinished files of this name. Returns what it was, in words."""
     told = []
-    for each in leftovers(site, datasets):
-        if each.name in (_MAKING, name):
-            shutil.rmtree(each)
-            told.append("what an interrupted make left" if each.name == _MAKING else f"unfinished files of {name}")
+    if (site.root / _IN_PROGRESS).is_dir():
+        shutil.rmtree(site.root / _IN_PROGRESS)
+        told.append("files that an interrupted make left were taken away")
+    if any(each.name == name for each in leftovers(site, datasets)):
+        shutil.rmtree(site.synthetic / name)
+        told.append(f"files named {name} that nobody had finished were taken away")
     return told
 
 
 @contextmanager
 def workplace(site: SiteFolder) -> Iterator[Path]:
     """A folder to write into; it is gone afterwards unless ``put_in_place`` took it."""
-    site.synthetic.mkdir(mode=0o700, exist_ok=True)
-    folder = site.synthetic / _MAKING
+    folder = site.root / _IN_PROGRESS
     folder.mkdir(mode=0o700)
     try:
         yield folder
@@ -192,11 +196,8 @@ def write_told(folder: Path, report: bytes, page: str, lineage: Mapping[str, Any
 
 
 def put_in_place(site: SiteFolder, folder: Path, name: str) -> None:
+    """From here on the files of a set are whole."""
+    site.synthetic.mkdir(mode=0o700, exist_ok=True)
     folder.rename(site.synthetic / name)
     flush_folder(site.synthetic)
 
-
-def remove(kept: Kept, datasets: Datasets) -> None:
-    """Forget a set and delete its files; what it cost stays on the ledger."""
-    datasets.remove(kept.dataset.name)
-    shutil.rmtree(kept.folder, ignore_errors=True)

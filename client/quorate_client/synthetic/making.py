@@ -17,13 +17,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
-from quorate.errors import BudgetExhaustedError, InputError, PrivacyRefusedError
+from quorate.errors import BudgetExhaustedError
 from quorate.identity import parse_name
-from quorate.privacy.events import Event
 from quorate_client.approval.datasets import Datasets, require_account
 from quorate_client.approval.policy import Policy
 from quorate_client.approval.privacy_cost import account_of, limits_of_policy
@@ -32,8 +30,18 @@ from quorate_client.ledger.ledger import Ledger, Reservation
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic import kept, watermark
-from quorate_client.synthetic.identifiers import Mitigation, mitigated, require_answered
+from quorate_client.synthetic.identifiers import mitigated, require_none
 from quorate_client.synthetic.lineage import COLUMN, lineage_of, short_id
+from quorate_client.synthetic.order import (
+    Order,
+    delta_of,
+    in_words,
+    require_no_marked_column,
+    require_noise,
+    require_permitted,
+    require_rows,
+    require_source,
+)
 from quorate_client.synthetic.request import (
     Request,
     commitment,
@@ -123,9 +131,7 @@ class Maker:
         with kept.alone(self.site):
             prepared = self._prepare(order)
             notes = kept.clear_place(self.site, self.datasets, order.name)
-            reservation, is_repeated = self._pay(prepared)
-            if is_repeated:
-                notes.append("it was paid for before, by an interrupted make: it costs nothing again")
+            reservation = self._pay(prepared, notes)
             table, found = self._generate(prepared)
             if reservation is not None and reservation.is_open:
                 self.ledger.spend(reservation, prepared.plan.events)
@@ -151,7 +157,7 @@ class Maker:
         delta = delta_of(self.policy, order, units)
         schema = kept.schema_of(source)
         training, held_out = load_table(source, schema)
-        require_answered(schema, training, order.answers)
+        require_none(schema, training, order.answers)
         schema, training = mitigated(schema, training, order.answers)
         _, held_out = mitigated(kept.schema_of(source), held_out, order.answers)
         require_no_marked_column(schema)
@@ -174,8 +180,8 @@ class Maker:
 
     # --- paying ---
 
-    def _pay(self, prepared: _Prepared) -> tuple[Reservation | None, bool]:
-        """The reservation, None without privacy, and whether it was there before."""
+    def _pay(self, prepared: _Prepared, notes: list[str]) -> Reservation | None:
+        """The reservation, None without privacy."""
         request, ledger = prepared.request, self.ledger
         account = account_of(prepared.source)
         study, run = f"synthetic:{request.name}", f"synthetic-{request.digest.hex()[:12]}"
@@ -183,14 +189,20 @@ class Maker:
         ledger.note_limits(self.policy.privacy.limits)
         if request.epsilon is None:
             ledger.record_unbounded(account, study, request.digest, run)
-            return None, False
+            return None
         charge = Charge(account, study, request.digest, run, 0, 0, prepared.plan.events, SYNTHESISE)
         paid = ledger.paid(charge)
         if paid is not None:
-            return paid, True
+            notes.append("it was paid for before, when it was made or begun: it costs nothing again")
+            return paid
+        if any(each.study == study and each.open for each in ledger.entries.sums().runs(account)):
+            notes.append(
+                "an earlier make of this name was paid for and not finished. What was asked for, the program, the "
+                "machine or the records are not the same now, so it cannot be repeated, and this one was paid for anew"
+            )
         limits = limits_of_policy(account, self.policy.privacy)
         try:
-            return ledger.reserve(charge, limits, self.wall()), False
+            return ledger.reserve(charge, limits, self.wall())
         except BudgetExhaustedError as error:
             left = ledger.left(account, limits)
             raise BudgetExhaustedError(
@@ -239,7 +251,7 @@ class Maker:
         """Write all files and rename their folder: from then on they are whole."""
         self.progress("writing", 0.0)
         request, seed = prepared.request, prepared.seed
-        told = json.dumps(report.to_json() | {"salt": derived(seed, "salt").hex()}, sort_keys=True).encode()
+        told = json.dumps(report.to_json() | {kept.SALT: derived(seed, "salt").hex()}, sort_keys=True).encode()
         origin = Origin(
             source=prepared.source,
             generator=request.generator,

@@ -42,7 +42,6 @@ def require_source(source: Dataset) -> None:
             got=f"one that was made from {source.origin.source.name}",
             action=f"Make it from {source.origin.source.name}",
         )
-    
 
 
 def require_rows(rows: int) -> None:
