@@ -150,16 +150,16 @@ class Maker:
     def _prepare(self, order: Order) -> _Prepared:
         source = self.datasets.get(order.dataset)
         require_source(source)
+        schema = kept.schema_of(source)
         require_rows(order.rows)
         require_permitted(self.policy, order)
         self.progress("reading the records", 0.0)
         units = unchanged_index(source).counts[0]
         delta = delta_of(self.policy, order, units)
-        schema = kept.schema_of(source)
         training, held_out = load_table(source, schema)
         require_none(schema, training, order.answers)
+        _, held_out = mitigated(schema, held_out, order.answers)
         schema, training = mitigated(schema, training, order.answers)
-        _, held_out = mitigated(kept.schema_of(source), held_out, order.answers)
         require_no_marked_column(schema)
         plan = self.tools.plan(schema, order.epsilon, delta)
         require_noise(self.policy, plan)

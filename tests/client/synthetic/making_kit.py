@@ -64,7 +64,7 @@ def generate(
         elif not isinstance(column, FlagColumn):
             (low, high), bins = column.range, _BINS
         places = np.where(missing, bins, np.round((np.where(missing, low, values) - low) / (high - low) * (bins - 1)))
-        picked = drawn(places.astype(int), bins + 1)
+        picked = drawn(places.astype(int), bins + (column.missing != "refuse"))
         width = (high - low) / (bins - 1) if column.type in ("number", "integer") else 0.0
         exact = low + picked * (high - low) / (bins - 1) + chance.uniform(-0.5, 0.5, rows) * width
         rounded = np.clip(exact if column.type == "number" else np.round(exact), low, high)
