@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quorate.errors import AlreadyExistsError, NotFoundError
+from quorate.errors import AlreadyExistsError, NotFoundError, WrongStateError
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.database import SiteDatabase, transaction
 
@@ -80,10 +80,18 @@ class Datasets:
         """Forget a data set; the records themselves are not touched. Studies that use it are refused from now on.
 
         Raises:
-            NotFoundError: there is no such data set.
+            NotFoundError: there is no such data set. WrongStateError: others were made from it.
         """
         self.get(name)
         with transaction(self._database):
+            made = [each.name for each in self.all() if each.origin is not None and each.source.name == name]
+            if made:
+                raise WrongStateError(
+                    f"Synthetic data sets were made from {name}, and models that are trained on them are tried on its "
+                    "held-out records",
+                    got=", ".join(made),
+                    action="Remove these first",
+                )
             self._database.execute("DELETE FROM datasets WHERE name = ?", (name,))
 
 

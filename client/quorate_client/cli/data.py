@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from quorate_client.approval.datasets import Datasets, open_account
 from quorate_client.cli.ledger import site_ledger
@@ -19,15 +21,18 @@ from quorate_client.cli.output import (
     StateOption,
     cell,
     err,
+    moment,
     out,
     say,
     show_json,
     table,
 )
-from quorate_client.site.agreement import Dataset
+from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import load_identity
+
+WITHOUT_PRIVACY = "WITHOUT privacy"
 
 app = typer.Typer(help="Register the data sets that studies may use.", no_args_is_help=True)
 
@@ -83,11 +88,13 @@ def list_datasets(state: StateOption = DEFAULT_STATE, as_json: JsonOption = Fals
     if as_json:
         show_json([_as_json(dataset) for dataset in found])
         return
-    rows = table("name", "kind", "records", "units", "test part", "path")
+    rows = table("name", "kind", "records", "units", "test part", "made from", "path")
     for each in found:
         units = "-" if each.units is None else str(each.units)
-        fraction = f"{each.test_fraction:.0%}"
-        rows.add_row(cell(each.name), each.kind, str(each.records), units, fraction, cell(str(each.path)))
+        is_real, made = each.origin is None, cell("-") if each.origin is None else _made_from(each.origin)
+        test_part = f"{each.test_fraction:.0%}" if is_real else "its source's"
+        kind = each.kind if is_real else f"{each.kind}, synthetic"
+        rows.add_row(cell(each.name), kind, str(each.records), units, test_part, made, cell(str(each.path)))
     out().print(rows)
 
 
@@ -96,13 +103,15 @@ def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOp
     """Show one data set and its schema."""
     with _datasets(state) as datasets, site_ledger(state) as ledger:
         dataset = datasets.get(name)
-        account = ledger.entries.sums().names(name)
+        account = ledger.entries.sums().names(dataset.source.name)
     if as_json:
         show_json(_as_json(dataset, account))
         return
     rows = table("", "")
     for key, value in _as_json(dataset, account).items():
-        if key != "schema":
+        if key == "synthetic" and dataset.origin is not None:
+            _add_origin(rows, dataset.origin)
+        elif key not in ("schema", "synthetic"):
             rows.add_row(key, cell(", ".join(value) if isinstance(value, list) else str(value)))
     out().print(rows)
     show_json(dataset.schema)
@@ -132,6 +141,27 @@ def _datasets(folder: Path) -> Iterator[Datasets]:
         yield Datasets(state, time.time)
 
 
+def _made_from(origin: Origin) -> Text:
+    """Its source, and what it cost that."""
+    style = "" if origin.epsilon is not None else "bold yellow"
+    return cell(f"{origin.source.name}, {_promise(origin)}", style)
+
+
+def _promise(origin: Origin) -> str:
+    return WITHOUT_PRIVACY if origin.epsilon is None else f"epsilon {origin.epsilon:g} at delta {origin.delta:g}"
+
+
+def _add_origin(rows: Table, origin: Origin) -> None:
+    """What somebody must know who is to decide on a synthetic data set."""
+    rows.add_row("synthetic", "made records: nobody's, but made from people's")
+    rows.add_row("made from", _made_from(origin))
+    rows.add_row("made by", cell(f"{origin.generator}, {moment(origin.made_unix_s)}"))
+    for name, risk in origin.risks.items():
+        rows.add_row(cell(f"risk: {name.replace('_', ' ')}"), f"{risk:.3f}")
+    rows.add_row("utility loss", f"{origin.utility_loss:.3f} of area under the curve")
+    rows.add_row("report", cell(f"SHA-256 {origin.report}"))
+
+
 def _told(name: str, account: set[str]) -> str:
     others = sorted(account - {name})
     if not others:
@@ -150,5 +180,10 @@ def _as_json(dataset: Dataset, account: set[str] | None = None) -> dict[str, Any
         **({} if account is None else {"account": sorted(account)}),
         "test_fraction": dataset.test_fraction,
         "path": str(dataset.path),
+        "synthetic": None if dataset.origin is None else _origin_as_json(dataset.origin),
         "schema": dataset.schema,
     }
+
+
+def _origin_as_json(origin: Origin) -> dict[str, Any]:
+    return origin.to_plain() | {"source": origin.source.name}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from quorate.errors import SyntheticRefusedError
 from quorate.identity import SiteName
 from quorate.study.study import Study, TrainingData
 
@@ -47,6 +48,11 @@ class Dataset:
             raise ValueError(f"a real data set has no {self.training} records")
         if self.origin is not None and self.index is not None:
             raise ValueError("nobody's records are in a synthetic data set: it has no fingerprints")
+
+    @property
+    def source(self) -> Dataset:
+        """Whose records it is about: itself, or of a synthetic one what it was made from."""
+        return self if self.origin is None else self.origin.source
 
     @property
     def unit(self) -> Literal["record", "unit"]:
@@ -124,10 +130,33 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """A study that this site approved, with the data set it may use. ``dataset`` is None for a guest app."""
+    """A study that this site approved, with the data set it may use (``for_study``); None for a guest app."""
 
     study: Study
     digest: bytes
     site: SiteName
     dataset: Dataset | None
     node_config: dict[str, str | int | float | bool]
+
+
+def is_of_kind(dataset: Dataset, study: Study) -> bool:
+    """Whether a data set is synthetic where the study trains on synthetic records, and real where it does not."""
+    return (dataset.origin is not None) == (study.training_data != "real")
+
+
+def for_study(dataset: Dataset, study: Study) -> Dataset:
+    """The data set with what the study trains on. That is the approved study's to say, and nobody else's.
+
+    Raises:
+        SyntheticRefusedError: it is of the other kind.
+    """
+    if not is_of_kind(dataset, study):
+        wanted, kind = ("synthetic", "real") if dataset.origin is None else ("real", "synthetic")
+        raise SyntheticRefusedError(
+            f"The data set {dataset.name} is not of the kind that the study {study.name} trains on",
+            expected=f'a {wanted} one, for training_data = "{study.training_data}"',
+            got=f"a {kind} one",
+            action="Name another data set with `quorate-client approve --dataset`; `quorate-client data list` shows "
+            "which are synthetic",
+        )
+    return replace(dataset, training=study.training_data)
