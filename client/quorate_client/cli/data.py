@@ -133,6 +133,36 @@ def remove(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     say(f"{name} is no longer registered; its records {touched}.")
 
 
+@app.command()
+def mock(
+    schema: Annotated[Path, typer.Argument(metavar="SCHEMA.toml", help="The schema, TOML.")],
+    rows: Annotated[int, typer.Option(help="How many records.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same records.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The new file; its name says mock.",
+            show_default="SCHEMA.mock.csv or SCHEMA.mock.npz",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make up records that fit a schema, to write and try tasks with. They come from the schema alone, from nobody."""
+    from quorate.study.mock_file import mock_name, write_mock
+    from quorate_client.tasks.data.schema import read_schema
+
+    content = read_schema(schema)
+    path = output or Path(mock_name(schema.stem, content))
+    write_mock(path, content, rows, seed)
+    if as_json:
+        show_json({"path": str(path), "rows": rows, "seed": seed})
+        return
+    say(f"Wrote {path}: {rows} records that are made up, of nobody.")
+    say(f"To try a task on them: quorate-client data add mock {path} --schema {schema}")
+
+
 @contextmanager
 def _datasets(folder: Path) -> Iterator[Datasets]:
     site = SiteFolder(folder)
