@@ -64,7 +64,8 @@ def make(
         bool, typer.Option("--no-privacy", help="Make it WITHOUT privacy, which the policy must allow.")
     ] = False,
     keep: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Keep a column that looks like an identifier: it is none.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Keep a column that looks like an identifier: it is none."),
     ] = None,
     drop: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Leave a column out.")] = None,
     generalise: Annotated[
@@ -130,9 +131,7 @@ def report(
     form: Annotated[
         Format | None, typer.Option("--format", help="A whole page, or all figures; else the figures that count.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")] = None,
     state: StateOption = DEFAULT_STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -265,7 +264,9 @@ def _privacy(kept: Kept) -> str:
 
 def _tell_verdict(kept: Kept, refused: list[str]) -> None:
     if kept.origin.epsilon is None:
-        warn(f"{kept.dataset.name} was made WITHOUT privacy: its figures show what was tried, not that nothing is there")
+        warn(
+            f"{kept.dataset.name} was made WITHOUT privacy: its figures show what was tried, not that nothing is there"
+        )
     if not refused:
         say(f"It stays within this site's limits: studies may use it and it may be exported ({_figures(kept)}).")
         return

@@ -97,7 +97,15 @@ def restore_site(
 
 def _names(folder: SiteFolder) -> set[str]:
     """What is at the top of a backup."""
-    parts = (folder.keys, folder.records, folder.synthetic, folder.config, folder.policy, folder.database, folder.ledger)
+    parts = (
+        folder.keys,
+        folder.records,
+        folder.synthetic,
+        folder.config,
+        folder.policy,
+        folder.database,
+        folder.ledger,
+    )
     return {path.name for path in parts}
 
 

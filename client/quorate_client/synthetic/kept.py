@@ -107,7 +107,8 @@ class Kept:
 
     def _damaged(self, name: str) -> StorageError:
         return StorageError(
-            f"{self.folder / name} is not what was made with the synthetic data set {self.dataset.name}", action=_RESTORE
+            f"{self.folder / name} is not what was made with the synthetic data set {self.dataset.name}",
+            action=_RESTORE,
         )
 
 
@@ -200,4 +201,3 @@ def put_in_place(site: SiteFolder, folder: Path, name: str) -> None:
     site.synthetic.mkdir(mode=0o700, exist_ok=True)
     folder.rename(site.synthetic / name)
     flush_folder(site.synthetic)
-

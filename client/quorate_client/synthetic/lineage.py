@@ -71,8 +71,8 @@ def _promise(origin: Origin, events: tuple[Event, ...]) -> dict[str, Any]:
         return {"statement": WITHOUT_PRIVACY}
     unit = origin.source.unit
     return {
-        "statement": f"differential privacy, epsilon {origin.epsilon:g} at delta {origin.delta:g} for each {unit} of the "
-        f"source's training part, added or removed",
+        "statement": f"differential privacy, epsilon {origin.epsilon:g} at delta {origin.delta:g} for each {unit} "
+        "of the source's training part, added or removed",
         "accounting": "Gaussian sums, composed on the source's privacy ledger",
         "events": [{"noise_multiplier": each.noise_multiplier, "count": each.count} for each in events],
     }

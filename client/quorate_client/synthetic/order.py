@@ -1,4 +1,4 @@
-"""What a synthetic data set is ordered as, and whether this site makes it: rules of the policy and of what can be made."""
+"""An order for a synthetic data set, and whether this site carries it out: the policy's rules, and what can be made."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def delta_of(policy: Policy, order: Order, units: int) -> float:
         return 10.0 ** math.floor(math.log10(largest))
     if not 0 < order.delta <= largest:
         raise PrivacyRefusedError(
-            "There is no such delta for this data set", expected=f"at most {largest:.2g}", got=f"--delta {order.delta:g}"
+            "There is no such delta for this data set",
+            expected=f"at most {largest:.2g}",
+            got=f"--delta {order.delta:g}",
         )
     return order.delta
 

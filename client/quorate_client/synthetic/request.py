@@ -103,7 +103,12 @@ def commitment(seed: bytes) -> str:
 def source_fingerprint(key: bytes, source: Dataset) -> str:
     """Of a real data set as it is registered: its file, its schema, and what of it is held out."""
     index = None if source.index is None else source.index.name
-    about = {"content": source.content, "schema": source.schema, "held_out": source.test_fraction, "index": index}
+    about: dict[str, Any] = {
+        "content": source.content,
+        "schema": source.schema,
+        "held_out": source.test_fraction,
+        "index": index,
+    }
     return hmac.digest(key, _SOURCE + rfc8785.dumps(about), "sha256").hex()
 
 

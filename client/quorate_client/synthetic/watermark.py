@@ -84,7 +84,7 @@ def _marked(of_class: Mask, single: Mask, green: Mask, quota: int, chance: np.ra
     several, greens, others = (
         chance.permutation(np.flatnonzero(of_class & each)) for each in (~single, single & green, single & ~green)
     )
-    of_several = min(len(several), round(quota * len(several) / max(1, np.count_nonzero(of_class))))
+    of_several = min(len(several), round(quota * len(several) / max(1, int(of_class.sum()))))
     of_singles = quota - of_several
     of_greens = min(len(greens), max(round(GREEN_SHARE * of_singles), of_singles - len(others)))
     chosen = (several[:of_several], greens[:of_greens], others[: of_singles - of_greens])

@@ -100,7 +100,9 @@ class Spy:
     interrupt: Callable[[], None] = lambda: None
     """Called when the records were made, before anything is written."""
 
-    def generate(self, plan: OneWayPlan, schema: TabularSchema, table: Table, rows: int, seed: bytes, *rest: Any) -> Table:
+    def generate(
+        self, plan: OneWayPlan, schema: TabularSchema, table: Table, rows: int, seed: bytes, *rest: Any
+    ) -> Table:
         self.generated_from.append(table)
         made = generate(plan, schema, table, rows, seed, *rest)
         self.interrupt()

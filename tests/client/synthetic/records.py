@@ -85,7 +85,9 @@ def write_table(path: Path, table: Table) -> Path:
     with path.open("w", encoding="utf-8") as file:
         file.write("outcome,age,region,pressure,smoker\n")
         for place in range(table.records):
-            age, pressure, region, smoker = (float(table.columns[name][place]) for name in ("age", "pressure", "region", "smoker"))
+            age, pressure, region, smoker = (
+                float(table.columns[name][place]) for name in ("age", "pressure", "region", "smoker")
+            )
             word = "" if np.isnan(region) else f'"{regions[int(region)]}"'
             cells = (f"{age:.0f}", word, cell(pressure, f"{pressure:g}"), cell(smoker, f"{smoker:.0f}"))
             file.write(",".join((("well", "ill")[int(table.labels[place])], *cells)) + "\n")

@@ -47,7 +47,14 @@ def test_whenever_it_is_killed_nothing_half_made_is_there_and_a_repetition_pays_
             listed = kept.all_kept(site.datasets)
             for each in listed:
                 each.require_whole()
-            found.add((before.count("reserve"), before.count("spend"), len(kept.leftovers(site.folder, site.datasets)), len(listed)))
+            found.add(
+                (
+                    before.count("reserve"),
+                    before.count("spend"),
+                    len(kept.leftovers(site.folder, site.datasets)),
+                    len(listed),
+                )
+            )
             if not listed:
                 site.make()
             paid = [each for each in site.entries() if isinstance(each, Reserved)]

@@ -265,7 +265,10 @@ def test_a_synthetic_set_is_no_source(site: Site) -> None:
 
 
 def test_a_column_that_identifies_is_refused_until_it_is_answered_for(tmp_path: Path) -> None:
-    schema: dict[str, Any] = {**SCHEMA, "columns": [{"name": "patient_id", "type": "integer", "range": [0, 10**7]}, *SCHEMA["columns"]]}
+    schema: dict[str, Any] = {
+        **SCHEMA,
+        "columns": [{"name": "patient_id", "type": "integer", "range": [0, 10**7]}, *SCHEMA["columns"]],
+    }
     (tmp_path / "real").mkdir()
     folder = register_visits(tmp_path / "real")
     lines = write_table(tmp_path / "plain.csv", a_table(RECORDS, seed=5)).read_text().splitlines()
