@@ -156,7 +156,7 @@ def report(
             return
         content = json.dumps(figures, indent=2, sort_keys=True).encode() + b"\n"
     else:
-        content = report_page(figures, lineage).encode()
+        content = report_page(figures, lineage, policy).encode()
     target = output if output is not None else Path(f"{name}.html")
     try:
         write_new(target, content)

@@ -65,7 +65,8 @@ class Tools:
 
     Args:
         modules: Whose code a table depends on.
-        plan, generate: As in ``synthetic/generator``. assess: Returns a report. page: A report and its lineage as HTML.
+        plan, generate: As in ``synthetic/generator``. assess: Returns a report. page: A report and its lineage as HTML,
+            held against a policy.
     """
 
     generator: str
@@ -73,7 +74,7 @@ class Tools:
     plan: Callable[[TabularSchema, float | None, float], Any]
     generate: Callable[..., Table]
     assess: Callable[..., Any]
-    page: Callable[[Any, Mapping[str, Any]], str]
+    page: Callable[[Any, Mapping[str, Any], Policy], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,7 @@ class Maker:
         lineage = lineage_of(request, origin, prepared.plan.events, is_watermarked=is_watermarked)
         with kept.workplace(self.site) as folder:
             content = kept.write_records(folder, prepared.schema, table, short_id(origin.seed_commitment))
-            kept.write_told(folder, told, self.tools.page(report, lineage), lineage)
+            kept.write_told(folder, told, self.tools.page(report, lineage, self.policy), lineage)
             kept.put_in_place(self.site, folder, request.name)
         path = (self.site.synthetic / request.name / kept.RECORDS).resolve()
         schema = schema_dict(prepared.schema) | {"file": {"delimiter": ",", "ignore": [COLUMN], "unit": None}}

@@ -4,6 +4,8 @@ Each row draws a lot by its content under a key of the site's: half of all rows 
 rows are made than are wanted, and of them green ones are kept somewhat more often. So about 60 % of a table's distinct
 rows are green in place of 50 %, which a test finds in a table of some 1,500 rows, or in 1,000 of its rows.
 
+Numbers count with four digits, for whoever writes a table anew may cut some.
+
 Nothing of it is seen without the key, and no column's figures move: a lot has to do with nothing but the key. Rows that
 come several times among those that were made are chosen without regard to it, or the more frequent green ones would
 make their values more frequent. It is removed by changing most rows in any cell, or by leaving a column out.
@@ -17,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quorate_client.tasks.data.columns import Mask
-from quorate_client.tasks.data.fingerprints import of_rows
+from quorate_client.tasks.data.columns import Mask, Vector
+from quorate_client.tasks.data.fingerprints import Fingerprints, of_rows
 from quorate_client.tasks.data.schema import TabularSchema
 from quorate_client.tasks.data.table import Table
 
@@ -27,6 +29,7 @@ SPARE = 1.3
 GREEN_SHARE = 0.6
 FOUND_Z = 5.0
 """A table that did not come from here reaches it with a chance of 3 in 10 million."""
+DIGITS = 4
 MIN_DISTINCT = 1_500
 """Distinct rows of a table that can carry it; one of so many is found in 996 of 1,000 cases."""
 
@@ -50,7 +53,7 @@ class Finding:
 
 def find(key: bytes, schema: TabularSchema, table: Table) -> Finding:
     """Look for the watermark: in whatever order rows and columns are, and however numbers and words are written."""
-    lots = np.unique(of_rows(key, schema, table))
+    lots = np.unique(_lots(key, schema, table))
     return Finding(len(lots), int(np.count_nonzero(_green(lots))))
 
 
@@ -64,7 +67,7 @@ def thinned(key: bytes, schema: TabularSchema, candidates: Table, rows: int, see
     Returns:
         The table, and what is found in it.
     """
-    lots = of_rows(key, schema, candidates)
+    lots = _lots(key, schema, candidates)
     _, places, counts = np.unique(lots, return_inverse=True, return_counts=True)
     chance = np.random.default_rng(np.frombuffer(seed, np.uint32))
     kept = np.zeros(candidates.records, dtype=np.bool_)
@@ -101,5 +104,19 @@ def _shares(labels: npt.NDArray[np.int64], rows: int) -> list[tuple[int, int]]:
     return list(zip(classes.tolist(), whole.tolist(), strict=True))
 
 
-def _green(lots: npt.NDArray[np.uint64]) -> Mask:
+def _lots(key: bytes, schema: TabularSchema, table: Table) -> Fingerprints:
+    """Of each row, equal for rows that say the same."""
+    numbers = {column.name for column in schema.columns if column.type == "number"}
+    columns = {name: _cut(values) if name in numbers else values for name, values in table.columns.items()}
+    return of_rows(key, schema, Table(columns, table.labels))
+
+
+def _cut(values: Vector) -> Vector:
+    """To so many significant digits."""
+    sizes = np.abs(np.where(values == 0, 1.0, values))
+    steps = 10.0 ** (np.floor(np.log10(sizes)) - (DIGITS - 1))
+    return np.round(values / steps) * steps
+
+
+def _green(lots: Fingerprints) -> Mask:
     return (lots & np.uint64(1)).astype(np.bool_)

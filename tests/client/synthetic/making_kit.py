@@ -123,5 +123,5 @@ class Spy:
         return Tools(GENERATOR, ("quorate_client.synthetic.watermark",), plan, self.generate, self.assess, page)
 
 
-def _page(report: TestReport, lineage: Mapping[str, Any]) -> str:
+def _page(report: TestReport, lineage: Mapping[str, Any], _: object) -> str:
     return f"<p>{lineage['privacy']['statement']}</p><p>{report.risks}</p>"

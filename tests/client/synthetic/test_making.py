@@ -72,7 +72,7 @@ def test_a_set_is_registered_with_its_records_report_and_lineage(site: Site) -> 
 
 
 def test_no_held_out_record_ever_reaches_the_generator(site: Site) -> None:
-    """Not for the set, nor for those that the report makes to attack it."""
+    """The report is given them, and only after that."""
     site.make()
     training, held_out = load_table(site.source, parsed())
     outside = rows_of(held_out) - rows_of(training)

@@ -58,6 +58,16 @@ def test_the_order_of_rows_columns_and_categories_does_not_hide_it_nor_does_losi
     assert find(KEY, turned, shuffled) == find(KEY, schema, marked)
 
 
+def test_numbers_that_were_written_with_fewer_digits_do_not_hide_it(marked: Table) -> None:
+    thirds = marked.columns["pressure"] / 3
+    cut = np.array([float(f"{value:.6g}") for value in thirds])
+    found = [
+        find(KEY, parsed(), replace(marked, columns={**marked.columns, "pressure": values})) for values in (thirds, cut)
+    ]
+    assert found[0].distinct == found[1].distinct
+    assert abs(found[0].green - found[1].green) < 5
+
+
 def test_copies_of_rows_are_no_evidence() -> None:
     """Or a real table with one frequent green row would be called ours."""
     table = a_table(40)
