@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from quorate.study.section import Frozen
@@ -200,7 +201,6 @@ def judged(members: Vector, others: Vector, shadows: int, rng: np.random.Generat
     hits = round(true * len(members))
     # The bootstrap knows that the threshold was drawn too; the exact interval does not collapse where all are found.
     low, high = _wider(quantiles(trues, CONFIDENCE), clopper_pearson(hits, len(members), CONFIDENCE))
-    strict, _ = _wider(quantiles(trues, STANDS), clopper_pearson(hits, len(members), STANDS))
     area = quantiles(aucs, CONFIDENCE)
     return Membership(
         shadows=shadows,
@@ -215,7 +215,7 @@ def judged(members: Vector, others: Vector, shadows: int, rng: np.random.Generat
             found=true - FALSE_POSITIVES,
             low=low - FALSE_POSITIVES,
             high=high - FALSE_POSITIVES,
-            stands=strict > FALSE_POSITIVES,
+            stands=by_chance(hits, len(members), round(false * len(others)), len(others)) < (1 - STANDS) / 2,
         ),
     )
 
@@ -225,6 +225,11 @@ def rates(members: Vector, others: Vector) -> tuple[float, float]:
     allowed = int(FALSE_POSITIVES * len(others))
     threshold = np.sort(others)[::-1][allowed]
     return float((members > threshold).mean()), float((others > threshold).mean())
+
+
+def by_chance(hits: int, members: int, misses: int, others: int) -> float:
+    """The chance of so many hits where scores mean nothing: of the best ones, that so few are not members."""
+    return float(stats.hypergeom.cdf(misses, members + others, others, hits + misses))
 
 
 def joined(first: Table, second: Table) -> Table:
