@@ -1,1 +1,1 @@
-"""Records that stand in for a site's own: made at the site, measured before they are used."""
+"""Synthetic data sets of a site: made from a registered one, measured before they are used."""
