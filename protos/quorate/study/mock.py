@@ -100,8 +100,9 @@ class _Drawn:
 
     def positions(self) -> list[float]:
         """For each row a place between 0 and below 1."""
-        own = 1 - self._leaning
-        return [own * self.random.random() + self._leaning * 0.999 * self.shares[label] for label in self.labels]
+        own, below_one = 1 - self._leaning, math.nextafter(1, 0)
+        drawn = (own * self.random.random() + self._leaning * self.shares[label] for label in self.labels)
+        return [min(position, below_one) for position in drawn]
 
     def some_rows(self, count: int) -> list[int]:
         return self.random.sample(range(self.rows), min(count, self.rows))

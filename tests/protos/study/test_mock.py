@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quorate.errors import AlreadyExistsError, InputError, SchemaError
+from quorate.study.mock import mock_table
 from quorate.study.mock_file import mock_name, write_mock
 from quorate_client.tasks.data.datasets import load_images, load_table, register
 from quorate_client.tasks.data.schema import ImageSchema, TabularSchema, parse_schema
@@ -55,6 +56,14 @@ def test_a_mock_table_fits_its_schema_cell_by_cell(tmp_path: Path, separator: st
         write_mock(path, schema, rows, seed)
         assert read_table(path, parsed(schema)).records == rows
         path.unlink()
+
+
+def test_no_number_is_rounded_out_of_its_range() -> None:
+    columns = [{"name": "a", "type": "number", "range": [0.00001, 1.00009]}]
+    schema = {"kind": "tabular", "columns": columns, "label": {"name": "ill", "classes": ["no", "yes"]}}
+    _, (cells, _) = mock_table(schema, 100_000, 0)
+    values = [float(cell) for cell in cells]
+    assert (min(values), max(values)) == (0.00001, 1.00009), "some would be rounded to 0 and to 1.0001"
 
 
 def test_everything_that_the_schema_allows_occurs_where_there_are_rows_enough(tmp_path: Path) -> None:
