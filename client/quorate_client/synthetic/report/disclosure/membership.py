@@ -255,7 +255,7 @@ def _targets(training: Table, held_out: Table, rng: np.random.Generator) -> tupl
 
 
 def _halves(shadows: int, members: int, rng: np.random.Generator) -> Flags:
-    """[shadows, units]: each is in half of the shadows, and in each shadow is one of each pair of members and others."""
+    """[shadows, units]: each is in half of the shadows; of each pair of a member and another one is in each."""
     used = np.argsort(rng.random((shadows, members)), axis=0) < shadows // 2
     return np.hstack([used, ~used])
 
