@@ -49,7 +49,8 @@ else
 fi
 sha256sum --check --quiet --strict SHA256SUMS || fail "A file is not what SHA256SUMS says. Copy the bundle again."
 listed=$(sed 's/^[0-9a-f]*  //' SHA256SUMS | sort)
-found=$(find . -type f ! -name 'SHA256SUMS*' | sed 's|^\./||' | LC_ALL=C sort)
+# Links, too: their targets would be installed, and lie anywhere.
+found=$(find . ! -type d ! -path ./SHA256SUMS ! -path ./SHA256SUMS.minisig | sed 's|^\./||' | LC_ALL=C sort)
 [ "$(printf %s "$listed" | LC_ALL=C sort)" = "$found" ] || fail "There are files that SHA256SUMS does not list. Unpack the bundle into an empty folder."
 
 # 2. Does it fit this machine?

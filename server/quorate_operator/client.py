@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import grpc
 
-from quorate.errors import FrameError, QuorateError, ServerIdentityError, ServerUnreachableError
+from quorate.errors import FrameError, ServerUnreachableError
 from quorate.identity import SiteName
 from quorate.rounds.run import RoundResult, RunView
 from quorate.study.study import Study
@@ -183,19 +183,7 @@ class OperatorClient:
         try:
             yield
         except grpc.RpcError as failure:
-            raise _refusal(failure, self._address) from failure
-
-
-def _refusal(failure: Any, address: str) -> QuorateError:
-    """The error behind a failed call. A server that is not ours is told apart from one that is down."""
-    if "CERTIFICATE_VERIFY_FAILED" in (failure.details() or ""):
-        return ServerIdentityError(
-            f"What answers at {address} is not this consortium's server",
-            expected="a certificate by the authority in ca.pem of the credential",
-            action="Check the address, and whether something on the way opens TLS connections; if the consortium was "
-            "founded anew, use its new credential",
-        )
-    return error_from_call(failure, address)
+            raise error_from_call(failure, self._address) from failure
 
 
 def _site(status: operator_pb2.SiteStatus) -> SiteView:

@@ -22,7 +22,7 @@ from quorate.process.metrics import watch_event_loop
 from quorate.process.monitoring import Finding, MonitoringEndpoint, serve_monitoring
 from quorate.rounds.spool import Spool
 from quorate.v1 import enrolment_pb2_grpc, operator_pb2_grpc, rounds_pb2_grpc
-from quorate_server.consortium.ca import Authority
+from quorate_server.consortium.ca import AUTHORITY_WARN_DAYS, DAY_S, FOUND_ANEW, Authority
 from quorate_server.consortium.config import ServerConfig, held_by_server
 from quorate_server.consortium.registry import Registry
 from quorate_server.consortium.server_certificate import ServerIdentity
@@ -125,6 +125,7 @@ class Server:
         Raises:
             ConfigError: the address is taken.
         """
+        _warn_of_its_end(self._authority, time.time())
         try:
             port = self._grpc.add_secure_port(self._config.listen, self._identity.server_credentials())
         except RuntimeError as error:
@@ -189,6 +190,21 @@ class Server:
             spool=self.spool.folder,
             now=time.time(),
         )
+
+
+def _warn_of_its_end(authority: Authority, now: float) -> None:
+    """Without a valid authority nobody can connect. No reason not to start: it is this machine's clock that says so."""
+    days = (authority.expires_unix_s - now) / DAY_S
+    if now < authority.starts_unix_s:
+        log.error("by this machine's clock the certificate authority is not valid yet", action="Set the clock")
+    elif days <= 0:
+        log.error(
+            "by this machine's clock the certificate authority has ended: nobody can connect",
+            days_ago=round(-days, 1),
+            action=f"Check the clock; if it is right: {FOUND_ANEW}",
+        )
+    elif days < AUTHORITY_WARN_DAYS:
+        log.warning("the certificate authority ends soon", days_left=round(days, 1), action=f"Until then: {FOUND_ANEW}")
 
 
 def upgrade_at_start(config: ServerConfig) -> None:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,22 @@ def test_a_file_that_was_changed_is_found(bundle: Path) -> None:
     assert not (bundle.parent / "opt").exists()
 
 
-def test_a_file_that_was_added_is_found(bundle: Path) -> None:
+def added_file(bundle: Path) -> None:
     (bundle / "sitecustomize.py").write_text("import antigravity\n", encoding="utf-8")
+
+
+def added_link(bundle: Path) -> None:
+    (bundle / "quorate-site.service").symlink_to("/etc/hostname")
+
+
+def added_sums(bundle: Path) -> None:
+    (bundle / "wheels").mkdir()
+    (bundle / "wheels" / "SHA256SUMS.whl").write_bytes(b"")
+
+
+@pytest.mark.parametrize("add", [added_file, added_link, added_sums])
+def test_what_was_added_is_found(bundle: Path, add: Callable[[Path], None]) -> None:
+    add(bundle)
     code, said = install(bundle, "site", "--unsigned")
     assert code == 1
     assert "does not list" in said

@@ -24,6 +24,7 @@ from quorate_operator.client import OperatorClient
 from quorate_operator.profile import Profile
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.server_certificate import ServerIdentity
+from tests.http_proxy import running_proxy
 from tests.operator.conftest import Inside
 from tests.server.door import Door, SiteKeys, a_study
 
@@ -97,6 +98,22 @@ def test_a_watch_of_a_server_that_was_never_there_ends_at_once(profile: Profile)
         pytest.raises(ServerUnreachableError),
     ):
         list(client.watch("any", lambda seconds: pytest.fail("there is nothing to wait for")))
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "no_proxy"])
+def test_an_operators_shell_decides_about_the_proxy(
+    profile: Profile, inside: Inside, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """As with other commands that one types; a site's daemon has a configuration for it."""
+    monkeypatch.delenv("no_grpc_proxy", raising=False)
+    monkeypatch.setenv("no_proxy", "localhost" if variable == "no_proxy" else "")
+    proxied = running_proxy()
+    proxy, port = inside(proxied.__aenter__())
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+    with OperatorClient(profile) as client:
+        assert client.sites() == []
+    inside(proxied.__aexit__(None, None, None))
+    assert len(proxy.asked) == (variable == "https_proxy")
 
 
 def test_a_download_arrives_whole(client: OperatorClient, door: Door, inside: Inside, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -11,7 +11,7 @@ from quorate.errors import BlobMissingError
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob, BlobId, blob_id
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
-from quorate.rounds.run import RoundResult
+from quorate.rounds.run import RoundResult, SumOutcome, SumStep
 from quorate.study.study import Study
 from quorate.tally import BINS, LOSS_ONE
 from quorate.wire.messages import (
@@ -23,6 +23,7 @@ from quorate.wire.messages import (
 from quorate.wire.sum_messages import sum_answer_from_bytes, sum_answer_to_bytes
 from quorate_server.rounds.phases import Arrived, Presence, Status
 from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.sum_figures import SumFigures
 from quorate_server.rounds.sums.loop import SumLoop
 
 RUN = RunId("malignancy-0a1b2c")
@@ -117,6 +118,8 @@ class MemoryExchange:
     sent: list[tuple[SiteName, Instruction]] = field(default_factory=list)
     model: bytes | None = None
     statuses: list[Status] = field(default_factory=list)
+    outcomes: list[SumOutcome] = field(default_factory=list)
+    seconds: list[Mapping[SumStep, float]] = field(default_factory=list)
     events: list[Arrived | Presence] = field(default_factory=list)
 
     # --- a process's life ---
@@ -212,6 +215,11 @@ class MemoryExchange:
 
     def report(self, status: Status) -> None:
         self.statuses.append(status)
+
+    def measured(self, figures: SumFigures) -> None:
+        self.outcomes += figures.outcomes
+        if figures.seconds:
+            self.seconds.append(figures.seconds)
 
 
 # --- what a test changes ---

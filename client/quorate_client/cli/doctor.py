@@ -7,6 +7,7 @@ then a call.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.offers import open_offers
 from quorate_client.approval.policy_file import look_at_policy
 from quorate_client.cli.network_check import BrokenWayError, connect, first_hop, resolve, shake_hands, who_answers
+from quorate_client.connection.channel import unheeded_proxies
 from quorate_client.ledger.upgrading import pending_upgrades
 from quorate_client.site.config import Config, read_config
 from quorate_client.site.database import site_state
@@ -176,6 +178,9 @@ def _isolation(folder: SiteFolder) -> Finding:
 def _way(folder: SiteFolder, config: Config, identity: Identity, credentials: Credentials) -> Iterator[Finding]:
     """From here to a call that the server answers; the first step that fails ends it."""
     address = config.address or identity.address
+    if not config.proxy and (unheeded := unheeded_proxies(os.environ)):
+        text = f"{', '.join(unheeded)} of the environment is not used: the configuration names no proxy"
+        yield Finding("proxy", "warning", text, f"If the way out leads through it, set `proxy` in {folder.config}")
     try:
         yield Finding("address", "ok", resolve(first_hop(address, config.proxy)))
         with connect(address, config.proxy) as plain:

@@ -1,5 +1,7 @@
 """The one way out: a TLS channel to the server, trusted by the consortium's own authority and by nothing else.
 
+It goes through the proxy of the configuration, or through none: the environment does not choose the way.
+
 The server's certificate is checked for the fixed name ``quorate-server``, not for its address: only the consortium's
 authority can issue it, and the address may change without a new invitation.
 """
@@ -7,13 +9,14 @@ authority can issue it, and the address may change without a new invitation.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import grpc
 
-from quorate.errors import QuorateError, ServerIdentityError, ServerUnreachableError
+from quorate.errors import ServerUnreachableError
 from quorate.v1 import enrolment_pb2_grpc, rounds_pb2_grpc
 from quorate.wire.refusal import FailedCall, error_from_call
 from quorate_client.site.keys import Credentials
@@ -21,9 +24,13 @@ from quorate_client.site.keys import Credentials
 SERVER_NAME = "quorate-server"
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
-# gRPC tells it in words only, as one more way of being unavailable.
-_SIGNS_OF_A_WRONG_CLOCK = ("certificate is not yet valid", "certificate has expired")
-_SIGNS_OF_ANOTHER_SERVER = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+_IF_ANOTHER_ANSWERS = (
+    "Run `quorate-client doctor`: it shows who issued it. A proxy that inspects TLS must let this connection pass "
+    "untouched"
+)
+
+_PROXIES_OF_THE_ENVIRONMENT = ("grpc_proxy", "https_proxy", "http_proxy", "GRPC_ADDRESS_HTTP_PROXY")
+_ADDRESSES_PAST_PROXIES = "no_grpc_proxy"
 
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.ssl_target_name_override", SERVER_NAME),
@@ -40,17 +47,24 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.enable_retries", 0),
+    # Of two variables with which the environment may put a proxy before an address; no other option switches it off.
+    ("grpc.address_http_proxy_enabled_addresses", ""),
 )
 
 
 def open_channel(credentials: Credentials, address: str, proxy: str | None) -> grpc.aio.Channel:
     """A channel for the daemon's event loop. Nothing is sent before the first call."""
-    return grpc.aio.secure_channel(address, _tls(credentials), options=_options(proxy))
+    return grpc.aio.secure_channel(address, _tls(credentials), options=_options_through(proxy))
 
 
 def open_blocking_channel(credentials: Credentials, address: str, proxy: str | None) -> grpc.Channel:
     """A channel for a command that makes one short call."""
-    return grpc.secure_channel(address, _tls(credentials), options=_options(proxy))
+    return grpc.secure_channel(address, _tls(credentials), options=_options_through(proxy))
+
+
+def unheeded_proxies(environment: Mapping[str, str]) -> list[str]:
+    """Which variables name a proxy, for those who may count on one of them."""
+    return [name for name in _PROXIES_OF_THE_ENVIRONMENT if environment.get(name)]
 
 
 def rounds_stub(channel: grpc.Channel | grpc.aio.Channel) -> Any:
@@ -69,7 +83,7 @@ def translated(address: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as failure:
-        raise call_error(cast(FailedCall, failure), address) from failure
+        raise error_from_call(cast(FailedCall, failure), address, _IF_ANOTHER_ANSWERS) from failure
     except grpc.aio.UsageError as error:  # a call on a channel that was closed a moment ago
         raise _closed(address) from error
     except asyncio.CancelledError as error:
@@ -80,25 +94,6 @@ def translated(address: str) -> Iterator[None]:
         raise _closed(address) from error
 
 
-def call_error(failure: FailedCall, address: str) -> QuorateError:
-    """The refusal behind a failed call. A server that is not the pinned one is told apart from one that is down."""
-    details = failure.details() or ""
-    if any(sign in details for sign in _SIGNS_OF_A_WRONG_CLOCK):
-        return ServerIdentityError(
-            f"By this machine's clock, the certificate of what answers at {address} is not valid now",
-            action="Set this machine's clock, for example with NTP; if it is right, tell the server's administrator",
-        )
-    if any(sign in details for sign in _SIGNS_OF_ANOTHER_SERVER):
-        return ServerIdentityError(
-            f"What answers at {address} is not this consortium's server",
-            expected="a certificate that the consortium's pinned authority issued",
-            got="another one",
-            action="Run `quorate-client doctor`: it shows who issued it. A proxy that inspects TLS must let this "
-            "connection pass untouched",
-        )
-    return error_from_call(failure, address)
-
-
 def _closed(address: str) -> ServerUnreachableError:
     return ServerUnreachableError(f"The connection to the server at {address} was closed")
 
@@ -107,5 +102,10 @@ def _tls(credentials: Credentials) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(credentials.ca_pem, credentials.key_pem, credentials.certificate_pem)
 
 
-def _options(proxy: str | None) -> list[tuple[str, str | int]]:
-    return [*_OPTIONS, *([("grpc.http_proxy", proxy)] if proxy else [])]
+def _options_through(proxy: str | None) -> list[tuple[str, str | int]]:
+    if not proxy:
+        return [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
+    # gRPC goes straight to an address that `no_proxy` names, also where the program says through which proxy to go. It
+    # does not look there once it finds this one, which nothing else reads.
+    os.environ[_ADDRESSES_PAST_PROXIES] = ""
+    return [*_OPTIONS, ("grpc.http_proxy", proxy)]

@@ -7,6 +7,7 @@ processes of their own.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -50,7 +51,7 @@ from quorate_client.approval.other_sites import OtherSitesApprovals
 from quorate_client.approval.policy_file import check_policy_now, look_at_policy, policy_now, read_policy
 from quorate_client.approval.readiness import Assessor
 from quorate_client.approval.usable import look_at, require_usable
-from quorate_client.connection.channel import open_channel
+from quorate_client.connection.channel import open_channel, unheeded_proxies
 from quorate_client.connection.current import CurrentConnection
 from quorate_client.connection.transfers import Downloads
 from quorate_client.daemon.budgets import BudgetWatch
@@ -227,6 +228,7 @@ async def serve(folder: SiteFolder, config: Config) -> None:
     """
     load_identity(folder.keys)
     _warn_of_expiry(folder)
+    _warn_of_proxies(config)
     with folder.held_by_this_daemon():
         for done in upgrade_site(folder):
             if done.steps:
@@ -301,6 +303,16 @@ def _warn_of_expiry(folder: SiteFolder) -> None:
             "by this machine's clock the site's certificate has expired",
             expired=end.isoformat(),
             action="Check the clock; if it is right, ask the operator to invite this site again with --keep-keys",
+        )
+
+
+def _warn_of_proxies(config: Config) -> None:
+    unheeded = unheeded_proxies(os.environ)
+    if unheeded and not config.proxy:
+        log.warning(
+            "the environment names a proxy, which is not used",
+            variables=unheeded,
+            action="If the way out leads through it, set `proxy` in config.toml",
         )
 
 

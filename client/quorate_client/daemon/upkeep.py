@@ -30,7 +30,6 @@ Sleep = Callable[[float], Awaitable[None]]
 LOOK_EVERY_S = 3600.0
 RETRY_FACTOR = 60.0
 PAUSE_EVERY_S = 0.5
-AFTER_RENEWAL_S = 1.0
 DAY_S = 86_400.0
 
 
@@ -65,16 +64,22 @@ class CertificateKeeper:
 
     async def _look(self, connection: Connection) -> float:
         """Renew if it is time. Returns the seconds until the next look."""
-        certificate_pem = load_credentials(self.folder.keys).certificate_pem
-        self.metrics.certificate_expires(certificate_life(certificate_pem)[1].timestamp())
-        left_s = renewal_due_unix_s(certificate_pem) - self.stream.server_unix_s
+        left_s = renewal_due_unix_s(self._shown()) - self.stream.server_unix_s
         if left_s > 0:
             return min(left_s, LOOK_EVERY_S)
         keys, identity = load_keys(self.folder.keys), load_identity(self.folder.keys)
         await renew(enrolment_stub(connection.channel), connection.address, self.folder, keys, identity)
         log.info("certificate renewed")
+        self._shown()
         self.stream.reconnect()
-        return AFTER_RENEWAL_S
+        # Never sooner: near the end of its authority a new certificate is due as soon as it is made.
+        return LOOK_EVERY_S
+
+    def _shown(self) -> bytes:
+        """The certificate, and in the metrics its end."""
+        certificate_pem = load_credentials(self.folder.keys).certificate_pem
+        self.metrics.certificate_expires(certificate_life(certificate_pem)[1].timestamp())
+        return certificate_pem
 
 
 async def heed_pause(

@@ -22,6 +22,25 @@ class RunState(StrEnum):
         return self in (RunState.COMPLETED, RunState.STOPPED, RunState.FAILED)
 
 
+class SumStep(StrEnum):
+    """What the server itself does with the replies of a sum: read them, hold them against the rules, add them."""
+
+    PARSE = "parse"
+    CHECK = "check"
+    ADD = "add"
+
+
+class SumOutcome(StrEnum):
+    """What became of an attempt at a secure sum.
+
+    It was opened by the sites, was given up before they could (and is begun anew), or was closed and does not open.
+    """
+
+    OPENED = "opened"
+    BEGUN_ANEW = "begun_anew"
+    NOT_OPENED = "not_opened"
+
+
 class Progress(StrEnum):
     """How far a site is in the phase that is open."""
 

@@ -8,12 +8,28 @@ from typing import Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
-from quorate.errors import QuorateError, ServerUnreachableError, TransportError, error_classes, is_code
+from quorate.errors import (
+    QuorateError,
+    ServerIdentityError,
+    ServerUnreachableError,
+    TransportError,
+    error_classes,
+    is_code,
+)
 from quorate.process.printable import printable
 from quorate.v1 import common_pb2
 
 DETAIL_KEY = "quorate-error-bin"
 MAX_TEXT_CHARACTERS = 2000
+
+
+# gRPC tells it in words only, as one more way of being unavailable.
+_SIGNS_OF_A_WRONG_CLOCK = ("certificate is not yet valid", "certificate has expired")
+_SIGNS_OF_ANOTHER_SERVER = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+_IF_ANOTHER_ANSWERS = (
+    "Check the address, and whether something on the way opens TLS connections; if the consortium was founded anew, "
+    "use its new credential"
+)
 
 
 class FailedCall(Protocol):
@@ -54,8 +70,26 @@ def status_of(error: QuorateError) -> grpc.StatusCode:
     return grpc.StatusCode[error.status]
 
 
-def error_from_call(failure: FailedCall, address: str) -> QuorateError:
-    """Translate a failed call into our error tree."""
+def error_from_call(failure: FailedCall, address: str, if_another_answers: str = _IF_ANOTHER_ANSWERS) -> QuorateError:
+    """Translate a failed call into our error tree. A server that is not the pinned one is told apart from one that is
+    down.
+
+    Args:
+        if_another_answers: What to do then.
+    """
+    details = failure.details() or ""
+    if any(sign in details for sign in _SIGNS_OF_A_WRONG_CLOCK):
+        return ServerIdentityError(
+            f"By this machine's clock, the certificate of what answers at {address} is not valid now",
+            action="Set this machine's clock, for example with NTP; if it is right, tell the server's administrator",
+        )
+    if any(sign in details for sign in _SIGNS_OF_ANOTHER_SERVER):
+        return ServerIdentityError(
+            f"What answers at {address} is not this consortium's server",
+            expected="a certificate that the consortium's pinned authority issued",
+            got="another one",
+            action=if_another_answers,
+        )
     metadata = failure.trailing_metadata()
     pairs = list(metadata) if metadata is not None else []  # type: ignore[call-overload]  # grpc leaves it untyped
     for key, value in pairs:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.errors import QuorateError
 from quorate_server.cli.founding import open_registry
-from quorate_server.consortium.ca import DAY_S, SERVER_NAME, Authority
+from quorate_server.consortium.ca import AUTHORITY_WARN_DAYS, DAY_S, FOUND_ANEW, SERVER_NAME, Authority
 from quorate_server.consortium.config import ServerConfig, split_address
 from quorate_server.storage.database import LAYOUT
 
@@ -41,15 +41,21 @@ def examine(state_dir: Path, now: float) -> Iterator[Finding]:
     except QuorateError as error:
         yield Finding("configuration and certificate authority", False, str(error))
         return
-    days = (authority.expires_unix_s - now) / DAY_S
-    yield Finding(
-        "certificate authority",
-        days > _WARN_DAYS,
-        f"{days:.0f} days left",
-        "" if days > _WARN_DAYS else "Found the consortium anew and invite all sites: the authority cannot be extended",
-    )
+    yield _authority(authority, now)
     for check in (_database, _operators, _address, _listening, _disk):
         yield check(config, authority, now)
+
+
+def _authority(authority: Authority, now: float) -> Finding:
+    subject, days = "certificate authority", (authority.expires_unix_s - now) / DAY_S
+    if now < authority.starts_unix_s:
+        return Finding(subject, False, "by this machine's clock it is not valid yet", "Set the clock")
+    if days <= 0:
+        text = f"by this machine's clock it ended {-days:.1f} days ago, and nobody can connect"
+        return Finding(subject, False, text, f"Check the clock; if it is right: {FOUND_ANEW}")
+    if days < AUTHORITY_WARN_DAYS:
+        return Finding(subject, False, f"{days:.0f} days left", f"Until then: {FOUND_ANEW}")
+    return Finding(subject, True, f"{days:.0f} days left")
 
 
 def _database(config: ServerConfig, authority: Authority, now: float) -> Finding:

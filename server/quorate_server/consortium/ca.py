@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from quorate.errors import AlreadyExistsError, ConfigError, InputError, KeyMismatchError
+from quorate.errors import AlreadyExistsError, CertificateExpiredError, ConfigError, InputError, KeyMismatchError
 from quorate.identity import Role, SiteName, Subject
 from quorate.process.private_files import write_new
 
@@ -38,9 +38,12 @@ SERVER_NAME = "quorate-server"
 """The name that every client expects in the server's certificate, whatever address it dialled."""
 
 AUTHORITY_DAYS = 3650
+AUTHORITY_WARN_DAYS = 90
+"""Before its end: sites have to be invited into the next consortium by then."""
 OPERATOR_DAYS = 365
 SERVER_DAYS = 30
 DAY_S = 86_400
+FOUND_ANEW = "found the consortium anew and invite all sites, for the authority cannot be extended"
 _BACKDATED = timedelta(days=3)
 # An invitation that is over must still get through the handshake, so that its bearer can be told.
 _BOOTSTRAP_GRACE_S = 30 * DAY_S
@@ -66,7 +69,11 @@ class Credential:
 
 
 class Authority:
-    """Issues certificates. Keeps no record of them: that is the registry's part."""
+    """Issues certificates. Keeps no record of them: that is the registry's part.
+
+    Each ``issue_…`` but the server's raises CertificateExpiredError once the authority's own time is over: nobody would
+    accept what it made. A server shows something all the same, for it may be the clock that is wrong.
+    """
 
     def __init__(self, consortium: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.consortium = consortium
@@ -134,6 +141,10 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
     @property
+    def starts_unix_s(self) -> int:
+        return int(self.certificate.not_valid_before_utc.timestamp())
+
+    @property
     def expires_unix_s(self) -> int:
         return int(self.certificate.not_valid_after_utc.timestamp())
 
@@ -175,7 +186,13 @@ class Authority:
         names: list[x509.GeneralName] | None = None,
     ) -> Issued:
         start = datetime.fromtimestamp(now, UTC)
-        end = min(start + timedelta(seconds=valid_s), self.certificate.not_valid_after_utc)
+        last = self.certificate.not_valid_after_utc
+        if start >= last and subject.role is not Role.SERVER:
+            raise CertificateExpiredError(
+                f"The certificate authority of {self.consortium} ended on {last:%Y-%m-%d}, by this machine's clock",
+                action=f"Check the clock; if it is right: {FOUND_ANEW}",
+            )
+        end = min(start + timedelta(seconds=valid_s), last)
         usage = ExtendedKeyUsageOID.SERVER_AUTH if subject.role is Role.SERVER else ExtendedKeyUsageOID.CLIENT_AUTH
         serial = secrets.randbits(128) | 1 << 127
         # The common name holds a space, so that it is no host name: a site called like a server stays a site.
@@ -186,7 +203,7 @@ class Authority:
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(serial)
-            .not_valid_before(start - _BACKDATED)
+            .not_valid_before(min(start, end) - _BACKDATED)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)

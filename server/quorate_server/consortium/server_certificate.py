@@ -21,7 +21,8 @@ class ServerIdentity:
         self._host = host
         self._clock = clock
         self._lock = Lock()
-        self._credential = authority.issue_server(host, clock())
+        self._made_s = clock()
+        self._credential = authority.issue_server(host, self._made_s)
         self._shown = self._credential
 
     @property
@@ -39,9 +40,12 @@ class ServerIdentity:
         server itself: where sites stay connected for weeks nobody else would."""
         with self._lock:
             now = self._clock()
-            if self.expires_unix_s - now > SERVER_DAYS * DAY_S / 3:
+            is_young = self.expires_unix_s - now > SERVER_DAYS * DAY_S / 3
+            is_the_last = self.expires_unix_s >= self._authority.expires_unix_s  # another one would end no later
+            was_of_the_future = now < self._made_s  # the clock was set back
+            if (is_young or is_the_last) and not was_of_the_future:
                 return False
-            self._credential = self._authority.issue_server(self._host, now)
+            self._made_s, self._credential = now, self._authority.issue_server(self._host, now)
             return True
 
     def _renewed_configuration(self) -> grpc.ServerCertificateConfiguration | None:

@@ -25,7 +25,7 @@ from quorate.process.metrics import (
     process_metrics,
 )
 from quorate.rounds.instruction import Phase
-from quorate.rounds.run import RunState
+from quorate.rounds.run import RunState, SumOutcome, SumStep
 from quorate.versions import Age
 
 
@@ -72,6 +72,21 @@ QUORUM_SHORTFALLS = Metric(
     "quorate_server_quorum_shortfalls_total",
     MetricKind.COUNTER,
     "Phases that closed with fewer sites than the study's quorum.",
+)
+AGGREGATION_SECONDS = Metric(
+    "quorate_server_aggregation_seconds",
+    MetricKind.HISTOGRAM,
+    "Time that the server itself needs for one attempt at a sum: to read the replies, to hold them against the rules, "
+    "to add them. Waiting for sites is not in it.",
+    {"step": tuple(SumStep)},
+    (*LATENCY_BUCKETS, 10.0, 30.0, 100.0),
+)
+SECURE_SUMS = Metric(
+    "quorate_server_secure_sums_total",
+    MetricKind.COUNTER,
+    "Attempts at sums under secure aggregation: opened by the sites, given up before they could (to be begun anew), or "
+    "closed and not to be opened.",
+    {"outcome": tuple(SumOutcome)},
 )
 CONTRIBUTIONS = Metric(
     "quorate_server_contributions_total",
@@ -174,6 +189,8 @@ SERVER_METRICS = (
     BUILD,
     ROUNDS,
     PHASE_SECONDS,
+    AGGREGATION_SECONDS,
+    SECURE_SUMS,
     QUORUM_SHORTFALLS,
     CONTRIBUTIONS,
     SITES,
@@ -205,6 +222,8 @@ class ServerMetrics:
         process_metrics(BUILD, registry)
         self._rounds = counter(ROUNDS, registry)
         self._phase_seconds = histogram(PHASE_SECONDS, registry)
+        self._aggregation_seconds = histogram(AGGREGATION_SECONDS, registry)
+        self._secure_sums = counter(SECURE_SUMS, registry)
         self._quorum_shortfalls = counter(QUORUM_SHORTFALLS, registry)
         self._contributions = counter(CONTRIBUTIONS, registry)
         self._sites = gauge(SITES, registry)
@@ -236,6 +255,12 @@ class ServerMetrics:
 
     def phase_closed(self, phase: Phase, seconds: float) -> None:
         self._phase_seconds.labels(phase).observe(seconds)
+
+    def sum_took(self, step: SumStep, seconds: float) -> None:
+        self._aggregation_seconds.labels(step).observe(seconds)
+
+    def secure_sum_ended(self, outcome: SumOutcome) -> None:
+        self._secure_sums.labels(outcome).inc()
 
     def quorum_missed(self) -> None:
         self._quorum_shortfalls.inc()

@@ -23,6 +23,7 @@ from quorate.rounds.run import Progress, RoundResult, SiteProgress
 from quorate.study.study import Study
 from quorate_server.rounds.closing_rule import Close, GiveUp, PhaseState, Rule, Wait
 from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.sum_figures import SumFigures
 
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ class Exchange(Protocol):
     def free_bytes(self) -> int: ...
     def commit(self, progress: StudyProgress, result: RoundResult | None, obsolete: set[BlobId]) -> None: ...
     def report(self, status: Status) -> None: ...
+    def measured(self, figures: SumFigures) -> None: ...
 
     def refuse(self, message: MessageId, code: str) -> None:
         """This reply could not be used: when the run is resumed, its site is asked again."""

@@ -32,6 +32,7 @@ class Verb(IntEnum):
     COMMIT = 7
     DONE = 8
     REFUSE = 9
+    FIGURES = 10
 
 
 _VERBS = {verb.value: verb for verb in Verb}

@@ -22,6 +22,7 @@ from quorate.wire.messages import instruction_to_bytes, reply_from_bytes
 from quorate_server.rounds.phases import Arrived, Presence, Status
 from quorate_server.rounds.pipe import Note, Verb, receive_note
 from quorate_server.rounds.progress import StudyProgress, result_to_json
+from quorate_server.rounds.sum_figures import SumFigures
 
 
 def _exit_now() -> None:
@@ -110,6 +111,9 @@ class PipeExchange:
     def report(self, status: Status) -> None:
         sites = [[s.site, s.state.value, s.code] for s in status.sites]
         self.note(Verb.STATUS, {"round": status.round_number, "phase": status.phase, "sites": sites})
+
+    def measured(self, figures: SumFigures) -> None:
+        self._send(Note(Verb.FIGURES, figures.to_json()))
 
     def _read(self) -> None:
         while (note := receive_note(self._sock)) is not None:

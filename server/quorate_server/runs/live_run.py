@@ -29,6 +29,7 @@ from quorate.wire.refusal import error_from_text
 from quorate_server.reporting.metrics import ServerMetrics
 from quorate_server.rounds.pipe import Note, Verb
 from quorate_server.rounds.progress import StudyProgress, result_from_json
+from quorate_server.rounds.sum_figures import SumFigures
 from quorate_server.runs.blobs_in_use import BlobsInUse
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Sessions
@@ -197,6 +198,8 @@ class LiveRun:
                     await self._refuse(note.payload)
                 case Verb.STATUS:
                     self._shared.views.show_status(self.run, json.loads(note.payload))
+                case Verb.FIGURES:
+                    self._measure(SumFigures.from_json(note.payload))
                 case Verb.COMMIT:
                     await to_its_end(self._commit(json.loads(note.payload)))
                 case Verb.DONE:
@@ -223,6 +226,14 @@ class LiveRun:
         refers_to = frozenset(blob.id for blob in instruction.blobs)
         max_bytes = max_reply_bytes(self._study, self._dimension, instruction.phase)
         self._shared.mailbox.send(site, instruction, refers_to, self._take, max_bytes)
+
+    def _measure(self, figures: SumFigures) -> None:
+        if self._study.guest is not None:  # its words could call somebody at night
+            raise RunWorkerError("The run's worker tells of sums, and a guest app makes none")
+        for outcome in figures.outcomes:
+            self._shared.metrics.secure_sum_ended(outcome)
+        for step, seconds in figures.seconds.items():
+            self._shared.metrics.sum_took(step, seconds)
 
     def _take(self, site: SiteName, reply: Reply) -> None:
         """A site answered."""

@@ -133,6 +133,15 @@ def test_a_proxy_that_refuses_is_told_apart(joined: SiteFolder) -> None:
     assert (finding.step, "403 Forbidden" in finding.text) == ("proxy", True)
 
 
+def test_a_proxy_of_the_environment_is_told_not_to_be_used(joined: SiteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+
+    finding = findings(joined)["proxy"]
+
+    assert (finding.verdict, "https_proxy of the environment is not used" in finding.text) == ("warning", True)
+    assert failed(joined) == [], "the server is reached, straight"
+
+
 @pytest.mark.parametrize(("offset_s", "verdict"), [(1.0, "ok"), (-172_800.0, "warning")])
 def test_the_clock_is_compared_with_the_servers(joined: SiteFolder, offset_s: float, verdict: str) -> None:
     with site_state(joined.database) as state:

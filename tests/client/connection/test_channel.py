@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
 
+import pytest
+
+from quorate_client.connection.channel import unheeded_proxies
 from quorate_client.site.config import Config
 from quorate_client.site.folder import SiteFolder
+from tests.http_proxy import running_proxy
 
 from ..conftest import ScriptedEngine, enrol, live
 from ..consortium import RunningServer
-
-
-class Proxy:
-    """An HTTP CONNECT proxy."""
-
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        self.asked.append(head)
-        host, _, port = head.split(b" ")[1].decode().rpartition(":")
-        beyond_reader, beyond_writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await asyncio.gather(_pump(reader, beyond_writer), _pump(beyond_reader, writer))
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    try:
-        while data := await source.read(65_536):
-            sink.write(data)
-            await sink.drain()
-    finally:
-        sink.close()
-
-
-@asynccontextmanager
-async def running_proxy() -> AsyncIterator[tuple[Proxy, int]]:
-    proxy = Proxy()
-    listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    try:
-        yield proxy, listener.sockets[0].getsockname()[1]
-    finally:
-        listener.close()
 
 
 async def test_a_site_reaches_its_server_through_a_proxy_with_a_password(
@@ -58,6 +26,40 @@ async def test_a_site_reaches_its_server_through_a_proxy_with_a_password(
 
     assert proxy.asked[0].startswith(f"CONNECT {server.address} ".encode())
     assert b"Proxy-Authorization: Basic dXNlcjpzZWNyZXQ=" in proxy.asked[0]
+
+
+def a_proxy_by(variable: str, port: int) -> dict[str, str]:
+    """An environment that names one."""
+    if variable != "GRPC_ADDRESS_HTTP_PROXY":
+        return {variable: f"http://127.0.0.1:{port}"}
+    return {variable: f"127.0.0.1:{port}", "GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES": "127.0.0.1/32"}
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "http_proxy", "grpc_proxy", "GRPC_ADDRESS_HTTP_PROXY"])
+async def test_a_proxy_of_the_environment_sees_no_connection_of_a_site_whose_configuration_names_none(
+    server: RunningServer, folder: SiteFolder, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    enrol(folder, server.services, server.address)
+    async with running_proxy() as (proxy, port):
+        for name, value in a_proxy_by(variable, port).items():
+            monkeypatch.setenv(name, value)
+        assert unheeded_proxies(os.environ) == [variable], "it can be told"
+        async with live(folder, engine):
+            await (await server.services.visit()).next("heartbeat")
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize("variable", ["no_proxy", "no_grpc_proxy"])
+async def test_the_environment_does_not_lead_a_site_past_the_proxy_of_its_configuration(
+    server: RunningServer, folder: SiteFolder, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    enrol(folder, server.services, server.address)
+    monkeypatch.setenv("no_grpc_proxy", "")
+    monkeypatch.delenv("no_grpc_proxy")  # so that what the site sets is gone with the test
+    monkeypatch.setenv(variable, "127.0.0.1,localhost")
+    async with running_proxy() as (proxy, port), live(folder, engine, Config(proxy=f"http://127.0.0.1:{port}")):
+        await (await server.services.visit()).next("heartbeat")
+    assert len(proxy.asked) == 1
 
 
 async def test_a_server_that_moved_is_found_at_the_configured_address(

@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from structlog.testing import capture_logs
+
 from quorate.errors import SupersededError
 from quorate.rounds.spool import Spool
-from quorate_client.daemon.daemon import make_engine
+from quorate_client.daemon.daemon import _warn_of_proxies, make_engine
 from quorate_client.site.config import Config
 from quorate_client.site.database import make_state, site_state
 from quorate_client.site.folder import SiteFolder
@@ -85,6 +88,17 @@ async def test_a_second_daemon_on_the_folder_is_refused(server: RunningServer, f
 
     assert second.returncode == 2
     assert b"already runs" in stderr
+
+
+@pytest.mark.parametrize(("configured", "warns"), [(None, True), ("http://proxy:3128", False)])
+def test_a_proxy_of_the_environment_is_told_not_to_be_used(
+    monkeypatch: pytest.MonkeyPatch, configured: str | None, warns: bool
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy:3128")
+    with capture_logs() as logs:
+        _warn_of_proxies(Config(proxy=configured))
+    assert [entry["variables"] for entry in logs] == [["https_proxy"]] * warns
+    assert "secret" not in str(logs)
 
 
 async def test_a_daemon_that_was_killed_is_back_under_a_higher_number(

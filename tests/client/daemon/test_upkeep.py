@@ -11,7 +11,7 @@ import pytest
 from quorate.rounds.instruction import Reply
 from quorate_client.daemon.upkeep import DAY_S, forget_the_old, heed_pause
 from quorate_client.site.folder import RELEASED_MODEL, SiteFolder
-from quorate_client.site.keys import load_credentials
+from quorate_client.site.keys import certificate_life, load_credentials
 
 from ..conftest import RunningSite, ScriptedEngine, Talk, enrol, instruct, live
 from ..consortium import RunningServer
@@ -53,6 +53,23 @@ async def test_a_certificate_with_less_than_a_third_left_is_renewed_and_used(
     after = load_credentials(folder.keys).certificate_pem
     assert before != after
     assert (first.certificate_pem, second.certificate_pem) == (before, after)
+
+
+async def test_after_a_renewal_nothing_is_renewed_for_an_hour_however_short_the_new_certificate_lives(
+    server: RunningServer, folder: SiteFolder, engine: ScriptedEngine
+) -> None:
+    """At the end of its authority every certificate is due at once, and with each renewal the site connects anew."""
+    enrol(folder, server.services, server.address, life=(-3 * HOUR_S, HOUR_S))
+    async with live(folder, engine) as site:
+        await server.services.visit()
+        naps = Naps(1)
+        object.__setattr__(site.daemon.upkeep, "sleep", naps.sleep)
+        with pytest.raises(EndedError):
+            await site.daemon.upkeep.run()
+        shown = site.metric("quorate_client_certificate_expiry_timestamp_seconds")
+
+    assert naps.lengths == [HOUR_S]
+    assert shown == certificate_life(load_credentials(folder.keys).certificate_pem)[1].timestamp()
 
 
 async def test_a_young_certificate_is_left_alone(talk: Talk) -> None:

@@ -11,7 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from quorate.errors import AlreadyExistsError, ConfigError, InputError, KeyMismatchError
+from quorate.errors import (
+    AlreadyExistsError,
+    CertificateExpiredError,
+    ConfigError,
+    InputError,
+    KeyMismatchError,
+)
 from quorate.identity import Role, SiteName, Subject
 from quorate_server.consortium.ca import Authority
 from quorate_server.consortium.server_certificate import ServerIdentity
@@ -152,6 +158,19 @@ def test_no_certificate_outlives_its_authority(authority: Authority) -> None:
     assert authority.issue_operator("alice", late).issued.expires_unix_s == authority.expires_unix_s
 
 
+def test_an_authority_that_has_ended_issues_nothing_that_nobody_would_accept(authority: Authority) -> None:
+    late = authority.expires_unix_s + 10 * 86_400.0
+    for issue in (
+        lambda: authority.issue_operator("alice", late),
+        lambda: authority.issue_bootstrap(NORTH, late, 60),
+        lambda: authority.issue_site(NORTH, SiteKeys.make("north").csr(), late, 30),
+    ):
+        with pytest.raises(CertificateExpiredError, match="Check the clock"):
+            issue()
+    shown = authority.issue_server("localhost", late)
+    assert shown.issued.expires_unix_s == authority.expires_unix_s, "a server starts, for its clock may be wrong"
+
+
 def test_the_handshake_outlasts_an_invitation_so_that_its_bearer_can_be_told(authority: Authority) -> None:
     made = authority.issue_bootstrap(NORTH, NOW, valid_s=86_400)
     assert made.issued.expires_unix_s > NOW + 86_400
@@ -167,6 +186,25 @@ def test_the_server_renews_its_certificate_while_a_third_of_its_time_is_left(aut
     now += 2 * 86_400
     assert identity.renew_if_due()
     assert identity.expires_unix_s == first + 21 * 86_400
+    assert not identity.renew_if_due()
+
+
+def test_near_the_end_of_the_authority_the_server_does_not_make_one_certificate_after_the_other(
+    authority: Authority,
+) -> None:
+    now = authority.expires_unix_s - 5 * 86_400.0
+    identity = ServerIdentity(authority, "localhost", lambda: now)
+    assert not identity.renew_if_due()
+    now += 20 * 86_400
+    assert not identity.renew_if_due(), "and its loop goes on"
+
+
+def test_a_server_whose_clock_was_set_back_shows_a_certificate_of_now(authority: Authority) -> None:
+    now = authority.expires_unix_s + 86_400.0
+    identity = ServerIdentity(authority, "localhost", lambda: now)
+    now = NOW
+    assert identity.renew_if_due()
+    assert identity.expires_unix_s == NOW + 30 * 86_400
     assert not identity.renew_if_due()
 
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from quorate.process.disk import DiskUse
 from quorate.process.metrics import MetricKind
 from quorate.rounds.instruction import Phase
-from quorate.rounds.run import RunState
+from quorate.rounds.run import RunState, SumOutcome, SumStep
 from quorate.versions import Age
 from quorate_server.reporting.metrics import (
     SERVER_METRICS,
@@ -64,6 +64,8 @@ def test_counters_and_histograms_show_every_series_from_the_start(
 def exercise(metrics: ServerMetrics) -> None:
     metrics.round_ended(RoundOutcome.PARTIAL, 3)
     metrics.phase_closed(Phase.UPLOAD, 2.5)
+    metrics.sum_took(SumStep.ADD, 0.25)
+    metrics.secure_sum_ended(SumOutcome.NOT_OPENED)
     metrics.quorum_missed()
     metrics.sites_are({"online": 3, "silent": 1})
     metrics.runs_are({RunState.PAUSED: 1})
@@ -91,6 +93,9 @@ def exercise(metrics: ServerMetrics) -> None:
     [
         ("rounds_total", {"outcome": "partial"}, 1),
         ("round_phase_seconds_sum", {"phase": "upload"}, 2.5),
+        ("aggregation_seconds_sum", {"step": "add"}, 0.25),
+        ("secure_sums_total", {"outcome": "not_opened"}, 1),
+        ("secure_sums_total", {"outcome": "opened"}, 0),
         ("quorum_shortfalls_total", {}, 1),
         ("sites", {"state": "silent"}, 1),
         ("sites", {"state": "offline"}, 0),

@@ -20,13 +20,14 @@ from quorate.identity import SiteName
 from quorate.process.frames import framed, header
 from quorate.rounds.blobs import Blob, BlobId, blob_id
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
-from quorate.rounds.run import Progress, RoundResult, SiteProgress
+from quorate.rounds.run import Progress, RoundResult, SiteProgress, SumOutcome, SumStep
 from quorate.rounds.spool import Spool
 from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
 from quorate_server.rounds.phases import Arrived, Presence, Status
 from quorate_server.rounds.pipe import MAX_NOTE_BYTES, Note, Verb, read_note, receive_note
 from quorate_server.rounds.pipe_exchange import PipeExchange
 from quorate_server.rounds.progress import StudyProgress, result_from_json
+from quorate_server.rounds.sum_figures import SumFigures
 from tests.patience import PATIENCE_S
 from tests.server.study_kit import RUN
 
@@ -182,6 +183,13 @@ def test_a_report_names_the_sites_and_how_far_they_are(daemon: Daemon) -> None:
     note = daemon.heard()
     assert note.verb is Verb.STATUS
     assert json.loads(note.payload) == {"round": 2, "phase": "train", "sites": [["east", "refused", "task_failed"]]}
+
+
+def test_figures_of_sums_arrive_as_they_were_measured(daemon: Daemon) -> None:
+    figures = SumFigures((SumOutcome.BEGUN_ANEW, SumOutcome.NOT_OPENED), {SumStep.PARSE: 0.5, SumStep.ADD: 0.0})
+    daemon.exchange.measured(figures)
+    note = daemon.heard()
+    assert (note.verb, SumFigures.from_json(note.payload)) == (Verb.FIGURES, figures)
 
 
 def test_bulk_data_goes_through_the_spool(daemon: Daemon) -> None:

@@ -18,7 +18,7 @@ from quorate.errors import ContributionError, DiskFullError, QuorumMissingError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import Instruction, Phase, Reply
-from quorate.rounds.run import RoundResult
+from quorate.rounds.run import RoundResult, SumOutcome
 from quorate.secagg import share_boxes
 from quorate.secagg.linear_mac import TAGS
 from quorate.secagg.sizes import shares_bytes
@@ -150,6 +150,7 @@ def test_the_sites_train_one_model_whose_every_sum_is_exact_and_the_server_count
     assert [stored.round_number for stored in exchange.progress.sums] == [0, 1, 2, 3]
     assert set(exchange.blobs.content) == exchange.progress.blobs()
     assert len(exchange.progress.blobs()) == 1 + 4 + 2, "keys, openings, and the ciphertexts of two rounds"
+    assert exchange.outcomes == [SumOutcome.OPENED] * 4
 
 
 @pytest.mark.parametrize("sites", [2, 3, 6])
@@ -256,6 +257,8 @@ def test_a_sum_that_the_sites_cannot_open_is_begun_anew_and_nobody_took_anything
             exchange.loop().run()
         assert exchange.results == {}
     assert asked(exchange, Phase.UPLOAD)[-1] == (WEST, 1)
+    for outcome in (SumOutcome.NOT_OPENED, SumOutcome.BEGUN_ANEW):
+        assert exchange.outcomes.count(outcome) == how_often
     assert all(len(site.locked[1]) == 2 for site in exchange.sites.values())
 
 
@@ -296,6 +299,14 @@ def test_a_sum_that_does_not_open_is_begun_anew_though_a_site_is_absent_and_few_
     with pytest.raises(QuorumMissingError, match="may vote for a sum over them"):  # not over one site fewer
         run_to_its_end(exchange)
     assert exchange.progress.summed == 1, "the sum was taken back"
+
+
+def test_a_last_sum_that_does_not_open_is_told_though_nothing_is_begun_anew() -> None:
+    exchange = a_secure_consortium(rounds={"count": 1})
+    exchange.tamper = when(NAMES, Phase.RELEASE, lambda reply: Reply(reply.message_id, "sum_refused"), 2)
+    with pytest.raises(QuorumMissingError):
+        exchange.loop().run()
+    assert exchange.outcomes == [SumOutcome.OPENED] * 2 + [SumOutcome.NOT_OPENED]
 
 
 # --- sites that go ---
@@ -343,6 +354,8 @@ def test_too_few_sites_cost_one_attempt_and_the_sum_is_begun_anew_with_new_keys(
     exchange = with_tamper(lost([EAST, NORTH] if phase is not Phase.REVEAL else OTHERS, phase))
     assert [site for site, attempt in asked(exchange, Phase.HELLO) if attempt == 1] == list(NAMES)
     assert_exact(exchange, 1, NAMES, attempt=1)
+    assert exchange.outcomes.count(SumOutcome.BEGUN_ANEW) == 1
+    assert SumOutcome.NOT_OPENED not in exchange.outcomes
     assert exchange.results[1].contributed == NAMES
     trained = [attempt for number, attempt in exchange.sites[EAST].trained if number == 1]
     assert trained == ([1] if phase is Phase.HELLO else [0, 1]), "nothing that was sent is sent again under other keys"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from quorate.errors import DiskFullError, ModelDisagreementError, QuorumMissingE
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
-from quorate.rounds.run import Progress, RoundResult
+from quorate.rounds.run import Progress, RoundResult, SumOutcome, SumStep
 from quorate.secagg.release import ReleaseTerms, released
 from quorate.secagg.terms import Vote
 from quorate.wire.sum_messages import sum_work_from_bytes
@@ -91,6 +91,25 @@ def test_three_rounds_train_one_model_whose_every_sum_is_exact_and_each_round_co
         assert result.bytes_down > 0
     assert exchange.progress.released
     assert exchange.refused == {}
+
+
+def test_each_sum_tells_what_the_server_itself_needed_and_not_how_long_it_waited(mode: str) -> None:
+    exchange = a_consortium(mode=mode, rounds={"count": 1, "checkpoint_every": 10})
+    exchange.tamper = silent([WEST], Phase.UPLOAD)  # the deadline is waited for
+    opening = exchange.open
+
+    def slow(blob: Blob) -> BinaryIO:
+        exchange.clock.now_s += 0.25
+        return opening(blob)
+
+    exchange.open = slow  # type: ignore[method-assign]
+    run_to_its_end(exchange)
+    statistics, trained, final = exchange.seconds
+    assert set(statistics) == set(SumStep) == set(final)
+    assert trained[SumStep.ADD] >= 3 * 0.25, "each update is opened to be added"
+    assert (trained[SumStep.CHECK] > 0) == (mode == "secagg"), "there the shares are looked at"
+    assert sum(trained.values()) < exchange.study.rounds.deadline_s
+    assert exchange.outcomes == [SumOutcome.OPENED] * 3 * (mode == "secagg")
 
 
 def test_a_checkpoint_takes_the_place_of_the_sums_before_it_and_nothing_else_is_kept(mode: str) -> None:

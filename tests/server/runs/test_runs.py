@@ -18,13 +18,15 @@ from quorate.errors import InputError, NotFoundError, StudyError, WrongStateErro
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import BlobId
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
-from quorate.rounds.run import RunState, RunView
+from quorate.rounds.run import RunState, RunView, SumOutcome
 from quorate.rounds.spool import Spool
 from quorate.study.study import Study
 from quorate.wire.messages import instruction_from_proto
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
 from quorate_server.reporting.metrics import ServerMetrics
+from quorate_server.rounds.pipe import Note, Verb
+from quorate_server.rounds.sum_figures import SumFigures
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.runs import Runs
 from quorate_server.runs.sessions import Sessions
@@ -176,6 +178,8 @@ async def test_a_run_goes_to_its_end_and_leaves_its_model_and_nothing_else(daemo
     assert list(daemon.spool.folder.iterdir()) == []
     assert daemon.journal.replies(run) == {}
     assert daemon.prometheus.get_sample_value("quorate_server_rounds_total", {"outcome": "full"}) == 2
+    timed = daemon.prometheus.get_sample_value("quorate_server_aggregation_seconds_count", {"step": "add"})
+    assert timed == 4, "statistics, two rounds, the final model"
     assert b'"auc"' in await daemon.runs.report(run, "json")
     with pytest.raises(InputError):
         await daemon.runs.report(run, "pdf")
@@ -412,14 +416,21 @@ async def test_an_app_that_raises_fails_its_run_and_its_text_stays_in_the_worker
         assert "a patient name" in (daemon.config.runs_dir / view.run / "worker.log").read_text()
 
 
+@pytest.mark.parametrize(
+    "note",
+    [Note(Verb.COMMIT, b"null"), Note(Verb.FIGURES, SumFigures((SumOutcome.NOT_OPENED,)).to_json())],
+    ids=["a commit of nothing", "figures of sums that nobody made"],
+)
 async def test_an_app_that_writes_nonsense_on_the_pipe_fails_its_run_and_harms_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
-    commit_of_nothing = r"os.write(int(sys.argv[1]), b'\x00\x00\x00\x04\x07\x00null')"
-    study = a_guest(tmp_path, monkeypatch, commit_of_nothing + "; import time; time.sleep(60)")
+    written = f"os.write(int(sys.argv[1]), {note.to_bytes()!r})"
+    study = a_guest(tmp_path, monkeypatch, written + "; import time; time.sleep(60)")
     async with daemon_in(new_state(tmp_path, guest_apps=["hospital_app:server"]), study) as daemon:
         view = await daemon.ended((await daemon.runs.start(study)).run)
         assert view.state is RunState.FAILED
         assert view.reason is not None
         assert view.reason.code == "run_worker_failed"
         assert worker_pids() == []
+        told = daemon.prometheus.get_sample_value("quorate_server_secure_sums_total", {"outcome": "not_opened"})
+        assert told == 0, "it would have called somebody"

@@ -19,6 +19,7 @@ from quorate.errors import ContributionError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import FRAME_BYTES, Blob
 from quorate.rounds.instruction import Phase, Reply
+from quorate.rounds.run import SumStep
 from quorate.secagg import aggregator as secagg
 from quorate.secagg.aggregator import AddedSum, Aggregator, Members
 from quorate.secagg.release import ReleaseTerms, pack_release
@@ -39,7 +40,7 @@ from quorate_server.rounds.phases import PhaseTally
 from quorate_server.rounds.schemes.study_keys import collect_keys, read_keys
 from quorate_server.rounds.schemes.votes import collect_reveals, collect_votes
 from quorate_server.rounds.sums.scheme import Closed, Signed, Upload
-from quorate_server.rounds.sums.state import RunState, parsed
+from quorate_server.rounds.sums.state import RunState
 
 USUAL_COUNTS = 1024
 """Words beside an update for which room is kept until a sum has shown how many they are: an evaluation of two classes
@@ -125,7 +126,7 @@ class SecaggScheme:
             Phase.HELLO,
             aggregator.terms.round_number,
             lambda site: (sum_work_to_bytes(SumWork(parts=self.parts(site))), ()),
-            parsed(take),
+            self._state.parsed(take),
             invited=aggregator.unheard,
             quorum=max(0, self._members.quorum - len(aggregator.greeted)),
             attempt=aggregator.terms.attempt,
@@ -181,7 +182,9 @@ class SecaggSum:
 
     def close(self, survivors: tuple[SiteName, ...], updates: Blob | None) -> Closed:
         """The votes for it, and the reveals that open it. The server cannot: the sites tell its metrics."""
-        added, terms = AddedSum(self._aggregator, survivors, updates), self._aggregator.terms
+        terms = self._aggregator.terms
+        with self._state.stopwatch.on(SumStep.ADD):
+            added = AddedSum(self._aggregator, survivors, updates)
         voted = collect_votes(self._state, self._members, terms, added)
         revealed = collect_reveals(self._state, self._members, terms, added)
         return Closed(opening_to_bytes(added.opening()), (voted, revealed))

@@ -17,7 +17,7 @@ from quorate.wire.sum_messages import (
     sum_work_from_bytes,
     sum_work_to_bytes,
 )
-from quorate_server.rounds.sums.state import RunState, parsed
+from quorate_server.rounds.sums.state import RunState
 
 
 def collect_keys(state: RunState, members: Members) -> None:
@@ -28,7 +28,7 @@ def collect_keys(state: RunState, members: Members) -> None:
         check_parts(site, answer.parts, members)
         made[site] = answer.parts
 
-    done = state.phases.open(Phase.KEYS, 0, lambda _: (b"", ()), parsed(take))
+    done = state.phases.open(Phase.KEYS, 0, lambda _: (b"", ()), state.parsed(take))
     boxes = {
         site: sum_work_to_bytes(SumWork(parts=tuple(made[sender][site] for sender in sorted(made))))
         for site in members.roster

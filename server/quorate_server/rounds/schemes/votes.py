@@ -10,7 +10,7 @@ from quorate.secagg.aggregator import AcceptedUpload, AddedSum, Members
 from quorate.secagg.terms import Terms
 from quorate.wire.sum_messages import SumAnswer, SumWork, shares_to_bytes, sum_work_to_bytes
 from quorate_server.rounds.phases import PhaseTally
-from quorate_server.rounds.sums.state import RunState, parsed
+from quorate_server.rounds.sums.state import RunState
 
 
 def collect_votes(state: RunState, members: Members, terms: Terms, added: AddedSum) -> PhaseTally:
@@ -34,7 +34,7 @@ def collect_votes(state: RunState, members: Members, terms: Terms, added: AddedS
         Phase.VOTE,
         terms.round_number,
         work,
-        parsed(take),
+        state.parsed(take),
         invited=frozenset(added.survivors),
         quorum=members.rules.votes,
         attempt=terms.attempt,
@@ -60,7 +60,7 @@ def collect_reveals(state: RunState, members: Members, terms: Terms, added: Adde
         Phase.REVEAL,
         terms.round_number,
         lambda _: (body, ()),
-        parsed(take),
+        state.parsed(take),
         invited=added.voters,
         quorum=members.rules.threshold,
         attempt=terms.attempt,

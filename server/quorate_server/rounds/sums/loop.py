@@ -21,13 +21,14 @@ import structlog
 from quorate.errors import DiskFullError, QuorateError, QuorumMissingError, SumRefusedError, WrongStateError
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import INLINE_BYTES, Blob
-from quorate.rounds.run import RoundResult
+from quorate.rounds.run import RoundResult, SumOutcome
 from quorate.study.rules import Rules
 from quorate.study.study import Study
 from quorate_server.rounds.phases import Exchange, Phases, PhaseTally, Status, inlined, require_room
 from quorate_server.rounds.progress import StoredSum, StudyProgress, result_to_json
 from quorate_server.rounds.schemes.plain import PlainScheme
 from quorate_server.rounds.schemes.secagg import SecaggScheme
+from quorate_server.rounds.sum_figures import Stopwatch, SumFigures
 from quorate_server.rounds.sums.model import checkpoint_if_due, release
 from quorate_server.rounds.sums.results import note_done, round_result, with_metrics
 from quorate_server.rounds.sums.scheme import Closed, Scheme
@@ -60,7 +61,7 @@ class SumLoop:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         phases = Phases(run, study, exchange, attempts, monotonic)
-        self._state = RunState(run, study, study.rounds.quorum, exchange, phases, progress)
+        self._state = RunState(run, study, study.rounds.quorum, exchange, phases, progress, Stopwatch(monotonic))
         self._scheme: Scheme
         if study.protection.mode == "none":
             self._scheme = PlainScheme(self._state)
@@ -82,7 +83,7 @@ class SumLoop:
         while state.progress.summed < state.study.rounds.count + 2:
             self._next_sum()
         if not state.progress.released:
-            release(state, self._scheme)
+            self._release()
         state.exchange.report(Status(state.progress.evaluated, ""))
 
     def _next_sum(self) -> None:
@@ -106,13 +107,15 @@ class SumLoop:
     def _give_up(self, number: int, error: QuorateError) -> None:
         """The attempt at a sum; the one before it is taken back as well where it is what does not open."""
         state, before = self._state, self._state.progress
-        progress = before.after(attempt=before.attempt + 1)
+        progress, outcomes = before.after(attempt=before.attempt + 1), [SumOutcome.BEGUN_ANEW]
         # Once sites arrived there, they may have voted on a sum that starts from the last one.
         is_undecided = number > before.reached
         if is_undecided and self._does_not_open(error) and before.sums and before.sums[-1].round_number == number - 1:
             progress = _without_the_last(progress)
+            outcomes.append(SumOutcome.NOT_OPENED)
         state.commit(progress, obsolete=state.passing | (before.blobs() - progress.blobs()))
         state.passing, state.newest = set(), None
+        state.exchange.measured(SumFigures(tuple(outcomes), state.stopwatch.read()))
 
     def _does_not_open(self, error: QuorateError) -> bool:
         """Whether the last sum kept sites from the next one, by the word of more than may lie.
@@ -131,6 +134,8 @@ class SumLoop:
         if number > state.progress.reached:  # the sites could open what was before, and may vote from there
             self._tries = 0
             state.commit(state.progress.after(reached=number))
+            if number > 0:
+                self._note_last_sum(SumOutcome.OPENED)
         checkpoint_if_due(state, scheme, number, added.survivors)
         closed = opened.close(added.survivors, added.updates)
         self._close(number, added, closed, (*opened.greeted, added.tally, *closed.tallies))
@@ -161,8 +166,24 @@ class SumLoop:
         result = done[0] if done else None  # no more than that of the round before
         state.commit(progress, result, obsolete=state.passing.union(*(tally.reply_blobs for tally in tallies)))
         state.passing = set()
+        state.exchange.measured(SumFigures(seconds=state.stopwatch.read()))
         if result is not None:
             note_done(state, result)
+
+    def _release(self) -> None:
+        """The end of a run, for which the sites have to open the last sum."""
+        try:
+            release(self._state, self._scheme)
+        except QuorateError as error:
+            if self._does_not_open(error):
+                self._note_last_sum(SumOutcome.NOT_OPENED)
+            raise
+        self._note_last_sum(SumOutcome.OPENED)
+
+    def _note_last_sum(self, outcome: SumOutcome) -> None:
+        """Without protection there is nothing to open."""
+        if self._state.study.protection.mode == "secagg":
+            self._state.exchange.measured(SumFigures((outcome,)))
 
 
 def _without_the_last(progress: StudyProgress) -> StudyProgress:

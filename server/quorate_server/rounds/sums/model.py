@@ -15,7 +15,7 @@ from quorate.wire.sum_messages import SumAnswer, SumRef, SumWork, sum_work_to_by
 from quorate_server.rounds.phases import Work, settled
 from quorate_server.rounds.sums.results import Metrics, note_rates
 from quorate_server.rounds.sums.scheme import Scheme, Signed
-from quorate_server.rounds.sums.state import RunState, parsed
+from quorate_server.rounds.sums.state import RunState
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ def checkpoint_if_due(state: RunState, scheme: Scheme, number: int, survivors: t
         Phase.CHECKPOINT,
         number,
         lambda _: (work, ()),
-        parsed(take),
+        state.parsed(take),
         # Not always the same one: what a site sealed may be of no use, and shows only when somebody joins.
         candidates=_turned(survivors, number),
         attempt=scheme.attempt,
@@ -109,7 +109,7 @@ def release(state: RunState, scheme: Scheme) -> None:
         told.append(answer.metrics)
 
     number = state.study.rounds.count + 2
-    done = state.phases.open(Phase.RELEASE, number - 1, way_to_newest(state, scheme), parsed(take))
+    done = state.phases.open(Phase.RELEASE, number - 1, way_to_newest(state, scheme), state.parsed(take))
     _, agreeing = state.phases.agreement(models, done)
     obsolete = done.reply_blobs
     if state.study.release.model == "operator":

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import Reply
-from quorate.rounds.run import RoundResult
+from quorate.rounds.run import RoundResult, SumStep
 from quorate.study.study import Study
 from quorate.wire.sum_messages import SumAnswer, sum_answer_from_bytes
 from quorate_server.rounds.phases import Exchange, Phases, Take
 from quorate_server.rounds.progress import StudyProgress
+from quorate_server.rounds.sum_figures import Stopwatch
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class RunState:
     Args:
         quorum: Uploads without which there is no sum.
         progress: What is committed, and beside it what the next commit will hold.
+        stopwatch: For the server's own work on the open sum.
         newest: Updates and opening of the last sum, with their content where that is small.
         holders: The sites that held the last model.
         passing: What an open sum left in the spool; nobody needs it once the sum is closed or given up.
@@ -33,6 +35,7 @@ class RunState:
     exchange: Exchange
     phases: Phases
     progress: StudyProgress
+    stopwatch: Stopwatch
     newest: tuple[Blob | None, Blob] | None = None
     holders: set[SiteName] = field(default_factory=set)
     passing: set[BlobId] = field(default_factory=set)
@@ -48,11 +51,13 @@ class RunState:
         self.exchange.commit(progress, result, set(obsolete) - progress.blobs())
         self.progress = progress
 
+    def parsed(self, use: Callable[[SiteName, SumAnswer, Reply], None]) -> Take:
+        """Reads a reply as an answer; FrameError refuses one that is none."""
 
-def parsed(use: Callable[[SiteName, SumAnswer, Reply], None]) -> Take:
-    """Reads a reply as an answer; FrameError refuses one that is none."""
+        def take(site: SiteName, reply: Reply) -> None:
+            with self.stopwatch.on(SumStep.PARSE):
+                answer = sum_answer_from_bytes(reply.body)
+            with self.stopwatch.on(SumStep.CHECK):
+                use(site, answer, reply)
 
-    def take(site: SiteName, reply: Reply) -> None:
-        use(site, sum_answer_from_bytes(reply.body), reply)
-
-    return take
+        return take

@@ -18,13 +18,14 @@ from quorate.errors import (
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Phase, Reply
+from quorate.rounds.run import SumStep
 from quorate.wire.sum_messages import SumAnswer
 from quorate_server.rounds.aggregate import Adder
 from quorate_server.rounds.phases import PhaseTally
 from quorate_server.rounds.sums.model import way_to_newest
 from quorate_server.rounds.sums.results import Metrics, note_rates
 from quorate_server.rounds.sums.scheme import OpenSum, Scheme, Upload
-from quorate_server.rounds.sums.state import RunState, parsed
+from quorate_server.rounds.sums.state import RunState
 
 log = structlog.get_logger()
 
@@ -77,12 +78,13 @@ class _Adding:
                     leave_out(site, error)
                 else:
                     survivors.append(site)
-        total = self._state.exchange.put(self._adder.blocks())
+        with self._state.stopwatch.on(SumStep.ADD):
+            total = self._state.exchange.put(self._adder.blocks())
         self._state.passing.add(total.id)
         return tuple(survivors), total
 
     def _fold(self, adder: Adder, update: Blob) -> None:
-        with self._state.exchange.open(update) as content:
+        with self._state.stopwatch.on(SumStep.ADD), self._state.exchange.open(update) as content:
             adder.fold(content)
 
 
@@ -105,7 +107,7 @@ def collect(state: RunState, scheme: Scheme, opened: OpenSum, number: int) -> Ad
         Phase.UPLOAD,
         number,
         way_to_newest(state, scheme, opened.hellos),
-        parsed(take),
+        state.parsed(take),
         invited=opened.invited,
         quorum=opened.quorum,
         attempt=scheme.attempt,
@@ -119,7 +121,8 @@ def collect(state: RunState, scheme: Scheme, opened: OpenSum, number: int) -> Ad
         if dimension < 1:
             raise ContributionError("The sites have no model to train")
         state.progress = state.progress.after(dimension=dimension)
-    chosen = opened.choose(frozenset(agreeing))
+    with state.stopwatch.on(SumStep.CHECK):
+        chosen = opened.choose(frozenset(agreeing))
     for site in sorted(agreeing - chosen):
         log.warning("left out of a sum: the others may not vote for one with this site", run=state.run, site=site)
         done.left_out[site] = VoteRefusedError.code
