@@ -331,6 +331,13 @@ class VoteRefusedError(SiteRefusalError):
     code = "vote_refused"
 
 
+class VotesForgottenError(SiteRefusalError):
+    """An older database was put back at the site. What it voted for in secure sums since is forgotten, so it has no
+    part any more in runs that began before."""
+
+    code = "votes_forgotten"
+
+
 class SumRefusedError(SiteRefusalError):
     """A secure sum does not open: it was changed, or a share of its key is wrong. The model stays as it was."""
 

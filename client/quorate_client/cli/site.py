@@ -31,6 +31,7 @@ from quorate_client.connection.enrolment import join as redeem_invitation
 from quorate_client.site.config import Config, read_config
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
+from quorate_client.site.forgotten_votes import FOLLOWS
 from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys
 
 _DAY_S = 86_400.0
@@ -70,6 +71,8 @@ def join(
     say(f"Joined {identity.consortium} as {identity.site}.", "green")
     say(f"Fingerprint of this site's signing key: {fingerprint}", "bold")
     say("Read it to the operator over another channel, so that both know that nobody stands between.")
+    if keep_keys:
+        say(FOLLOWS)
     say(f"Next: set {folder.policy}, register data with `quorate-client data add`, run `quorate-client run`.")
     say(f"The invitation {file} is used up; delete it.")
 

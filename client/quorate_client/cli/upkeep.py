@@ -15,6 +15,7 @@ from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, sa
 from quorate_client.ledger.backup import backup_site, restore_site
 from quorate_client.ledger.upgrading import pending_upgrades, upgrade_site
 from quorate_client.site.folder import SiteFolder
+from quorate_client.site.forgotten_votes import FOLLOWS
 from quorate_client.site.keys import load_identity
 from quorate_client.site.layout import Pending
 
@@ -99,6 +100,7 @@ def restore(
         say("The privacy ledger is the one that was there: it knows more than the backup's.")
     else:
         warn("The privacy ledger is the backup's. If anything was spent since, it is refused, and rightly so.")
+    say(FOLLOWS)
     say("Start the daemon. Only if the server says identity_cloned: ask the operator for `quorate site reinvite NAME`,")
     say("then run `quorate-client join --keep-keys FILE`: the site was connected after the backup.")
 

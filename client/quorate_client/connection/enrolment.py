@@ -32,6 +32,7 @@ from quorate_client.connection.channel import enrolment_stub, open_blocking_chan
 from quorate_client.site.config import Address
 from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
+from quorate_client.site.forgotten_votes import leave_secure_runs
 from quorate_client.site.keys import (
     Credentials,
     Identity,
@@ -152,6 +153,8 @@ def join(joining: Joining, invitation: Invitation) -> Identity:
     issued = _redeem(joining, invitation, request)
     ca_pem = invitation.ca_pem.encode()
     check_certificate(issued.certificate_pem, ca_pem, keys, site_subject(identity))
+    if joining.keep_keys:  # perhaps because the folder was copied back, or its database is new
+        leave_secure_runs(joining.folder)
     save_identity(joining.folder.keys, identity, ca_pem, issued.certificate_pem)
     return identity
 

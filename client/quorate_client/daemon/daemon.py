@@ -36,6 +36,7 @@ from quorate.errors import (
     SumRefusedError,
     TaskMismatchError,
     VoteRefusedError,
+    VotesForgottenError,
 )
 from quorate.process.cancellation import cancel
 from quorate.process.disk import watch_disk
@@ -90,6 +91,7 @@ AUDITED = (
     SumRefusedError,
     TaskMismatchError,
     VoteRefusedError,
+    VotesForgottenError,
 )
 """Refusals by this site's rules, as against what merely failed. What the budget refuses is on the ledger already."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where torch's processes share tensors
@@ -114,7 +116,7 @@ def make_engine(folder: SiteFolder, config: Config, spool: Spool, state: SiteDat
         keys=lambda: load_keys(folder.keys).for_secure_sums(),
         sealing_keys=Answers(state, time.time).sealing_keys,
         votes=VoteLog(state),
-        study_keys=folder.keys / "studies",
+        study_keys=folder.study_keys,
     )
     accounting = Accounting(ledger, lambda: policy_now(folder).privacy, time.time)
     return Engine(ProcessWorkers(settings), spool, folder.work, time.monotonic, secrets=secrets, accounting=accounting)

@@ -6,7 +6,7 @@ witness, never less. For the same reason a restore never puts an older ledger in
 there: what was spent since would be forgotten. The site is itself again with the ledger that is there.
 
 ``spool/``, ``work/`` and ``log/`` are left out: models are built anew, and an answer whose bulk data is gone is said to
-be gone.
+be gone. So are the study keys of secure aggregation: a restored site has no part in the runs that they are of.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from quorate.process.backup.sqlite_copy import copy_database, open_to_read
 from quorate.process.folder_lock import held
 from quorate_client.ledger.upgrading import pending_upgrades
 from quorate_client.site.folder import SiteFolder
+from quorate_client.site.forgotten_votes import leave_secure_runs
 from quorate_client.site.keys import has_identity, load_identity, load_keys
 
 _GATHERED = "backup-in-progress"
@@ -87,6 +88,7 @@ def restore_site(
         load_keys(restored.keys)
         pending_upgrades(restored)
         keeps = _goes_on(folder.ledger, restored.ledger)
+        leave_secure_runs(restored)
         if keeps:
             copy_database(folder.ledger, restored.ledger)
         stays = (folder.lock.name, _LOCK)
@@ -123,7 +125,7 @@ def _gathered(folder: SiteFolder) -> Iterator[dict[str, Path]]:
                 files[database.name] = copies / database.name
         within = [path for each in (folder.keys, folder.records, folder.synthetic) for path in each.rglob("*")]
         for path in (folder.config, folder.policy, *within):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and path.parent != folder.study_keys:
                 files[str(path.relative_to(folder.root))] = path
         yield files
     finally:

@@ -7,6 +7,7 @@ each of them was promised to somebody. Commands leave requests here and the daem
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +19,7 @@ from quorate.process.storage_errors import sqlite_refusal
 from quorate_client.site.layout import KEEP_HISTORY, Layout, Step, alone, fill, missing, new_file, require_newest
 
 _NAME = "The site's database"
+_MEMORY = "memory"
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE journal (
@@ -113,6 +115,11 @@ class SiteDatabase:
             self._set("had_policy", "1")
 
     @property
+    def memory(self) -> bytes:
+        """Random bytes since votes were last forgotten (``forgotten_votes.py``); none before."""
+        return bytes.fromhex(self._get(_MEMORY) or "")
+
+    @property
     def connection(self) -> ConnectionReport | None:
         text = self._get("connection")
         return ConnectionReport(**json.loads(text)) if text else None
@@ -140,6 +147,16 @@ def make_state(path: Path) -> None:
         new_file(path)
         with closing(_connected(path)) as database:
             fill(database, STATE_LAYOUT)
+
+
+def begin_memory(path: Path) -> None:
+    """Tell this database from every earlier one of this site. It may still be of an earlier layout.
+
+    Raises:
+        StorageError, DiskFullError: it cannot be written.
+    """
+    with _opening(path), closing(_connected(path)) as database:
+        database.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (_MEMORY, os.urandom(16).hex()))
 
 
 def open_state(path: Path) -> SiteDatabase:

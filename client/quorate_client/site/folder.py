@@ -37,6 +37,10 @@ class SiteFolder:
         return self.root / "keys"
 
     @property
+    def study_keys(self) -> Path:
+        return self.keys / "studies"
+
+    @property
     def database(self) -> Path:
         return self.root / "state.sqlite"
 

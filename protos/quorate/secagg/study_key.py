@@ -4,6 +4,10 @@ Each site makes a random part and seals it to every site of the roster, itself t
 study key is derived from all parts that the server collected: one honest part among them keeps it from the server. A
 server that shows different sites different parts gets sites with different keys, whose hellos do not fit together.
 
+What a site seals for itself is bound to its memory, too. A site that has forgotten votes has another memory from then
+on, and joins only a key that its own part is in, under this one. The others join one key in a run and keep it: so the
+run began after that.
+
 What is derived from it: the keyed digest of a model, the keys of tags, reveals and checkpoints.
 """
 
@@ -23,7 +27,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from quorate.errors import FrameError, KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError
+from quorate.errors import (
+    FrameError,
+    KeyPartRefusedError,
+    StudyKeyRefusedError,
+    SumRefusedError,
+    VotesForgottenError,
+)
 from quorate.identity import RunId, SiteName
 from quorate.process.chunked_aead import CHUNK_BYTES, open_chunks, seal_chunks, sealed_bytes
 from quorate.process.randomness import Randomness
@@ -52,17 +62,20 @@ def make_parts(
     sealing_keys: Mapping[SiteName, bytes],
     sign: Sign,
     randomness: Randomness,
+    memory: bytes = b"",
 ) -> dict[SiteName, SealedPart]:
     """A fresh part, sealed and signed for each site of the roster.
 
     Args:
         sealing_keys: The X25519 public keys that this site pinned when it approved the study.
+        memory: What the sender's part for itself is bound to; empty at a site that has forgotten nothing.
     """
     part = randomness.draw(KEY_BYTES)
     parts = {}
     for recipient, key in sealing_keys.items():
         context = _context(study, run, sender, recipient)
-        box = _SUITE.encrypt(part, X25519PublicKey.from_public_bytes(key), info=context)
+        info = context + memory if recipient == sender else context
+        box = _SUITE.encrypt(part, X25519PublicKey.from_public_bytes(key), info=info)
         parts[recipient] = SealedPart(sender, box, sign(context + box))
     return parts
 
@@ -81,25 +94,33 @@ def join_parts(
     sealing_key: X25519PrivateKey,
     roster: Roster,
     rules: Rules,
+    memory: bytes = b"",
 ) -> StudyKey:
     """The study key, from the parts that were sealed for this site.
 
+    Args:
+        memory: The one that this site makes its own parts with.
+
     Raises:
         StudyKeyRefusedError: fewer parts than votes, a part twice or from a stranger, or one that is not signed.
-        KeyPartRefusedError: a signed one does not open.
+        KeyPartRefusedError: a signed one does not open. VotesForgottenError: this site has forgotten votes, and did not
+            begin this run since.
     """
     senders = [part.sender for part in parts]
     if senders != sorted(set(senders)) or not set(senders) <= set(roster) or len(senders) < rules.votes:
         _refuse(rules)
+    if memory and recipient not in senders:
+        raise _forgotten()
     material = bytearray()
     for part in parts:
         context = _context(study, run, part.sender, recipient)
         if not is_from_sender(part, study, run, recipient, roster):
             _refuse(rules)
+        own = memory if part.sender == recipient else b""
         try:
-            opened = _SUITE.decrypt(part.box, sealing_key, info=context)
+            opened = _SUITE.decrypt(part.box, sealing_key, info=context + own)
         except (InvalidTag, ValueError) as error:
-            raise _unopened(part.sender) from error
+            raise (_forgotten() if own else _unopened(part.sender)) from error
         if len(opened) != KEY_BYTES:
             raise _unopened(part.sender)
         material += bound(b"part", part.sender.encode(), opened)
@@ -180,6 +201,14 @@ def _unopened(sender: SiteName) -> KeyPartRefusedError:
     )
     error.alleged = sender
     return error
+
+
+def _forgotten() -> VotesForgottenError:
+    return VotesForgottenError(
+        "An older database was put back at this site, and what it voted for in this run since is forgotten",
+        expected="a run that began after that, with this site",
+        action="Have the operator go on without this site, or stop the run and start another while it is connected",
+    )
 
 
 def _refuse(rules: Rules) -> NoReturn:

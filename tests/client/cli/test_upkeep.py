@@ -130,6 +130,7 @@ def test_a_backup_says_that_it_holds_keys_and_a_restore_which_ledger_counts(
     result = run("restore", backup)
     assert result.code == 0
     assert "The privacy ledger is the backup's" in result.err
+    assert "votes_forgotten" in result.out
     assert run("status").code == 0
 
 

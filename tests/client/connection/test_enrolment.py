@@ -29,6 +29,7 @@ from quorate_client.connection.enrolment import (
     read_invitation,
     renewal_due_unix_s,
 )
+from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import Credentials, has_identity, load_credentials, load_identity, load_keys
 
@@ -115,6 +116,25 @@ def test_a_site_that_was_invited_again_keeps_its_keys(
 
     assert load_keys(folder.keys).member(SITE) == member
     assert (folder.keys / "certificate.pem").read_bytes() != before
+
+
+def test_a_site_that_was_invited_again_has_no_part_in_secure_runs_that_began_before(
+    joining: Joining, invitation: Invitation, authority: Authority, address: str, folder: SiteFolder
+) -> None:
+    """Its folder may have been copied back, and its database may be a new one."""
+    join(joining, invitation)
+    with site_state(folder.database) as state:
+        assert state.memory == b""
+    folder.study_keys.mkdir()
+    (folder.study_keys / "run-1.key").write_bytes(bytes(32))
+    memories = {b""}
+    for number in (1, 2):
+        again = Invitation.model_validate(authority.invitation(SITE, address))
+        join(replace(joining, keep_keys=True), again)
+        assert not folder.study_keys.exists()
+        with site_state(folder.database) as state:
+            memories.add(state.memory)
+        assert len(memories) == 1 + number
 
 
 def test_an_impostor_with_another_authority_gets_nothing(

@@ -64,12 +64,13 @@ def test_a_restored_site_is_what_it_was(site: SiteFolder, tmp_path: Path, passph
     with site.held_by_this_daemon():  # it may be running
         made = backup_site(site, tmp_path / "backup", passphrase, NOW)
     assert (made.side, made.name) == ("site", "north.heart")
+    assert "keys/studies/run-1" not in made.files
     again = SiteFolder(tmp_path / "again")
     assert not restored(again, tmp_path / "backup", passphrase=passphrase)
     assert load_identity(again.keys) == IDENTITY
     assert load_keys(again.keys).member(IDENTITY.site) == load_keys(site.keys).member(IDENTITY.site)
     files = {str(path.relative_to(again.root)) for path in again.root.rglob("*") if path.is_file()}
-    assert files >= {"keys/studies/run-1", "records/visits", "config.toml", "policy.toml"}
+    assert files >= {"records/visits", "config.toml", "policy.toml"}
     assert not files & {"keys/link", "spool/blob", "work/model"}
     assert {path.stat().st_mode & 0o777 for path in again.keys.iterdir() if path.is_file()} == {0o600}
     with site_state(again.database) as state:
@@ -153,6 +154,27 @@ def test_the_witness_in_a_backup_never_knows_more_than_its_ledger(
     restored(again, tmp_path / "backup")
     spend(again, 3)
     assert entries(again.ledger) == 3
+
+
+def memory(site: SiteFolder) -> bytes:
+    with site_state(site.database) as state:
+        return state.memory
+
+
+def test_each_restore_begins_another_memory_and_drops_the_study_keys(site: SiteFolder, tmp_path: Path) -> None:
+    """Those too that are in a backup of the version before. What it voted for since is forgotten, and the site must not
+    take itself for the one that did (tests/attacks/test_restored_votes.py)."""
+    assert memory(site) == b""
+    about = Manifest(side="site", name="north.heart", version="0", created_unix_s=NOW)
+    files = {str(path.relative_to(site.root)): path for path in site.keys.rglob("*") if path.is_file()}
+    files = {name: path for name, path in files.items() if not path.is_symlink()} | {"state.sqlite": site.database}
+    assert "keys/studies/run-1" in files
+    write_archive(tmp_path / "backup", about, files, None)
+    again = [SiteFolder(tmp_path / name) for name in ("one", "another")]
+    for folder in again:
+        restored(folder, tmp_path / "backup")
+        assert not folder.study_keys.exists()
+    assert len({memory(folder) for folder in (site, *again)}) == 3
 
 
 # --- what is refused ---

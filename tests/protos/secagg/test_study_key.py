@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from quorate.errors import KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError
+from quorate.errors import KeyPartRefusedError, StudyKeyRefusedError, SumRefusedError, VotesForgottenError
 from quorate.identity import RunId, SiteName
 from quorate.secagg.study_key import (
     CHUNK_BYTES,
@@ -225,6 +225,36 @@ def test_the_server_sees_who_signed_a_part_and_nothing_else_of_it() -> None:
     assert not is_from_sender(part, STUDY, RunId("run-2"), NORTH.name, ROSTER)
     assert not is_from_sender(replace(part, box=b""), STUDY, RUN, NORTH.name, ROSTER)
     assert not is_from_sender(made_by(STRANGER)[NORTH.name], STUDY, RUN, NORTH.name, ROSTER)
+
+
+# --- a site that has forgotten votes ---
+
+
+def joined_at_north(parts: Sequence[SealedPart], memory: bytes) -> StudyKey:
+    return join_parts(parts, STUDY, RUN, NORTH.name, NORTH.sealing, ROSTER, RULES, memory)
+
+
+def made_by_north(memory: bytes) -> dict[SiteName, SealedPart]:
+    return make_parts(STUDY, RUN, NORTH.name, SEALING_KEYS, NORTH.signing.sign, SeededRandomness(1), memory)
+
+
+def test_a_memory_changes_nothing_for_the_others() -> None:
+    made = made_by_north(b"since then")
+    others = [made_by(sender) for sender in (EAST, SOUTH)]
+    at_north, at_west = ([others[0][name], made[name], others[1][name]] for name in (NORTH.name, WEST.name))
+    assert joined_at_north(at_north, b"since then") == joined(at_west, WEST)
+    assert len(made[NORTH.name].box) == len(made[WEST.name].box)
+
+
+def test_who_has_forgotten_votes_joins_no_key_but_with_its_own_part_that_it_made_since() -> None:
+    east, south, west = (made_by(sender)[NORTH.name] for sender in (EAST, SOUTH, WEST))
+    for old in (b"", b"before", b"since then and more"):
+        with pytest.raises(VotesForgottenError, match="start another"):
+            joined_at_north([east, made_by_north(old)[NORTH.name], south], b"since then")
+    with pytest.raises(VotesForgottenError):
+        joined_at_north([east, south, west], b"since then")
+    with pytest.raises(KeyPartRefusedError):  # somebody else's does not open for another reason
+        joined_at_north([*truncated((east,)), made_by_north(b"since then")[NORTH.name], south], b"since then")
 
 
 # --- what is derived from it ---

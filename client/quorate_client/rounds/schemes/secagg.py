@@ -128,7 +128,10 @@ class SecaggScheme:
     def _make_parts(self, agreement: Agreement) -> SumAnswer:
         signing, _ = self._secrets.keys()
         sealing_keys = self._secrets.sealing_keys(agreement.digest)
-        parts = make_parts(agreement.digest, self._run, agreement.site, sealing_keys, signing.sign, SystemRandomness())
+        memory = self._secrets.votes.memory
+        parts = make_parts(
+            agreement.digest, self._run, agreement.site, sealing_keys, signing.sign, SystemRandomness(), memory
+        )
         return SumAnswer(parts=parts)
 
     def _begin(self, number: int, attempt: int, member: Member) -> Hello:
@@ -303,7 +306,8 @@ class SecaggScheme:
                 raise StudyKeyRefusedError("The server did not pass on the parts of the study key")
             _, sealing = self._secrets.keys()
             roster, rules = roster_of(self._study), rules_of(self._study)
-            key = join_parts(work.parts, agreement.digest, self._run, agreement.site, sealing, roster, rules)
+            memory = self._secrets.votes.memory
+            key = join_parts(work.parts, agreement.digest, self._run, agreement.site, sealing, roster, rules, memory)
             self._secrets.keep_study_key(self._run, key)
         return self._secrets.member(self._study, agreement.site, key)
 
