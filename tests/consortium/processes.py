@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,11 +32,21 @@ def environment(packages: Sequence[Path] = ()) -> dict[str, str]:
 
 @contextmanager
 def installed(packages: Sequence[Path]) -> Iterator[None]:
-    """The packages are there in this process too: it publishes and approves, which takes their digests."""
+    """The packages are there in this process too: it publishes and approves, which takes their digests.
+
+    What was imported of them is forgotten: there may be another version of a package.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for folder in packages:
             patch.syspath_prepend(str(folder))
-        yield
+        before = set(sys.modules)
+        try:
+            yield
+        finally:
+            for name in set(sys.modules) - before:
+                file = getattr(sys.modules[name], "__file__", None)
+                if file is not None and any(Path(file).is_relative_to(folder) for folder in packages):
+                    del sys.modules[name]
 
 
 def eventually(found: Callable[[], Value | None], what: str) -> Value:

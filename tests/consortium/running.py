@@ -49,7 +49,7 @@ class Site:
         self.folder = root / name
         self.control = self.folder / "work" / "control"  # a task may write nowhere else
         self._log = root / f"site-{name}.log"
-        self._packages = packages
+        self.packages = packages
         self.daemon: Daemon | None = None
 
     @property
@@ -68,7 +68,7 @@ class Site:
     def start(self, *prefix: str) -> Daemon:
         """``prefix`` is a command that runs the daemon, an ``unshare`` for example."""
         line = (*prefix, BIN / "quorate-client", "run", "--state", self.folder)
-        self.daemon = Daemon(self._log, *line, packages=self._packages)
+        self.daemon = Daemon(self._log, *line, packages=self.packages)
         return self.daemon
 
     def order(self, step: str, word: str = HOLD) -> None:
@@ -127,7 +127,7 @@ class Consortium:
         """No site's folder, address or daemon is another one than at first."""
         profile = Profile.load(self.profile, time.time())
         self.address = profile.address
-        self._packages = packages
+        self.packages = packages
         self._started: list[Daemon] = []
         self._open = ExitStack()
         self.operator = self._open.enter_context(OperatorClient(profile))
@@ -174,7 +174,7 @@ class Consortium:
         profile.write_text(json.dumps(json.loads(profile.read_text()) | {"address": address}))
         for name in other.sites:
             write_settings(root / name / "config.toml", {"address": quoted})
-        return cls(root, other.sites, other._packages)
+        return cls(root, other.sites, other.packages)
 
     def _answers(self) -> bool:
         try:
@@ -214,7 +214,7 @@ class Consortium:
     def start_server(self, *prefix: str) -> Daemon:
         """``prefix`` is a command that runs the daemon, an ``unshare`` for example. Does not wait for it."""
         line = (*prefix, BIN / "quorate-server", "run", "--state", self.server_dir)
-        self.server = self.keep(Daemon(self.root / "server.log", *line, packages=self._packages))
+        self.server = self.keep(Daemon(self.root / "server.log", *line, packages=self.packages))
         return self.server
 
     def start_site(self, name: str, *prefix: str) -> Daemon:
@@ -245,7 +245,7 @@ class Consortium:
             shutil.copytree(self.sites[name].folder, folder)
             self.sites[name].control = folder / "work" / "control"
         line = (BIN / "quorate-client", "run", "--state", folder)
-        return self.keep(Daemon(self.root / f"copy-of-{name}.log", *line, packages=self._packages))
+        return self.keep(Daemon(self.root / f"copy-of-{name}.log", *line, packages=self.packages))
 
     def reroute(self, name: str, port: int) -> None:
         """Have a site reach the server over another port, from its restart on."""

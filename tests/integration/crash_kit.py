@@ -117,15 +117,21 @@ def write_study(
     release: str,
     dimension: int = DIMENSION,
     seed: int = 0,
+    also: str = "",
 ) -> Path:
-    """The file of a study of the crash test's task, which begins with a model that only this seed has."""
+    """The file of a study of the crash test's task, which begins with a model that only this seed has.
+
+    Args:
+        also: The digest of a second version of the task that sites may run.
+    """
     (folder / "schema.toml").write_text(SCHEMA)
     names = json.dumps(list(sites))
     settings = "\n".join(f"{key} = {value}" for key, value in rounds.items())
+    accepted = f'also = {{ digest = "{also}", until = 2999-12-31 }}\n' if also else ""
     file = folder / f"{name}.toml"
     file.write_text(
         f'name = "{name}"\npurpose = "To be interrupted"\nsites = {names}\nseed = {seed}\n'
-        f'[task]\nname = "crash-test"\n[task.parameters]\nschema_file = "schema.toml"\n'
+        f'[task]\nname = "crash-test"\n{accepted}[task.parameters]\nschema_file = "schema.toml"\n'
         f"sites = {names}\ndimension = {dimension}\n"
         f'[rounds]\n{settings}\n[protection]\nmode = "{mode}"\n[release]\nmodel = "{release}"\n'
     )
