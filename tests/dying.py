@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -31,6 +34,16 @@ def killed_at(step: int, watched: Collection[str]) -> Any:
         return trace
 
     return trace
+
+
+@contextmanager
+def closed_folder() -> Iterator[Path]:
+    """A folder that nobody but root may look into, in a place to which everybody comes."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0)
+        yield folder
+        folder.chmod(0o700)
 
 
 def is_refused_to_nobody(work: Callable[[], object], refusal: type[Exception]) -> bool:

@@ -86,6 +86,11 @@ if [ -n "$system" ]; then
     else
         echo "WARNING: there is no systemd here: make the users and folders of systemd/*.{sysusers,tmpfiles} yourself." >&2
     fi
+    # Root can read a Python that lies in root's home, or a folder that a strict umask made.
+    if [ -n "$unit" ] && id "quorate-$unit" >/dev/null 2>&1; then
+        (cd / && runuser -u "quorate-$unit" -- "$folder/bin/python" -P -c "import $needs") ||
+            fail "The user quorate-$unit cannot start it, for the reason above. Is $python where only root may read? $prefix/current is as it was."
+    fi
     for file in ${unit:+systemd/quorate-"$unit"*}; do
         install -D -m 644 "$file" "/usr/lib/systemd/system/${file#systemd/}"
     done

@@ -161,7 +161,8 @@ class Server:
         if self._monitoring is not None:
             await self._monitoring.stop()
         self.journal.close()
-        log.info("server stopped")
+        if self._is_started:
+            log.info("server stopped")
 
     async def _sweep(self) -> None:
         while True:
@@ -243,6 +244,8 @@ async def serve(config: ServerConfig) -> None:
     with held_by_server(config):
         upgrade_at_start(config)
         server = Server(config)
-        await server.start()
-        await stop.wait()
-        await server.stop()
+        try:
+            await server.start()
+            await stop.wait()
+        finally:
+            await server.stop()

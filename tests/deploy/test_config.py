@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quorate_client.approval.policy import Policy
-from quorate_client.site.config import Config, read_config, read_toml
+from quorate_client.site.config import Config, parse_toml, read_config
 from quorate_server.consortium.config import ServerConfig
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "config"
@@ -22,7 +22,8 @@ def test_the_sites_samples_are_read_by_the_site() -> None:
     config = read_config(SAMPLES / "config.toml")
     assert config.proxy == "http://proxy.hospital.example:3128"
     assert config.metrics_listen == Config().metrics_listen
-    policy = read_toml(SAMPLES / "policy.toml", Policy)
+    path = SAMPLES / "policy.toml"
+    policy = parse_toml(path.read_text(encoding="utf-8"), path, Policy)
     assert policy.require_isolation
     assert policy.protection == {"secagg"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
@@ -12,7 +13,23 @@ from quorate_server.cli.doctor import examine
 from quorate_server.cli.founding import found
 from quorate_server.consortium.ca import AUTHORITY_DAYS, DAY_S
 from quorate_server.consortium.config import ServerConfig
-from quorate_server.daemon import Server
+from quorate_server.daemon import Server, serve
+
+
+async def test_a_server_whose_start_fails_closes_what_it_had_opened(tmp_path: Path) -> None:
+    """Left to the interpreter, the transport writes a traceback after the line that says what is wrong."""
+    found(tmp_path, consortium="heart", address="localhost:8443", listen="127.0.0.1:0", now=time.time())
+    (tmp_path / "spool" / "folder").mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        metrics = f"127.0.0.1:{free.getsockname()[1]}"
+    with (tmp_path / "server.toml").open("a") as file:
+        file.write(f'metrics_listen = "{metrics}"\n')
+    config = ServerConfig.read(tmp_path)
+    with capture_logs() as logs, pytest.raises(IsADirectoryError):
+        await serve(config)
+    assert logs == []
+    with pytest.raises(IsADirectoryError):  # and not ConfigError: the ports are free again
+        await serve(config)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,11 @@ from quorate.errors import QuorateError
 from quorate.process.terminal import Terminal, say_json
 from quorate.process.terminal import say as say
 
-StateOption = Annotated[Path, typer.Option("--state", envvar="QUORATE_STATE", metavar="DIR", help="The site's folder.")]
+StateOption = Annotated[
+    Path,
+    # readable: who may not read it is told whose it is, when it is read.
+    typer.Option("--state", envvar="QUORATE_STATE", metavar="DIR", help="The site's folder.", readable=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DEFAULT_STATE = Path("quorate-site")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quorate.errors import ConfigError
+from quorate.process.storage_errors import os_refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 _HOST_AND_PORT = r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):[0-9]{1,5}"
@@ -44,32 +45,31 @@ def read_config(path: Path) -> Config:
     """Read ``config.toml``; a missing file means the defaults.
 
     Raises:
-        ConfigError: naming the file, each wrong key and what was expected.
+        ConfigError: naming the file, each wrong key and what was expected. StorageError: it is not this user's to read.
     """
-    return read_toml(path, Config) if path.exists() else Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Config()
+    except PermissionError as error:
+        raise os_refusal(error) from error
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}", got=error.strerror or "", action="See what is there") from error
+    except UnicodeDecodeError as error:
+        raise _not_toml(path, error) from error
+    return parse_toml(text, path, Config)
 
 
-def read_toml(path: Path, model: type[Model]) -> Model:
-    """Read a TOML file into a frozen value.
+def parse_toml(text: str, path: Path, model: type[Model]) -> Model:
+    """What was read from ``path``, as a frozen value.
 
     Raises:
         ConfigError: naming the file, each wrong key and what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}", got=error.strerror or "") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not TOML", got=str(error)) from error
-    return parse_toml(text, path, model)
-
-
-def parse_toml(text: str, path: Path, model: type[Model]) -> Model:
-    """What was read from ``path``; raises as ``read_toml``."""
-    try:
         return _parsed(text, model)  # type: ignore[return-value]  # lru_cache loses it
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML", got=str(error)) from error
+        raise _not_toml(path, error) from error
     except ValidationError as error:
         problems = [_problem(model, problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
         raise ConfigError(
@@ -83,6 +83,10 @@ def parse_toml(text: str, path: Path, model: type[Model]) -> Model:
 def _parsed(text: str, model: type[BaseModel]) -> BaseModel:
     """The policy is read for every instruction, and is nearly always the same text again."""
     return model.model_validate(tomllib.loads(text))
+
+
+def _not_toml(path: Path, error: ValueError) -> ConfigError:
+    return ConfigError(f"{path} is not TOML", got=str(error), action="Correct it there and start again")
 
 
 def _problem(model: type[BaseModel], location: tuple[int | str, ...], kind: str, message: str) -> str:

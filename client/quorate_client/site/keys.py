@@ -26,6 +26,10 @@ from quorate.process.private_files import write_private
 from quorate.study.approval import signed_answer
 
 _FORMAT = "quorate.identity/1"
+_GET_BACK = (
+    "Restore keys/ from a backup, or ask the operator for `quorate site reinvite NAME` and run "
+    "`quorate-client join --keep-keys FILE`"
+)
 _TLS, _SIGNING, _SEALING = "tls.pem", "signing.pem", "sealing.pem"
 _CERTIFICATE, _CA, _IDENTITY = "certificate.pem", "ca.pem", "identity.json"
 
@@ -161,11 +165,15 @@ def load_credentials(folder: Path) -> Credentials:
     """Certificate, its key and the pinned CA. Read at each connection, so that a renewed certificate is taken up.
 
     Raises:
-        WrongStateError: the site has not joined. IdentityError: others may read the key.
+        WrongStateError: the site has not joined, or a file is gone. IdentityError: others may read the key, or one is
+            damaged.
     """
     load_identity(folder)
-    load_keys(folder)
-    return Credentials((folder / _CA).read_bytes(), (folder / _CERTIFICATE).read_bytes(), (folder / _TLS).read_bytes())
+    keys = load_keys(folder)
+    (ca_pem, _), (certificate_pem, certified) = (_load_certificate(folder / name) for name in (_CA, _CERTIFICATE))
+    if certified != keys.tls.public_key():
+        raise IdentityError(f"{folder / _CERTIFICATE} is not for the key in {folder / _TLS}", action=_GET_BACK)
+    return Credentials(ca_pem, certificate_pem, (folder / _TLS).read_bytes())
 
 
 def own_certificate_files(folder: Path) -> tuple[Path, Path]:
@@ -205,6 +213,17 @@ def certificate_life(certificate_pem: bytes) -> tuple[datetime, datetime]:
     """From when to when a certificate is valid (UTC)."""
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+def _load_certificate(path: Path) -> tuple[bytes, object]:
+    """Its bytes, and the key that it is for. Of a damaged one the transport says that the server is down."""
+    try:
+        content = path.read_bytes()
+        return content, x509.load_pem_x509_certificate(content).public_key()
+    except FileNotFoundError as error:
+        raise WrongStateError(f"The certificate {path} is not there", action=_GET_BACK) from error
+    except ValueError as error:
+        raise IdentityError(f"The certificate {path} is damaged", action=_GET_BACK) from error
 
 
 def _load_key(path: Path) -> object:

@@ -43,7 +43,9 @@ def read_trusted(path: Path, owners: frozenset[int]) -> str:
                 )
             return file.read()
     except OSError as error:
-        raise ConfigError(f"Cannot read {path}", got=error.strerror or "") from error
+        raise ConfigError(
+            f"Cannot read {path}", got=error.strerror or "", action="See that the daemon's user may read it (mode 0644)"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8", got=error.reason) from error
 

@@ -68,10 +68,9 @@ def sqlite_refusal(error: sqlite3.Error, what: str, path: Path) -> QuorateError:
     Args:
         what: How the file is called, as the beginning of a sentence: "The site's database".
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the upper bits tell more of the same
-    if code in _SQLITE_DAMAGED:
+    if _sqlite_code(error) in _SQLITE_DAMAGED:
         return StorageError(f"{what} {path} is damaged", got=str(error), action="Restore it from the newest backup")
-    if code == sqlite3.SQLITE_FULL or _free_bytes(path.parent) < _LEAST_FREE_BYTES:
+    if lacks_room(error, path.parent):
         return DiskFullError(f"The disk that holds {path} is full", action="Free some space")
     return StorageError(
         f"{what} {path} cannot be opened or written by the user {_user(os.geteuid())}",
@@ -79,6 +78,15 @@ def sqlite_refusal(error: sqlite3.Error, what: str, path: Path) -> QuorateError:
         action=f"See that {path.parent} belongs to this user (now: {_owner(path.parent)}), is writable, and that no "
         "other program holds the file",
     )
+
+
+def lacks_room(error: sqlite3.Error, folder: Path) -> bool:
+    """Whether SQLite failed in this folder because its disk is full; it has several names for that."""
+    return _sqlite_code(error) == sqlite3.SQLITE_FULL or _free_bytes(folder) < _LEAST_FREE_BYTES
+
+
+def _sqlite_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF  # the upper bits tell more of the same
 
 
 def _free_bytes(folder: Path) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quorate.errors import AlreadyExistsError
@@ -26,7 +27,8 @@ def found(state_dir: Path, *, consortium: str, address: str, listen: str, now: f
         The folder of that credential, to be handed over.
 
     Raises:
-        AlreadyExistsError: there is a server in the folder. ConfigError: naming each wrong value.
+        AlreadyExistsError: there is a server in the folder. ConfigError: naming each wrong value. DiskFullError,
+            StorageError, OSError: the machine does not let it. Nothing is left of it then.
     """
     for name in (CONFIG_NAME, "ca", DATABASE_NAME, FIRST_OPERATOR):
         if (state_dir / name).exists():
@@ -34,14 +36,27 @@ def found(state_dir: Path, *, consortium: str, address: str, listen: str, now: f
                 f"{state_dir} holds a server's {name} already",
                 action="Choose an empty folder; an existing consortium is never replaced",
             )
-    config = ServerConfig.create(state_dir, consortium=consortium, address=address, listen=listen)
     from quorate_server.storage.upgrade import make_database  # not needed by the other commands, and slow
 
-    make_database(config.engine_url)
-    Authority.create(config.ca_dir, consortium, now)
     folder = state_dir / FIRST_OPERATOR
-    add_operator(config, FIRST_OPERATOR, folder, now)
+    try:
+        config = ServerConfig.create(state_dir, consortium=consortium, address=address, listen=listen)
+        make_database(config.engine_url)
+        Authority.create(config.ca_dir, consortium, now)
+        add_operator(config, FIRST_OPERATOR, folder, now)
+    except BaseException:
+        _take_away(state_dir)
+        raise
     return folder
+
+
+def _take_away(state_dir: Path) -> None:
+    """What was made of a server that could not be founded: half of one, another attempt would not replace."""
+    for name in (CONFIG_NAME, *(DATABASE_NAME + end for end in ("", "-journal", "-wal", "-shm"))):
+        with suppress(OSError):  # it was never made, for a reason that is told
+            (state_dir / name).unlink()
+    for name in ("ca", FIRST_OPERATOR):
+        shutil.rmtree(state_dir / name, ignore_errors=True)
 
 
 def add_operator(config: ServerConfig, name: str, folder: Path, now: float) -> None:

@@ -8,5 +8,13 @@ from typing import Annotated
 import typer
 
 State = Annotated[
-    Path, typer.Option("--state", envvar="QUORATE_SERVER_STATE", help="The server's state folder.", show_default=False)
+    Path,
+    # readable: who may not read it is told whose it is, when it is read.
+    typer.Option(
+        "--state",
+        envvar="QUORATE_SERVER_STATE",
+        help="The server's state folder.",
+        show_default=False,
+        readable=False,
+    ),
 ]

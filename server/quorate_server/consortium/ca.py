@@ -33,6 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from quorate.errors import AlreadyExistsError, CertificateExpiredError, ConfigError, InputError, KeyMismatchError
 from quorate.identity import Role, SiteName, Subject
 from quorate.process.private_files import write_new
+from quorate.process.storage_errors import os_refusal
 
 SERVER_NAME = "quorate-server"
 """The name that every client expects in the server's certificate, whatever address it dialled."""
@@ -104,11 +105,14 @@ class Authority:
         """Open the authority of ``consortium``.
 
         Raises:
-            ConfigError: it is not there, not whole, another consortium's, or others may read its key.
+            ConfigError: it is not there, not whole, another consortium's, or others may read its key. StorageError: it
+                is not this user's to read.
         """
         try:
             certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
             key = load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+        except PermissionError as error:
+            raise os_refusal(error) from error
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"Cannot read the certificate authority in {folder}",

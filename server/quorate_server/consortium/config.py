@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from quorate.errors import ConfigError, StudyError
 from quorate.process.folder_lock import held
 from quorate.process.private_files import write_new
+from quorate.process.storage_errors import os_refusal
 from quorate.study.study import Name, Study
 
 CONFIG_NAME = "server.toml"
@@ -99,11 +100,14 @@ class ServerConfig(_Settings):
         """Read ``server.toml``.
 
         Raises:
-            ConfigError: naming the file, each wrong key and what was expected.
+            ConfigError: naming the file, each wrong key and what was expected. StorageError: it is not this user's to
+                read.
         """
         path = state_dir / CONFIG_NAME
         try:
             settings = _Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except PermissionError as error:
+            raise os_refusal(error) from error
         except OSError as error:
             raise ConfigError(
                 f"Cannot read the server's configuration {path}",
@@ -111,7 +115,10 @@ class ServerConfig(_Settings):
                 action="Create a server with `quorate-server init`, or name its folder with --state",
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The server's configuration {path} is not TOML", got=str(error)) from error
+            action = "Correct it there and start the server again"
+            raise ConfigError(
+                f"The server's configuration {path} is not TOML", got=str(error), action=action
+            ) from error
         except ValidationError as error:
             raise _config_error(path, error) from error
         if settings.silent_after_s <= settings.heartbeat_s:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import ConfigError
+from quorate.errors import ConfigError, StorageError
 from quorate_client.site.config import Config, read_config
+from tests.dying import closed_folder, is_refused_to_nobody
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -71,6 +72,11 @@ def test_a_wrong_value_is_named_by_its_key(tmp_path: Path, text: str, key: str) 
 def test_a_file_that_is_not_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not TOML"):
         read_config(written(tmp_path, "log_level debug"))
+
+
+def test_a_file_of_another_user_is_no_wrong_input_but_told_with_its_owner() -> None:
+    with closed_folder() as folder:
+        assert is_refused_to_nobody(lambda: read_config(folder / "config.toml"), StorageError)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

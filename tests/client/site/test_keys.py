@@ -82,6 +82,26 @@ def test_a_damaged_identity_is_refused(folder: SiteFolder, services: Server) -> 
         load_credentials(folder.keys)
 
 
+@pytest.mark.parametrize("name", ["certificate.pem", "ca.pem"])
+def test_a_certificate_that_is_gone_or_damaged_is_named_and_is_not_taken_for_a_server_that_is_down(
+    folder: SiteFolder, services: Server, name: str
+) -> None:
+    enrol(folder, services, "localhost:1")
+    (folder.keys / name).write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(IdentityError, match=f"{name} is damaged"):
+        load_credentials(folder.keys)
+    (folder.keys / name).unlink()
+    with pytest.raises(WrongStateError, match=f"{name} is not there. Restore keys/"):
+        load_credentials(folder.keys)
+
+
+def test_a_certificate_for_another_key_than_the_sites_is_named(folder: SiteFolder, services: Server) -> None:
+    enrol(folder, services, "localhost:1")
+    (folder.keys / "certificate.pem").write_bytes((folder.keys / "ca.pem").read_bytes())
+    with pytest.raises(IdentityError, match="is not for the key in"):
+        load_credentials(folder.keys)
+
+
 def test_the_certificate_request_is_signed_and_for_the_tls_key(folder: SiteFolder) -> None:
     folder.create()
     keys = make_or_load_keys(folder.keys)

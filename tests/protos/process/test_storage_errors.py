@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quorate.errors import EXIT_OTHER, DiskFullError, StorageError
-from quorate.process.storage_errors import os_refusal, sqlite_refusal, storage_errors
+from quorate.process.storage_errors import lacks_room, os_refusal, sqlite_refusal, storage_errors
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,13 @@ def test_only_a_damaged_database_is_a_reason_to_restore_a_backup(tmp_path: Path)
     assert isinstance(unreachable, StorageError)
     assert "Restore" not in str(unreachable)
     assert "belongs to this user" in str(unreachable)
+
+
+def test_a_copy_that_lacks_room_is_a_full_disk_whatever_sqlite_calls_it(tmp_path: Path) -> None:
+    refused = sqlite3.OperationalError("disk I/O error")
+    refused.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert lacks_room(refused, Path("/proc"))  # a file system without a single free byte
+    assert not lacks_room(refused, tmp_path)
 
 
 def test_a_database_that_cannot_be_opened_for_lack_of_space_is_a_full_disk(tmp_path: Path) -> None:

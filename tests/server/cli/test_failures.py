@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from quorate.errors import EXIT_INPUT, ConfigError, StorageError
+from quorate.errors import EXIT_INPUT, EXIT_OTHER, ConfigError, StorageError
 from quorate.process.terminal import TRACEBACK
-from quorate_server.cli import main
+from quorate_server.cli import app, main
 from quorate_server.cli.failures import machine_errors
+from quorate_server.consortium.ca import Authority
+from quorate_server.consortium.config import ServerConfig
+from tests.dying import closed_folder, is_refused_to_nobody
 from tests.patience import PATIENCE_S
 
 SECRET = "topsecret"
@@ -69,6 +72,27 @@ def test_a_file_in_the_place_of_a_folder_is_named(server: Path, capsys: pytest.C
     place = server / "server.toml" / "new"
     text = said(capsys, 1, "init", place, "--consortium", "heart", "--address", "localhost:8443")
     assert f"{place} cannot be used. Got Not a directory" in text
+
+
+def test_what_belongs_to_another_user_is_told_with_its_owner_and_not_as_wrong_input() -> None:
+    with closed_folder() as folder:
+        arguments = ["operator", "list", "--state", str(folder)]
+        assert is_refused_to_nobody(lambda: ServerConfig.read(folder), StorageError)
+        assert is_refused_to_nobody(lambda: Authority.load(folder, "heart"), StorageError)
+        # Wrong usage would be click's own exception: the option looks at the folder too.
+        assert is_refused_to_nobody(lambda: app(arguments, standalone_mode=False), StorageError)
+
+
+def test_a_server_that_could_not_be_founded_leaves_nothing_that_keeps_the_next_attempt_from_it(tmp_path: Path) -> None:
+    """Its database is too large for this process; on a full disk the same happens."""
+    limits = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limits += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    words = ["init", str(tmp_path / "new"), "--consortium", "heart", "--address", "localhost:8443"]
+    program = limits + f"from quorate_server.cli import main; main({words!r})"
+    command = [sys.executable, "-B", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (EXIT_OTHER, 1), done.stderr
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_missing_module_of_ours_is_not_taken_for_a_driver() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quorate.errors import DiskFullError, StorageError
 from quorate.process.private_files import create_private, flush_folder
+from quorate.process.storage_errors import lacks_room
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -56,8 +57,8 @@ def _remove(scratch: Path) -> None:
 
 
 def _translated(error: sqlite3.Error | OSError, target: Path) -> DiskFullError | StorageError:
-    is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    if is_full or getattr(error, "errno", None) in NO_ROOM:
+    is_full = error.errno in NO_ROOM if isinstance(error, OSError) else lacks_room(error, target.parent)
+    if is_full:
         return DiskFullError(f"There is no room for the copy {target}", action="Free some space and try again")
     return StorageError(
         f"The copy {target} cannot be made", got=str(error), action="Check the owner of its folder, and the disk"
