@@ -35,7 +35,7 @@ class Size:
     """How much of each there is.
 
     Args:
-        epsilons: At all of them we are measured. peer_epsilons: At these, others.
+        epsilons: At all of them we are measured. peer_epsilons: At these, others, which take long.
         splits: Of a table whose classes are frequent; rare ones have four times as many.
         claims: Simulated. large: Records and columns of the table that time and memory are measured on.
         planted: Sets that are searched for a planted record.
@@ -51,7 +51,7 @@ class Size:
     has_credit: bool
 
 
-FULL = Size((1.0, 3.0, 8.0), (1.0, 3.0), 5, 10_000, (100_000, 30), 100, has_dpmm=True, has_credit=True)
+FULL = Size((1.0, 3.0, 8.0), (1.0,), 5, 10_000, (100_000, 30), 100, has_dpmm=True, has_credit=True)
 SMALL = Size((1.0,), (1.0,), 1, 400, (500, 3), 2, has_dpmm=False, has_credit=False)
 
 
@@ -85,7 +85,8 @@ def _case(case: Case, size: Size) -> Iterator[Row]:
     real = _means(aucs(case.schema, *split) for split in splits)
     for epsilon in size.epsilons:
         ours, seconds = _ours(case, case.schema, splits, epsilon)
-        peer, peer_seconds = _dpmm(case, splits[0], epsilon) if _is_compared(size, epsilon) else (None, None)
+        is_compared = size.has_dpmm and epsilon in size.peer_epsilons
+        peer, peer_seconds = _dpmm(case, splits[0], epsilon) if is_compared else (None, None)
         for learner in LEARNERS:
             allowed = case.allowed.get(epsilon)
             goal = None if allowed is None else real[learner] - allowed[list(LEARNERS).index(learner)]
@@ -113,10 +114,6 @@ def _ours(
         spent.append(time.perf_counter() - started)
     judged = (aucs(case.schema, table, held_out) for table, (_, held_out) in zip(made, splits, strict=True))
     return _means(judged), statistics.fmean(spent)
-
-
-def _is_compared(size: Size, epsilon: float) -> bool:
-    return size.has_dpmm and epsilon in size.peer_epsilons
 
 
 def _dpmm(case: Case, split: tuple[Table, Table], epsilon: float) -> tuple[dict[str, float] | None, float | None]:
