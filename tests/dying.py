@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Collection
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,10 +18,11 @@ def killed_at(step: int, watched: Collection[str]) -> Any:
         watched: ``folder/module.py`` of each file whose lines are counted.
     """
     left = step
+    ends = tuple(f"/{name}" for name in watched)
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if "/".join(Path(frame.f_code.co_filename).parts[-2:]) not in watched:
+        if not frame.f_code.co_filename.endswith(ends):
             return None
         if event == "line":
             left -= 1

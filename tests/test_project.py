@@ -108,7 +108,10 @@ def sources() -> Iterator[tuple[Path, set[str]]]:
     [
         ("flwr", {"server/quorate_server/flower", "client/quorate_client/flower"}),
         ("matplotlib", {"server/quorate_server/reporting/plots.py", "client/quorate_client/cli/explore.py"}),
-        ("jinja2", {"server/quorate_server/reporting/report.py"}),
+        (
+            "jinja2",
+            {"server/quorate_server/reporting/report.py", "client/quorate_client/synthetic/report/page/page.py"},
+        ),
     ],
 )
 def test_a_library_that_we_keep_at_arms_length_has_one_importer_on_each_side(library: str, importers: set[str]) -> None:

@@ -343,6 +343,12 @@ class PrivacyRefusedError(PolicyError):
     code = "privacy_refused"
 
 
+class SyntheticRefusedError(PolicyError):
+    """The data set is not real or synthetic as the study wants it, or not good enough for the study or the site."""
+
+    code = "synthetic_refused"
+
+
 class PrivacyUnsupportedError(SiteRefusalError):
     """The model or the data do not allow the differential privacy that the study asks for."""
 

@@ -14,7 +14,7 @@ import typer
 from rich.console import RenderableType
 
 from quorate import __version__
-from quorate.errors import EXIT_REFUSED, EXIT_RUN_NOT_COMPLETED, QuorateError
+from quorate.errors import EXIT_REFUSED, EXIT_RUN_NOT_COMPLETED, QuorateError, StudyError
 from quorate.identity import SiteName, parse_name
 from quorate.process.storage_errors import storage_errors
 from quorate.process.terminal import Terminal, say, say_json, unexpected_ends_it
@@ -175,6 +175,35 @@ def study_digest(
     say(found.digest)
 
 
+@study_app.command("mock")
+def study_mock(
+    context: Context,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file (.toml), or a published study's name.")],
+    rows: Annotated[int, typer.Option(help="How many records.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same records.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The new file; its name says mock.", show_default="STUDY.mock.csv or STUDY.mock.npz"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make up records that fit a study's schema, to write and try its task with. They come from no record of anybody.
+
+    Needs no credential for a study file.
+    """
+    from quorate.study.mock_file import mock_name, write_mock
+
+    stem, schema = _study_schema(context, study)
+    path = output or Path(mock_name(stem, schema))
+    write_mock(path, schema, rows, seed)
+    if as_json:
+        say_json({"path": str(path), "rows": rows, "seed": seed})
+        return
+    say(f"Wrote {path}: {rows} records that are made up, of nobody.")
+
+
 @study_app.command("list")
 def study_list(context: Context, as_json: AsJson = False) -> None:
     """Show all studies."""
@@ -327,6 +356,25 @@ def _profile(context: Context) -> Profile:
     from quorate_operator.profile import Profile
 
     return Profile.load(_folder(context), time.time())
+
+
+def _study_schema(context: Context, study: str) -> tuple[str, dict[str, Any]]:
+    """A study's name, and what its data must look like; from a file, or from the server."""
+    from quorate.study.study_file import StudyFile
+
+    if study.endswith(".toml"):
+        file = StudyFile.read(Path(study))
+        name, parameters = file.name, file.task.parameters
+    else:
+        with _client(context) as client:
+            published = client.study(study).study
+        name, parameters = published.name, published.task.parameters
+    schema = parameters.get("schema")
+    if not isinstance(schema, dict):
+        raise StudyError(
+            f"The study {name} has no schema", expected="task.parameters.schema, or schema_file in its file"
+        )
+    return name, schema
 
 
 def _release_key(context: Context) -> ReleaseKey:

@@ -38,6 +38,7 @@ def study_json(view: StudyView) -> Json:
         "published_unix_s": view.published_unix_s,
         "kind": study.kind,
         "protection": study.protection.mode,
+        "training_data": study.training_data,
         "sites": [
             {
                 "name": site.name,

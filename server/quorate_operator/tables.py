@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from quorate.privacy.training_data import IN_A_WORD
 from quorate.rounds.run import RoundResult, RunState, RunView
 from quorate_operator.json_output import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
@@ -81,6 +82,8 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "optimizer": study.optimizer.name if study.kind == "study" else f"of {_guest_app(view)}",
             "model goes to": "the sites and the operator" if study.released_to == "operator" else "the sites",
             "sealed to": study.release.operator_fingerprint,
+            "trained on": IN_A_WORD[study.training_data] if study.kind == "study" else "",
+            "synthetic sets": study.synthetic.summary if study.synthetic else "",
             "protection": study.protection.summary,
             "privacy": study.privacy.summary if study.privacy else "none",
             "approvals": f"{study.needed_approvals} of {len(study.sites)} sites before any works",

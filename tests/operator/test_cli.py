@@ -154,6 +154,42 @@ def test_a_study_file_is_published_with_what_its_names_stand_for(
     assert told(session) == ["studies_changed"]
 
 
+TABLE = {
+    "kind": "tabular",
+    "columns": [{"name": "age", "type": "integer", "range": [0, 120]}],
+    "label": {"name": "ill", "classes": ["no", "yes"]},
+}
+
+
+def test_records_are_made_up_from_a_study_file_without_a_credential(
+    quorate: Command, app_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUORATE_PROFILE", str(tmp_path / "nowhere"))
+    path = study_file(tmp_path, app_module, "north")
+    assert "has no schema" in quorate("study", "mock", path)[2]
+    text = path.read_text().replace("[guest]", '[task.parameters]\nschema_file = "schema.toml"\n\n[guest]')
+    path.write_text(text)
+    (tmp_path / "schema.toml").write_text(
+        'kind = "tabular"\ncolumns = [{name = "age", type = "integer", range = [0, 120]}]\n'
+        'label = {name = "ill", classes = ["no", "yes"]}\n'
+    )
+    code, out, err = quorate("study", "mock", path, "--rows", 5)
+    assert (code, err) == (0, "")
+    assert "malignancy.mock.csv: 5 records that are made up" in out
+    first, *rows = (tmp_path / "malignancy.mock.csv").read_text().splitlines()
+    assert (first, len(rows)) == ("age,ill", 5)
+    assert quorate("study", "mock", path)[0] == EXIT_INPUT, "it is not overwritten"
+
+
+def test_records_are_made_up_from_a_published_study(quorate: Command, door: Door, tmp_path: Path) -> None:
+    task = {"name": "tabular-classifier", "digest": "ab" * 32, "parameters": {"schema": TABLE}}
+    door.registry.publish(a_study(door.enrol("north")[0], task=task))
+    made = json.loads(quorate("study", "mock", "malignancy", "-o", tmp_path / "a.mock.csv", "--seed", 2, "--json")[1])
+    assert made == {"path": str(tmp_path / "a.mock.csv"), "rows": 1000, "seed": 2}
+    assert len((tmp_path / "a.mock.csv").read_text().splitlines()) == 1001
+    assert quorate("study", "mock", "other")[0] == EXIT_INPUT
+
+
 def test_the_digest_that_a_study_would_name_is_printed_for_others_to_name_it(
     quorate: Command, door: Door, app_module: str, tmp_path: Path
 ) -> None:

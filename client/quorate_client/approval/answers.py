@@ -17,7 +17,7 @@ from quorate.identity import Member, SiteName
 from quorate.study.approval import AnswerWord, Approval
 from quorate.study.study import Study
 from quorate_client.approval.datasets import Datasets
-from quorate_client.site.agreement import Agreement
+from quorate_client.site.agreement import Agreement, for_study
 from quorate_client.site.database import SiteDatabase, transaction
 
 NodeConfig = dict[str, str | int | float | bool]
@@ -105,7 +105,8 @@ class Answers:
 
         Raises:
             StudyNotApprovedError: the administrator has not approved it, or took the approval back.
-            DatasetMissingError: its data set is no longer registered.
+            DatasetMissingError: its data set is no longer registered. SyntheticRefusedError: what is registered under
+                that name now is synthetic and the study wants a real one, or the other way round.
         """
         # Asked for every instruction, so the roster's signatures are not checked anew each time.
         row = self._database.execute(
@@ -123,7 +124,7 @@ class Answers:
                 f"The data set {name} of the study {study.name} is no longer registered",
                 action="Register it again, or approve the study with another one",
             )
-        return Agreement(study, digest, site, dataset, node_config)
+        return Agreement(study, digest, site, None if dataset is None else for_study(dataset, study), node_config)
 
     def _answer(self, row: Sequence[Any]) -> Answer:
         digest, canonical, answer, dataset, node_config, signature, answered = row

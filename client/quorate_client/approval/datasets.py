@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quorate.errors import AlreadyExistsError, NotFoundError
-from quorate_client.site.agreement import Dataset
+from quorate.errors import AlreadyExistsError, NotFoundError, WrongStateError
+from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.database import SiteDatabase, transaction
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Datasets:
         with transaction(self._database):
             self.require_free(dataset.name)
             self._database.execute(
-                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO datasets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     dataset.name,
                     dataset.kind,
@@ -40,6 +40,7 @@ class Datasets:
                     dataset.content,
                     None if dataset.index is None else str(dataset.index),
                     self._clock(),
+                    None if dataset.origin is None else json.dumps(dataset.origin.to_plain()),
                 ),
             )
 
@@ -79,22 +80,31 @@ class Datasets:
         """Forget a data set; the records themselves are not touched. Studies that use it are refused from now on.
 
         Raises:
-            NotFoundError: there is no such data set.
+            NotFoundError: there is no such data set. WrongStateError: others were made from it.
         """
         self.get(name)
         with transaction(self._database):
+            made = [each.name for each in self.all() if each.origin is not None and each.source.name == name]
+            if made:
+                raise WrongStateError(
+                    f"Synthetic data sets were made from {name}, and models that are trained on them are tried on its "
+                    "held-out records",
+                    got=", ".join(made),
+                    action="Remove these first",
+                )
             self._database.execute("DELETE FROM datasets WHERE name = ?", (name,))
 
 
-_DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index"
+_DATASET = "name, kind, path, schema, test_fraction, records, units, content, record_index, origin"
 
 
 @lru_cache(maxsize=64)
 def _dataset(row: tuple[Any, ...]) -> Dataset:
     """Asked for with each instruction, and nearly always the same row again."""
-    name, kind, path, schema, test_fraction, records, units, content, index = row
+    name, kind, path, schema, test_fraction, records, units, content, index, origin = row
     place = None if index is None else Path(index)
-    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place)
+    made = None if origin is None else Origin.from_plain(json.loads(origin))
+    return Dataset(name, kind, Path(path), json.loads(schema), test_fraction, records, units, content, place, made)
 
 
 def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
@@ -109,3 +119,13 @@ def open_account(dataset: Dataset, ledger: Ledger) -> set[str]:
     index, path = index_of(dataset)
     records = bytes.fromhex(path.name)
     return ledger.register(dataset.name, dataset.unit, records, lambda known: shared_with(index, known, path.parent))
+
+
+def require_account(dataset: Dataset, ledger: Ledger) -> None:
+    """Open its account unless it has one: whoever wrote a site file may have registered the records without.
+
+    Raises:
+        As ``open_account``.
+    """
+    if dataset.index is None or not ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
+        open_account(dataset, ledger)

@@ -23,10 +23,12 @@ from quorate.errors import (
     ProtectionRefusedError,
     RosterTooSmallError,
     StudyExpiredError,
+    SyntheticRefusedError,
 )
 from quorate.rounds.instruction import Phase
-from quorate.study.privacy_section import EvaluationPrivacy, Privacy
-from quorate.study.study import Study
+from quorate.study.privacy_section import EvaluationPrivacy
+from quorate.study.study import Study, TrainingData
+from quorate.study.synthetic_section import Share, Synthetic
 
 SHIPPED_TASKS = ("tabular-classifier", "image-classifier")
 
@@ -91,6 +93,34 @@ class PrivacyPolicy(BaseModel):
         return self.largest_delta if self.largest_delta is not None else float(records) ** -1.1
 
 
+class SyntheticPolicy(BaseModel):
+    """What may be trained on here, and how good a set must be that was made in the place of records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training_data: frozenset[TrainingData] = Field(
+        default=frozenset({"real", "synthetic", "mixed"}), description="what studies may train on"
+    )
+    without_privacy: bool = Field(
+        default=False, description="whether a set may be made and used of which no epsilon bounds what it tells"
+    )
+    largest_epsilon: _Positive | None = Field(default=None, description="most epsilon for which a set was made")
+    largest_risk: Share | None = Field(
+        default=0.09,
+        description="most that a set's report found somebody to gain on the real records: by membership, an attribute, "
+        "singling out or linking; the default is a convention of the literature",
+    )
+    largest_utility_loss: Share | None = Field(
+        default=0.1, description="most area under the curve that a model loses by training on the set"
+    )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What is limited, by key; a study has the same keys (``Synthetic.limits``)."""
+        each = {name: getattr(self, name) for name in Synthetic.model_fields}
+        return {name: limit for name, limit in each.items() if limit is not None}
+
+
 class Policy(BaseModel):
     """Floors and ceilings of this site; ``docs/reference/policy.md`` explains each key."""
 
@@ -126,6 +156,7 @@ class Policy(BaseModel):
         "reaches `metrics_listen` reads them",
     )
     privacy: PrivacyPolicy = PrivacyPolicy()
+    synthetic: SyntheticPolicy = SyntheticPolicy()
 
     def check(self, study: Study) -> None:
         """Refuse a study that this policy does not allow.
@@ -217,7 +248,14 @@ class Policy(BaseModel):
             PolicyError,
         )
         yield self._task_rule(study)
-        yield from _privacy_rules(self.privacy, study.privacy)
+        yield Rule(
+            f"synthetic.training_data = {_choices(self.synthetic.training_data)}",
+            f'training_data = "{study.training_data}"',
+            study.training_data in self.synthetic.training_data,
+            "trains on what this site's policy does not allow",
+            SyntheticRefusedError,
+        )
+        yield from _privacy_rules(self.privacy, study)
 
     def _task_rule(self, study: Study) -> Rule:
         return Rule(
@@ -247,7 +285,8 @@ class Rule:
             )
 
 
-def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[Rule]:
+def _privacy_rules(policy: PrivacyPolicy, study: Study) -> Iterator[Rule]:
+    privacy = study.privacy
     mechanisms = privacy.mechanisms if privacy is not None else {}
     if policy.require:
         yield Rule(
@@ -258,10 +297,13 @@ def _privacy_rules(policy: PrivacyPolicy, privacy: Privacy | None) -> Iterator[R
             PrivacyRefusedError,
         )
     if policy.budget is not None:
+        # Synthetic records were paid for when they were made; that they were is asked of the set (usable.py).
+        is_paid_for = study.training_data == "synthetic"
+        bounded_by = "synthetic records" if is_paid_for else "DP-SGD" if "training" in mechanisms else ""
         yield Rule(
             policy.budget,
-            "DP-SGD" if "training" in mechanisms else "training without privacy",
-            "training" in mechanisms,
+            bounded_by or "training without privacy",
+            bool(bounded_by),
             "releases what no epsilon bounds, and this site's policy bounds the epsilon of its data sets",
             PrivacyRefusedError,
         )

@@ -81,6 +81,23 @@ delta = 1e-5
 # [privacy.training] or a guest app, or held-out ones by exact counts: "refuse" every further private study of theirs,
 # or "set_aside" that and hold the rest to the limit.
 unbounded = "refuse"
+
+[synthetic]
+# What studies may train on: "real" records, "synthetic" ones that this site made of them, or both ("mixed").
+training_data = ["real", "synthetic", "mixed"]
+
+# May a synthetic set be made and used of which no epsilon bounds what it tells of the real records? Where [privacy] has
+# a limit on epsilon none is used in any case.
+without_privacy = false
+
+# Most epsilon for which a synthetic set was made. Absent: no limit but those of [privacy].
+# largest_epsilon = 3.0
+
+# Most that the report of a set found an attacker to gain on the real records, by any of four attacks, and most area
+# under the curve that a model loses by training on the set. A study may ask for less, never for more.
+# docs/concepts/synthetic-data.md says what these figures show and what they do not.
+largest_risk = 0.09
+largest_utility_loss = 0.1
 """
 
 _REMEMBERING: set[tuple[int, int]] = set()

@@ -60,13 +60,14 @@ def limits_of(
 
 
 def account_of(dataset: Dataset) -> Account:
-    """Of the records that are trained on."""
-    return Account(dataset.name, dataset.unit)
+    """Of the records that are trained on. A synthetic data set has none of its own: its source's are told of."""
+    return Account(dataset.source.name, dataset.source.unit)
 
 
 def account_of_test_part(dataset: Dataset) -> Account:
-    """Of the held-out records: each is counted by itself, also where the data set names units."""
-    return Account(dataset.name, "record", "test")
+    """Of the held-out records, which for a synthetic data set are its source's: each is counted by itself, also where
+    the data set names units."""
+    return Account(dataset.source.name, "record", "test")
 
 
 def limits_of_policy(account: Account, policy: PrivacyPolicy) -> Limits:

@@ -30,9 +30,10 @@ from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.approval.policy_file import check_policy_now
 from quorate_client.approval.privacy_cost import Outlook, account_of, account_of_test_part, outlook_of, plan_training
 from quorate_client.approval.review import check_roster
+from quorate_client.approval.usable import look_at, require_usable
 from quorate_client.ledger.entries import Account
 from quorate_client.ledger.ledger import Ledger
-from quorate_client.site.agreement import Dataset
+from quorate_client.site.agreement import Dataset, is_of_kind
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import load_identity, load_keys
 
@@ -93,10 +94,13 @@ class Assessor:
         except StudyNotApprovedError:
             # Codes alone would tell the budget, and the number of records: with one study after another, each a little
             # dearer, whoever may publish them would find both. Of an approved study a run tells the same code.
-            if not self._datasets.all():
-                raise DatasetMissingError("No data set is registered at this site") from None
+            if not any(is_of_kind(each, study) for each in self._datasets.all()):
+                raise DatasetMissingError("No data set of the study's kind is registered at this site") from None
             return None
-        if dataset is None or study.privacy is None:
+        if dataset is None:
+            return None
+        require_usable(dataset, study, policy, look_at(dataset, self._datasets.find))
+        if study.privacy is None:
             return None
         return Question(study, digest, dataset, policy.privacy)
 

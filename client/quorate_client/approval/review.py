@@ -26,8 +26,9 @@ from quorate_client.approval.answers import Answer, Answers, NodeConfig
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.offers import Offer, OffersClient, _is_meant, find_offer
-from quorate_client.approval.policy_file import check_policy_now
-from quorate_client.site.agreement import Dataset
+from quorate_client.approval.policy_file import check_policy_now, policy_now
+from quorate_client.approval.usable import look_at, require_usable
+from quorate_client.site.agreement import Dataset, is_of_kind
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import Identity, SiteKeys, load_identity, load_keys
 
@@ -96,6 +97,8 @@ class StudyReview:
                 raise refusal
         chosen = self._choose(offer.study, dataset)
         if chosen is not None:
+            found = look_at(chosen, self._datasets.find)
+            require_usable(chosen, offer.study, policy_now(self._folder), found)
             check_dataset(offer.study, chosen)
         signature = self._keys.sign_answer("approved", offer.digest)
         client.answer(offer.digest, "approved", signature)
@@ -135,15 +138,17 @@ class StudyReview:
     def _choose(self, study: Study, name: str | None) -> Dataset | None:
         if name is not None:
             return self._datasets.get(name)
-        registered = self._datasets.all()
         if study.kind == "guest":
             return None
+        registered = [dataset for dataset in self._datasets.all() if is_of_kind(dataset, study)]
         if len(registered) == 1:
             return registered[0]
+        is_real = study.training_data == "real"
         raise InputError(
-            f"Which data set is the study {study.name} to use?",
+            f"Which {'' if is_real else 'synthetic '}data set is the study {study.name} to use?",
             expected=", ".join(dataset.name for dataset in registered) or "none is registered yet",
-            action="Name it with --dataset; `quorate-client data add` registers one",
+            action="Name it with --dataset; "
+            + ("`quorate-client data add` registers one" if is_real else "`quorate-client synthetic make` makes one"),
         )
 
 
@@ -201,7 +206,10 @@ def differences(old: Study, new: Study) -> list[tuple[str, Any, Any]]:
 
     The operator's mark, which follows from all the rest, is not among them.
     """
-    told = (study.model_dump(mode="json", exclude={"release": {"operator_mark"}}) for study in (old, new))
+    told = (
+        {"training_data": study.training_data} | study.model_dump(mode="json", exclude={"release": {"operator_mark"}})
+        for study in (old, new)
+    )
     left, right = (dict(_flat(each)) for each in told)
     return [(key, left.get(key), right.get(key)) for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
 

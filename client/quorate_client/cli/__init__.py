@@ -14,7 +14,7 @@ import typer
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
 from quorate.process.storage_errors import storage_errors
 from quorate.process.terminal import unexpected_ends_it
-from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies, upkeep
+from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies, synthetic, upkeep
 from quorate_client.cli.output import show_error
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command()(studies.approve)
 app.command()(studies.reject)
 app.command()(studies.diff)
 app.add_typer(data.app, name="data")
+app.add_typer(synthetic.app, name="synthetic")
 app.add_typer(models.app, name="model")
 app.add_typer(policy.app, name="policy")
 app.add_typer(privacy.app, name="privacy")

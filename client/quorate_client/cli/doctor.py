@@ -10,12 +10,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from quorate.errors import QuorateError
+from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.offers import open_offers
 from quorate_client.approval.policy_file import look_at_policy
 from quorate_client.cli.network_check import BrokenWayError, connect, first_hop, resolve, shake_hands, who_answers
@@ -57,6 +59,7 @@ def examine(folder: SiteFolder, wall: Callable[[], float]) -> Iterator[Finding]:
     yield databases
     if databases.verdict != "failed":
         yield _policy(folder)
+        yield _synthetic(folder)
     yield _certificate(credentials, wall())
     if databases.verdict != "failed":
         yield _clock(folder)
@@ -92,6 +95,25 @@ def _policy(folder: SiteFolder) -> Finding:
     if "none" in policy.protection:
         return Finding("policy", "warning", "studies without protection are allowed: the server can read updates")
     return Finding("policy", "ok", f"protection {', '.join(sorted(policy.protection))}")
+
+
+def _synthetic(folder: SiteFolder) -> Finding:
+    from quorate_client.synthetic.kept import all_kept, leftovers  # imports numpy
+
+    step = "synthetic data sets"
+    with site_state(folder.database) as state:
+        datasets = Datasets(state, time.time)
+        found, unfinished = all_kept(datasets), leftovers(folder, datasets)
+    try:
+        for each in found:
+            each.require_whole()
+    except QuorateError as error:
+        return Finding(step, "failed", str(error))
+    if unfinished:
+        names = ", ".join(each.name for each in unfinished)
+        action = f"Make {names} again with the same command, which costs nothing more, or remove the folder"
+        return Finding(step, "warning", f"somebody was interrupted and left {unfinished[0].parent}/{names}", action)
+    return Finding(step, "ok", f"{len(found)}, with the records and reports that were made")
 
 
 def _certificate(credentials: Credentials, now: float) -> Finding:

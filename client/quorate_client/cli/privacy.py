@@ -23,7 +23,7 @@ from quorate_client.approval.privacy_cost import Outlook, account_of, outlook_of
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
 from quorate_client.cli.studies import StudyArgument, open_review
-from quorate_client.site.agreement import Dataset
+from quorate_client.site.agreement import Dataset, for_study, is_of_kind
 from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.tasks.loading import load_task
@@ -52,7 +52,7 @@ def plan(
             action="`quorate-client policy check STUDY` shows whether this site's policy allows it",
         )
     policy = require_meant(state, offered).privacy
-    chosen = choose_dataset(state, dataset)
+    chosen = choose_dataset(state, offered, dataset)
     units = training_units(offered, chosen)
     made = plan_training(offered, policy, units)
     if made is None:
@@ -91,7 +91,7 @@ def explore(
     require_meant(state, offered)
     from quorate_client.cli.explore import draw, explore_study  # imports torch
 
-    points = explore_study(offered, choose_dataset(state, dataset), tried, repeat)
+    points = explore_study(offered, choose_dataset(state, offered, dataset), tried, repeat)
     if plot is not None:
         draw(points, f"{offered.name}, trained at this site alone", plot)
     if as_json:
@@ -135,18 +135,18 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
     return found
 
 
-def choose_dataset(state: Path, name: str | None) -> Dataset:
-    """The registered data set of that name, or the only one."""
+def choose_dataset(state: Path, study: Study, name: str | None) -> Dataset:
+    """The registered data set of that name, or the only one of the study's kind."""
     with site_state(SiteFolder(state).database) as database:
         datasets = Datasets(database, time.time)
-        registered = datasets.all()
+        registered = [each for each in datasets.all() if is_of_kind(each, study)]
         if name is None and len(registered) != 1:
             raise InputError(
                 "Which data set is meant?",
                 expected=", ".join(each.name for each in registered) or "none is registered yet",
                 action="Name it with --dataset; `quorate-client data add` registers one",
             )
-        return datasets.get(name) if name is not None else registered[0]
+        return for_study(datasets.get(name) if name is not None else registered[0], study)
 
 
 def training_units(study: Study, dataset: Dataset) -> int:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
 from quorate.privacy.statement import NEIGHBOURING_ROUNDS, evaluation_statement, privacy_statement
+from quorate.privacy.training_data import IN_A_WORD, training_data_statement
 from quorate.study.study import Study
 from quorate_client.approval.answers import Answers, NodeConfig
 from quorate_client.approval.datasets import Datasets
@@ -43,6 +45,7 @@ MODELS_OF_THE_SERVER = (
     "read values of those records."
 )
 NOT_PRIVATE = "none: the released model may tell of single records"
+PAID_BEFORE = "none of its own: what was promised when the synthetic records were made"
 OF_TWO = "Of two sites each learns the other's updates from the sum, whatever the protection."
 
 
@@ -88,6 +91,9 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
         return
     _show_study(assessment)
     _show_roster(assessment, new_keys)
+    say("What the model is trained on:", "bold")
+    for sentence in training_data_statement(assessment.offer.study):
+        say(f"- {sentence}")
     say("What the study promises about the people in the data:", "bold")
     for sentence in privacy_statement(assessment.offer.study).exact:
         say(f"- {sentence}")
@@ -203,8 +209,11 @@ def _show_study(assessment: Assessment) -> None:
         "rounds", f"{rounds.count}, each with at least {rounds.quorum} sites, at most {rounds.deadline_s:g} s a phase"
     )
     rows.add_row("optimiser", study.optimizer.name if study.guest is None else "the guest app's")
+    rows.add_row("trained on", IN_A_WORD[study.training_data] if study.guest is None else "what the guest app takes")
+    if study.synthetic is not None:
+        rows.add_row("synthetic sets", cell(study.synthetic.summary))
     rows.add_row("protection", cell(study.protection.summary, "bold yellow" if study.protection.mode == "none" else ""))
-    rows.add_row("privacy", cell(study.privacy.summary) if study.privacy else cell(NOT_PRIVATE, "bold yellow"))
+    rows.add_row("privacy", _privacy(study))
     rows.add_row("approvals", f"{study.needed_approvals} of {len(study.sites)} sites before any works")
     rows.add_row("expires", study.expires.isoformat() if study.expires else "never")
     who = "the sites and the operator" if study.released_to == "operator" else "the sites only"
@@ -213,6 +222,12 @@ def _show_study(assessment: Assessment) -> None:
         rows.add_row("sealed to", f"{study.release.operator_fingerprint}, the operator's key: compare it")
     rows.add_row("answer", cell(assessment.answer or "unanswered"))
     out().print(rows)
+
+
+def _privacy(study: Study) -> Text:
+    if study.privacy is not None:
+        return cell(study.privacy.summary)
+    return cell(PAID_BEFORE) if study.training_data == "synthetic" else cell(NOT_PRIVATE, "bold yellow")
 
 
 def _versions(study: Study) -> Iterator[tuple[str, str]]:
@@ -254,6 +269,8 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "task_is_installed": assessment.task is None,
         "task_digests": _digests(study),
         "protection": study.protection.mode,
+        "training_data": study.training_data,
+        "synthetic": study.synthetic.limits if study.synthetic else None,
         "privacy": study.privacy.summary if study.privacy else None,
         "expires": study.expires.isoformat() if study.expires else None,
         "approvals": study.needed_approvals,

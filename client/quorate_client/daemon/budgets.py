@@ -59,7 +59,7 @@ class BudgetWatch:
         if policy is None:
             return
         head = await asyncio.to_thread(self.ledger.entries.head)
-        now = head, policy.privacy, tuple((dataset.name, dataset.unit) for dataset in datasets)
+        now = head, policy.privacy, tuple((each.name, each.unit, each.origin is None) for each in datasets)
         if now != self._seen:
             budgets = await asyncio.to_thread(_budgets, datasets, self.ledger, policy.privacy)
             limit = policy.privacy.epsilon_ever
@@ -76,9 +76,11 @@ class BudgetWatch:
 
 
 def _budgets(datasets: Sequence[Dataset], ledger: Ledger, policy: PrivacyPolicy) -> list[Budget]:
-    """May take seconds, in which an accountant computes."""
+    """May take seconds, in which an accountant computes. A synthetic data set has no budget: its source has."""
     found = []
     for number, dataset in enumerate(datasets, 1):
+        if dataset.origin is not None:
+            continue
         for part, account in (("training", account_of(dataset)), ("test", account_of_test_part(dataset))):
             limits = limits_of_policy(account, policy)
             spent, left = ledger.spent(account, limits.delta), ledger.left(account, limits)

@@ -49,6 +49,7 @@ from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.other_sites import OtherSitesApprovals
 from quorate_client.approval.policy_file import check_policy_now, look_at_policy, policy_now, read_policy
 from quorate_client.approval.readiness import Assessor
+from quorate_client.approval.usable import look_at, require_usable
 from quorate_client.connection.channel import open_channel
 from quorate_client.connection.current import CurrentConnection
 from quorate_client.connection.transfers import Downloads
@@ -144,7 +145,7 @@ def assemble(
     address = config.address or identity.address
     draw = random.SystemRandom().random
     journal = Journal(state, wall)
-    answers = Answers(state, wall)
+    answers, datasets = Answers(state, wall), Datasets(state, wall)
     tasks = InstalledTasks(time.monotonic)
     current = CurrentConnection()
 
@@ -160,7 +161,10 @@ def assemble(
     async def allowed(instruction: Instruction) -> Agreement:
         agreement = answers.agreement(instruction.study_digest, identity.site)
         now = datetime.fromtimestamp(wall()).astimezone()
-        check_policy_now(folder, agreement.study, now).check_phase(instruction.phase, now)
+        policy = check_policy_now(folder, agreement.study, now)
+        policy.check_phase(instruction.phase, now)
+        if agreement.dataset is not None:
+            require_usable(agreement.dataset, agreement.study, policy, look_at(agreement.dataset, datasets.find))
         # A large task takes seconds the first time; heartbeats must not wait for it.
         await asyncio.to_thread(tasks.check, agreement.study.task, now)
         return agreement
@@ -172,7 +176,7 @@ def assemble(
         # The server was asked, and may have let this site wait for days.
         return await allowed(instruction)
 
-    readiness = ReadinessReports(Assessor(folder, answers, Datasets(state, wall), tasks, ledger, wall))
+    readiness = ReadinessReports(Assessor(folder, answers, datasets, tasks, ledger, wall))
     stream = ControlStream(
         Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, metrics, readiness
     )

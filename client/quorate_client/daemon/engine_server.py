@@ -32,8 +32,9 @@ from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
 from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
 from quorate_client.approval.answers import Answer, Answers
-from quorate_client.approval.policy import require_valid
+from quorate_client.approval.policy import Policy, require_valid
 from quorate_client.approval.policy_file import check_policy_now, has_policy
+from quorate_client.approval.usable import look_at, require_usable
 from quorate_client.daemon.daemon import make_engine
 from quorate_client.daemon.instructions import within
 from quorate_client.daemon.upkeep import DAY_S
@@ -200,15 +201,19 @@ class EngineServer:
 
         Raises:
             StudyError: the file is of another folder. KeyMismatchError: the study names another key for this site, or
-                the file does not give its members' keys. PolicyError, StudyExpiredError.
+                the file does not give its members' keys. PolicyError, SyntheticRefusedError, StudyExpiredError.
         """
         if site.folder.resolve() != self._folder.root.resolve():
             raise StudyError("The site file is of another site's folder than the engine that it was brought to")
-        study, now = site.agreement.study, datetime.now().astimezone()
+        study, dataset, now = site.agreement.study, site.agreement.dataset, datetime.now().astimezone()
+        policy = Policy()
         if has_policy(self._folder):
-            check_policy_now(self._folder, study, now).check_phase(instruction.phase, now)
+            policy = check_policy_now(self._folder, study, now)
+            policy.check_phase(instruction.phase, now)
         else:  # whoever wrote the site file agreed to the study in it
             require_valid(study, now)
+        if dataset is not None:  # registered nowhere but in the site file, and its source with it
+            require_usable(dataset, study, policy, look_at(dataset, lambda _: dataset.source))
         if study.protection.mode == "secagg":
             _require_keys(site, self._keys)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from quorate.errors import ConfigError
 from quorate.identity import Member, SiteName
 from quorate.study.study import Study
-from quorate_client.site.agreement import Agreement, Dataset
+from quorate_client.site.agreement import Agreement, Dataset, for_study
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,13 @@ class NodeSite:
         """
         Raises:
             ConfigError: it is not a site file. StudyError: the study in it is not valid. KeyMismatchError: a member's
-                signing key does not vouch for its sealing key.
+                signing key does not vouch for its sealing key. SyntheticRefusedError: its data set is not of the kind
+                that the study trains on.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            dataset = content["dataset"] and Dataset.from_plain(content["dataset"])
             study = Study.from_canonical(content["study"].encode())
+            dataset = content["dataset"] and for_study(Dataset.from_plain(content["dataset"]), study)
             agreement = Agreement(study, study.digest(), SiteName(content["site"]), dataset, node_config={})
             members = tuple(Member(SiteName(name), *map(bytes.fromhex, keys)) for name, *keys in content["members"])
             return cls(agreement, Path(content["folder"]), members)

@@ -1,4 +1,5 @@
-"""A site's backup: its keys, its configuration, both databases and the fingerprints of its records.
+"""A site's backup: its keys, its configuration, both databases, the fingerprints of its records and what was made of
+them.
 
 ``state.sqlite`` is copied before ``ledger.sqlite``: it is the ledger's witness, and a ledger may know more than its
 witness, never less. For the same reason a restore never puts an older ledger in the place of a newer one that is still
@@ -96,7 +97,15 @@ def restore_site(
 
 def _names(folder: SiteFolder) -> set[str]:
     """What is at the top of a backup."""
-    parts = (folder.keys, folder.records, folder.config, folder.policy, folder.database, folder.ledger)
+    parts = (
+        folder.keys,
+        folder.records,
+        folder.synthetic,
+        folder.config,
+        folder.policy,
+        folder.database,
+        folder.ledger,
+    )
     return {path.name for path in parts}
 
 
@@ -112,7 +121,8 @@ def _gathered(folder: SiteFolder) -> Iterator[dict[str, Path]]:
             if database.exists():
                 copy_database(database, copies / database.name)
                 files[database.name] = copies / database.name
-        for path in (folder.config, folder.policy, *folder.keys.rglob("*"), *folder.records.rglob("*")):
+        within = [path for each in (folder.keys, folder.records, folder.synthetic) for path in each.rglob("*")]
+        for path in (folder.config, folder.policy, *within):
             if path.is_file() and not path.is_symlink():
                 files[str(path.relative_to(folder.root))] = path
         yield files

@@ -27,7 +27,7 @@ from quorate.privacy.ledger_head import SignedHead, sign_head
 
 GENESIS = bytes(32)
 """What stands for the hash before the first entry's."""
-TRAIN, EVALUATE = "train", "evaluate"
+TRAIN, EVALUATE, SYNTHESISE = "train", "evaluate", "synthesise"
 """Purposes of computations."""
 SALT_BYTES = 16
 _CONTEXT = b"quorate/ledger-entry/v3\x00"
@@ -84,6 +84,11 @@ class Charge:
     attempt: int
     events: tuple[Event, ...]
     purpose: str = TRAIN
+
+    @property
+    def computation(self) -> tuple[object, ...]:
+        """What names the computation that is paid for."""
+        return self.account, self.study_digest, self.run, self.round_number, self.attempt, self.purpose
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,11 @@ MAX_REFUSALS_A_DAY = 200
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The entry that pays for a computation."""
+    """The entry that pays for a computation, and whether it is still to be settled."""
 
     number: int
     hash: bytes
+    is_open: bool = True
 
 
 class Ledger:
@@ -97,6 +98,18 @@ class Ledger:
         if problem is not None:
             raise problem
         return Reservation(entry.number, entry.head.hash)
+
+    def paid(self, charge: Charge) -> Reservation | None:
+        """What paid for a computation before, if anything did.
+
+        Only for a computation that gives the same bytes however often it is done, and charges the same: to do it again
+        releases nothing new. ``reserve`` refuses all others. Raises LedgerError.
+        """
+        with self.entries.reading() as sums:
+            posting = sums.posting_for(charge.computation)
+        if posting is None or tally(charge.events) != tally(posting.reserved.events):
+            return None
+        return Reservation(posting.entry.number, posting.entry.head.hash, posting.is_open)
 
     def foresee(self, charge: Charge, limits: Limits, now: float) -> None:
         """Refuse now what ``reserve`` would refuse later, so that nothing else is spent for it. Pays for nothing.

@@ -119,7 +119,7 @@ class LedgerSums:
         self._accounts: dict[Account, _AccountSums] = {}
         self._unbounded: dict[Account | None, dict[tuple[bytes, str], Unbounded]] = {}
         self._postings: dict[int, Posting] = {}
-        self._computations: set[tuple[object, ...]] = set()
+        self._computations: dict[tuple[object, ...], Posting] = {}
 
     @property
     def number(self) -> int:
@@ -165,6 +165,10 @@ class LedgerSums:
     def paid_for(self, computation: tuple[object, ...]) -> bool:
         """Whether there was a reservation for it, open or closed."""
         return computation in self._computations
+
+    def posting_for(self, computation: tuple[object, ...]) -> Posting | None:
+        """The reservation that paid for it."""
+        return self._computations.get(computation)
 
     def open_posting(self, number: int, entry_hash: bytes) -> Posting:
         """The open reservation with this number and hash. Raises LedgerError when there is none."""
@@ -274,7 +278,7 @@ class LedgerSums:
         posting = Posting(entry, reserved, tally(reserved.events))
         sums = self._accounts.setdefault(reserved.account, _AccountSums())
         run = sums.runs.setdefault(reserved.run, RunSums(reserved.run, reserved.study))
-        self._computations.add(reserved.computation)
+        self._computations[reserved.computation] = posting
         self._postings[entry.number] = posting
         sums.postings.append(posting)
         commitment = sums.commitments.setdefault(_commitment_key(posting), _Commitment())

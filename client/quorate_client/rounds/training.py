@@ -18,7 +18,7 @@ from quorate.privacy.events import Event
 from quorate.privacy.plan import TrainingPlan, site_event
 from quorate.rounds.instruction import Instruction
 from quorate.study.study import Study
-from quorate_client.approval.datasets import open_account
+from quorate_client.approval.datasets import require_account
 from quorate_client.approval.policy import PrivacyPolicy
 from quorate_client.approval.privacy_cost import (
     account_of,
@@ -59,7 +59,7 @@ class Accounting:
         """
         study, dataset = agreement.study, agreement.dataset
         if dataset is not None:
-            self._require_account(dataset, is_bounded=study.bounds_training)
+            self._require_account(dataset, is_bounded=_bounds_training(study, dataset))
         plan = evaluation_plan(study)
         if plan is not None and dataset is not None and study.privacy is not None:
             account = account_of_test_part(dataset)
@@ -82,12 +82,9 @@ class Accounting:
         return policy
 
     def _require_account(self, dataset: Dataset, *, is_bounded: bool) -> None:
-        """Whoever wrote a site file may have registered the records and opened no account. A ledger that lost entries
-        may lack the one that was opened; it takes what has no bound all the same."""
-        if dataset.index is not None and self.ledger.is_registered(dataset.name, bytes.fromhex(dataset.index.name)):
-            return
+        """A ledger that lost entries may lack the account that was opened; it takes what has no bound all the same."""
         try:
-            open_account(dataset, self.ledger)
+            require_account(dataset.source, self.ledger)
         except LedgerRolledBackError:
             if is_bounded:
                 raise
@@ -211,10 +208,18 @@ def _used_without_bound(study: Study, dataset: Dataset | None) -> Iterator[Accou
     if dataset is None or study.kind == "guest":
         yield None
         return
-    if not study.bounds_training:
+    if not _bounds_training(study, dataset):
         yield account_of(dataset)
     if study.tells_exact_counts:
         yield account_of_test_part(dataset)
+
+
+def _bounds_training(study: Study, dataset: Dataset) -> bool:
+    """Whether an epsilon bounds what is told of single training records: DP-SGD's, or the one for which the synthetic
+    records were made that are trained on in their place. That one was paid then, and training on them costs nothing."""
+    if study.training_data == "synthetic":
+        return dataset.origin is not None and dataset.origin.epsilon is not None
+    return study.bounds_training
 
 
 def _units(dataset: Dataset, records: int) -> int:
@@ -227,11 +232,12 @@ def _charges(
     instruction: Instruction, agreement: Agreement, dataset: Dataset, plan: TrainingPlan | None, of_site: Event | None
 ) -> list[Charge]:
     """What a round releases of the data set: per record or unit, and of the site as a whole."""
-    events: list[tuple[Unit, Event]] = [(dataset.unit, plan.round_event)] if plan is not None else []
+    source = dataset.source
+    events: list[tuple[Unit, Event]] = [(source.unit, plan.round_event)] if plan is not None else []
     events += [("site", of_site)] if of_site is not None else []
     return [
         Charge(
-            Account(dataset.name, unit),
+            Account(source.name, unit),
             agreement.study.name,
             agreement.digest,
             instruction.run,

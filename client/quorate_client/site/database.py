@@ -15,7 +15,7 @@ from pathlib import Path
 
 from quorate.errors import DiskFullError, WrongStateError
 from quorate.process.storage_errors import sqlite_refusal
-from quorate_client.site.layout import KEEP_HISTORY, Layout, alone, fill, missing, new_file, require_newest
+from quorate_client.site.layout import KEEP_HISTORY, Layout, Step, alone, fill, missing, new_file, require_newest
 
 _NAME = "The site's database"
 _SCHEMA = """
@@ -55,7 +55,8 @@ CREATE TABLE uploads (
 ) STRICT;
 CREATE TABLE counted (run TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT;
 """
-STATE_LAYOUT = Layout(_NAME, first=4, schema=_SCHEMA, steps=(KEEP_HISTORY,), refusal=WrongStateError)
+_KNOW_ORIGINS = Step("what a synthetic data set was made from, and how", "ALTER TABLE datasets ADD COLUMN origin TEXT;")
+STATE_LAYOUT = Layout(_NAME, first=4, schema=_SCHEMA, steps=(KEEP_HISTORY, _KNOW_ORIGINS), refusal=WrongStateError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Where a site keeps what is its own: one folder, private to the daemon's user.
 
 ``config.toml`` and ``policy.toml`` are the administrator's; ``keys/`` holds the identity, ``state.sqlite`` what was
-agreed and done, ``ledger.sqlite`` what its data sets spent of their privacy, ``spool/`` bulk bytes in flight, ``work/``
-what the tasks leave, ``log/`` the daemon's log.
+agreed and done, ``ledger.sqlite`` what its data sets spent of their privacy, ``synthetic/`` the records that were made
+here, ``spool/`` bulk bytes in flight, ``work/`` what the tasks leave, ``log/`` the daemon's log.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class SiteFolder:
     @property
     def records(self) -> Path:
         return self.root / "records"
+
+    @property
+    def synthetic(self) -> Path:
+        return self.root / "synthetic"
 
     @property
     def spool(self) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from quorate.privacy.evaluation import tally_form
 from quorate.privacy.events import Event
+from quorate.privacy.training_data import exactly_synthetic, plainly_synthetic
 from quorate.study.privacy_section import AveragePrivacy, EvaluationPrivacy, Privacy, TrainingPrivacy, UpdatePrivacy
 from quorate.study.study import Study
 from quorate.tally import MIN_RECORDS
@@ -40,6 +41,9 @@ NO_PRIVACY = Statement(
 def privacy_statement(study: Study) -> Statement:
     """What the study's privacy comes to, if all its rounds are run. Imports dp-accounting where sites are hidden."""
     privacy = study.privacy
+    if privacy is None and study.training_data == "synthetic":
+        held_out = (_PLAINLY_EXACT,) if study.tells_exact_counts else ()
+        return Statement((*plainly_synthetic(study), *held_out), (exactly_synthetic(study), _exact_evaluation(study)))
     if privacy is None:
         return NO_PRIVACY
     plain: list[str] = []
@@ -159,6 +163,12 @@ _PLAINLY_ON_COUNTS = (
 )
 
 
+_PLAINLY_EXACT = (
+    "Some records were kept aside to measure how good the model is. They were not trained on; what was counted on them "
+    "was told without noise, and no promise covers it."
+)
+
+
 def _exactly_on_counts(privacy: Privacy, evaluation: EvaluationPrivacy, study: Study) -> str:
     against = _against(study, unprotected="everybody")
     return (
@@ -220,23 +230,28 @@ def _how_exact(study: Study) -> str:
 
 def _plain_limits(privacy: Privacy, study: Study) -> Iterator[str]:
     if study.tells_exact_counts:
-        yield (
-            "Some records were kept aside to measure how good the model is. They were not trained on; what was counted "
-            "on them was told without noise, and no promise covers it."
-        )
-    if privacy.training is None:
+        yield _PLAINLY_EXACT
+    if study.training_data == "synthetic":
+        yield from plainly_synthetic(study)
+    elif privacy.training is None:
         yield "Nothing was done to hide single records."
 
 
 def _exact_limits(privacy: Privacy, study: Study) -> Iterator[str]:
-    held_out = "the evaluation on held-out records (exact counts and rates), " if study.tells_exact_counts else ""
-    yield (
-        f"Outside of every epsilon: {held_out}the number of records of all sites together, which the sites learn, and "
-        "whatever was decided by looking at data before the study."
-    )
-    if privacy.training is None:
+    yield _exact_evaluation(study)
+    if study.training_data == "synthetic":
+        yield exactly_synthetic(study)
+    elif privacy.training is None:
         yield (
             "No statement is made about single records: each site's privacy ledger holds the run as one without bound."
         )
     elif privacy.update_clip is not None:
         yield "The statements per record and per site are about different neighbours and are not added."
+
+
+def _exact_evaluation(study: Study) -> str:
+    held_out = "the evaluation on held-out records (exact counts and rates), " if study.tells_exact_counts else ""
+    return (
+        f"Outside of every epsilon: {held_out}the number of records of all sites together, which the sites learn, and "
+        "whatever was decided by looking at data before the study."
+    )

@@ -86,7 +86,7 @@ class Privacy(Frozen):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if not set(self.mechanisms) - {"evaluation"}:
+        if not self.mechanisms:
             raise ValueError("name at least one of privacy.training, privacy.update, privacy.average")
         if self.update is not None and self.average is not None and self.update.clip != self.average.clip:
             raise ValueError("privacy.update.clip and privacy.average.clip bound the same update: give the same value")

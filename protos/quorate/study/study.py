@@ -28,6 +28,7 @@ from quorate.process.printable import hidden_in
 from quorate.study.privacy_section import Privacy
 from quorate.study.rules import Rules
 from quorate.study.section import Frozen, Positive
+from quorate.study.synthetic_section import Synthetic
 
 GUEST_PREFIX = "flower:"
 MAX_CANONICAL_BYTES = 1024 * 1024
@@ -36,6 +37,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+TrainingData = Literal["real", "synthetic", "mixed"]
+"""Whose records a model is trained on: people's, made ones in their place, or both."""
 
 
 def _in_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -229,9 +232,20 @@ class Study(Readable):
     optimizer: Optimizer = Optimizer()
     protection: Protection = Protection()
     privacy: Privacy | None = None
+    training_data: TrainingData = "real"
+    synthetic: Synthetic | None = None
     release: Release = Release()
     guest: Guest | None = None
     sites: tuple[Site, ...] = Field(min_length=1, max_length=1000)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies were published before there were synthetic data sets, and keep their digests. A site of then refuses
+        a study that says what it does not know, and so never trains on real records in the place of made ones."""
+        plain: dict[str, Any] = dump(self)
+        absent = {"training_data"} if self.training_data == "real" else set()
+        absent |= {"synthetic"} if self.synthetic is None else set()
+        return {key: value for key, value in plain.items() if key not in absent}
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -273,6 +287,21 @@ class Study(Readable):
             raise ValueError('privacy.evaluation is noise on an evaluation, and rounds.evaluate is "never"')
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_on_what_it_says(self) -> Self:
+        if self.training_data == "real" and self.synthetic is not None:
+            raise ValueError('[synthetic] limits made records: it goes with training_data = "synthetic" or "mixed"')
+        if self.training_data != "real" and self.guest is not None:
+            raise ValueError("a guest app opens data by itself: Quorate cannot say what it trains on")
+        mechanisms = set(self.privacy.mechanisms) if self.privacy is not None else set()
+        if self.training_data != "synthetic" and mechanisms == {"evaluation"}:
+            raise ValueError("name at least one of privacy.training, privacy.update, privacy.average")
+        if self.training_data != "real" and self.bounds_training:
+            raise ValueError(
+                "[privacy.training] is noise on gradients of real records: made ones were paid for when they were made"
+            )
         return self
 
     @property

@@ -24,9 +24,11 @@ from quorate.study.study import (
     ReleaseFor,
     Rounds,
     Study,
+    TrainingData,
     is_release_sealed,
     study_error,
 )
+from quorate.study.synthetic_section import Synthetic
 
 
 class OperatorKey(Protocol):
@@ -59,12 +61,18 @@ class StudyFile(Readable):
         default=None, ge=1, description="sites that must have approved before any works; rounds.quorum if not given"
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the initial model")
+    training_data: TrainingData = Field(
+        default="real",
+        description="whose records the sites train on: people's; synthetic ones that each site made of them before; or "
+        "both. The model is tried on people's held-out records in any case",
+    )
     sites: tuple[Name, ...] = Field(min_length=1, description="the sites that take part, by name")
     task: _TaskInFile
     rounds: Rounds
     optimizer: Optimizer = Optimizer()
     protection: Protection = Protection()
     privacy: Privacy | None = None
+    synthetic: Synthetic | None = None
     release: ReleaseFor = ReleaseFor()
     guest: Guest | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from quorate.privacy.statement import NEIGHBOURING_ROUNDS
 from quorate.rounds.run import RunState
+from quorate.study.study import Study
 
 _WARNINGS = {
     "none": "No protection was used: updates were readable by the server. An update can reveal something of the "
@@ -45,6 +46,10 @@ _NOT_PRIVATE = (
     "No noise was added for differential privacy: the model itself may reveal something of the records that it was "
     "trained on."
 )
+_MADE_UP = (
+    "Synthetic records repeat what their generator keeps of the real ones and nothing else. What is rare may be "
+    "missing in them, and with it in the model. Each site has the report of its set."
+)
 _SERVER_ALWAYS_SEES = (
     "Who took part in which round, when, for how long it worked, and how many bytes it sent and received.",
     "It did not see the records themselves: they stayed at the sites.",
@@ -61,12 +66,8 @@ def server_could_see(kind: str, protection: str) -> tuple[str, ...]:
     return (*(_SERVER_SAW_GUEST if kind == "guest" else _SERVER_SAW_STUDY)[protection], *_SERVER_ALWAYS_SEES)
 
 
-def limits(state: RunState, is_private: bool) -> tuple[str, ...]:
-    """What the result does not show, one sentence each.
-
-    Args:
-        is_private: Whether the study promises differential privacy; what exactly is in its privacy statement.
-    """
+def limits(state: RunState, study: Study) -> tuple[str, ...]:
+    """What the result does not show, one sentence each. What the study promises is in its privacy statement."""
     unfinished = f"The run is {state}: it shows the rounds that counted so far, not those that were planned."
     return (
         *(() if state is RunState.COMPLETED else (unfinished,)),
@@ -75,5 +76,6 @@ def limits(state: RunState, is_private: bool) -> tuple[str, ...]:
         "Metrics are pooled over the records that the sites kept for testing. They do not say how the model does on "
         "other records, nor whether it serves all groups of patients equally well.",
         "Sites are believed: a site that sends a wrong update or wrong counts changes the result unnoticed.",
-        *(() if is_private else (_NOT_PRIVATE,)),
+        *((_MADE_UP,) if study.training_data != "real" else ()),
+        *((_NOT_PRIVATE,) if study.training_data != "synthetic" and study.privacy is None else ()),
     )

@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from quorate.errors import QuorateError
 from quorate.privacy.statement import evaluation_statement, privacy_statement
+from quorate.privacy.training_data import training_data_statement
 from quorate.rounds.run import RoundResult, RunView
 from quorate.study.study import Study
 from quorate_server.reporting.disclosure import limits, protection_warning, server_could_see
@@ -41,6 +42,7 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
         "generated_unix_s": now,
         "run": _run(view, now),
         "protection": {"mode": view.protection, "warning": protection_warning(view.protection)},
+        "training_data": _training_data(view, study),
         "privacy": _privacy(study),
         "evaluation": list(evaluation_statement(study)),
         "sites": _sites(view, study),
@@ -48,7 +50,7 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
         "metrics": {name: _summary(view.results, name) for name in metric_names(view.results)},
         "server_could_see": list(server_could_see(view.kind, view.protection)),
         "study": {"digest": view.study_digest.hex(), "terms": study.model_dump(mode="json")},
-        "limits": list(limits(view.state, is_private=study.privacy is not None)),
+        "limits": list(limits(view.state, study)),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("quorate", "flwr", "grpcio")},
     }
@@ -90,6 +92,23 @@ def metric_names(results: Sequence[RoundResult]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for result in results for name in result.metrics))
 
 
+def generalisation_gap(results: Sequence[RoundResult]) -> dict[str, Any] | None:
+    """The loss on the records that were trained on beside that on held-out ones, of the last round that tells both.
+
+    Both are pooled over the sites: no site's own figure is in them. None where privacy keeps one of them untold.
+    """
+    for result in reversed(results):
+        training, held_out = (result.metrics.get(name, math.nan) for name in ("train_loss", "loss"))
+        if math.isfinite(training) and math.isfinite(held_out):
+            return {
+                "round": result.round_number,
+                "training_loss": training,
+                "held_out_loss": held_out,
+                "difference": held_out - training,
+            }
+    return None
+
+
 def metric_label(name: str) -> str:
     """How a metric is called in front of people."""
     return "AUC" if name == "auc" else name.replace("_", " ")
@@ -114,6 +133,16 @@ def _run(view: RunView, now: float) -> dict[str, Any]:
         "bytes_up": sum(result.bytes_up for result in view.results),
         "bytes_down": sum(result.bytes_down for result in view.results),
         "model_available": view.model_available,
+    }
+
+
+def _training_data(view: RunView, study: Study) -> dict[str, Any]:
+    """Whose records were trained on, and where they were made ones how much worse the model is on people's."""
+    told = study.training_data != "real"
+    return {
+        "kind": study.training_data,
+        "statement": list(training_data_statement(study)),
+        "gap": generalisation_gap(view.results) if told else None,
     }
 
 

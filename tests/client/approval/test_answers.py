@@ -17,6 +17,7 @@ from quorate_client.site.folder import SiteFolder
 from ..conftest import OTHERS, SITE, make_study
 from ..consortium import Server
 from ..databases import state_made
+from ..synthetic_sets import SYNTHETIC
 
 VISITS = Dataset("visits", "tabular", Path("/data/visits.csv"), {"kind": "tabular"}, 0.25, 120)
 
@@ -32,14 +33,15 @@ def answer(services: Server, word: AnswerWord = "approved", dataset: str | None 
     return Answer(study, study.digest(), word, b"signature", dataset, {"k": 1}, tuple(services.members.values()))
 
 
-def test_a_registered_data_set_comes_back_as_it_was(state: SiteDatabase) -> None:
+@pytest.mark.parametrize("dataset", [VISITS, SYNTHETIC])
+def test_a_registered_data_set_comes_back_as_it_was(state: SiteDatabase, dataset: Dataset) -> None:
     datasets = Datasets(state, lambda: 0.0)
-    datasets.add(VISITS)
+    datasets.add(dataset)
 
-    assert datasets.get("visits") == VISITS
-    assert datasets.all() == [VISITS]
+    assert datasets.get(dataset.name) == dataset
+    assert datasets.all() == [dataset]
     with pytest.raises(AlreadyExistsError):
-        datasets.add(VISITS)
+        datasets.add(dataset)
 
 
 def test_a_data_set_that_is_not_there_is_not_removed(state: SiteDatabase) -> None:

@@ -17,14 +17,16 @@ from quorate.errors import (
     ProtectionRefusedError,
     RosterTooSmallError,
     StudyExpiredError,
+    SyntheticRefusedError,
 )
 from quorate.study.study import Protection, Release, Rounds, Site, Study, TaskRef
-from quorate_client.approval.policy import Policy, PrivacyPolicy, require_valid
+from quorate_client.approval.policy import Policy, PrivacyPolicy, SyntheticPolicy, require_valid
 from quorate_client.approval.policy_file import DEFAULT_POLICY_TOML, policy_now, read_policy
 from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 
 OPEN = Policy(protection=frozenset({"none"}), evaluation_without_protection=True)
+KEYS = {*Policy.model_fields, *PrivacyPolicy.model_fields, *SyntheticPolicy.model_fields} - {"privacy", "synthetic"}
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "policy.md"
 
 
@@ -96,13 +98,14 @@ def test_the_written_default_is_the_default(tmp_path: Path) -> None:
 
     assert read_policy(folder) == Policy()
     named = {line.removeprefix("# ").split(" = ")[0] for line in DEFAULT_POLICY_TOML.splitlines() if " = " in line}
-    assert named >= {*Policy.model_fields, *PrivacyPolicy.model_fields} - {"privacy"}
+    assert named >= KEYS
 
 
 @pytest.mark.parametrize(
     "text", ['protection = ["hope"]', "minimum_sites = 0", 'release = ["everybody"]', "minimum_site = 3", "= broken",
      'hours = "20-6"', 'hours = "24:00-06:00"', "[privacy]\nepsilon = 3", '[privacy]\nrequire = ["hope"]',
-     "[privacy]\nepsilon_ever = inf", "[privacy]\nleast_noise = -1"],
+     "[privacy]\nepsilon_ever = inf", "[privacy]\nleast_noise = -1", '[synthetic]\ntraining_data = ["fake"]',
+     "[synthetic]\nlargest_risk = 2", "[synthetic]\nlargest_epsilon = 0"],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_read_lets_nothing_through(tmp_path: Path, text: str) -> None:
     folder = SiteFolder(tmp_path)
@@ -117,11 +120,28 @@ def test_a_policy_that_cannot_be_read_lets_nothing_through(tmp_path: Path, text:
 def test_the_reference_names_every_key() -> None:
     text = REFERENCE.read_text()
 
-    assert [
-        key
-        for key in (*Policy.model_fields, *PrivacyPolicy.model_fields)
-        if key != "privacy" and f"`{key}`" not in text
-    ] == []
+    assert {key for key in KEYS if f"`{key}`" not in text} == set()
+
+
+# --- what is trained on ---
+
+
+@pytest.mark.parametrize("training_data", ["real", "synthetic", "mixed"])
+def test_a_study_trains_only_on_what_the_policy_names(training_data: str) -> None:
+    others = frozenset({"real", "synthetic", "mixed"}) - {training_data}
+    of = study(training_data=training_data)
+    OPEN.check(of)
+    with pytest.raises(SyntheticRefusedError) as caught:
+        OPEN.model_copy(update={"synthetic": SyntheticPolicy(training_data=others)}).check(of)
+    assert caught.value.got == f'training_data = "{training_data}"'
+
+
+def test_a_limit_on_epsilon_lets_made_records_pass_and_not_real_ones_beside_them() -> None:
+    bounding = OPEN.model_copy(update={"privacy": PrivacyPolicy(epsilon_ever=9.0)})
+    bounding.check(study(training_data="synthetic"))
+    for training_data in ("real", "mixed"):
+        with pytest.raises(PrivacyRefusedError, match="releases what no epsilon bounds"):
+            bounding.check(study(training_data=training_data))
 
 
 # --- hours and expiry ---

@@ -21,6 +21,7 @@ from quorate_client.site.folder import SiteFolder
 
 from ..databases import state_made
 from ..ledger_kit import DELTA, NO_LIMITS, Clock, a_charge, opened
+from ..synthetic_sets import SYNTHETIC
 
 
 @dataclass
@@ -132,3 +133,11 @@ async def test_a_ledger_that_cannot_be_read_is_told_and_ends_nothing(
         with pytest.raises(LedgerError):
             await site.watch.look()
     assert site.epsilon("spent") == 10.0
+
+
+async def test_what_a_made_set_tells_is_spent_from_its_source_s_budget(site: Site) -> None:
+    site.datasets.add(SYNTHETIC)
+    site.spend(1, 10)
+    await site.watch.look()
+    assert (site.epsilon("spent"), site.epsilon("spent", 3), site.epsilon("left", 3)) == (10.0, None, None)
+    assert site.registry.get_sample_value("quorate_client_datasets", {"records": "under_1000"}) == 2

@@ -16,6 +16,7 @@ import pytest
 
 from quorate import __version__
 from quorate.errors import DiskFullError, LedgerError, QuorateError, StorageError, WrongStateError
+from quorate_client.approval.datasets import Datasets
 from quorate_client.ledger.file import LEDGER_LAYOUT, open_file
 from quorate_client.ledger.upgrading import upgrade_site
 from quorate_client.site.database import STATE_LAYOUT, make_state, open_state
@@ -32,6 +33,8 @@ from quorate_client.site.layout import (
 )
 from tests.dying import is_refused_to_nobody, killed_at
 from tests.patience import PATIENCE_S
+
+from ..synthetic_sets import REAL
 
 BOTH = pytest.mark.parametrize("layout", [STATE_LAYOUT, LEDGER_LAYOUT], ids=["state", "ledger"])
 # A file of three layouts, whose last step moves what is in it: there is no such one at a site yet.
@@ -115,6 +118,19 @@ def test_what_is_in_the_file_moves_along_and_a_copy_of_what_was_is_kept(tmp_path
     assert todo.copy == tmp_path / "notes.sqlite.before-3"
     assert told(todo.copy) == (1, OLD)
     assert todo.copy.stat().st_mode & 0o777 == 0o600
+
+
+def test_data_sets_of_the_layout_before_are_real_ones_and_stay_the_ones_that_they_were(tmp_path: Path) -> None:
+    before = replace(STATE_LAYOUT, steps=STATE_LAYOUT.steps[:1])
+    path = made(
+        tmp_path / "state.sqlite",
+        before,
+        "INSERT INTO datasets VALUES ('visits', 'tabular', '/data/visits.csv', '{\"kind\": \"tabular\"}', 0.25, "
+        "120, NULL, 'c0', '/site/records/ab', 7.0)",
+    )
+    assert upgrade(path, STATE_LAYOUT).steps == ("what a synthetic data set was made from, and how",)
+    with closing(open_state(path)) as state:
+        assert Datasets(state, lambda: 0.0).all() == [REAL]
 
 
 def test_an_upgrade_that_is_done_does_nothing(tmp_path: Path) -> None:

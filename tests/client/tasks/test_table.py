@@ -69,6 +69,16 @@ def test_what_may_be_missing_is_kept_as_missing(tmp_path: Path) -> None:
     assert math.isnan(table.columns["stage"][1])
 
 
+def test_an_empty_cell_of_whole_numbers_is_missing_whatever_the_range_begins_with(tmp_path: Path) -> None:
+    columns = [{"name": "visits", "type": "integer", "range": [0.5, 9.5], "missing": 1}]
+    content = {"kind": "tabular", "columns": columns, "label": {"name": "died", "classes": [1, 0]}}
+    parsed = parse_schema(content, "The schema")
+    assert isinstance(parsed, TabularSchema)
+    path = tmp_path / "records.csv"
+    path.write_text("visits,died\n,0\n3,1\n")
+    np.testing.assert_array_equal(read_table(path, parsed).columns["visits"], [math.nan, 3])
+
+
 def test_the_order_of_the_columns_in_the_file_does_not_matter(tmp_path: Path) -> None:
     assert rows_of(read_csv(tmp_path, "died,smoker,stage,pressure,age\n1,0,II,5,60\n")) == [[60, 5, 1, 0, 1]]
 

@@ -18,6 +18,7 @@ import pytest
 from quorate.errors import QuorumMissingError, RunWorkerError
 from quorate.identity import RunId, SiteName
 from quorate.privacy.statement import privacy_statement
+from quorate.privacy.training_data import training_data_statement
 from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
 from quorate.study.study import Protection, Study
 from quorate_server.reporting.disclosure import protection_warning, server_could_see
@@ -98,7 +99,7 @@ def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[R
     assert report["format"] == "quorate.report/1"
     assert sorted(report) == [
         *("evaluation", "format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
-        *("server_could_see", "sites", "study", "versions"),
+        *("server_could_see", "sites", "study", "training_data", "versions"),
     ]
     assert sorted(report["run"]) == [
         *("bytes_down", "bytes_up", "changed_unix_s", "id", "is_over", "kind", "model_available", "name", "phase"),
@@ -305,3 +306,41 @@ def test_the_report_has_the_privacy_statement_of_the_study(is_private: bool) -> 
     assert (report["privacy"]["plain"], report["privacy"]["exact"]) == (list(statement.plain), list(statement.exact))
     assert all(sentence in page for sentence in (*statement.plain, *statement.exact))
     assert any("No noise was added" in sentence for sentence in report["limits"]) is not is_private
+
+
+# --- what was trained on ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "mixed"])
+def test_the_report_of_a_model_of_made_records_shows_the_gap_to_people_s(kind: str) -> None:
+    of = study(training_data=kind, synthetic={"largest_epsilon": 3.0})
+    view = run(of, result(1), result(2, loss=0.35, train_loss=0.25), result(3, train_loss=0.125))
+    told = report_json(view, of, NOW)["training_data"]
+    assert (told["kind"], told["statement"]) == (kind, list(training_data_statement(of)))
+    gap = {"round": 2, "training_loss": 0.25, "held_out_loss": 0.35, "difference": pytest.approx(0.1)}
+    assert told["gap"] == gap  # of the last round that tells both
+    page = html.unescape(report_html(view, of, NOW))
+    assert all(sentence in page for sentence in told["statement"])
+    for said in (f"on the {kind} records that were trained on", "on real, held-out records", "0.1000"):
+        assert said in page
+
+
+def test_a_gap_that_is_not_told_is_not_made_up() -> None:
+    noise = {"delta": 1e-4, "update": {"clip": 1.0, "noise_multiplier": 1.0}}
+    of = study(training_data="synthetic", privacy=noise, rounds={"count": 10, "quorum": 3, "weights": "equal"})
+    view = run(of, result(1, auc=0.8, train_loss=math.nan, loss=0.5))
+    assert report_json(view, of, NOW)["training_data"]["gap"] is None
+    assert "not both told, for the study's privacy" in html.unescape(report_html(view, of, NOW))
+
+
+def test_a_model_of_real_records_has_no_such_section(completed: tuple[RunView, Study]) -> None:
+    assert report_json(*completed, NOW)["training_data"]["gap"] is None
+    assert "What the model was trained on" not in report_html(*completed, NOW)
+
+
+@pytest.mark.parametrize("kind", ["real", "synthetic", "mixed"])
+def test_only_where_real_records_were_trained_on_without_noise_the_limits_say_so(kind: str) -> None:
+    of = study(training_data=kind)
+    limits = report_json(run(of, result(1)), of, NOW)["limits"]
+    assert any("No noise was added" in sentence for sentence in limits) == (kind != "synthetic")
+    assert any("Synthetic records repeat" in sentence for sentence in limits) == (kind != "real")

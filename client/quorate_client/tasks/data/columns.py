@@ -74,7 +74,7 @@ def _quantities(column: NumberColumn, cells: Cells, report: Report) -> tuple[Vec
     low, high = column.range
     report((values < low) | (values > high), "out of range")
     if column.type == "integer":
-        report(values != np.rint(values), "not a whole number")
+        report((values != np.rint(values)) & ~missing, "not a whole number")  # the lowest value stood in
     return values, missing
 
 

@@ -81,17 +81,35 @@ def register(name: str, path: Path, schema: Mapping[str, Any], test_fraction: fl
 def load_table(dataset: Dataset, wanted: TabularSchema) -> tuple[Table, Table]:
     """The training and the test part of a registered table, with the columns of a study's schema.
 
+    Of a synthetic one the test part is its source's held-out records, and the training part what was made: instead of
+    the source's training part, or after it. No unit has made records, and so nobody draws units from them.
+
     Raises:
-        SchemaError: the data set does not have what the study asks for. DataError: it is not what was registered.
+        SchemaError: the data set does not have what the study asks for. DataError: it is not what was registered, or
+            synthetic where real records are meant.
     """
+    if dataset.training == "real":
+        return _parts(dataset, wanted)
+    training, test = _parts(dataset.source, wanted)
+    require_unchanged(dataset)
+    made = _read(dataset, wanted)
+    return (made if dataset.training == "synthetic" else training.followed_by(made)), test
+
+
+def _parts(dataset: Dataset, wanted: TabularSchema) -> tuple[Table, Table]:
+    """The training and the test part of a real data set."""
+    index = unchanged_index(dataset)
+    table = _read(dataset, wanted)
+    table = Table(table.columns, table.labels, index.unit_numbers)
+    return table.part(~index.held_out), table.part(index.held_out)
+
+
+def _read(dataset: Dataset, wanted: TabularSchema) -> Table:
     offered = require_fit(_schema(dataset), wanted, dataset.name)
     used = {column.name for column in wanted.columns}
     unused = tuple(column.name for column in offered.columns if column.name not in used)
     file = offered.file.model_copy(update={"ignore": (*offered.file.ignore, *unused)})
-    index = unchanged_index(dataset)
-    table = read_table(dataset.path, wanted.model_copy(update={"file": file}))
-    table = Table(table.columns, table.labels, index.unit_numbers)
-    return table.part(~index.held_out), table.part(index.held_out)
+    return read_table(dataset.path, wanted.model_copy(update={"file": file}))
 
 
 def load_images(dataset: Dataset, wanted: ImageSchema) -> tuple[Images, Images]:
@@ -109,13 +127,19 @@ def unchanged_index(dataset: Dataset) -> RecordIndex:
     Raises:
         DataError: it is another one: nobody would know whose records are in it.
     """
+    require_unchanged(dataset)
+    return index_of(dataset)[0]
+
+
+def require_unchanged(dataset: Dataset) -> None:
+    """Raises DataError: a data set's file is not the one that was registered."""
     if _digest(dataset.path) != dataset.content:
+        again = "make it again" if dataset.origin else "`quorate-client data add`"
         raise DataError(
             f"The data set {dataset.name} has changed since it was registered",
             expected=f"the file with its {dataset.records} records, byte by byte",
-            action="Register it again: `quorate-client data remove`, then `quorate-client data add`",
+            action=f"Register it again: `quorate-client data remove`, then {again}",
         )
-    return index_of(dataset)[0]
 
 
 def units_trained_on(dataset: Dataset, records: int) -> int:
@@ -140,6 +164,8 @@ def units_trained_on(dataset: Dataset, records: int) -> int:
 
 
 def index_of(dataset: Dataset) -> tuple[RecordIndex, Path]:
+    if dataset.origin is not None:
+        raise DataError(f"{dataset.name} is a synthetic data set: nobody's records are in it, and none is held out")
     if dataset.index is None:
         raise DataError(f"The records of the data set {dataset.name} have no fingerprints", action="Register it again")
     return read_index(dataset.index), dataset.index

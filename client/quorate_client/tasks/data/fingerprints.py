@@ -44,6 +44,11 @@ def key_check(key: bytes) -> str:
 
 def of_table(key: bytes, schema: TabularSchema, table: Table) -> Fingerprints:
     """Of each record, over its cells and its class."""
+    return _each_once(of_rows(key, schema, table))
+
+
+def of_rows(key: bytes, schema: TabularSchema, table: Table) -> Fingerprints:
+    """The same, but equal for records that say the same."""
     names = table_columns(schema)
     cells = {_folded(schema.label.name): _of_words(schema.label.class_order)[table.labels]}
     for column in schema.columns:
@@ -58,7 +63,7 @@ def of_table(key: bytes, schema: TabularSchema, table: Table) -> Fingerprints:
                 row.tobytes() for row in np.stack([cells[n][start : start + _PIECE_ROWS] for n in names], axis=1)
             )
 
-    return _each_once(_keyed(key, header, rows(), table.records))
+    return _keyed(key, header, rows(), table.records)
 
 
 def table_columns(schema: TabularSchema) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from quorate.errors import DataError, WrongStateError
+from quorate.errors import DataError
 from quorate.process.private_files import write_private
+from quorate_client.site.lasting_key import lasting_key
 from quorate_client.tasks.data.fingerprints import SHARED, Fingerprints, below, overlap
 
 _FORMAT = "quorate.records/1"
 _KEY_FILE = "records.key"
-_KEY_BYTES = 32
 _READ_BYTES = 1 << 20
 _ALIKE = 0.5
 """Of the columns' names. Records of other columns cannot be compared; with so many the same they may well be the same
@@ -85,15 +84,7 @@ def records_key(keys: Path, folder: Path) -> bytes:
     Raises:
         WrongStateError: it is gone, or no key.
     """
-    path = keys / _KEY_FILE
-    if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise WrongStateError(f"The key {path} of the records' fingerprints is not there", action=_RESTORE)
-        write_private(path, os.urandom(_KEY_BYTES))
-    key = path.read_bytes()
-    if len(key) != _KEY_BYTES:
-        raise WrongStateError(f"{path} is no key of fingerprints", action=_RESTORE)
-    return key
+    return lasting_key(keys / _KEY_FILE, folder, "of the records' fingerprints", _RESTORE)
 
 
 def write_index(folder: Path, index: RecordIndex) -> Path:

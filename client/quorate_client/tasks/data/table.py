@@ -52,6 +52,11 @@ class Table:
         columns = {name: values[chosen] for name, values in self.columns.items()}
         return Table(columns, self.labels[chosen], None if self.units is None else self.units[chosen])
 
+    def followed_by(self, made: Table) -> Table:
+        """These records, then made ones of the same columns. Made ones are nobody's, so no unit is told of any."""
+        columns = {name: np.concatenate([values, made.columns[name]]) for name, values in self.columns.items()}
+        return Table(columns, np.concatenate([self.labels, made.labels]))
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:

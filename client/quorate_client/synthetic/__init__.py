@@ -1,0 +1,1 @@
+"""Synthetic data sets of a site: made from a registered one, measured before they are used."""

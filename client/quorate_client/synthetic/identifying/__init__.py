@@ -1,0 +1,1 @@
+"""What gives away that a column says who somebody is."""
