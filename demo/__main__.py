@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from demo import compare, hospitals, program
+from demo import compare, hospitals
 from demo.consortium import Consortium
-from demo.program import console, step
+from demo.kit import program
+from demo.kit.program import console, step
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.toml"

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from demo.consortium import DATASET
-from demo.models import held_out, scores, table_schema
+from demo.kit.models import held_out, scores, table_schema
 from quorate_client.tasks.data.table import read_table
 
 

@@ -80,11 +80,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_settings(path: Path, settings: Mapping[str, str]) -> None:
-    """Set keys in a configuration file, which may not be there yet."""
+def write_settings(path: Path, settings: Mapping[str, str], section: str | None = None) -> None:
+    """Set keys in a configuration file, which may not be there yet.
+
+    Args:
+        section: Of the file, as it stands there already; None: above all sections.
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
-    path.write_text("\n".join([*(f"{k} = {v}" for k, v in settings.items()), *kept]) + "\n", encoding="utf-8")
+    place = 0 if section is None else kept.index(f"[{section}]") + 1
+    kept[place:place] = [f"{key} = {value}" for key, value in settings.items()]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
 class Consortium:

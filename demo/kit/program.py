@@ -25,7 +25,7 @@ def step(text: str) -> Iterator[None]:
     console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
 
 
-def main(run: Callable[[Path], None], name: str, description: str) -> int:
+def main(run: Callable[[Path], object], name: str, description: str) -> int:
     """Run a demo below the folder that the command line names. Returns the exit code.
 
     Args:
