@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench import table
 
-BENCHES = ("rounds", "secagg", "privacy", "upgrade")
+BENCHES = ("rounds", "secagg", "privacy", "upgrade", "synthetic")
 RESULTS = Path("build/bench")
 USAGE = f"usage: python -m bench NAME [small], where NAME is one of: {', '.join(BENCHES)}"
 

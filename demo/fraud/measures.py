@@ -1,22 +1,21 @@
 """How good a list of alerts is: what it finds among few investigations, and what that is worth.
 
-Not accuracy: whoever calls each claim genuine is right 97 times in a hundred. All functions take the truth and a score
-for each claim; the higher a score, the sooner the claim is looked at.
+Not accuracy: whoever calls each claim genuine is right 97 times in a hundred. The higher a claim's score, the sooner
+it is looked at.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 Truth = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
-Measure = Callable[[Truth, Scores, npt.NDArray[np.float64]], float]
+Euros = npt.NDArray[np.float64]
 
 DRAWS = 400
 
@@ -61,57 +60,64 @@ class Quality:
     against: Figure | None = None
 
 
-def alerts(scores: Scores, share: float) -> npt.NDArray[np.int64]:
-    """The claims that are looked at: the first ``share`` by score, one at least; of equals the first in the file."""
-    return np.argsort(-scores, kind="stable")[: max(1, math.ceil(share * len(scores)))]
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The same of one draw, without intervals."""
+
+    average_precision: float
+    recall_1: float
+    recall_5: float
+    saved_5: float
+    auc: float
 
 
-def recall(truth: Truth, scores: Scores, share: float) -> float:
-    return float(truth[alerts(scores, share)].sum() / truth.sum())
-
-
-def saved_eur(truth: Truth, scores: Scores, sums: npt.NDArray[np.float64], share: float, stakes: Stakes) -> float:
-    """Sums insured that are not paid, less what all investigations cost."""
-    chosen = alerts(scores, share)
-    return float(stakes.proven * sums[chosen][truth[chosen]].sum() - stakes.investigation_eur * len(chosen))
-
-
-def quality(
-    truth: Truth, scores: Scores, sums: npt.NDArray[np.float64], stakes: Stakes, against: Scores | None = None
-) -> Quality:
-    """All figures of one way to train.
+def measure(truth: Truth, scores: Scores, sums: Euros, stakes: Stakes) -> Found:
+    """What investigating by score finds; of equal scores the first in the file is first.
 
     Args:
         sums: Insured, in euros, [claims].
-        against: Scores of another way; the draws are the same for both.
     """
-    draws = _draws(truth)
-
-    def figure(measure: Measure) -> Figure:
-        found = [measure(truth[draw], scores[draw], sums[draw]) for draw in draws]
-        return Figure(measure(truth, scores, sums), *map(float, np.quantile(found, (0.025, 0.975))))
-
-    difference = None
-    if against is not None:
-        apart = [_precision(truth[d], against[d]) - _precision(truth[d], scores[d]) for d in draws]
-        found = _precision(truth, against) - _precision(truth, scores)
-        difference = Figure(found, *map(float, np.quantile(apart, (0.025, 0.975))))
-    return Quality(
-        average_precision=figure(lambda t, s, _: _precision(t, s)),
-        recall_1=figure(lambda t, s, _: recall(t, s, 0.01)),
-        recall_5=figure(lambda t, s, _: recall(t, s, 0.05)),
-        saved_5=figure(lambda t, s, eur: saved_eur(t, s, eur, 0.05, stakes)),
-        auc=figure(lambda t, s, _: float(roc_auc_score(t, s))),
-        against=difference,
+    order = np.argsort(-scores, kind="stable")
+    frauds, count = truth[order], int(truth.sum())
+    found = np.cumsum(frauds)
+    first_1, first_5 = (max(1, math.ceil(share * len(truth))) for share in (0.01, 0.05))
+    unpaid = stakes.proven * float((sums[order] * frauds)[:first_5].sum())
+    # Of each fraud, how many genuine claims come before it.
+    genuine_before = np.flatnonzero(frauds) + 1 - found[frauds]
+    return Found(
+        average_precision=float((found[frauds] / (np.flatnonzero(frauds) + 1)).sum() / count),
+        recall_1=float(found[first_1 - 1] / count),
+        recall_5=float(found[first_5 - 1] / count),
+        saved_5=unpaid - stakes.investigation_eur * first_5,
+        auc=1.0 - float(genuine_before.sum()) / (count * (len(truth) - count)),
     )
 
 
-def _precision(truth: Truth, scores: Scores) -> float:
-    return float(average_precision_score(truth, scores))
+def quality(truth: Truth, scores: Scores, sums: Euros, stakes: Stakes, other: Scores | None = None) -> Quality:
+    """All figures of one way to train.
+
+    Args:
+        other: Scores of another way; the draws are the same for both.
+    """
+    draws = _draws(truth)
+    found = [measure(truth[draw], scores[draw], sums[draw], stakes) for draw in draws]
+    figures = {field.name: _figure([getattr(one, field.name) for one in found]) for field in dataclasses.fields(Found)}
+    if other is None:
+        return Quality(**figures)
+    others = [measure(truth[draw], other[draw], sums[draw], stakes) for draw in draws]
+    pairs = zip(others, found, strict=True)
+    return Quality(**figures, against=_figure([a.average_precision - b.average_precision for a, b in pairs]))
+
+
+def _figure(values: list[float]) -> Figure:
+    """The first is of all claims as they are, the others of draws."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return Figure(values[0], float(low), float(high))
 
 
 def _draws(truth: Truth) -> list[npt.NDArray[np.int64]]:
-    """Claims drawn with replacement, as many frauds each time as there are: the same draws for the same truth."""
+    """All claims; then claims drawn with replacement, as many frauds each time as there are. Always the same ones."""
     rng = np.random.default_rng(0)
     kinds = [np.flatnonzero(truth), np.flatnonzero(~truth)]
-    return [np.concatenate([rng.choice(kind, len(kind)) for kind in kinds]) for _ in range(DRAWS)]
+    drawn = [np.concatenate([rng.choice(kind, len(kind)) for kind in kinds]) for _ in range(DRAWS)]
+    return [np.arange(len(truth)), *drawn]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from demo.consortium import Consortium, write_settings
@@ -23,12 +24,15 @@ def make(consortium: Consortium, name: str, epsilon: float) -> dict[str, Any]:
     Args:
         name: Of the set.
     """
-    made = {}
-    for site in consortium.sites:
-        training = int((~held_out(consortium.site_state(site), consortium.dataset)).sum())
-        order = ("--name", name, "--rows", str(MADE_FOR_ONE * training), "--epsilon", str(epsilon))
-        told = consortium.site(site, "synthetic", "make", consortium.dataset, *order, "--json")
-        consortium.site(site, "synthetic", "report", name, "-o", consortium.root / f"{site}.report.html")
-        figures = consortium.site(site, "synthetic", "report", name, "--json")
-        made[site] = json.loads(told) | {"report": json.loads(figures)}
-    return made
+    with ThreadPoolExecutor(2) as pool:
+        making = {site: pool.submit(_make, consortium, site, name, epsilon) for site in consortium.sites}
+        return {site: done.result() for site, done in making.items()}
+
+
+def _make(consortium: Consortium, site: str, name: str, epsilon: float) -> dict[str, Any]:
+    training = int((~held_out(consortium.site_state(site), consortium.dataset)).sum())
+    order = ("--name", name, "--rows", str(MADE_FOR_ONE * training), "--epsilon", str(epsilon))
+    told = consortium.site(site, "synthetic", "make", consortium.dataset, *order, "--json")
+    consortium.site(site, "synthetic", "report", name, "-o", consortium.root / f"{site}.report.html")
+    figures = consortium.site(site, "synthetic", "report", name, "--json")
+    return json.loads(told) | {"report": json.loads(figures)}

@@ -65,7 +65,9 @@ class Grid:
                 # Cells begin at whole numbers, and the last one ends one above the range.
                 found = low + np.floor(places * (high - low))
             else:
-                found = np.where(high - low < _LEAST, low, low + places * (high - low))
+                found = np.where(
+                    high - low < _LEAST, low, np.minimum(low + places * (high - low), np.nextafter(high, low))
+                )
         return np.where(codes == self.cells, np.nan, found)
 
 

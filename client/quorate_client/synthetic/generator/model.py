@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from quorate_client.synthetic.generator.bins import Bins, bins_for, merged
-from quorate_client.synthetic.generator.estimates import Counts, raked, shrunk, simplex, without_three_way
+from quorate_client.synthetic.generator.budget import NoiseMultipliers
+from quorate_client.synthetic.generator.estimates import Counts, outstanding, raked, shrunk, simplex, without_three_way
 from quorate_client.synthetic.generator.grid import Codes, Grid
-from quorate_client.synthetic.generator.plan import NoiseMultipliers
+from quorate_client.synthetic.generator.labelled import differences, tables
 from quorate_client.synthetic.generator.release import Noisy, Releases
-from quorate_client.synthetic.generator.structure import (
-    Edge,
-    correlations,
-    forests,
-    noise_floor,
-    score_products,
-)
+from quorate_client.synthetic.generator.structure import Edge, correlations, forests, noise_floor, score_products
 from quorate_client.synthetic.generator.sums import Counts as CountsSum
+from quorate_client.synthetic.generator.sums import Sum
+
+Forests = tuple[list[Edge], list[Edge]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +37,7 @@ class Model:
     bins: Sequence[Bins]
     margins: Sequence[Counts]
     pairs: dict[Edge, Counts]
-    forests: tuple[list[Edge], list[Edge]]
+    forests: Forests
 
 
 def fit(codes: Codes, classes: int, grids: Sequence[Grid], noise: NoiseMultipliers, releases: Releases) -> Model:
@@ -47,43 +46,72 @@ def fit(codes: Codes, classes: int, grids: Sequence[Grid], noise: NoiseMultiplie
     Args:
         codes: [records, 1 + columns] labels, then cells of ``grids``.
     """
-    label_sum = CountsSum("label", (0,), (classes,))
-    (label,) = releases.release(codes, [label_sum], noise.label)
+    (label,) = releases.release(codes, [CountsSum("label", (0,), (classes,))], noise.label)
     total = max(float(label.values.sum()), 1.0)
     counts = simplex(label.values, total)
-    cell_sums = [CountsSum(f"column/{j}", (j + 1,), (grid.all_cells,)) for j, grid in enumerate(grids)]
-    masses = [simplex(each.values, total) for each in releases.release(codes, cell_sums, noise.columns)]
-    sigma = noise.labelled * len(grids) ** 0.5
-    most = bins_for(float(counts.min()), sigma)
-    bins = [merged(grid, mass, most) for grid, mass in zip(grids, masses, strict=True)]
+    bins = _bins(codes, grids, counts, noise, releases)
     coarse = np.stack([codes[:, 0], *(each.codes(codes[:, j + 1]) for j, each in enumerate(bins))], axis=1)
-
-    def labelled(turn: str) -> list[CountsSum]:
-        return [CountsSum(f"labelled/{turn}/{j}", (0, j + 1), (classes, each.count)) for j, each in enumerate(bins)]
-
-    first = releases.release(coarse, labelled("first"), noise.labelled)
-    margins = [_margin(counts, each, table) for each, table in zip(bins, first, strict=True)]
-    trees: tuple[list[Edge], list[Edge]] = ([], [])
+    known = [_labelled("first", coarse, counts, bins, noise.labelled, releases)]
+    margins = _margins(counts, bins, known)
+    trees: Forests = ([], [])
     products = score_products(margins)
     floor = noise_floor(noise.structure * products.sensitivity, total)
-    again = []
     if len(grids) > 1 and floor < 1:
         (noisy,) = releases.release(coarse, [products], noise.structure)
         trees = forests(len(grids), correlations(noisy.values, total), floor)
     else:
-        again.append(releases.release(coarse, labelled("instead of structure"), noise.structure))
-    edges = [*trees[0], *trees[1]]
-    pair_sums = [
-        CountsSum(f"pair/{a}/{b}", (0, a + 1, b + 1), (classes, bins[a].count, bins[b].count)) for a, b in edges
-    ]
-    last = releases.release(coarse, [*labelled("last"), *pair_sums], noise.pairs)
-    again.append(last[: len(grids)])
-    tables = [pooled(each) for each in zip(first, *again, strict=True)]
-    margins = [_margin(counts, each, table) for each, table in zip(bins, tables, strict=True)]
-    pairs = {
-        (a, b): _pair(margins[a], margins[b], table) for (a, b), table in zip(edges, last[len(grids) :], strict=True)
-    }
+        known.append(_labelled("instead of structure", coarse, counts, bins, noise.structure, releases))
+    edges = list(dict.fromkeys([*trees[0], *trees[1]]))
+    again, paired = _last(edges, coarse, counts, bins, noise.pairs, releases)
+    margins = _margins(counts, bins, [*known, again], _sides(len(bins), edges, paired))
+    pairs = {(a, b): _pair(margins[a], margins[b], table) for (a, b), table in zip(edges, paired, strict=True)}
     return Model(counts, bins, margins, pairs, trees)
+
+
+def _bins(
+    codes: Codes, grids: Sequence[Grid], counts: Counts, noise: NoiseMultipliers, releases: Releases
+) -> list[Bins]:
+    sums = [CountsSum(f"column/{j}", (j + 1,), (grid.all_cells,)) for j, grid in enumerate(grids)]
+    cells = releases.release(codes, sums, noise.columns)
+    most = bins_for(float(counts.min()), noise.labelled * math.sqrt(len(grids)))
+    total = float(counts.sum())
+    return [
+        merged(grid, outstanding(each.values, each.sigma, total), most) for grid, each in zip(grids, cells, strict=True)
+    ]
+
+
+def _labelled(
+    name: str, codes: Codes, counts: Counts, bins: Sequence[Bins], noise: float, releases: Releases
+) -> list[Noisy]:
+    """For each column [classes, bins]; without noise plainly counted, since nothing need be short."""
+    if noise:
+        (measured,) = releases.release(codes, [differences(f"labelled/{name}", len(counts), bins)], noise)
+        return tables(measured, counts, bins)
+    sums = [CountsSum(f"labelled/{j}", (0, j + 1), (len(counts), each.count)) for j, each in enumerate(bins)]
+    return releases.release(codes, sums, noise)
+
+
+def _last(
+    edges: Sequence[Edge], codes: Codes, counts: Counts, bins: Sequence[Bins], noise: float, releases: Releases
+) -> tuple[list[Noisy], list[Noisy]]:
+    """Class by column again, which weighs like as many pairs as there are columns, and class by pair."""
+    pairs: list[Sum] = [
+        CountsSum(f"pair/{a}/{b}", (0, a + 1, b + 1), (len(counts), bins[a].count, bins[b].count)) for a, b in edges
+    ]
+    if not noise:
+        return _labelled("last", codes, counts, bins, noise, releases), releases.release(codes, pairs, noise)
+    again = differences("labelled/last", len(counts), bins)
+    measured, *paired = releases.release(codes, [again, *pairs], noise, [len(bins), *[1.0] * len(pairs)])
+    return tables(measured, counts, bins), paired
+
+
+def _sides(columns: int, edges: Sequence[Edge], pairs: Sequence[Noisy]) -> list[list[Noisy]]:
+    """For each column: class by column once more, from the tables of the pairs that the column is in."""
+    sides: list[list[Noisy]] = [[] for _ in range(columns)]
+    for edge, pair in zip(edges, pairs, strict=True):
+        for column, other in zip(edge, (2, 1), strict=True):
+            sides[column].append(Noisy(pair.values.sum(axis=other), pair.sigma * pair.values.shape[other] ** 0.5))
+    return sides
 
 
 def pooled(measured: Sequence[Noisy]) -> Noisy:
@@ -93,6 +121,16 @@ def pooled(measured: Sequence[Noisy]) -> Noisy:
     precisions = [each.sigma**-2 for each in measured]
     values = np.average([each.values for each in measured], axis=0, weights=precisions)
     return Noisy(values, float(sum(precisions)) ** -0.5)
+
+
+def _margins(
+    counts: Counts, bins: Sequence[Bins], known: Sequence[Sequence[Noisy]], sides: Sequence[Sequence[Noisy]] = ()
+) -> list[Counts]:
+    """For each column [classes, bins], from all that was measured of it."""
+    return [
+        _margin(counts, each, pooled([*(tables[j] for tables in known), *(sides[j] if sides else ())]))
+        for j, each in enumerate(bins)
+    ]
 
 
 def _margin(counts: Counts, bins: Bins, table: Noisy) -> Counts:

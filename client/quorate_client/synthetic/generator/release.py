@@ -52,16 +52,20 @@ class Releases:
 
     seed: bytes
 
-    def release(self, codes: Codes, sums: Sequence[Sum], noise_multiplier: float) -> list[Noisy]:
+    def release(
+        self, codes: Codes, sums: Sequence[Sum], noise_multiplier: float, weights: Sequence[float] | None = None
+    ) -> list[Noisy]:
         """Sums under one noise multiplier: together they cost what one release with it does.
-
-        Each gets an equal part of the precision. So over its own sensitivity its noise is larger by the root of their
-        number.
 
         Args:
             noise_multiplier: 0 for exact sums.
+            weights: Which part of the precision each sum gets, in proportion; equal parts if not given.
         """
-        return [self._noisy(codes, each, noise_multiplier * math.sqrt(len(sums)) * each.sensitivity) for each in sums]
+        parts = [1.0] * len(sums) if weights is None else weights
+        return [
+            self._noisy(codes, each, noise_multiplier * math.sqrt(sum(parts) / part) * each.sensitivity)
+            for each, part in zip(sums, parts, strict=True)
+        ]
 
     def _noisy(self, codes: Codes, measured: Sum, sigma: float) -> Noisy:
         exact = measured.of(codes)

@@ -56,15 +56,21 @@ def noise_floor(sigma: float, records: float) -> float:
 
 
 def forests(columns: int, strengths: Counts, floor: float) -> tuple[list[Edge], list[Edge]]:
-    """The two heaviest forests that share no edge, over pairs stronger than ``floor``, strongest first."""
+    """Two forests over pairs stronger than ``floor``: the heaviest, and the heaviest of what it leaves over.
+
+    The second one is completed by pairs of the first where they close no circle: two columns that go together only
+    with each other would otherwise do so in half of the records.
+    """
     firsts, seconds = np.triu_indices(columns, 1)
     order = np.argsort(-np.abs(strengths), kind="stable")
     edges = [(int(firsts[pair]), int(seconds[pair])) for pair in order if abs(strengths[pair]) > floor]
     first = _forest(columns, edges)
-    return first, _forest(columns, [edge for edge in edges if edge not in set(first)])
+    taken = set(first)
+    return first, _forest(columns, [*(edge for edge in edges if edge not in taken), *first])
 
 
 def _forest(columns: int, edges: Sequence[Edge]) -> list[Edge]:
+    """The edges, in their order, but for those that would close a circle."""
     tree = list(range(columns))
     chosen = []
     for a, b in edges:

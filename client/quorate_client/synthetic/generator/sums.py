@@ -18,8 +18,10 @@ from quorate_client.synthetic.generator.grid import Codes
 
 Integers = npt.NDArray[np.int64]
 
-_PIECE = 1 << 14
-"""Records worked on at a time."""
+Rows = npt.NDArray[np.float64]
+
+_PIECE_NUMBERS = 1 << 22
+"""Numbers worked on at a time."""
 
 
 class Sum(Protocol):
@@ -88,17 +90,56 @@ class ScoreProducts:
     def of(self, codes: Codes) -> Integers:
         columns = len(self.scores)
         total = np.zeros((columns, columns))
-        for start in range(0, len(codes), _PIECE):
-            rows = self.rows(codes[start : start + _PIECE])
+        piece = max(1, _PIECE_NUMBERS // columns)
+        for start in range(0, len(codes), piece):
+            rows = self.rows(codes[start : start + piece])
             total += rows.T @ rows  # whole numbers below 2^53: exact
         return total[np.triu_indices(columns, 1)].astype(np.int64)
 
-    def rows(self, codes: Codes) -> npt.NDArray[np.float64]:
+    def rows(self, codes: Codes) -> Rows:
         """[records, columns] the scores of each record, whole numbers, none longer than ``longest``."""
         labels = codes[:, 0]
         columns = [scores[labels, codes[:, place]] for place, scores in enumerate(self.scores, start=1)]
-        rows = np.stack(columns, axis=1).astype(np.float64)
-        lengths = np.sqrt((rows**2).sum(axis=1))
-        is_long = lengths > self.longest
-        rows[is_long] = np.trunc(rows[is_long] * (self.longest / lengths[is_long])[:, None])
-        return rows
+        return shortened(np.stack(columns, axis=1).astype(np.float64), self.longest)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreSums:
+    """For each class the sum of its records' rows of scores, cut to a length: [classes, scores of all columns].
+
+    Args:
+        scores: For each column [cells, scores of it] whole numbers.
+        longest: As of ``ScoreProducts``: the sensitivity, since a record is in one class.
+    """
+
+    name: str
+    classes: int
+    scores: Sequence[Integers]
+    longest: float
+
+    @property
+    def sensitivity(self) -> float:
+        return self.longest
+
+    def of(self, codes: Codes) -> Integers:
+        width = sum(scores.shape[1] for scores in self.scores)
+        total = np.zeros((self.classes, width))
+        piece = max(1, _PIECE_NUMBERS // width)
+        for start in range(0, len(codes), piece):
+            part = codes[start : start + piece]
+            is_of_class = part[:, 0] == np.arange(self.classes)[:, None]
+            total += is_of_class.astype(np.float64) @ self.rows(part)
+        return total.astype(np.int64)
+
+    def rows(self, codes: Codes) -> Rows:
+        """[records, scores] of each record, whole numbers, none longer than ``longest``."""
+        columns = [scores[codes[:, place]] for place, scores in enumerate(self.scores, start=1)]
+        return shortened(np.concatenate(columns, axis=1).astype(np.float64), self.longest)
+
+
+def shortened(rows: Rows, longest: float) -> Rows:
+    """The rows, in place, none longer than ``longest``: rounded toward zero, so they stay whole and do not grow."""
+    lengths = np.sqrt((rows**2).sum(axis=1))
+    is_long = lengths > longest
+    rows[is_long] = np.trunc(rows[is_long] * (longest / lengths[is_long])[:, None])
+    return rows

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from quorate_client.synthetic.generator.budget import Plan
 from quorate_client.synthetic.generator.grid import Codes, grid_of
 from quorate_client.synthetic.generator.model import Model, fit
-from quorate_client.synthetic.generator.plan import Plan
 from quorate_client.synthetic.generator.release import Releases, randomness
 from quorate_client.synthetic.generator.sampling import Draws, draw_bins, shares_of, usable
 from quorate_client.tasks.data.columns import Vector
