@@ -29,7 +29,7 @@ _NOT_CODES = re.compile(
     r"certificate_days|invitation_days|silent_after_s|heartbeat_s|upload_slots|database_url(_file)?|(https?|no)_proxy|metrics_listen|log_format|"
     r"log_level|log_json|keep_days|run_config|node_config|test_fraction|batch_size|hidden|server_app|"
     r"hospital_ids|train_loss|noise_multiplier|spare_rounds|epsilon_(per_run|per_year|ever)|"
-    r"least_(records|noise)|largest_(clip|delta)|dataset_names_in_metrics|runbook_url|"
+    r"least_(records|noise)|largest_(clip|delta|epsilon|risk|utility_loss)|dataset_names_in_metrics|runbook_url|"
     r"quorate_(server|client|operator)|(quorate_(server|client)|process)_[a-z_]+"
 )
 

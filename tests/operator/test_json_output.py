@@ -30,7 +30,7 @@ def test_a_study_has_these_keys_and_its_warning() -> None:
     view = a_study_view()
     content = study_json(view)
     assert list(content) == [
-        *("name", "digest", "published_unix_s", "kind", "protection", "sites", "study", "warnings"),
+        *("name", "digest", "published_unix_s", "kind", "protection", "training_data", "sites", "study", "warnings"),
     ]
     assert [(site["name"], site["answer"], site["answered_unix_s"]) for site in content["sites"]] == [
         ("north", "approved", NOW - 60),

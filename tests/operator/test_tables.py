@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from rich.console import RenderableType
 
 from quorate.errors import QuorumMissingError
 from quorate.process.terminal import Terminal
 from quorate.rounds.run import Progress, RunState, SiteProgress
+from quorate.study.study import Study
 from quorate_operator import tables
 from tests.operator.samples import FIRST, NORTH, NOW, RUNNING, SECOND, a_site, a_study_view, changed
 
@@ -53,6 +55,16 @@ def test_a_study_page_shows_what_sites_are_asked_to_agree_to_and_who_did() -> No
     assert "approved" in north
     assert "1 minute ago" in north
     assert "none" in south
+    assert "real records" in text
+
+
+def test_a_study_page_shows_on_what_it_trains_and_what_a_made_set_must_be() -> None:
+    view = a_study_view()
+    changes = {"training_data": "synthetic", "synthetic": {"largest_epsilon": 3.0}}
+    synthetic = replace(view, study=Study.model_validate(view.study.model_dump() | changes))
+    text = text_of(tables.study_page(synthetic, NOW))
+    assert "synthetic records that each site made itself" in text
+    assert "largest_epsilon = 3" in text
 
 
 def test_a_run_page_shows_progress_trouble_and_results() -> None:

@@ -51,7 +51,7 @@ from quorate_client.synthetic.request import (
     source_fingerprint,
     watermark_key,
 )
-from quorate_client.tasks.data.datasets import load_table, unchanged_index
+from quorate_client.tasks.data.datasets import index_of, load_table
 from quorate_client.tasks.data.schema import TabularSchema, schema_dict
 from quorate_client.tasks.data.table import Table
 
@@ -141,8 +141,8 @@ class Maker:
             self.datasets.add(dataset)
         if not found.is_ours:
             notes.append(
-                f"it carries no watermark: for that it needs {watermark.MIN_DISTINCT} distinct rows, "
-                f"and has {found.distinct}"
+                f"it carries no watermark: of its {found.distinct} distinct rows too few are free to choose "
+                f"({watermark.MIN_DISTINCT} are needed)"
             )
         return Made(dataset, lineage, tuple(notes))
 
@@ -155,7 +155,7 @@ class Maker:
         require_rows(order.rows)
         require_permitted(self.policy, order)
         self.progress("reading the records", 0.0)
-        units = unchanged_index(source).counts[0]
+        units = index_of(source)[0].counts[0]
         delta = delta_of(self.policy, order, units)
         training, held_out = load_table(source, schema)
         require_none(schema, training, order.answers)

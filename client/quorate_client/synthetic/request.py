@@ -29,6 +29,7 @@ from quorate_client.site.agreement import Dataset
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.lasting_key import lasting_key
 
+_OUR_CODE = frozenset({"quorate", "quorate_client"})
 KEY_FILE = "synthetic.key"
 _RESTORE = f"Restore keys/{KEY_FILE} from a backup: under it synthetic data sets are known again"
 _SEED, _SOURCE, _WATERMARK = (f"quorate/synthetic-{each}/v1\x00".encode() for each in ("seed", "source", "watermark"))
@@ -119,7 +120,7 @@ def program(modules: tuple[str, ...]) -> dict[str, Any]:
         modules: Those that a table depends on.
     """
     code = hashlib.sha256()
-    for path, digest in sorted(reached_files(modules, frozenset({"quorate_client"})).items()):
+    for path, digest in sorted(reached_files(modules, _OUR_CODE).items()):
         code.update(f"{path}\x00{digest.hex()}\n".encode())
     arithmetic = np.show_config(mode="dicts") or {}
     return {

@@ -234,6 +234,8 @@ def test_a_set_is_exported_with_its_mark_and_its_lineage(run: Run, tmp_path: Pat
     assert "quorate-synthetic-" in (tmp_path / "open.csv").read_text()
     assert run("synthetic", "export", "made", "-o", tmp_path / "open.csv").code == 2
     assert run("synthetic", "export", "made", "-o", tmp_path / "made.xlsx").code == 2
+    refused = run("synthetic", "export", "made", "-o", tmp_path / "none" / "made.csv")
+    assert (refused.code, "storage_unusable" in refused.err) == (1, True)
 
 
 def test_a_set_that_passes_a_limit_is_kept_with_its_report_and_not_exported(
@@ -277,9 +279,7 @@ def test_a_file_is_checked_for_where_it_comes_from(run: Run, template: Template,
     assert real.json()["is_ours"] is False
 
 
-def test_a_removed_set_is_gone_with_its_files_and_costs_nothing_when_it_is_made_again(
-    run: Run, site: SiteFolder
-) -> None:
+def test_a_removed_set_is_gone_with_its_files(run: Run, site: SiteFolder) -> None:
     path = site.synthetic / "open"
     removed = run("data", "remove", "open")
     assert (removed.code, "were deleted" in removed.out) == (0, True)

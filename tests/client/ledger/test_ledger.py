@@ -183,6 +183,22 @@ def test_events_are_told_by_run(ledger: Ledger) -> None:
     assert ledger.events(Account("other", "record")) == []
 
 
+def test_what_paid_for_a_computation_is_found_again_open_or_settled(tmp_path: Path) -> None:
+    """For one that gives the same bytes each time; nothing else is taken for it."""
+    with opened(tmp_path) as ledger:
+        assert ledger.paid(a_charge()) is None
+        reservation = ledger.reserve(a_charge(), NO_LIMITS, NOW)
+        assert ledger.paid(a_charge()) == reservation
+        for other in (a_charge(2), a_charge(run="run-2"), a_charge(attempt=1), a_charge(count=11)):
+            assert ledger.paid(other) is None
+        ledger.spend(reservation, steps(10))
+        settled = ledger.paid(a_charge())
+        assert settled == replace(reservation, is_open=False)
+        assert len(ledger.entries.all()) == 2
+    with opened(tmp_path) as ledger:
+        assert ledger.paid(a_charge()) == settled
+
+
 # --- limits ---
 
 

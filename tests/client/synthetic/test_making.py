@@ -328,6 +328,36 @@ def test_an_interrupted_make_that_cannot_be_repeated_is_paid_for_anew_and_that_i
     assert [each.kind for each in site.entries()][1:] == ["reserve", "reserve", "spend"]
 
 
+def test_what_was_removed_is_made_again_as_it_was_and_for_nothing(site: Site) -> None:
+    first = site.make().dataset.path.read_bytes()
+    entries = site.entries()
+    site.datasets.remove("made")
+    made = site.make()
+    assert made.dataset.path.read_bytes() == first
+    assert site.entries() == entries
+    assert "nobody had finished" in made.notes[0]
+    assert "paid for before" in made.notes[1]
+
+
+def test_a_make_in_another_s_place_takes_only_its_own_leftovers_away(site: Site) -> None:
+    other = site.folder.synthetic / "other"
+    other.mkdir(parents=True)
+    (site.folder.keys / "synthetic.key").write_bytes(b"k" * 32)
+    site.make()
+    assert other.is_dir()
+    assert kept.leftovers(site.folder, site.datasets) == [other]
+
+
+def test_without_its_key_nothing_more_is_made_where_something_was(site: Site) -> None:
+    """Under a new one the watermark of what there is would be lost without a word."""
+    site.make()
+    (site.folder.keys / "synthetic.key").unlink()
+    entries = site.entries()
+    with pytest.raises(WrongStateError, match=r"synthetic\.key"):
+        site.make(replace(ORDER, name="second"))
+    assert site.entries() == entries
+
+
 def test_a_full_disk_leaves_nothing_half_made_and_costs_nothing_more_afterwards(site: Site) -> None:
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")

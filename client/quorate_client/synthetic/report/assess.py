@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from quorate.errors import DataError
 from quorate_client.synthetic.report.disclosure import attribute, linkability, membership, singling_out
@@ -58,6 +59,23 @@ def assess(
         DataError: A part has too few records to compare anything.
     """
     _check(training, held_out, synthetic)
+    # Many short tasks: on a machine that does other work, threads that wait for one another took ten times the time.
+    with threadpool_limits(limits=1):
+        return _measured(schema, training, held_out, synthetic, again, epsilon, delta, seed, progress, sensitive)
+
+
+def _measured(
+    schema: TabularSchema,
+    training: Table,
+    held_out: Table,
+    synthetic: Table,
+    again: Again,
+    epsilon: float | None,
+    delta: float,
+    seed: bytes,
+    progress: Progress,
+    sensitive: Sequence[str] | None,
+) -> Report:
     variables = variables_of(schema)
     parts = Parts(variables, *(records_of(schema, table) for table in (training, held_out, synthetic)))
     found = membership.attack(

@@ -99,6 +99,14 @@ def test_a_copy_of_thirty_records_is_found() -> None:
     assert report.risks["membership"] > LARGEST_RISK
 
 
+def test_a_loss_that_cannot_be_measured_counts_as_all() -> None:
+    training, unseen = split(people(60, 7), 20)
+    one_class = unseen.part(unseen.labels == 0)
+    report = assess(TABULAR, training, one_class, honest(training, b"made"), honest, None, 1e-5, b"seed")
+    assert report.utility.loss is None
+    assert report.utility_loss == 1.0
+
+
 def test_a_part_of_one_record_cannot_be_measured() -> None:
     with pytest.raises(DataError, match="held-out part is too small"):
         report_on(honest, count=30, held_out=1)

@@ -110,7 +110,7 @@ def attack(
     pool = np.concatenate([records_of(schema, training), records_of(schema, held_out)])
     eye = _Eye.of(schema, pool, records_of(schema, targets.table))
     count = shadows_for(training.records)
-    inside = _halves(count, targets.units, rng)
+    inside = _halves(count, targets.members, rng)
     seen = np.empty((count, targets.table.records, FEATURES))
     for shadow in range(count):
         members = targets.table.part(inside[shadow][targets.unit])
@@ -254,10 +254,10 @@ def _targets(training: Table, held_out: Table, rng: np.random.Generator) -> tupl
     return _Targets(table, np.concatenate(numbers), count), training.part(~is_target[0])
 
 
-def _halves(shadows: int, units: int, rng: np.random.Generator) -> Flags:
-    """[shadows, units]: each unit is in half of the shadows."""
-    order = np.argsort(rng.random((shadows, units)), axis=0)
-    return order < shadows // 2
+def _halves(shadows: int, members: int, rng: np.random.Generator) -> Flags:
+    """[shadows, units]: each is in half of the shadows; of each pair of a member and another one is in each."""
+    used = np.argsort(rng.random((shadows, members)), axis=0) < shadows // 2
+    return np.hstack([used, ~used])
 
 
 def _shuffled(table: Table, rng: np.random.Generator) -> Table:
