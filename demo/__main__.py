@@ -5,31 +5,17 @@ Each step runs the command that a person would type. Everything is written below
 
 from __future__ import annotations
 
-import argparse
-import shutil
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from demo import compare, hospitals
-from demo.consortium import CommandFailedError, Consortium
+from demo.consortium import Consortium
+from demo.kit import program
+from demo.kit.program import console, step
 
 HERE = Path(__file__).parent
 SCHEMA = HERE / "schema.toml"
 PRIVATE, OPEN = "malignancy", "malignancy-without-noise"
-console = Console()
-
-
-@contextmanager
-def step(text: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
 
 
 def run(root: Path) -> None:
@@ -64,26 +50,5 @@ def run(root: Path) -> None:
     console.print(f"model   {root / 'model.npz'}\nreport  {root / 'report.html'} (and .json)\nlogs    {root}/*.log")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m demo", description="Run a whole consortium on this machine.")
-    parser.add_argument("--folder", type=Path, default=Path("demo-run"), help="where all is written; emptied first")
-    root: Path = parser.parse_args().folder.resolve()
-    if root.exists() and not (root / "server.log").exists() and any(root.iterdir()):
-        console.print(f"[red]{root} holds something else than an earlier demo;[/] choose another --folder")
-        return 2
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    # So that the daemons are ended, too: they have sessions of their own.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    started = time.monotonic()
-    try:
-        run(root)
-    except CommandFailedError as error:
-        console.print(f"[red]The demo failed:[/] {error}\nThe logs are {root}/*.log", highlight=False)
-        return 1
-    console.print(f"[dim]{time.monotonic() - started:.0f} s in all; every process has ended[/]")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.main(run, "demo", "Run a whole consortium on this machine."))

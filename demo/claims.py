@@ -97,6 +97,7 @@ def simulate(records: int, seed: int, book: Book | None = None) -> list[Row]:
     for name in names:
         MECHANISMS[name](claims, np.flatnonzero(cheats & (mechanism == name)), rng)
     _money(claims, rng)
+    claims |= {name: np.clip(claims[name], low, high) for name, (low, high) in LIMITS.items()}
     found = np.where(cheats, rng.random(records) >= UNNOTICED, rng.random(records) < ACCUSED)
     claims[LABEL] = np.where(found, FRAUD, GENUINE)
     return _rows(claims, _left_empty(claims, rng))
@@ -137,37 +138,37 @@ def _honest(records: int, book: Book, rng: np.random.Generator) -> Columns:
 def _person(claims: Columns, book: Book, rng: np.random.Generator) -> None:
     records = len(claims["product"])
     mean, spread = (_of(claims["product"], {name: AGES[name][i] for name in AGES}) for i in (0, 1))
-    age = np.clip(np.round(rng.normal(mean + book.older_by_years, spread)), 18, 99)
+    age = np.round(rng.normal(mean + book.older_by_years, spread))
     claims["age"] = age
     claims["smoker"] = rng.random(records) < np.where(age < 70, 0.29, 0.16)
-    claims["bmi"] = np.clip(rng.gamma(30.0, 27.5 / 30.0, records), 15, 55)
+    claims["bmi"] = rng.gamma(30.0, 27.5 / 30.0, records)
     pressure = 118 + 0.25 * age + 0.8 * (claims["bmi"] - 27) + rng.normal(0, 15, records)
-    claims["systolic_pressure"] = np.clip(pressure, 85, 220)
+    claims["systolic_pressure"] = pressure
     ill = _sigmoid(-3.2 + 0.035 * (age - 40) + 0.02 * (pressure - 130))
     claims["declared_condition"] = rng.random(records) < ill
     income = book.median_income * rng.lognormal(0.0, 0.5, records) * np.where(age > 67, 0.7, 1.0)
-    claims["income"] = np.clip(income, 6_000, 400_000)
+    claims["income"] = income
 
 
 def _contract(claims: Columns, book: Book, rng: np.random.Generator) -> None:
     product, records = claims["product"], len(claims["product"])
     wealth = (claims["income"] / book.median_income) ** np.where(product == "funeral", 0.1, 0.7)
-    claims["sum_insured"] = np.clip(_of(product, SUMS) * wealth * rng.lognormal(0.0, 0.55, records), 1_500, 1_500_000)
-    claims["months_since_inception"] = np.clip(np.floor(rng.gamma(2.0, _of(product, MONTHS) / 2.0)), 0, 540)
+    claims["sum_insured"] = _of(product, SUMS) * wealth * rng.lognormal(0.0, 0.55, records)
+    claims["months_since_inception"] = np.floor(rng.gamma(2.0, _of(product, MONTHS) / 2.0))
     large = claims["sum_insured"] > 120_000
     asked = rng.random(records) < _of(product, {"term": 0.9, "whole_life": 0.75, "credit": 0.4, "funeral": 0.1})
     examined = (rng.random(records) < np.where(large, 0.75, 0.08)) & asked
     claims["underwriting"] = np.where(examined, "examination", np.where(asked, "questions", "none"))
     claims["policies"] = 1 + rng.poisson(0.45, records)
     grew = rng.random(records) < 0.06
-    claims["recent_increase"] = np.where(grew, np.clip(rng.gamma(2.0, 15.0, records), 1, 300), 0.0)
+    claims["recent_increase"] = np.where(grew, rng.gamma(2.0, 15.0, records), 0.0)
 
 
 def _conduct(claims: Columns, rng: np.random.Generator) -> None:
     """How premiums were paid, and what was changed in the last year."""
     records = len(claims["product"])
     pinched = _sigmoid(-1.6 - 0.9 * np.log(claims["income"] / 38_000))
-    claims["missed_premiums"] = np.where(rng.random(records) < pinched, rng.geometric(0.45, records), 0).clip(0, 24)
+    claims["missed_premiums"] = np.where(rng.random(records) < pinched, rng.geometric(0.45, records), 0)
     claims["account_changed"] = rng.random(records) < 0.05
     claims["beneficiary_changed"] = rng.random(records) < 0.04
     heirs = {"spouse": 0.50, "child": 0.32, "parent": 0.05, "relative": 0.08, "unrelated": 0.05}
@@ -196,12 +197,12 @@ def _death(claims: Columns, rng: np.random.Generator) -> None:
     for where, mix in papers.items():
         here = place == where
         claims["documents"][here] = _drawn(rng, mix, int(here.sum()))
-    claims["treatment_days"] = np.clip(np.floor(rng.gamma(0.8, _of(cause, TREATMENT) / 0.8)), 0, 700)
+    claims["treatment_days"] = np.floor(rng.gamma(0.8, _of(cause, TREATMENT) / 0.8))
     waited = rng.gamma(1.6, np.where(place == "abroad", 35.0, 14.0))
-    claims["days_to_notification"] = np.clip(np.floor(waited), 0, 900)
+    claims["days_to_notification"] = np.floor(waited)
     # A doctor who certifies deaths often is no sign by itself: care homes have one.
     busy = rng.gamma(0.7, np.where(np.isin(place, ["hospital", "care_home"]), 2.0, 0.7))
-    claims["claims_of_same_doctor"] = rng.poisson(busy).clip(0, 60)
+    claims["claims_of_same_doctor"] = rng.poisson(busy)
     claims["claims_of_same_contact"] = (rng.random(records) < 0.015) * rng.geometric(0.7, records)
 
 
@@ -249,7 +250,7 @@ def _takeover(claims: Columns, cheats: np.ndarray, rng: np.random.Generator) -> 
     _put(claims, "beneficiary_changed", _some(rng, cheats, 0.7), lambda n: np.full(n, True))
     _put(claims, "beneficiary", _some(rng, cheats, 0.6), lambda n: _drawn(rng, {"unrelated": 0.7, "relative": 0.3}, n))
     _put(claims, "channel", _some(rng, cheats, 0.5), lambda n: np.full(n, "online"))
-    _put(claims, "age", _some(rng, cheats, 0.7), lambda n: np.round(rng.normal(77, 7, n)).clip(60, 99))
+    _put(claims, "age", _some(rng, cheats, 0.7), lambda n: np.round(rng.normal(77, 7, n)))
     _put(claims, "missed_premiums", _some(rng, cheats, 0.6), lambda n: 1 + rng.poisson(2.5, n))
     _put(claims, "days_to_notification", _some(rng, cheats, 0.4), lambda n: np.floor(rng.gamma(2.0, 45.0, n)))
 
@@ -266,8 +267,8 @@ def _undisclosed(claims: Columns, cheats: np.ndarray, rng: np.random.Generator) 
     _put(claims, "underwriting", _some(rng, cheats, 0.9), lambda n: _drawn(rng, {"questions": 0.7, "none": 0.3}, n))
     _put(claims, "treatment_days", _some(rng, cheats, 0.8), lambda n: 20 + np.floor(rng.gamma(2.0, 45.0, n)))
     _put(claims, "months_since_inception", _some(rng, cheats, 0.85), lambda n: np.floor(rng.gamma(2.5, 8.0, n)))
-    _put(claims, "bmi", _some(rng, cheats, 0.5), lambda n: rng.normal(35, 4, n).clip(22, 55))
-    _put(claims, "systolic_pressure", _some(rng, cheats, 0.5), lambda n: rng.normal(163, 13, n).clip(110, 220))
+    _put(claims, "bmi", _some(rng, cheats, 0.5), lambda n: rng.normal(35, 4, n))
+    _put(claims, "systolic_pressure", _some(rng, cheats, 0.5), lambda n: rng.normal(163, 13, n))
 
 
 def _ring(claims: Columns, cheats: np.ndarray, rng: np.random.Generator) -> None:
@@ -303,9 +304,28 @@ def _money(claims: Columns, rng: np.random.Generator) -> None:
     records = len(claims["product"])
     risk = np.exp(0.035 * (np.minimum(claims["age"], 75) - 50)) * np.where(claims["smoker"], 1.5, 1.0)
     yearly = claims["sum_insured"] / 1_000 * _of(claims["product"], PRICE) * risk * rng.lognormal(0.0, 0.15, records)
-    claims["premium"] = np.clip(yearly / 12, 3, 4_000)
-    owed = claims["missed_premiums"] * claims["premium"] * rng.uniform(0.3, 1.0, records)
-    claims["arrears"] = np.clip(owed, 0, 20_000)
+    claims["premium"] = yearly / 12
+    claims["arrears"] = claims["missed_premiums"] * np.minimum(yearly / 12, 1_000) * rng.uniform(0.3, 1.0, records)
+
+
+# What an insurer's system lets somebody enter, or counts up to. Within the ranges of claims.toml.
+LIMITS = {
+    "age": (18, 99),
+    "bmi": (15, 55),
+    "systolic_pressure": (85, 220),
+    "treatment_days": (0, 365),
+    "income": (6_000, 250_000),
+    "premium": (3, 1_000),
+    "sum_insured": (1_500, 500_000),
+    "missed_premiums": (0, 12),
+    "arrears": (0, 5_000),
+    "policies": (1, 10),
+    "recent_increase": (0, 100),
+    "months_since_inception": (0, 480),
+    "days_to_notification": (0, 365),
+    "claims_of_same_doctor": (0, 30),
+    "claims_of_same_contact": (0, 10),
+}
 
 
 def _left_empty(claims: Columns, rng: np.random.Generator) -> dict[str, np.ndarray]:

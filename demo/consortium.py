@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -79,18 +80,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_settings(path: Path, settings: Mapping[str, str]) -> None:
-    """Set keys in a configuration file, which may not be there yet."""
+def write_settings(path: Path, settings: Mapping[str, str], section: str | None = None) -> None:
+    """Set keys in a configuration file, which may not be there yet.
+
+    Args:
+        section: Of the file, as it stands there already; None: above all sections.
+    """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if line.partition("=")[0].strip() not in settings]
-    path.write_text("\n".join([*(f"{k} = {v}" for k, v in settings.items()), *kept]) + "\n", encoding="utf-8")
+    place = 0 if section is None else kept.index(f"[{section}]") + 1
+    kept[place:place] = [f"{key} = {value}" for key, value in settings.items()]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
 
 class Consortium:
-    """One server and its sites below a folder. Leaving it ends every process that it started."""
+    """One server and its sites below a folder. Leaving it ends every process that it started.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        dataset: What each site calls its records.
+        test_fraction: Of them, kept for evaluation.
+    """
+
+    def __init__(self, root: Path, dataset: str = DATASET, test_fraction: float = TEST_FRACTION) -> None:
+        self.root, self.dataset, self.test_fraction = root, dataset, test_fraction
         self.server_dir = root / "server"
         self.profile = self.server_dir / "operator"
         self.address = f"127.0.0.1:{free_port()}"
@@ -153,22 +165,29 @@ class Consortium:
         write_settings(state / "config.toml", {"metrics_listen": '""'})
         # Which records are held out follows from this key; a demo is to show the same figures each time it is run.
         write_private(state / "keys" / "records.key", hashlib.sha256(name.encode()).digest())
-        fraction = ("--test-fraction", str(TEST_FRACTION))
-        command("quorate-client", "data", "add", DATASET, table, "--schema", schema, *fraction, "--state", state)
+        fraction = ("--test-fraction", str(self.test_fraction))
+        command("quorate-client", "data", "add", self.dataset, table, "--schema", schema, *fraction, "--state", state)
 
     def start_site(self, name: str) -> None:
         log = self.root / f"site-{name}.log"
         self.sites[name] = start(log, "quorate-client", "run", "--state", self.site_state(name))
         self._running.enter_context(ended(self.sites[name]))
 
-    def approve(self, study: str) -> None:
-        """Each hospital reads the study and approves it."""
+    def approve(self, study: str, dataset: str | None = None) -> None:
+        """Each site reads the study and approves it."""
+        self.at_each_site("approve", study, "--dataset", dataset or self.dataset)
+
+    def at_each_site(self, *arguments: str) -> dict[str, str]:
+        """Run a command at every site. Returns what it printed, by site."""
         with ThreadPoolExecutor(2) as pool:
-            approvals = [
-                pool.submit(
-                    command, "quorate-client", "approve", study, "--dataset", DATASET, "--state", self.site_state(name)
-                )
-                for name in self.sites
-            ]
-            for done in approvals:
-                done.result()
+            running = {name: pool.submit(self.site, name, *arguments) for name in self.sites}
+            return {name: done.result() for name, done in running.items()}
+
+    def run_study(self, file: Path, model: Path, dataset: str | None = None) -> None:
+        """Publish, approve everywhere, run to the end, fetch the model."""
+        name = str(tomllib.loads(file.read_text(encoding="utf-8"))["name"])
+        self.operator("study", "publish", file)
+        self.approve(name, dataset)
+        self.operator("run", "start", name)
+        self.operator("run", "watch", name)
+        self.operator("model", "fetch", name, "-o", model)

@@ -1,0 +1,1 @@
+"""Four hospitals detect cancer with every protection at once, and with each left out: ``make demo-collaborative``."""

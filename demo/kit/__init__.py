@@ -1,0 +1,1 @@
+"""What the demos have in common beside a consortium."""
