@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,9 +119,9 @@ def test_the_lineage_tells_how_it_was_made_and_nothing_of_the_source_s_records(s
     assert lineage["transformations"] == ["dropped smoker"]
     assert lineage["generator"] == "tests.one-way/1"
     assert lineage["parameters"] == {"rows": ROWS, "epsilon": 3.0, "delta": 1e-3}
-    text = json.dumps(lineage)
+    told = re.findall(r"[\w.]+", json.dumps(lineage))  # whole words: digits may stand in a digest by chance
     for secret in ("visits", site.source.content, site.source.identity, str(RECORDS), "0.01", "0.02"):
-        assert secret not in text, secret
+        assert secret not in told, secret
     assert "smoker" not in made.dataset.path.read_text().splitlines()[0]
 
 
