@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import re
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
