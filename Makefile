@@ -16,12 +16,12 @@ PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo test test-all lint generated protos docs bench bundle bundle-check image-server image-operator \
-	image-site audit clean
+.PHONY: help setup demo demo-fraud demo-collaborative test test-all lint generated protos docs bench bundle bundle-check \
+	image-server image-operator image-site audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(READY) ## Make the virtual environment with everything in it
 
@@ -37,6 +37,12 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup ## Four hospitals train a model on this machine
 	@$(BIN)/python -m demo
+
+demo-fraud: setup ## Four insurers look for fraud, on synthetic claims and in other ways
+	@$(BIN)/python -m demo.fraud
+
+demo-collaborative: setup ## Four hospitals with synthetic data and noise in two places, and without each
+	@$(BIN)/python -m demo.collaborative
 
 test: setup ## Run the tests but the slow ones: real daemons as processes, Flower's apps, the docs' commands, benches
 	@$(PYTEST) $(INNER)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -173,21 +173,20 @@ class Consortium:
         self.sites[name] = start(log, "quorate-client", "run", "--state", self.site_state(name))
         self._running.enter_context(ended(self.sites[name]))
 
-    def approve(self, study: str, dataset: str | None = None) -> None:
-        """Each site reads the study and approves it."""
-        self.at_each_site("approve", study, "--dataset", dataset or self.dataset)
-
-    def at_each_site(self, *arguments: str) -> dict[str, str]:
-        """Run a command at every site. Returns what it printed, by site."""
+    def approve(self, study: str, dataset: str | None = None, sites: Sequence[str] | None = None) -> None:
+        """Each site, or each of these, reads the study and approves it."""
         with ThreadPoolExecutor(2) as pool:
-            running = {name: pool.submit(self.site, name, *arguments) for name in self.sites}
-            return {name: done.result() for name, done in running.items()}
+            arguments = ("approve", study, "--dataset", dataset or self.dataset)
+            for done in [pool.submit(self.site, name, *arguments) for name in sites or self.sites]:
+                done.result()
 
-    def run_study(self, file: Path, model: Path, dataset: str | None = None) -> None:
-        """Publish, approve everywhere, run to the end, fetch the model."""
+    def run_study(
+        self, file: Path, model: Path, dataset: str | None = None, sites: Sequence[str] | None = None
+    ) -> None:
+        """Publish, approve at these sites or at all, run to the end, fetch the model."""
         name = str(tomllib.loads(file.read_text(encoding="utf-8"))["name"])
         self.operator("study", "publish", file)
-        self.approve(name, dataset)
+        self.approve(name, dataset, sites)
         self.operator("run", "start", name)
         self.operator("run", "watch", name)
         self.operator("model", "fetch", name, "-o", model)

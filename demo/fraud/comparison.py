@@ -57,9 +57,9 @@ def compare(
     everything = {name: read_table(path, form) for name, path in tables.items()}
     training = {name: table.part(~held_out[name]) for name, table in everything.items()}
     tested = {name: table.part(held_out[name]) for name, table in everything.items()}
-    together = _joined(list(tested.values()))
+    together = models.joined(list(tested.values()))
     scores: dict[str, Scores] = {name: models.scores(model, together) for name, model in released.items()}
-    scores[POOLED] = _fitted(form, _joined(list(training.values())), together)
+    scores[POOLED] = _fitted(form, models.joined(list(training.values())), together)
     scores[EACH] = np.concatenate([_fitted(form, training[name], tested[name]) for name in tables])
     scores |= {name: _fitted(form, table, together) for name, table in training.items()}
     truth, stakes = together.labels == 1, Stakes()
@@ -88,22 +88,15 @@ def _fitted(schema: TabularSchema, training: Table, tested: Table) -> Scores:
     return found
 
 
-def _joined(tables: list[Table]) -> Table:
-    first, *others = tables
-    for other in others:
-        first = first.followed_by(other)
-    return first
-
-
 def write(folder: Path, share: float = 1.0) -> dict[str, Path]:
     """The insurers' claims as CSV files.
 
     Args:
-        share: Of the claims that each insurer has.
+        share: Of the claims that each insurer has; a hundred at least.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for number, (name, (records, book)) in enumerate(claims.insurers().items()):
         paths[name] = folder / f"{name}.csv"
-        claims.write(paths[name], claims.simulate(round(share * records), number, book))
+        claims.write(paths[name], claims.simulate(max(100, round(share * records)), number, book))
     return paths

@@ -6,9 +6,11 @@ show is not said.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -16,6 +18,7 @@ from rich.table import Table
 from demo.fraud.comparison import EACH, NEURAL, POOLED, PRIVATE, REAL, SYNTHETIC, Comparison
 from demo.fraud.measures import Figure, Quality
 from demo.kit.page import Dot, decimals, environment, intervals
+from demo.kit.synthetic import usable
 
 SHIPPED_RISK, SHIPPED_LOSS = 0.09, 0.1
 """The limits of a policy that nobody changed."""
@@ -64,6 +67,11 @@ class Told:
         """State, headline, sentence: is the synthetic way better than an insurer alone?"""
         return verdict({name: self.found.ways[name] for name in (EACH, *self.found.sizes)})
 
+    @property
+    def absent(self) -> list[str]:
+        """Those whose own policy refused the set that they made, so that they took no part in studies on such."""
+        return [name for name in self.made if name not in usable(self.made)]
+
     def refused(self, name: str) -> str:
         """What a policy that nobody changed says to an insurer's set."""
         made = self.made[name]
@@ -82,6 +90,7 @@ class Told:
             "frauds": self.found.frauds,
             "stakes": asdict(self.found.stakes),
             "ways": {name: {"name": self.names[name]} | asdict(way) for name, way in self.found.ways.items()},
+            "absent": self.absent,
             "sets": {name: _of_set(made) | {"refused": self.refused(name)} for name, made in self.made.items()},
         }
 
@@ -97,21 +106,23 @@ def verdict(alone: Mapping[str, Quality]) -> tuple[str, str, str]:
     worse = [name for name, apart in differences.items() if apart.high < 0]
     open_ones = [name for name in differences if name not in better and name not in worse]
     if not worse and not open_ones:
-        return "passed", "Better than every insurer alone.", "By average precision, at 95 %."
-    parts = []
-    if worse:
-        parts.append(f"It is worse than {_listed(worse)}")
-    if open_ones:
-        parts.append(f"against {_listed(open_ones)} the difference may be chance")
-    if better:
-        parts.append(f"it is better than {_listed(better)}")
-    text = "; ".join(parts) + ". By average precision on the same held-out claims, at 95 %."
-    headline = (
-        "Synthetic claims are not better than an insurer alone."
-        if not better
-        else ("Synthetic claims are not better than every insurer alone.")
-    )
-    return "warned", headline, text[0].upper() + text[1:]
+        return (
+            "passed",
+            "The model of synthetic claims is better than every insurer alone.",
+            "By average precision, at 95 %.",
+        )
+    said = (("it is worse than", worse), ("against", open_ones), ("it is better than", better))
+    parts = [f"{words} {_listed(names)}" for words, names in said if names]
+    parts = [part + " the difference may be chance" if part.startswith("against") else part for part in parts]
+    text = f"By average precision on the same held-out claims, at 95 %: {'; '.join(parts)}."
+    every = "an insurer alone" if not better else "every insurer alone"
+    return "warned", f"The model of synthetic claims is not better than {every}.", text
+
+
+def write(told: Told, folder: Path) -> None:
+    """The page and the same as JSON."""
+    (folder / "fraud.json").write_text(json.dumps(told.to_json(), indent=2) + "\n", encoding="utf-8")
+    (folder / "fraud.html").write_text(html(told), encoding="utf-8")
 
 
 def html(told: Told) -> str:
@@ -173,5 +184,5 @@ def _percent(figure: Figure) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    words = ["no consortium (each its own model on its own claims)" if name == EACH else name for name in names]
+    words = ["each insurer with its own model on its own claims" if name == EACH else f"{name} alone" for name in names]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,4 +36,9 @@ def _make(consortium: Consortium, site: str, name: str, epsilon: float) -> dict[
     told = consortium.site(site, "synthetic", "make", consortium.dataset, *order, "--json")
     consortium.site(site, "synthetic", "report", name, "-o", consortium.root / f"{site}.report.html")
     figures = consortium.site(site, "synthetic", "report", name, "--json")
-    return json.loads(told) | {"report": json.loads(figures)}
+    return {**json.loads(told), "report": json.loads(figures)}
+
+
+def usable(made: Mapping[str, Any]) -> list[str]:
+    """The sites whose policy lets studies use the set. The others take no part in studies on synthetic records."""
+    return [site for site, told in made.items() if told["is_usable"]]
