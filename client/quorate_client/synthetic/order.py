@@ -122,9 +122,14 @@ def require_noise(policy: Policy, plan: Plan) -> None:
 
 
 def in_words(answers: Mitigation) -> tuple[str, ...]:
-    """What was done to columns. The names are those of a public schema."""
+    """What was done to columns, exactly: a request is known by it. The names are those of a public schema."""
     return (
         *(f"kept {name}, declared not identifying" for name in sorted(answers.keep)),
         *(f"dropped {name}" for name in sorted(answers.drop)),
-        *(f"rounded {name} to multiples of {step:g}" for name, step in sorted(answers.generalise.items())),
+        *(f"rounded {name} to multiples of {_exactly(step)}" for name, step in sorted(answers.generalise.items())),
     )
+
+
+def _exactly(step: float) -> str:
+    """With all digits. Two steps that read the same would share a seed, and so one noise would meet two sums."""
+    return repr(float(step)).removesuffix(".0")

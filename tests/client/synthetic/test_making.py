@@ -172,6 +172,16 @@ def test_limits_hold_it_like_any_other_use(site: Site) -> None:
     site.make(replace(ORDER, name="second", epsilon=1.0), policy)
 
 
+def test_a_column_that_is_rounded_a_little_differently_is_paid_for_anew(site: Site) -> None:
+    commitments = []
+    for step in (20.0, 20.000001):
+        made = site.make(replace(ORDER, answers=Mitigation(generalise={"pressure": step})))
+        commitments.append(made.lineage["seed_commitment"])
+        site.datasets.remove("made")
+    assert commitments[0] != commitments[1], "the same noise on two sums: their difference has none"
+    assert sum(isinstance(each, Reserved) for each in site.entries()) == 2
+
+
 def test_a_set_without_privacy_is_on_the_ledger_as_a_use_without_bound(site: Site) -> None:
     kinds: list[list[str]] = []
     site.spy.interrupt = lambda: kinds.append([each.kind for each in site.entries()])
