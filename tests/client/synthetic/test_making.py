@@ -434,7 +434,8 @@ def test_a_file_that_is_not_what_was_made_is_found_out(site: Site, name: str, ho
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("privacy", {"statement": "epsilon 0.01"}), ("transformations", ["dropped age"]), ("id", "quorate-synthetic-0")]
+    ("key", "value"),
+    [("privacy", {"statement": "epsilon 0.01"}), ("transformations", ["dropped age"]), ("id", "quorate-synthetic-0")],
 )
 def test_no_word_of_a_lineage_can_be_changed(site: Site, tmp_path: Path, key: str, value: object) -> None:
     path = site.make().dataset.path.parent / kept.LINEAGE
