@@ -38,6 +38,7 @@ SYNTHETIC = Dataset(
         risks={"membership": 0.01, "attribute": 0.02, "singling_out": 0.0, "linkability": 0.03},
         utility_loss=0.04,
         report="ee" * 32,
+        lineage="11" * 32,
     ),
 )
 

@@ -101,6 +101,7 @@ class Origin:
             knows nothing of them, 0 to 1.
         utility_loss: How much area under the curve a model loses that is trained on it in the source's place.
         report: SHA-256, in hex, of the file ``report.json`` beside the data set's.
+        lineage: The same of ``lineage.json``, which goes wherever the records go.
     """
 
     source: Dataset
@@ -112,6 +113,7 @@ class Origin:
     risks: dict[str, float]
     utility_loss: float
     report: str
+    lineage: str
 
     def __post_init__(self) -> None:
         if self.source.origin is not None:

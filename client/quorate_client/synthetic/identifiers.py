@@ -201,9 +201,11 @@ def _require_step(column: Column, step: float) -> None:
     if not (math.isfinite(step) and step > 0) or (column.type == "integer" and step != int(step)):
         expected = "a whole number above 0" if column.type == "integer" else "a number above 0"
         raise DataError(f"{column.name} cannot be rounded to this step", expected=expected, got=f"{step:g}")
+    low, high = column.range
+    if not math.isfinite(max(abs(low), abs(high)) / step):
+        raise DataError(f"{column.name} cannot be rounded to this step", expected="a larger one", got=f"{step:g}")
     first, last = _multiples(column, step)
     if first > last:
-        low, high = column.range
         raise DataError(
             f"No multiple of {step:g} lies in the range of {column.name}",
             expected=f"a step with one in {low:g} to {high:g}",

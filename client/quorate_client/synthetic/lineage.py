@@ -1,7 +1,8 @@
 """Where a synthetic table comes from, told in every file of it: a visible column, and in Parquet the file's metadata.
 
-The lineage goes wherever the table goes. So it holds nothing that was computed from records without noise: the source
-by a keyed digest and not by its name or size, the report by its digest and not by its figures.
+The lineage goes wherever the table goes. So it holds the source by a keyed digest and not by its name or size, and the
+report by its digest and not by its figures. Two things in it do depend on records without noise: that digest is another
+one when the source is, and a delta that nobody named tells the magnitude of the number of records.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ _ID = "quorate-synthetic-{}"
 _MARK = re.compile(rb"quorate-synthetic-[0-9a-f]{16}")
 _MARK_BYTES = 34
 _READ_BYTES = 1 << 22
+_TEXTS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+)
 
 
 def short_id(seed_commitment: str) -> str:
@@ -139,10 +147,11 @@ def _marked_cells(path: Path) -> Iterator[str]:
             for column in batch.columns:
                 if pa.types.is_dictionary(column.type):
                     column = column.dictionary
-                if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                if not any(is_of(column.type) for is_of in _TEXTS):
                     continue
-                cells = pc.drop_null(column).filter(pc.match_substring(pc.drop_null(column), _ID.format("")))
-                if len(cells) and (found := _MARK.search(cells[0].as_py().encode())):
+                cells = pc.drop_null(column.cast(pa.large_binary()))
+                cells = cells.filter(pc.match_substring_regex(cells, _MARK.pattern.decode()))
+                if len(cells) and (found := _MARK.search(cells[0].as_py())):
                     yield found[0].decode()
     except pa.ArrowException:
         raise DataError(f"{path} is not a Parquet file") from None

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quorate.errors import BudgetExhaustedError
@@ -128,8 +128,8 @@ class Maker:
             DiskFullError, StorageError: it was paid, perhaps, and nothing is in place; repeated, it costs nothing more.
         """
         parse_name(order.name, "data set")
-        self.datasets.require_free(order.name)
         with kept.alone(self.site):
+            self.datasets.require_free(order.name)
             prepared = self._prepare(order)
             notes = kept.clear_place(self.site, self.datasets, order.name)
             reservation = self._pay(prepared, notes)
@@ -263,8 +263,10 @@ class Maker:
             risks=dict(report.risks),
             utility_loss=report.utility_loss,
             report=hashlib.sha256(told).hexdigest(),
+            lineage="",
         )
         lineage = lineage_of(request, origin, prepared.plan.events, is_watermarked=is_watermarked)
+        origin = replace(origin, lineage=hashlib.sha256(kept.written(lineage)).hexdigest())
         with kept.workplace(self.site) as folder:
             content = kept.write_records(folder, prepared.schema, table, short_id(origin.seed_commitment))
             kept.write_told(folder, told, self.tools.page(report, lineage, self.policy), lineage)

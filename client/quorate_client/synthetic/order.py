@@ -90,15 +90,15 @@ def delta_of(policy: Policy, order: Order, units: int) -> float:
 
     The rule's own figure would tell how many records there are to whoever gets the table, whose lineage has it.
     """
-    if order.epsilon is None:
-        return 0.0
     if units < policy.privacy.least_records:
         raise PrivacyRefusedError(
             "The data set has fewer records than this site's policy demands",
             expected=f"privacy.least_records = {policy.privacy.least_records}",
             got=f"{units} to make it from",
-            action="Register more records: from so few, noise that hides one of them leaves little",
+            action="Register more records: so few are not imitated without showing single ones",
         )
+    if order.epsilon is None:
+        return 0.0
     largest = policy.privacy.delta_for(units)
     if order.delta is None:
         return 10.0 ** math.floor(math.log10(largest))

@@ -16,6 +16,7 @@ _DECIDE_A_TABLE = (
     "quorate_client.synthetic.generator",
     "quorate_client.synthetic.identifiers",
     "quorate_client.synthetic.watermark",
+    "quorate_client.tasks.data.datasets",
 )
 _NO_LIMIT = 1.0
 

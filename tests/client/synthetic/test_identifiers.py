@@ -144,6 +144,12 @@ def test_a_step_that_changes_nothing_is_no_answer() -> None:
     require_none(schema, table, Mitigation(generalise={"reachable": 1e9}))
 
 
+def test_a_step_of_which_there_are_too_many_to_count_is_refused() -> None:
+    schema, table = a_table({"dose": ({"type": "number", "range": [0.05, 10]}, np.arange(1.0, 6.0))})
+    with pytest.raises(DataError, match="cannot be rounded to this step"):
+        mitigated(schema, table, Mitigation(generalise={"dose": 5e-324}))
+
+
 def test_rounded_numbers_are_multiples_within_the_range_and_missing_ones_stay_missing() -> None:
     schema, table = a_table(
         {

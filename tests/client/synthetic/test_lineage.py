@@ -87,3 +87,14 @@ def test_a_file_that_cannot_be_read_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"no")
     with pytest.raises(DataError, match="not a Parquet file"):
         mark_in(tmp_path / "bad.parquet")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary()])
+def test_a_mark_is_found_behind_what_only_looks_like_one(tmp_path: Path, kind: pa.DataType) -> None:
+    mark = short_id("5e" * 32)
+    cells = ["quorate-synthetic-none", mark]
+    if kind == pa.binary():
+        cells = [each.encode() for each in cells]
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"note": pa.array(cells, kind)}), path, compression="zstd", write_statistics=False)
+    assert mark_in(path) == mark

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from quorate.errors import (
 )
 from quorate_client.approval.policy import Policy, PrivacyPolicy, SyntheticPolicy
 from quorate_client.ledger.entries import Limited, Refused, Reserved, Spent, Unbounded
+from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic import kept
 from quorate_client.synthetic.identifiers import Mitigation
 from quorate_client.synthetic.order import Order
@@ -223,6 +225,7 @@ def refused(site: Site, order: Order, policy: Policy, error: type[QuorateError],
         ),
         (ORDER, Policy(synthetic=SyntheticPolicy(largest_epsilon=2.0)), "largest_epsilon = 2"),
         (ORDER, Policy(privacy=PrivacyPolicy(least_records=1000)), "least_records = 1000"),
+        (WITHOUT, ALLOWS_WITHOUT.model_copy(update={"privacy": PrivacyPolicy(least_records=1000)}), "least_records"),
         (ORDER, Policy(privacy=PrivacyPolicy(least_noise=50.0)), "least_noise = 50"),
         (replace(ORDER, delta=0.01), Policy(), "at most 0.0014"),
         (replace(ORDER, delta=0.0), Policy(), "delta"),
@@ -387,6 +390,20 @@ def test_two_are_not_made_at_once(site: Site) -> None:
         site.make()
 
 
+def test_a_name_that_another_make_took_meanwhile_is_not_paid_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = kept.alone
+
+    def after_another(folder: SiteFolder) -> AbstractContextManager[None]:
+        monkeypatch.setattr(kept, "alone", alone)
+        site.make(replace(ORDER, epsilon=2.0))
+        return alone(folder)
+
+    monkeypatch.setattr(kept, "alone", after_another)
+    with pytest.raises(AlreadyExistsError):
+        site.make()
+    assert sum(isinstance(each, Reserved) for each in site.entries()) == 1
+
+
 def test_the_policy_s_limits_are_noted_before_anything_is_paid(site: Site) -> None:
     site.make(policy=Policy(privacy=PrivacyPolicy(epsilon_ever=20.0)))
     (limited,) = (each for each in site.entries() if isinstance(each, Limited))
@@ -415,6 +432,17 @@ def test_a_file_that_is_not_what_was_made_is_found_out(site: Site, name: str, ho
         path.write_bytes(path.read_bytes().replace(b"0", b"1"))
     with pytest.raises(QuorateError, match=name):
         kept.find(site.datasets, "made").require_whole()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("privacy", {"statement": "epsilon 0.01"}), ("transformations", ["dropped age"]), ("id", "quorate-synthetic-0")],
+)
+def test_no_word_of_a_lineage_can_be_changed(site: Site, tmp_path: Path, key: str, value: object) -> None:
+    path = site.make().dataset.path.parent / kept.LINEAGE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}, indent=2, sort_keys=True) + "\n")
+    with pytest.raises(QuorateError, match=kept.LINEAGE):
+        kept.find(site.datasets, "made").export(tmp_path / "made.parquet")
 
 
 def test_a_report_s_file_has_a_salt_and_the_report_none(site: Site) -> None:
