@@ -6,6 +6,7 @@ other. And a set that was found to tell too much of its source, or too little, p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -290,3 +291,30 @@ async def test_where_flower_runs_a_set_is_held_against_its_report_and_the_policy
     target.folder.policy.write_text(POLICY)
     (target.made.path.parent / "report.json").write_text("{ }")
     assert await code() == SyntheticRefusedError.code
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["under a name that is taken", "under another name"])
+async def test_where_flower_runs_real_records_are_not_called_synthetic(
+    target: Target, services: Server, tmp_path: Path, is_known: bool
+) -> None:
+    """All of them would be trained on, held-out ones too, and the ledger would not show it."""
+    assert target.made.origin is not None
+    forged = tmp_path / "forged"
+    forged.mkdir()
+    (forged / "report.json").write_text("{}")
+    (forged / "records.csv").write_bytes(target.real.path.read_bytes())
+    origin = replace(target.made.origin, report=hashlib.sha256(b"{}").hexdigest())
+    lying = replace(
+        target.made,
+        name=target.made.name if is_known else "forged",
+        path=forged / "records.csv",
+        content=target.real.content,
+        records=target.real.records,
+        origin=origin,
+    )
+    file = site_file(target, published(services), tmp_path / "site.json", lying)
+    asked = instruct(services, study_digest=bytes(32), phase=Phase.UPLOAD)
+    with closing(EngineServer(target.folder, Config(), time.monotonic)) as server:
+        reply, *_ = await server.answer([str(file).encode(), instruction_to_bytes(asked)])
+        await server.stop()
+    assert reply_from_bytes(reply).code == SyntheticRefusedError.code

@@ -104,7 +104,10 @@ class SyntheticPolicy(BaseModel):
     without_privacy: bool = Field(
         default=False, description="whether a set may be made and used of which no epsilon bounds what it tells"
     )
-    largest_epsilon: _Positive | None = Field(default=None, description="most epsilon for which a set was made")
+    largest_epsilon: _Positive = Field(
+        default=10.0,
+        description="most epsilon for which a set was made; one of thousands promises no more than one without privacy",
+    )
     largest_risk: Share | None = Field(
         default=0.09,
         description="most that a set's report found somebody to gain on the real records: by membership, an attribute, "

@@ -90,8 +90,8 @@ training_data = ["real", "synthetic", "mixed"]
 # a limit on epsilon none is used in any case.
 without_privacy = false
 
-# Most epsilon for which a synthetic set was made. Absent: no limit but those of [privacy].
-# largest_epsilon = 3.0
+# Most epsilon for which a synthetic set was made. Those of [privacy] hold beside it. A promise of thousands is none.
+largest_epsilon = 10.0
 
 # Most that the report of a set found an attacker to gain on the real records, by any of four attacks, and most area
 # under the curve that a model loses by training on the set. A study may ask for less, never for more.

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from quorate.errors import (
     SitePausedError,
     StudyError,
     StudyNotApprovedError,
+    SyntheticRefusedError,
     TaskFailedError,
     WorkWithdrawnError,
 )
@@ -32,6 +34,7 @@ from quorate.rounds.instruction import Instruction, Reply
 from quorate.rounds.spool import Spool
 from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
 from quorate_client.approval.answers import Answer, Answers
+from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.policy import Policy, require_valid
 from quorate_client.approval.policy_file import check_policy_now, has_policy
 from quorate_client.approval.usable import look_at, require_usable
@@ -44,8 +47,9 @@ from quorate_client.ledger.ledger import open_ledger
 from quorate_client.ledger.limits import shipped_accountants
 from quorate_client.ledger.upgrading import upgrade_site
 from quorate_client.rounds.engine import Engine
+from quorate_client.site.agreement import Dataset
 from quorate_client.site.config import Config, read_config
-from quorate_client.site.database import SiteDatabase, make_state, open_state
+from quorate_client.site.database import SiteDatabase, make_state, open_state, site_state
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import SiteKeys, make_or_load_keys
 from quorate_client.site.logs import configure_logging
@@ -212,10 +216,34 @@ class EngineServer:
             policy.check_phase(instruction.phase, now)
         else:  # whoever wrote the site file agreed to the study in it
             require_valid(study, now)
-        if dataset is not None:  # registered nowhere but in the site file, and its source with it
-            require_usable(dataset, study, policy, look_at(dataset, lambda _: dataset.source))
+        if dataset is not None:
+            registered = self._registered(dataset)
+            require_usable(dataset, study, policy, look_at(dataset, registered.get))
         if study.protection.mode == "secagg":
             _require_keys(site, self._keys)
+
+    def _registered(self, dataset: Dataset) -> Mapping[str, Dataset]:
+        """What this folder knows beside the site file, which may be all that there is of a real data set.
+
+        Of a synthetic one it is not: whoever wrote the file could call real records made, held-out ones among them,
+        and no account would show that they were trained on.
+
+        Raises:
+            SyntheticRefusedError: it is synthetic and not one that was made here.
+        """
+        if dataset.origin is None:
+            return {}
+        with site_state(self._folder.database) as state:
+            known = {each.name: each for each in Datasets(state, time.time).all()}
+        made = known.get(dataset.name)
+        if made is None or replace(made, training=dataset.training).identity != dataset.identity:
+            raise SyntheticRefusedError(
+                f"The site file names a synthetic data set {dataset.name} that was not made in this folder",
+                expected="one that `quorate-client synthetic list` shows, as it is there",
+                got="none of that name" if made is None else "another one of that name",
+                action="Make it with `quorate-client synthetic make`, and write the site file anew",
+            )
+        return known
 
     async def _opened(self, site: NodeSite) -> Engine:
         if self._engine is None:

@@ -77,7 +77,7 @@ def require_permitted(policy: Policy, order: Order) -> None:
                 got="--no-privacy",
                 action="Name an --epsilon",
             )
-    elif policy.synthetic.largest_epsilon is not None and order.epsilon > policy.synthetic.largest_epsilon:
+    elif order.epsilon > policy.synthetic.largest_epsilon:
         raise PrivacyRefusedError(
             "This site's policy allows no synthetic data set at such an epsilon",
             expected=f"synthetic.largest_epsilon = {policy.synthetic.largest_epsilon:g}",

@@ -230,7 +230,7 @@ def refused(site: Site, order: Order, policy: Policy, error: type[QuorateError],
         (replace(ORDER, delta=0.01), Policy(), "at most 0.0014"),
         (replace(ORDER, delta=0.0), Policy(), "delta"),
         (replace(ORDER, delta=1e-4), Policy(privacy=PrivacyPolicy(largest_delta=1e-5)), "at most 1e-05"),
-        (replace(ORDER, epsilon=60.0), Policy(), "at most 50"),
+        (replace(ORDER, epsilon=60.0), Policy(synthetic=SyntheticPolicy(largest_epsilon=100.0)), "at most 50"),
         (replace(ORDER, epsilon=-1.0), Policy(), "epsilon above 0"),
     ],
 )
