@@ -20,6 +20,7 @@ from quorate.errors import (
     InvitationExpiredError,
     NotFoundError,
     QuorateError,
+    ServerIdentityError,
     ServerUnreachableError,
     TransportError,
     WrongRoleError,
@@ -152,7 +153,7 @@ async def test_a_site_cannot_play_the_server_to_others(door: Door) -> None:
     )
     await impostor.start()
     async with grpc.aio.secure_channel(f"localhost:{port}", door.operator(), options=NAME_OVERRIDE) as channel:
-        assert isinstance(await refusal(channel, "/quorate.v1.Operator/ListSites"), ServerUnreachableError)
+        assert isinstance(await refusal(channel, "/quorate.v1.Operator/ListSites"), ServerIdentityError)
     await impostor.stop(None)
 
 
