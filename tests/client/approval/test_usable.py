@@ -66,7 +66,6 @@ def test_a_real_set_is_not_used_where_a_made_one_is_meant_nor_the_other_way_roun
         ({}, ("largest_epsilon", 2.9), "epsilon 3"),
         ({}, ("largest_utility_loss", 0.039), "utility loss 0.04"),
         *(({"risks": ORIGIN.risks | {risk: 0.06}}, ("largest_risk", 0.05), f"{risk} 0.06") for risk in RISKS),
-        ({"epsilon": None}, ("largest_epsilon", 99.0), "a set that was made without privacy"),
         ({"utility_loss": math.nan}, ("largest_utility_loss", 1.0), "utility loss nan"),
         ({"risks": ORIGIN.risks | {"linkability": math.nan}}, ("largest_risk", 1.0), "linkability nan"),
     ],
@@ -103,6 +102,8 @@ def test_a_set_without_privacy_needs_the_site_s_word_and_no_limit_on_epsilon() -
     assert refused(unbounded, on())[0] == "synthetic.without_privacy = true in this site's policy"
     allowing = site(without_privacy=True)
     require_usable(unbounded, on(), allowing, AS_IT_WAS)
+    of_study = refused(unbounded, on(largest_epsilon=99.0), allowing)
+    assert of_study == ("synthetic.largest_epsilon = 99 in the study", "a set that was made without privacy")
     budget = allowing.model_copy(update={"privacy": allowing.privacy.model_copy(update={"epsilon_ever": 9.0})})
     assert refused(unbounded, on(), budget)[0] == "privacy.epsilon_ever = 9 in this site's policy"
     require_usable(SYNTHETIC, on(), budget, AS_IT_WAS)
