@@ -149,7 +149,14 @@ def html(told: Told) -> str:
         told=told,
         variants=VARIANTS,
         chart=intervals(dots, 0.0, 1.0, 0.1, finding),
-        names={"real": REAL, "synthetic": SYNTHETIC, "average": AVERAGE, "update": UPDATE, "both": BOTH},
+        names={
+            "real": REAL,
+            "synthetic": SYNTHETIC,
+            "average": AVERAGE,
+            "update": UPDATE,
+            "both": BOTH,
+            "strong": STRONG,
+        },
         record={"epsilon": EPSILON, "delta": DELTA, "factor": in_words(EPSILON)},
         main=BOTH,
     )
@@ -157,8 +164,8 @@ def html(told: Told) -> str:
 
 def table(told: Told) -> Printed:
     printed = Printed(title=f"On {told.held_out} real records that no model was trained on")
-    printed.add_column("trained on", min_width=36)
-    for name in ("AUC of the run", f"median of {told.times}", "lowest to highest", "epsilon per hospital"):
+    printed.add_column("AUC, trained on")
+    for name in ("run", f"of {told.times}", "lowest to highest", "epsilon"):
         printed.add_column(name, justify="right")
     for each in VARIANTS:
         one = told.found[each.name]
@@ -173,5 +180,5 @@ def in_words(of: float) -> str:
     factor = math.exp(of)
     if factor < 1e4:
         return f"{factor:,.0f}" if factor >= 10 else f"{factor:.1f}"
-    exponent = math.floor(math.log10(factor))
-    return f"10^{exponent}"
+    superscript = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return f"10{str(math.floor(math.log10(factor))).translate(superscript)}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from sklearn.metrics import roc_auc_score
 
@@ -49,6 +50,7 @@ def train_again(study: Study, sites: Sequence[Path], dataset: str, tested: Table
         sites: Folders of those that take part. dataset: That each approved for the study.
         tested: Records that no model was trained on.
     """
+    torch.set_num_threads(1)  # several for so little work hinder each other
     sessions = []
     for folder in sites:
         chosen = replace(registered(folder, dataset), training=study.training_data)

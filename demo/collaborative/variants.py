@@ -46,10 +46,10 @@ class Variant:
 VARIANTS = (
     Variant("cancer-real", "real records", is_synthetic=False),
     Variant("cancer-synthetic", "synthetic records"),
-    Variant("cancer-average", "synthetic, noise after averaging", average=WEAK),
-    Variant("cancer-update", "synthetic, noise before sending", update=WEAK),
+    Variant("cancer-average", "synthetic, noise after", average=WEAK),
+    Variant("cancer-update", "synthetic, noise before", update=WEAK),
     Variant("cancer-both", "synthetic, both noises", update=WEAK, average=WEAK),
-    Variant("cancer-both-strong", "synthetic, both noises, four times as much", update=STRONG, average=STRONG),
+    Variant("cancer-both-strong", "synthetic, both fourfold", update=STRONG, average=STRONG),
 )
 
 _HEAD = """\
@@ -65,9 +65,9 @@ name = "tabular-classifier"
 schema_file = "schema.toml"
 model = "logistic"
 standardise = "range"
-epochs = 5
-batch_size = 32
-learning_rate = 0.1
+epochs = 3
+batch_size = 64
+learning_rate = 0.4
 
 [rounds]
 count = {rounds}

@@ -44,11 +44,11 @@ class Told:
         return {
             POOLED: "all real claims in one place",
             REAL: "together, real claims, no noise",
-            PRIVATE: f"together, real claims, noisy training, ε {self.epsilon:g}",
+            PRIVATE: f"together, private gradients, ε {self.epsilon:g}",
             SYNTHETIC: f"together, synthetic claims, ε {self.epsilon:g}",
             NEURAL: f"the same, neural network, ε {self.epsilon:g}",
-            EACH: "no consortium: each its own, on its own",
-            **{name: f"{name} alone, on everybody's" for name in self.found.sizes},
+            EACH: "each its own model, on its own claims",
+            **{name: f"{name}'s model, on everybody's claims" for name in self.found.sizes},
         }
 
     @property
@@ -154,8 +154,8 @@ def table(told: Told) -> Table:
     printed = Table(
         title=f"On {told.found.held_out} real claims that no model was trained on, {told.found.frauds} of them frauds"
     )
-    printed.add_column("model")
-    for name in ("average precision", "found in 1 %", "found in 5 %", "saved, 1,000 €"):
+    printed.add_column("average precision, frauds found, saved")
+    for name in ("precision", "in 1 %", "in 5 %", "1,000 €"):
         printed.add_column(name, justify="right")
     for key, name in told.names.items():
         way = told.found.ways[key]

@@ -40,7 +40,7 @@ def test_worse_is_said_first() -> None:
     assert text.index("it is worse than each insurer with its own model") < text.index("against atlas alone")
 
 
-@pytest.mark.parametrize(("epsilon", "factor"), [(1.0, "2.7"), (3.0, "20"), (9.0, "8,103"), (24.0, "10^10")])
+@pytest.mark.parametrize(("epsilon", "factor"), [(1.0, "2.7"), (3.0, "20"), (9.0, "8,103"), (24.0, "10¹⁰")])
 def test_the_factor_of_an_epsilon_is_written_so_that_it_can_be_read(epsilon: float, factor: str) -> None:
     assert in_words(epsilon) == factor
 
