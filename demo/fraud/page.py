@@ -56,7 +56,7 @@ class Told:
         """The answer, in one sentence."""
         ways = self.found.ways
         return (
-            f"Among the 5 % of claims that it rates highest, the model of all insurers' synthetic claims finds "
+            f"Among the 5 % of claims that it rates highest, the model of the insurers' synthetic claims finds "
             f"{_percent(ways[SYNTHETIC].recall_5)} of the frauds; without a consortium, each insurer with its own "
             f"model on its own claims, they find {_percent(ways[EACH].recall_5)}; together on real claims without "
             f"noise, {_percent(ways[REAL].recall_5)}."
