@@ -121,17 +121,6 @@ def credit_default(splits: int) -> Case | None:
     return Case("credit default", schema, _clipped(schema, values, raw[:, 24]), 1e-5, splits, allowed)
 
 
-def measured(records: int, columns: int) -> tuple[TabularSchema, Table]:
-    """Any table of that size: columns that hang together in groups of five."""
-    lot = np.random.default_rng(0)
-    groups = lot.normal(size=(records, -(-columns // 5)))
-    values = {f"c{place}": groups[:, place // 5] + lot.normal(size=records) for place in range(columns)}
-    schema = _schema(
-        _tabular([{"name": name, "type": "number", "range": [-8.0, 8.0]} for name in values], "label", ["no", "yes"])
-    )
-    return schema, _clipped(schema, values, groups[:, 0] > 1)
-
-
 def _integer(name: str, low: int, high: int) -> dict[str, Any]:
     return {"name": name, "type": "integer", "range": [float(low), float(high)]}
 

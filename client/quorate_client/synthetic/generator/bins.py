@@ -12,7 +12,7 @@ from quorate_client.synthetic.generator.estimates import Counts
 from quorate_client.synthetic.generator.grid import Codes, Grid
 
 _FEWEST, _MOST = 3, 16
-_FINENESS = 1.6
+_FINENESS = 2.2
 
 
 def bins_for(smallest_class: float, sigma: float) -> int:

@@ -7,9 +7,6 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.float64]
 
-_OUTSTANDING = 2.0
-"""Standard deviations."""
-
 
 def simplex(values: Counts, total: float) -> Counts:
     """The nearest counts (in squares) that are none below 0 and add up to ``total``."""
@@ -20,11 +17,6 @@ def simplex(values: Counts, total: float) -> Counts:
     level = excess[last[-1]] if last.size else falling[0]
     nearest: Counts = np.maximum(flat - level, 0).reshape(values.shape)
     return nearest
-
-
-def outstanding(values: Counts, sigma: float, total: float) -> Counts:
-    """Counts of cells of which many are empty: those that do not stand out of the noise count as empty."""
-    return simplex(np.where(values < _OUTSTANDING * sigma, np.minimum(values, 0), values), total)
 
 
 def shrunk(measured: Counts, toward: Counts, variance: float) -> Counts:

@@ -1,6 +1,6 @@
 """The public grid of a column: cells that its schema alone decides, and the way from values to cells and back.
 
-Numbers have 32 cells of equal width, cut once more at the octaves toward zero (or toward the end of the range that is
+Numbers have 16 cells of equal width, cut once more at the octaves toward zero (or toward the end of the range that is
 nearest to it), since amounts crowd there, and zero is a cell of its own. Categories and flags have their words. A
 column that may be missing has one more cell, the last.
 """
@@ -18,8 +18,8 @@ from quorate_client.tasks.data.schema import REFUSE, CategoryColumn, Column, Fla
 
 Codes = npt.NDArray[np.int16]
 
-_LINEAR = 32
-_OCTAVES = 14
+_LINEAR = 16
+_OCTAVES = 8
 _MOST_EXACT = 64
 """Integers up to so many have a cell each."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from quorate_client.synthetic.generator.bins import Bins, bins_for, merged
 from quorate_client.synthetic.generator.budget import NoiseMultipliers
-from quorate_client.synthetic.generator.estimates import Counts, outstanding, raked, shrunk, simplex, without_three_way
+from quorate_client.synthetic.generator.estimates import Counts, raked, shrunk, simplex, without_three_way
 from quorate_client.synthetic.generator.grid import Codes, Grid
 from quorate_client.synthetic.generator.labelled import differences, tables
 from quorate_client.synthetic.generator.release import Noisy, Releases
@@ -75,9 +75,7 @@ def _bins(
     cells = releases.release(codes, sums, noise.columns)
     most = bins_for(float(counts.min()), noise.labelled * math.sqrt(len(grids)))
     total = float(counts.sum())
-    return [
-        merged(grid, outstanding(each.values, each.sigma, total), most) for grid, each in zip(grids, cells, strict=True)
-    ]
+    return [merged(grid, simplex(each.values, total), most) for grid, each in zip(grids, cells, strict=True)]
 
 
 def _labelled(

@@ -5,18 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quorate_client.synthetic.generator.estimates import outstanding, raked, shrunk, simplex, without_three_way
+from quorate_client.synthetic.generator.estimates import raked, shrunk, simplex, without_three_way
 
 
 def test_the_nearest_counts_take_the_same_off_all_and_leave_none_below_zero() -> None:
     assert simplex(np.array([5.0, 3.0, -4.0]), 6.0).tolist() == [4, 2, 0]
     assert simplex(np.array([[1.0, 1.0], [0.0, 0.0]]), 6.0).tolist() == [[2, 2], [1, 1]]
     assert simplex(np.array([-3.0, -1.0]), 0.0).tolist() == [0, 0]
-
-
-def test_cells_within_the_noise_count_as_empty_and_those_above_share_the_total() -> None:
-    assert outstanding(np.array([50.0, 19.0, 30.0, -15.0]), 10.0, 80.0).tolist() == [50, 0, 30, 0]
-    assert outstanding(np.array([50.0, 19.0, 30.0, 1.0]), 0.0, 100.0).tolist() == [50, 19, 30, 1]
 
 
 def test_what_does_not_stand_out_of_the_noise_becomes_the_guess() -> None:
