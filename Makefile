@@ -9,7 +9,7 @@ PROTOS := $(sort $(wildcard protos/quorate/v1/*.proto))
 # Whole files to a worker, the longest first (tests/conftest.py). Three, though a machine may have two cores: what starts
 # daemons waits for them much of its time.
 PYTEST = $(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
-INNER = tests/test_project.py tests/protos tests/client tests/server tests/operator tests/attacks
+INNER = tests/test_project.py tests/protos tests/client tests/server tests/operator tests/attacks tests/demo
 PROTOC = cd protos && ../$(BIN)/python -m grpc_tools.protoc -I.
 
 # Flower calls home unless it is told not to.

@@ -17,3 +17,9 @@ def running_in(folder: Path) -> list[str]:
         except psutil.Error:
             continue  # not ours, or gone
     return found
+
+
+def running_for(folder: Path) -> list[str]:
+    """The command lines of all processes that were told of something below ``folder``."""
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(folder) in line]

@@ -25,6 +25,12 @@ SCHEMA = HERE.parent / "claims.toml"
 CLAIMS, MADE = "claims", "claims-synthetic"
 EPSILON = 3.0
 HELD_OUT = 0.3
+STEPS = {
+    SYNTHETIC: "synthetic claims, logistic regression",
+    NEURAL: "synthetic claims, small neural network",
+    PRIVATE: f"to compare, real claims with private gradients at epsilon {EPSILON:g}",
+    REAL: "to compare, real claims without noise",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +39,12 @@ class Size:
 
     Args:
         share: Of each insurer's claims.
+        studies: Those that are run.
         instead: Values of keys that the studies' files have another one for.
     """
 
     share: float = 1.0
+    studies: tuple[str, ...] = (SYNTHETIC, NEURAL, PRIVATE, REAL)
     instead: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -44,11 +52,11 @@ def run(root: Path, size: Size = Size()) -> page.Told:
     """The whole demo, in the order in which people would act. Returns what is on the page."""
     started = time.monotonic()
     tables = write(root / "data", size.share)
-    studies = {name: _study(root, name, size.instead) for name in (SYNTHETIC, NEURAL, PRIVATE, REAL)}
+    studies = {name: _study(root, name, size.instead) for name in size.studies}
     released = {name: root / f"{name}.npz" for name in studies}
     with Consortium(root, CLAIMS, HELD_OUT) as consortium:
         made = _consortium(consortium, tables, studies, released)
-    with step("to compare: each insurer alone, and all real claims in one place"):
+    with step("to compare, each insurer alone, and all real claims in one place"):
         held_out = {name: models.held_out(consortium.site_state(name), CLAIMS) for name in tables}
         found = compare(tables, held_out, SCHEMA, released)
     told = page.Told(found, made, EPSILON, time.monotonic() - started)
@@ -73,13 +81,10 @@ def _consortium(
             consortium.start_site(name)
     with step(f"each insurer makes synthetic claims at epsilon {EPSILON:g} and reads the report on them"):
         made = synthetic.make(consortium, MADE, EPSILON)
-    with step("two studies on synthetic claims: a logistic regression and a small neural network"):
-        for name in (SYNTHETIC, NEURAL):
-            consortium.run_study(studies[name], released[name], MADE, synthetic.usable(made))
-    with step(f"to compare: real claims, with private gradients at epsilon {EPSILON:g}"):
-        consortium.run_study(studies[PRIVATE], released[PRIVATE])
-    with step("to compare: real claims, without noise"):
-        consortium.run_study(studies[REAL], released[REAL])
+    for name, file in studies.items():
+        dataset, among = (MADE, synthetic.usable(made)) if name in (SYNTHETIC, NEURAL) else (CLAIMS, None)
+        with step(f"{STEPS[name]}: published, approved, run"):
+            consortium.run_study(file, released[name], dataset, among)
     for ending in ("html", "json"):
         file = consortium.root / f"run.{ending}"
         consortium.operator("run", "report", "claims-synthetic", "--format", ending, "-o", file)

@@ -29,7 +29,7 @@ class Told:
     """All that is on the page.
 
     Args:
-        made: What ``quorate-client synthetic make --json`` and ``report --json`` said, by insurer.
+        made: What each insurer's synthetic set is, see ``demo.kit.synthetic.make``.
         seconds: How long everything took.
     """
 
@@ -40,23 +40,24 @@ class Told:
 
     @property
     def names(self) -> dict[str, str]:
-        """Of the ways, in the order of the table."""
-        return {
+        """Of the ways that were tried, in the order of the table."""
+        names = {
             POOLED: "all real claims in one place",
             REAL: "together, real claims, no noise",
             PRIVATE: f"together, private gradients, ε {self.epsilon:g}",
             SYNTHETIC: f"together, synthetic claims, ε {self.epsilon:g}",
             NEURAL: f"the same, neural network, ε {self.epsilon:g}",
-            EACH: "each its own model, on its own claims",
-            **{name: f"{name}'s model, on everybody's claims" for name in self.found.sizes},
+            EACH: "each its own model, for itself",
+            **{name: f"{name}'s model, for everybody" for name in self.found.sizes},
         }
+        return {key: name for key, name in names.items() if key in self.found.ways}
 
     @property
     def lead(self) -> str:
         """The answer, in one sentence."""
         ways = self.found.ways
         return (
-            f"Among the 5 % of claims that it rates highest, the model of all insurers' synthetic claims finds "
+            f"Among the 5 % of claims that it rates highest, the model of the insurers' synthetic claims finds "
             f"{_percent(ways[SYNTHETIC].recall_5)} of the frauds; without a consortium, each insurer with its own "
             f"model on its own claims, they find {_percent(ways[EACH].recall_5)}; together on real claims without "
             f"noise, {_percent(ways[REAL].recall_5)}."
@@ -154,8 +155,8 @@ def table(told: Told) -> Table:
     printed = Table(
         title=f"On {told.found.held_out} real claims that no model was trained on, {told.found.frauds} of them frauds"
     )
-    printed.add_column("average precision, frauds found, saved")
-    for name in ("precision", "in 1 %", "in 5 %", "1,000 €"):
+    printed.add_column("model")
+    for name in ("precision", "in 1 %", "in 5 %", "saved, k€"):
         printed.add_column(name, justify="right")
     for key, name in told.names.items():
         way = told.found.ways[key]
@@ -167,16 +168,8 @@ def table(told: Told) -> Table:
 
 
 def _of_set(made: Mapping[str, Any]) -> dict[str, Any]:
-    report = made["report"]
-    return {
-        "records": made["records"],
-        "epsilon": made["epsilon"],
-        "delta": made["delta"],
-        "training": report["training"],
-        "held_out": report["held_out"],
-        "risks": made["risks"],
-        "utility_loss": made["utility_loss"],
-    }
+    kept = ("records", "epsilon", "delta", "training", "held_out", "risks", "utility_loss")
+    return {key: made[key] for key in kept}
 
 
 def _percent(figure: Figure) -> str:

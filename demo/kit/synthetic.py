@@ -20,7 +20,8 @@ def allow_any_loss(consortium: Consortium, site: str) -> None:
 
 
 def make(consortium: Consortium, name: str, epsilon: float) -> dict[str, Any]:
-    """Make a set at each site, and write its report beside the logs. Returns what each site says of its set.
+    """Make a set at each site, and write its report beside the logs. Returns what each site says of its set, with
+    the numbers of records that it was made from and held out.
 
     Args:
         name: Of the set.
@@ -31,12 +32,12 @@ def make(consortium: Consortium, name: str, epsilon: float) -> dict[str, Any]:
 
 
 def _make(consortium: Consortium, site: str, name: str, epsilon: float) -> dict[str, Any]:
-    training = int((~held_out(consortium.site_state(site), consortium.dataset)).sum())
+    tested = held_out(consortium.site_state(site), consortium.dataset)
+    training = int((~tested).sum())
     order = ("--name", name, "--rows", str(MADE_FOR_ONE * training), "--epsilon", str(epsilon))
     told = consortium.site(site, "synthetic", "make", consortium.dataset, *order, "--json")
     consortium.site(site, "synthetic", "report", name, "-o", consortium.root / f"{site}.report.html")
-    figures = consortium.site(site, "synthetic", "report", name, "--json")
-    return {**json.loads(told), "report": json.loads(figures)}
+    return {**json.loads(told), "training": training, "held_out": int(tested.sum())}
 
 
 def usable(made: Mapping[str, Any]) -> list[str]:
