@@ -386,6 +386,115 @@ class LedgerRolledBackError(LedgerError):
     code = "ledger_rolled_back"
 
 
+# --- attestation: nothing is released to the machine; whoever runs it must act, or the site's administrator ---------
+
+
+class AttestationError(SiteRefusalError):
+    """A machine does not show what it is. One of these, whatever went wrong: the site withholds its update."""
+
+    code = "not_attested"
+
+
+class EvidenceKindError(AttestationError):
+    """Evidence is of a kind that the site's policy does not allow, or not in the form of its kind."""
+
+    code = "attestation_kind"
+
+
+class EvidenceSignatureError(AttestationError):
+    """A signature under evidence, or the chain of certificates up to the vendor's root, does not hold."""
+
+    code = "attestation_signature"
+
+
+class EvidenceExpiredError(AttestationError):
+    """A certificate or a revocation list behind evidence is over, or does not hold yet."""
+
+    code = "attestation_expired"
+
+
+class CollateralError(AttestationError):
+    """What the vendor says beside evidence is missing, of another machine, or older than the site's policy allows."""
+
+    code = "attestation_collateral"
+
+
+class TcbRefusedError(AttestationError):
+    """The machine's firmware and microcode are older than the site's policy allows, or the machine is not one of
+    those that it allows."""
+
+    code = "attestation_tcb"
+
+
+class DebugModeError(AttestationError):
+    """The machine can be looked into, or moved to another one: debugging or migration is on."""
+
+    code = "attestation_debug"
+
+
+class MeasurementRefusedError(AttestationError):
+    """The software that was measured is none that the site's policy names, or its day is over."""
+
+    code = "attestation_measurement"
+
+
+class AttestedConfigError(AttestationError):
+    """The machine was started in another way than its software was agreed on: arguments, environment, host data."""
+
+    code = "attestation_config"
+
+
+class BindingMismatchError(AttestationError):
+    """Evidence is bound to another nonce, key, TLS certificate, study, run or configuration."""
+
+    code = "attestation_binding"
+
+
+class EvidenceStaleError(AttestationError):
+    """Evidence is older than the site's policy allows."""
+
+    code = "attestation_stale"
+
+
+class AttestedRunMismatchError(AttestationError):
+    """What came from an attested machine is of another run."""
+
+    code = "attestation_wrong_run"
+
+
+class SoftwareEvidenceError(AttestationError):
+    """Evidence was made by software, which proves nothing about a machine, and the policy is no development's."""
+
+    code = "software_evidence_forbidden"
+
+
+class AttestedKeyUnknownError(AttestationError):
+    """A key is none that the site's policy names, or none that the machine has."""
+
+    code = "attestation_key_unknown"
+
+
+class UnsealError(AttestationError):
+    """What was sealed to an attested machine does not open there."""
+
+    code = "attestation_unseal"
+
+
+class SiteSignatureError(AttestationError):
+    """What an attested machine opened is not signed by the site that it is said to be from."""
+
+    code = "attestation_site_signature"
+
+
+class ReplayError(AttestationError):
+    """A nonce, or what was sealed under it, was used before."""
+
+    code = "attestation_replay"
+
+
+# --- versions, disks --------------------------------------------------------------------------------------------------
+
+
 class VersionRefusedError(QuorateError):
     """A site's version is too far from the server's: neither of its series nor of the one before."""
 
