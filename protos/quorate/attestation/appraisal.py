@@ -38,7 +38,7 @@ class Claims:
 
     Args:
         hardware: What the machine is, in words.
-        carried: What stands where the binding belongs.
+        carried: What stands where the binding belongs; in hex, or as a Confidential Space token has it.
         measured: Registers by name, in hex.
         tcb: The versions of firmware and microcode, in words.
         made_at: When evidence says it was made; None where a kind has no clock (TDX, SEV-SNP).
@@ -46,7 +46,7 @@ class Claims:
     """
 
     hardware: str
-    carried: bytes
+    carried: str
     measured: Mapping[str, str]
     tcb: str
     made_at: datetime | None

@@ -115,13 +115,13 @@ def _common(
 ) -> Iterator[Check]:
     if kind is not Kind.SOFTWARE:  # there the key is what is allowed
         yield _measured_is_allowed(getattr(policy, kind.section).allow, claims, now)
-    wanted = as_eat_nonce(expected.binding).encode() if kind is Kind.CONFIDENTIAL_SPACE else expected.binding
+    wanted = as_eat_nonce(expected.binding) if kind is Kind.CONFIDENTIAL_SPACE else expected.binding.hex()
     yield Check(
         "it is bound to this question: nonce, key, TLS certificate, study, run and configuration",
         claims.carried == wanted,
         BindingMismatchError,
-        expected=wanted.hex(),
-        got=claims.carried[:128].hex() or "nothing",
+        expected=wanted,
+        got=claims.carried[:256] or "nothing",
     )
     oldest = timedelta(seconds=policy.oldest_evidence_s)
     age = now - expected.asked_at

@@ -57,7 +57,7 @@ def claims(evidence: Evidence, section: SoftwarePolicy, now: datetime, roots: Ro
         raise EvidenceSignatureError("The signature under evidence made by software does not hold") from error
     return Claims(
         hardware="none: a program says so itself",
-        carried=carried,
+        carried=carried.hex(),
         measured={"code": code.hex()},
         tcb="none",
         made_at=datetime.fromtimestamp(made_s, UTC),
