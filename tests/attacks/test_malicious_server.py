@@ -322,7 +322,7 @@ async def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path: Path) -> Non
     downloads = Downloads(CurrentConnection(), spool, lambda: 0.5, lambda _: None, lambda: 10**6)
     with pytest.raises(DiskFullError):
         async with asyncio.timeout(PATIENCE_S):
-            await downloads.fetch(MessageId(b"m" * 32), Blob(BlobId(os.urandom(32)), 10**6 + 1))
+            await downloads.fetch(RunId("run-1"), Blob(BlobId(os.urandom(32)), 10**6 + 1))
     assert list(spool.folder.iterdir()) == []
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from quorate.errors import ServerUnreachableError
-from quorate.rounds.instruction import MessageId
+from quorate.errors import FrameError, ServerUnreachableError
+from quorate.identity import RunId
 from quorate.v1 import rounds_pb2
 from quorate_client.connection.channel import translated
 
@@ -65,13 +65,17 @@ class Connection:
         return event
 
 
+MAX_RUNS_ASKED = 10_000
+"""More than any server has at a time; it is the server that names them."""
+
+
 class CurrentConnection:
-    """Holds the present connection, if there is one, and what the server asked on it, and lets others wait for it."""
+    """Holds the present connection, if there is one, and the runs that were asked for on it, and lets others wait."""
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
-        self._up = asyncio.Event()
-        self._asked: dict[MessageId, asyncio.Event] = {}
+        self._changed = asyncio.Event()
+        self._asked: set[RunId] = set()
 
     @property
     def connection(self) -> Connection | None:
@@ -79,39 +83,41 @@ class CurrentConnection:
 
     def use(self, connection: Connection | None) -> None:
         self._connection = connection
-        for asked in self._asked.values():
-            asked.clear()
-        if connection is None:
-            self._up.clear()
-        else:
-            self._up.set()
+        self._asked.clear()
+        self._wake()
 
-    def asked(self, message: MessageId) -> None:
-        """The server asked for this on the present connection."""
-        self._of(message).set()
+    def asked(self, run: RunId) -> None:
+        """The server asked for something of this run on the present connection.
 
-    def is_over(self, message: MessageId) -> None:
-        """This was answered or is not wanted any more."""
-        self._asked.pop(message, None)
+        Raises:
+            FrameError: it has named more runs than it can have.
+        """
+        if len(self._asked) >= MAX_RUNS_ASKED and run not in self._asked:
+            raise FrameError(f"The server names more than {MAX_RUNS_ASKED} runs on one connection")
+        self._asked.add(run)
+        self._wake()
 
     async def connected(self) -> Connection:
         """The present connection, or the next one."""
         while self._connection is None:
-            await self._up.wait()
+            await self._changed.wait()
         return self._connection
 
-    async def connected_for(self, message: MessageId) -> Connection:
-        """The present connection, or the next one, when the server has asked for this on it.
+    async def connected_for(self, run: RunId) -> Connection:
+        """The present connection, or the next one, when the server has asked for something of this run on it.
 
         A server that was started again welcomes its sites before its runs know what they want, and gives nothing out
-        for work that it has not yet asked for again.
+        for work that it has not yet asked for again. Not this very message: one that was closed while the site was
+        away is never asked for again, and is to make room for the next one of its run.
         """
-        while self._connection is None or not self._of(message).is_set():
-            await self._of(message).wait()
+        while self._connection is None or run not in self._asked:
+            await self._changed.wait()
         return self._connection
 
-    def _of(self, message: MessageId) -> asyncio.Event:
-        return self._asked.setdefault(message, asyncio.Event())
+    def _wake(self) -> None:
+        """Whoever waits looks again; whoever comes later waits for the next change."""
+        self._changed.set()
+        self._changed.clear()
 
 
 def _lost(address: str) -> ServerUnreachableError:

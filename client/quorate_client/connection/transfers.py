@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from quorate.errors import BlobMissingError, DiskFullError, FrameError, MessageUnknownError, TransportError
+from quorate.identity import RunId
 from quorate.process.cancellation import to_its_end
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import MessageId
@@ -129,8 +130,8 @@ class Downloads:
         # A blob has one writer at a time, though several runs may want it.
         self._locks: WeakValueDictionary[BlobId, asyncio.Lock] = WeakValueDictionary()
 
-    async def fetch(self, message: MessageId, blob: Blob) -> None:
-        """Return when a blob that this message names is in the spool, whole.
+    async def fetch(self, run: RunId, blob: Blob) -> None:
+        """Return when a blob that this run needs is in the spool, whole.
 
         Raises:
             FrameError: what the server sends is not this blob, even when asked again. BlobMissingError: it has no such
@@ -141,7 +142,7 @@ class Downloads:
         async with self._locks.setdefault(blob.id, asyncio.Lock()):
             if not self._spool.has(blob):
                 self._require_room(blob)
-                await self._fetch(message, blob)
+                await self._fetch(run, blob)
 
     def _require_room(self, blob: Blob) -> None:
         if blob.size > self._free_bytes():
@@ -151,11 +152,11 @@ class Downloads:
                 action="Free some space; if the model cannot be so large, ask the operator",
             )
 
-    async def _fetch(self, message: MessageId, blob: Blob) -> None:
+    async def _fetch(self, run: RunId, blob: Blob) -> None:
         waits = Backoff(self._random)
         fruitless = 0
         while True:
-            connection = await self._current.connected_for(message)
+            connection = await self._current.connected_for(run)
             writer = await to_its_end(asyncio.to_thread(self._spool.writer, blob))
             begun_at = writer.next_frame
             self._resumed(begun_at)

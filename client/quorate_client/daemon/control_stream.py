@@ -140,7 +140,6 @@ class ControlStream:
 
     def replied(self, message: MessageId) -> None:
         """A reply is in the journal: bring it to the server now, or at the next connection."""
-        self._current.is_over(message)
         if self._current.connection is not None:
             self._outbox.begin(self._current.connection, message)
 
@@ -238,7 +237,6 @@ class ControlStream:
                 case "withdraw":
                     withdrawn = MessageId(event.withdraw.message_id)
                     self._outbox.start(partial(instructions.withdraw, withdrawn))
-                    self._current.is_over(withdrawn)
                 case "studies_changed":
                     log.info("there are new studies", action="Read them with `quorate-client studies`")
                     self._readiness.studies_changed()
@@ -259,7 +257,7 @@ class ControlStream:
             reply = rounds_pb2.Reply(message_id=proto.message_id, code=error.code)
             self._outbox.start(partial(connection.send, rounds_pb2.SiteEvent(reply=reply)))
         else:
-            self._current.asked(instruction.message_id)
+            self._current.asked(instruction.run)
             instructions.take(instruction)
 
     def _acknowledged(self, message: MessageId) -> None:

@@ -58,7 +58,7 @@ class DaemonParts:
     engine: Engine
     metrics: ClientMetrics
     agree: Callable[[Instruction], Awaitable[Agreement]]
-    fetch: Callable[[MessageId, Blob], Awaitable[None]]
+    fetch: Callable[[RunId, Blob], Awaitable[None]]
     drop: Callable[[set[BlobId]], None]
     replied: Callable[[MessageId], None]
     audit: Callable[[Instruction, QuorateError], None]
@@ -198,7 +198,7 @@ class Instructions:
             if blob.inline is None:
                 begin()
                 self._parts.journal.needs(instruction.message_id, blob.id)
-                await self._parts.fetch(instruction.message_id, blob)
+                await self._parts.fetch(instruction.run, blob)
 
         clock = asyncio.get_running_loop().time
         begun_s = clock()

@@ -169,6 +169,18 @@ async def test_a_download_goes_on_when_a_server_that_was_started_again_has_asked
     assert talk.site.spool.content(large) == CONTENT
 
 
+async def test_a_download_that_was_closed_while_the_site_was_away_does_not_hold_up_the_next_round(
+    talk: Talk, large: Blob
+) -> None:
+    """A server that went on without this site never asks for that round again."""
+    talk.services.faults.downloads_cut = 1
+    talk.instruct(blobs=(large,))
+    talk.services.given_out = set()
+    await talk.hang_up()
+    talk.instruct(2)
+    assert [(await talk.reply()).code for _ in range(2)] == ["blob_missing", ""]
+
+
 @pytest.mark.parametrize("fault", ["downloads_corrupted", "downloads_truncated"])
 async def test_a_damaged_frame_is_asked_for_again(talk: Talk, large: Blob, fault: str) -> None:
     setattr(talk.services.faults, fault, 1)
