@@ -604,6 +604,12 @@ class RunWorkerError(RoundError):
     code = "run_worker_failed"
 
 
+class AggregatorUnreachableError(RoundError):
+    """The attested aggregator does not answer: the run pauses."""
+
+    code = "aggregator_unreachable"
+
+
 def is_code(text: str) -> bool:
     """Whether a text has the form of a code, of whatever version."""
     return re.fullmatch(r"[a-z0-9_]{1,64}", text) is not None

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import SQLAlchemyError
 
 from quorate.errors import ConfigError, WrongStateError
+from quorate.identity import RunId, SiteName
 from quorate.process.cancellation import cancel
 from quorate.process.disk import watch_disk
 from quorate.process.metrics import watch_event_loop
@@ -115,9 +116,13 @@ class Server:
                 registry=self.registry,
                 spool=self.spool,
                 metrics=self.metrics,
+                attest=self._attest,
             ),
             self._grpc,
         )
+
+    async def _attest(self, site: SiteName, run: RunId, nonce: bytes) -> bytes:
+        return await self.runs.attest(site, run, nonce, self._identity.door_key)
 
     async def start(self) -> int:
         """Open the ports. Returns the gRPC server's.

@@ -124,6 +124,20 @@ class SyntheticPolicy(BaseModel):
         return {name: limit for name, limit in each.items() if limit is not None}
 
 
+class AttestedPolicy(BaseModel):
+    """Whether an attested machine has to add what leaves this site. Which one, a study says, and ``attestation.toml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    required: bool = Field(
+        default=False, description="whether a study must demand an attested machine beside its other protection"
+    )
+    software: bool = Field(
+        default=False,
+        description="whether evidence may count that a program makes of itself, for development; it proves nothing",
+    )
+
+
 class Policy(BaseModel):
     """Floors and ceilings of this site; ``docs/reference/policy.md`` explains each key."""
 
@@ -160,6 +174,7 @@ class Policy(BaseModel):
     )
     privacy: PrivacyPolicy = PrivacyPolicy()
     synthetic: SyntheticPolicy = SyntheticPolicy()
+    attestation: AttestedPolicy = AttestedPolicy()
 
     def check(self, study: Study) -> None:
         """Refuse a study that this policy does not allow.
@@ -250,6 +265,7 @@ class Policy(BaseModel):
             f"releases its model to the {study.released_to}, which this site's policy does not allow",
             PolicyError,
         )
+        yield from _attestation_rules(self.attestation, study)
         yield self._task_rule(study)
         yield Rule(
             f"synthetic.training_data = {_choices(self.synthetic.training_data)}",
@@ -286,6 +302,26 @@ class Rule:
             raise self.refusal(
                 f"The study {study.name} {self.problem}", expected=self.demand, got=self.found, action=_ACTION
             )
+
+
+def _attestation_rules(policy: AttestedPolicy, study: Study) -> Iterator[Rule]:
+    if policy.required:
+        yield Rule(
+            "attestation.required = true",
+            "no [attestation]" if study.attestation is None else "[attestation]",
+            study.attestation is not None,
+            "has its updates added by a machine that nobody appraises",
+            ProtectionRefusedError,
+        )
+    if study.attestation is not None and not policy.software:
+        environment = study.attestation.policy.environment
+        yield Rule(
+            "attestation.software = false",
+            f'environment = "{environment}"',
+            environment == "production",
+            "counts evidence that a program makes of itself, which proves nothing",
+            ProtectionRefusedError,
+        )
 
 
 def _privacy_rules(policy: PrivacyPolicy, study: Study) -> Iterator[Rule]:

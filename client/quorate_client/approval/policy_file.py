@@ -98,6 +98,15 @@ largest_epsilon = 10.0
 # docs/concepts/synthetic-data.md says what these figures show and what they do not.
 largest_risk = 0.09
 largest_utility_loss = 0.1
+
+[attestation]
+# Must the machine that adds the sites' updates prove what it is and what runs in it, beside secure aggregation? Which
+# machines and which software, the study says; put a policy of this site's own into attestation.toml beside this file,
+# and evidence has to fit both. docs/concepts/attestation.md says what that protects from and what not.
+required = false
+
+# May evidence count that a program makes of itself? For development only: it proves nothing about any machine.
+software = false
 """
 
 _REMEMBERING: set[tuple[int, int]] = set()

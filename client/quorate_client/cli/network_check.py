@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from quorate_client.connection.channel import SERVER_NAME
+from quorate_client.connection.way import BrokenWayError
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import Credentials, own_certificate_files
 
-TIMEOUT_S = 10.0
-
 # What an HTTP/2 client says first: the preface and an empty SETTINGS frame.
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-
-
-class BrokenWayError(Exception):
-    """The step at which the way ends; what comes behind cannot be looked at."""
-
-    def __init__(self, step: str, text: str, action: str) -> None:
-        super().__init__(text)
-        self.step = step
-        self.text = text
-        self.action = action
-
-
-def first_hop(address: str, proxy: str | None) -> str:
-    """``host:port`` of where the first connection goes."""
-    return urlsplit(proxy).netloc.rpartition("@")[2] if proxy else address
 
 
 def resolve(address: str) -> str:
@@ -48,40 +28,6 @@ def resolve(address: str) -> str:
             "address", f"the name {host} cannot be resolved: {error}", "Check the name, and this machine's DNS"
         ) from error
     return f"{host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}"
-
-
-@contextmanager
-def connect(address: str, proxy: str | None) -> Iterator[socket.socket]:
-    """A TCP connection to the server, through the proxy if there is one."""
-    goal = first_hop(address, proxy)
-    host, _, port = goal.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S) as plain:
-            if proxy:
-                _ask_proxy(plain, proxy, address)
-            yield plain
-    except OSError as error:
-        raise BrokenWayError(
-            "connection",
-            f"{goal} does not accept a connection: {error}",
-            "Check that quorate-server runs there, and that every firewall between lets this port through",
-        ) from error
-
-
-def _ask_proxy(plain: socket.socket, proxy: str, address: str) -> None:
-    user = urlsplit(proxy).netloc.rpartition("@")[0]
-    login = f"Proxy-Authorization: Basic {base64.b64encode(user.encode()).decode()}\r\n" if user else ""
-    plain.sendall(f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n{login}\r\n".encode())
-    answer = b""
-    while b"\r\n\r\n" not in answer and len(answer) < 65_536 and (piece := plain.recv(4096)):
-        answer += piece
-    status = answer.split(b"\r\n", 1)[0].decode("ascii", "replace")
-    if " 200" not in status:
-        raise BrokenWayError(
-            "proxy",
-            f"the proxy does not let this connection through: {status[:80] or 'no answer'}",
-            f"Have CONNECT to {address} allowed at the proxy",
-        )
 
 
 def who_answers(plain: socket.socket, credentials: Credentials) -> str:

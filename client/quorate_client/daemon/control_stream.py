@@ -35,6 +35,7 @@ from quorate.wire.refusal import error_of
 from quorate_client.connection.backoff import Backoff
 from quorate_client.connection.channel import rounds_stub
 from quorate_client.connection.current import Connection, CurrentConnection
+from quorate_client.connection.gate import Gate
 from quorate_client.daemon.instructions import Instructions
 from quorate_client.daemon.journal import Journal
 from quorate_client.daemon.metrics import ClientMetrics, ConnectionState
@@ -83,6 +84,7 @@ class ControlStream:
         ledger: Ledger,
         spool: Spool,
         current: CurrentConnection,
+        gate: Gate,
         metrics: ClientMetrics,
         readiness: ReadinessReports,
     ) -> None:
@@ -93,7 +95,7 @@ class ControlStream:
         self._current = current
         self._metrics = metrics
         self._readiness = readiness
-        self._outbox = Outbox(journal, ledger, spool, metrics, surroundings.random)
+        self._outbox = Outbox(journal, ledger, spool, gate, metrics, surroundings.random)
         self._waits = Backoff(surroundings.random)
         self._stopping = asyncio.Event()
         self._beat_now = asyncio.Event()
@@ -261,7 +263,7 @@ class ControlStream:
             instructions.take(instruction)
 
     def _acknowledged(self, message: MessageId) -> None:
-        entry = self._journal.settle(message)
+        entry = self._outbox.settle(message)
         if entry is not None and entry.reply is not None and not entry.reply.code:
             self._metrics.succeeded(self._around.wall())
 

@@ -46,6 +46,7 @@ class DaemonParts:
     """What work needs of the rest of the daemon.
 
     Args:
+        admits: Whether an instruction may be worked on at all; what may not gets no answer.
         agree: The agreement behind an instruction, checked against approvals, policy and installed tasks as they are
             at this moment; raises the refusal otherwise.
         fetch: Brings a blob that a message names into the spool.
@@ -55,6 +56,7 @@ class DaemonParts:
     """
 
     journal: Journal
+    admits: Callable[[Instruction], Awaitable[bool]]
     engine: Engine
     metrics: ClientMetrics
     agree: Callable[[Instruction], Awaitable[Agreement]]
@@ -94,6 +96,7 @@ class Instructions:
         self._turns: WeakValueDictionary[RunId, asyncio.Lock] = WeakValueDictionary()
         self._withdrawn: set[MessageId] = set()
         self._sizes: dict[MessageId, int] = {}
+        self._repeated: dict[MessageId, Instruction] = {}
         self.paused = False
 
     def recover(self) -> None:
@@ -110,9 +113,10 @@ class Instructions:
         """
         message = instruction.message_id
         if message in self._tasks:
+            self._repeated[message] = instruction
             return
         entry = self._parts.journal.find(message)
-        if entry is not None:
+        if entry is not None and not instruction.signature:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
             return
@@ -148,14 +152,22 @@ class Instructions:
 
     def _ended(self, message: MessageId) -> None:
         del self._tasks[message], self._sizes[message]
+        self._repeated.pop(message, None)
         self._withdrawn.discard(message)
         self._parts.metrics.instructions_open(len(self._tasks))
 
     async def _answer(self, instruction: Instruction) -> None:
         try:
             # The deadline counts from the receipt, waiting for another instruction of the same run included.
-            async with within(instruction.deadline_s, instruction.phase), self._turn(instruction.run):
-                reply = await self._perform(instruction)
+            async with within(instruction.deadline_s, instruction.phase):
+                if not await self._admitted(instruction):
+                    return
+                entry = self._parts.journal.find(instruction.message_id)
+                if entry is not None:
+                    reply = entry.reply or Reply(instruction.message_id, SiteInterruptedError.code)
+                else:
+                    async with self._turn(instruction.run):
+                        reply = await self._perform(instruction)
         except asyncio.CancelledError:
             withdrawn = instruction.message_id in self._withdrawn
             kind = WorkWithdrawnError if withdrawn else SiteInterruptedError
@@ -166,6 +178,20 @@ class Instructions:
             log.exception("task failed", run=instruction.run, round=instruction.round_number, phase=instruction.phase)
             reply = self._refuse(instruction, TaskFailedError(f"The task raised {type(error).__name__}"))
         self._store(instruction, reply)
+
+    async def _admitted(self, instruction: Instruction) -> bool:
+        """Whether this instruction may be worked on, or the same one as it came again meanwhile, perhaps signed by a
+        machine that was started again.
+
+        Raises:
+            AttestationError: the machine that signs them may not be trusted.
+        """
+        while not await self._parts.admits(instruction):
+            repeated = self._repeated.pop(instruction.message_id, None)
+            if repeated is None:
+                return False
+            instruction = repeated
+        return True
 
     def _store(self, instruction: Instruction, reply: Reply) -> None:
         """Nothing is sent that is not on disk."""

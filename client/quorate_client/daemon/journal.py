@@ -21,18 +21,20 @@ from quorate_client.site.database import SiteDatabase, transaction
 
 ROUNDS_KEPT = 2
 MAX_ENTRIES = 20_000
-_COLUMNS = "message_id, run, round, phase, deadline_s, reply, is_settled"
+_COLUMNS = "message_id, run, round, phase, deadline_s, study_digest, reply, is_settled"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One instruction. ``reply`` is None while the work is not done; settled means that the server wants no more."""
+    """One instruction. ``reply`` is None while the work is not done; settled means that the server wants no more.
+    ``study_digest`` is None where an older version wrote it down."""
 
     message_id: MessageId
     run: RunId
     round_number: int
     phase: str
     deadline_s: float
+    study_digest: bytes | None
     reply: Reply | None
     is_settled: bool
 
@@ -151,14 +153,15 @@ class Journal:
 
     def _insert(self, instruction: Instruction) -> None:
         self._database.execute(
-            "INSERT OR IGNORE INTO journal (message_id, run, round, phase, deadline_s, started_unix_s) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO journal (message_id, run, round, phase, deadline_s, study_digest, started_unix_s) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 instruction.message_id,
                 instruction.run,
                 instruction.round_number,
                 instruction.phase,
                 instruction.deadline_s,
+                instruction.study_digest,
                 self._clock(),
             ),
         )
@@ -181,14 +184,15 @@ class Journal:
         self._database.execute(f"DELETE FROM journal WHERE {condition}", values)  # noqa: S608  # constant
         return {BlobId(row[0]) for row in rows} - self.blobs() if rows else set()
 
-    def _entry(self, row: tuple[bytes, str, int, str, float, bytes | None, int]) -> Entry:
-        message, run, round_number, phase, deadline_s, reply, settled = row
+    def _entry(self, row: tuple[bytes, str, int, str, float, bytes | None, bytes | None, int]) -> Entry:
+        message, run, round_number, phase, deadline_s, study_digest, reply, settled = row
         return Entry(
             MessageId(message),
             RunId(run),
             round_number,
             phase,
             deadline_s,
+            study_digest,
             reply_from_bytes(reply) if reply is not None else None,
             bool(settled) or message in self._settled,
         )

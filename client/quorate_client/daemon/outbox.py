@@ -21,6 +21,7 @@ from quorate.v1 import rounds_pb2
 from quorate.wire.messages import head_to_proto, reply_to_proto
 from quorate_client.connection.backoff import Backoff
 from quorate_client.connection.current import Connection
+from quorate_client.connection.gate import Gate
 from quorate_client.connection.transfers import upload, upload_until_done
 from quorate_client.daemon.journal import Entry, Journal
 from quorate_client.daemon.metrics import ClientMetrics
@@ -39,8 +40,15 @@ class Outbox:
     """What is being said on one connection beside reading it."""
 
     def __init__(
-        self, journal: Journal, ledger: Ledger, spool: Spool, metrics: ClientMetrics, random: Callable[[], float]
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        spool: Spool,
+        gate: Gate,
+        metrics: ClientMetrics,
+        random: Callable[[], float],
     ) -> None:
+        self._gate = gate
         self._journal = journal
         self._ledger = ledger
         self._spool = spool
@@ -73,7 +81,12 @@ class Outbox:
         if isinstance(reason, BlobMissingError | FrameError | DiskFullError):
             self.begin(connection, message, AGAIN_AFTER_S)
         else:
-            self._journal.settle(message)
+            self.settle(message)
+
+    def settle(self, message: MessageId) -> Entry | None:
+        """The server has the reply, or does not want it."""
+        self._gate.settled(message)
+        return self._journal.settle(message)
 
     async def finish(self) -> None:
         """Wait until the replies that are on their way have been sent."""
@@ -96,10 +109,11 @@ class Outbox:
             # After the time that the work had, nobody waits for it; another connection, or a repeated instruction,
             # begins a new delivery.
             async with asyncio.timeout(entry.deadline_s):
-                await self._upload(connection, entry, reply)
+                leaving = await self._leaving(entry, reply)
+                await self._upload(connection, entry, leaving)
         except MessageUnknownError:
             log.info("reply came too late", run=entry.run, round=entry.round_number, phase=entry.phase)
-            self._journal.settle(message)
+            self.settle(message)
             return
         except TimeoutError:
             log.warning("reply not delivered in time", run=entry.run, round=entry.round_number, phase=entry.phase)
@@ -108,10 +122,23 @@ class Outbox:
             log.error("bulk data of a reply is damaged", run=entry.run, round=entry.round_number, code=error.code)
             reply = Reply(message, error.code)
             self._journal.replace(reply)
-        proto = reply_to_proto(reply)
+            leaving = await self._leaving(entry, reply)
+        proto = reply_to_proto(leaving)
         self._show_ledger(proto)
         await connection.send(rounds_pb2.SiteEvent(reply=proto))
         self._metrics.reply_bytes_sent(proto.ByteSize())
+
+    async def _leaving(self, entry: Entry, reply: Reply) -> Reply:
+        """The reply as the gate lets it out; while it does not, it waits."""
+        waits = Backoff(self._random)
+        while True:
+            try:
+                return await self._gate.outgoing(entry.run, entry.study_digest, reply)
+            except (BlobMissingError, FrameError):
+                raise
+            except QuorateError as error:
+                log.warning("a reply may not leave yet", run=entry.run, code=error.code, reason=str(error))
+            await asyncio.sleep(waits.next_s())
 
     def _show_ledger(self, proto: rounds_pb2.Reply) -> None:
         """What this site has spent until now the server keeps, and repeats when the site comes back."""

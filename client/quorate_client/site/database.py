@@ -58,7 +58,10 @@ CREATE TABLE uploads (
 CREATE TABLE counted (run TEXT PRIMARY KEY, records INTEGER NOT NULL) STRICT;
 """
 _KNOW_ORIGINS = Step("what a synthetic data set was made from, and how", "ALTER TABLE datasets ADD COLUMN origin TEXT;")
-STATE_LAYOUT = Layout(_NAME, first=4, schema=_SCHEMA, steps=(KEEP_HISTORY, _KNOW_ORIGINS), refusal=WrongStateError)
+_KNOW_STUDIES = Step("for which study each reply is", "ALTER TABLE journal ADD COLUMN study_digest BLOB;")
+STATE_LAYOUT = Layout(
+    _NAME, first=4, schema=_SCHEMA, steps=(KEEP_HISTORY, _KNOW_ORIGINS, _KNOW_STUDIES), refusal=WrongStateError
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,16 +33,16 @@ class Expected:
         require_zone(self.asked_at)
 
 
-def binding(*, nonce: bytes, public_key: bytes, tls_spki: bytes, study: bytes, run: str, config: bytes) -> bytes:
+def binding(*, nonce: bytes, public_key: bytes, tls_spki: bytes, study: bytes, run: str) -> bytes:
     """SHA-512 over all that evidence has to be bound to, each part behind its length.
 
     Args:
         nonce: 32 bytes of the site's.
         public_key: To which the site is going to seal (X25519, 32 bytes).
         tls_spki: The subject public key info (DER) of the TLS certificate at the other end of the connection.
-        study: The study's digest.
+        study: The study in canonical form: all that is not measured as code, roster and keys, least sites, protection,
+            parameters.
         run: The run's id.
-        config: What is not measured as code: roster and keys, least sites, protection, parameters; in canonical form.
 
     Returns:
         64 bytes: the size of ``report_data`` of TDX (Intel TDX module 1.5 ABI, TDREPORT) and SEV-SNP (AMD 56860,
@@ -54,9 +54,8 @@ def binding(*, nonce: bytes, public_key: bytes, tls_spki: bytes, study: bytes, r
         nonce,
         public_key,
         hashlib.sha256(tls_spki).digest(),
-        study,
+        hashlib.sha256(study).digest(),
         run.encode(),
-        hashlib.sha256(config).digest(),
     )
     return hashlib.sha512(_CONTEXT + b"".join(_length_prefixed(part) for part in parts)).digest()
 

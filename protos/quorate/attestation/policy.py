@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from quorate.attestation.evidence import Kind
 
@@ -98,7 +98,7 @@ class TdxPolicy(_Section):
     """Quotes of Intel TDX, with collateral of Intel."""
 
     allow: Annotated[tuple[TdxVersion, ...], _ONE_MAY_STAY] = Field(max_length=8, description="software that may run")
-    tcb_statuses: frozenset[TcbStatus] = Field(
+    tcb_statuses: Annotated[frozenset[TcbStatus], PlainSerializer(sorted, return_type=list[str])] = Field(
         default=frozenset({"UpToDate"}), description="what Intel may say of the machine's firmware and microcode"
     )
     least_evaluation_data_number: int = Field(
@@ -188,13 +188,7 @@ class AttestationPolicy(_Section):
 
     def digest(self) -> bytes:
         """SHA-256 over all of it, defaults included: what an audit names the policy by."""
-        return hashlib.sha256(_CONTEXT + rfc8785.dumps(self._canonical())).digest()
-
-    def _canonical(self) -> dict[str, Any]:
-        said: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
-        if self.tdx is not None:
-            said["tdx"]["tcb_statuses"] = sorted(self.tdx.tcb_statuses)
-        return said
+        return hashlib.sha256(_CONTEXT + rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))).digest()
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -58,9 +58,9 @@ def _numbered(pieces: Iterable[bytes], size: int) -> Iterator[tuple[bytes, bytes
     chunks = _regrouped(pieces, size)
     number, chunk = 0, next(chunks, b"")
     while (following := next(chunks, None)) is not None:
-        yield _nonce(number, is_last=False), chunk
+        yield chunk_nonce(number, is_last=False), chunk
         number, chunk = number + 1, following
-    yield _nonce(number, is_last=True), chunk
+    yield chunk_nonce(number, is_last=True), chunk
 
 
 def _regrouped(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
@@ -75,5 +75,6 @@ def _regrouped(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def _nonce(number: int, *, is_last: bool) -> bytes:
+def chunk_nonce(number: int, *, is_last: bool) -> bytes:
+    """12 bytes: which chunk it is, and whether it is the last."""
     return number.to_bytes(11, "big") + bytes([is_last])

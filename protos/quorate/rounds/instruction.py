@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType, Self
 
+from quorate.attestation.sealing import signed_part
 from quorate.errors import FrameError, QuorateError, is_code
 from quorate.identity import RunId, SiteName, is_name
 from quorate.rounds.blobs import Blob
@@ -67,7 +68,10 @@ def message_id(
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """Work for one site. ``deadline_s`` counts from its receipt: the clocks of sites are not compared."""
+    """Work for one site. ``deadline_s`` counts from its receipt: the clocks of sites are not compared.
+
+    ``signature`` is of the attested machine that adds, in a study that demands one; over ``signed_part``.
+    """
 
     message_id: MessageId
     run: RunId
@@ -78,6 +82,13 @@ class Instruction:
     deadline_s: float
     body: bytes = b""
     blobs: tuple[Blob, ...] = ()
+    signature: bytes = b""
+
+    @property
+    def signed_part(self) -> bytes:
+        """All that a site heeds."""
+        named = tuple((bytes(blob.id), blob.size) for blob in self.blobs)
+        return signed_part(self.message_id, self.study_digest, self.deadline_s, self.body, named)
 
     def __post_init__(self) -> None:
         if len(self.message_id) != MESSAGE_ID_BYTES or len(self.study_digest) != 32 or len(self.body) > MAX_BODY_BYTES:

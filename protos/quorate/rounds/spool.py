@@ -7,11 +7,12 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from quorate.errors import BlobMismatchError, BlobMissingError, DiskFullError, FrameError
-from quorate.rounds.blobs import DIGEST_BYTES, FRAME_BYTES, Blob, BlobId, Frame, cut, name_of
+from quorate.rounds.blobs import DIGEST_BYTES, FRAME_BYTES, Blob, BlobId, Frame, name_of
 
 
 class Spool:
@@ -46,29 +47,10 @@ class Spool:
 
     def put(self, content: Iterable[bytes]) -> Blob:
         """Store bytes whose name is not known beforehand. Returns the reference, without inline content."""
-        scratch = self.folder / f"new-{os.urandom(8).hex()}"
-        scratch_digests = scratch.with_suffix(".frames")
-        digests = bytearray()
-        size = 0
-        try:
-            with disk_errors():
-                with scratch.open("wb") as file:
-                    for frame in cut(content):
-                        file.write(frame.data)
-                        digests += frame.sha256
-                        size += len(frame.data)
-                    _flush(file)
-                with scratch_digests.open("wb") as file:
-                    file.write(digests)
-                    _flush(file)
-            blob = Blob(name_of(size, bytes(digests)), size)
-            if not self.has(blob):
-                scratch_digests.rename(self._digests_path(blob.id))
-                scratch.rename(self.path(blob.id))
-        finally:
-            scratch.unlink(missing_ok=True)
-            scratch_digests.unlink(missing_ok=True)
-        return blob
+        with closing(NewBlob(self)) as new:
+            for piece in content:
+                new.take(piece)
+            return new.finish()
 
     def read(self, blob: Blob, first_frame: int = 0) -> Iterator[Frame]:
         """The frames of a whole blob from disk, with the digests that were checked when it came in."""
@@ -80,6 +62,12 @@ class Spool:
             for index in range(first_frame, blob.frames):
                 data = file.read(FRAME_BYTES)
                 yield Frame(index, data, digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES])
+
+    def open(self, blob: Blob) -> BinaryIO:
+        """A whole blob as a file. Raises BlobMissingError."""
+        if not self.has(blob):
+            raise BlobMissingError("The bulk data that was asked for is not here (any more)")
+        return self.path(blob.id).open("rb")
 
     def content(self, blob: Blob) -> bytes:
         """All bytes of a blob, inline or from disk. For small blobs."""
@@ -112,6 +100,57 @@ class Spool:
 
     def _digests_path(self, blob: BlobId) -> Path:
         return self.folder / f"{blob.hex()}.frames"
+
+
+class NewBlob:
+    """Takes bytes of any lengths whose name is not known beforehand, and makes them a blob. ``close`` it in any case.
+
+    Raises:
+        DiskFullError: no room; nothing is left behind.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._path = spool.folder / f"new-{os.urandom(8).hex()}"
+        self._digests_path = self._path.with_suffix(".frames")
+        self._pending = bytearray()
+        self._digests = bytearray()
+        self._size = 0
+        with disk_errors():
+            self._file = self._path.open("wb")
+
+    def take(self, piece: bytes) -> None:
+        self._pending += piece
+        while len(self._pending) >= FRAME_BYTES:
+            self._write(bytes(self._pending[:FRAME_BYTES]))
+            del self._pending[:FRAME_BYTES]
+
+    def finish(self) -> Blob:
+        """Flushed to disk under its name before this returns."""
+        if self._pending:
+            self._write(bytes(self._pending))
+        with disk_errors():
+            _flush(self._file)
+            with self._digests_path.open("wb") as file:
+                file.write(self._digests)
+                _flush(file)
+        blob = Blob(name_of(self._size, bytes(self._digests)), self._size)
+        if not self._spool.has(blob):
+            self._digests_path.rename(self._spool._digests_path(blob.id))
+            self._path.rename(self._spool.path(blob.id))
+        return blob
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written then is not needed
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+        self._digests_path.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        with disk_errors():
+            self._file.write(data)
+        self._digests += hashlib.sha256(data).digest()
+        self._size += len(data)
 
 
 class BlobWriter:

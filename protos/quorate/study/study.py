@@ -25,6 +25,7 @@ from pydantic import (
 from quorate.errors import StudyError
 from quorate.identity import SiteName, fingerprint
 from quorate.process.printable import hidden_in
+from quorate.study.attestation_section import Attestation
 from quorate.study.privacy_section import Privacy
 from quorate.study.rules import Rules
 from quorate.study.section import Frozen, Positive
@@ -234,17 +235,19 @@ class Study(Readable):
     privacy: Privacy | None = None
     training_data: TrainingData = "real"
     synthetic: Synthetic | None = None
+    attestation: Attestation | None = None
     release: Release = Release()
     guest: Guest | None = None
     sites: tuple[Site, ...] = Field(min_length=1, max_length=1000)
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies were published before there were synthetic data sets, and keep their digests. A site of then refuses
-        a study that says what it does not know, and so never trains on real records in the place of made ones."""
+        """Studies were published before there were synthetic data sets and attestation, and keep their digests. A site
+        of then refuses a study that says what it does not know, and so never trains on real records in the place of
+        made ones, nor sends anything to a machine that nobody appraised."""
         plain: dict[str, Any] = dump(self)
         absent = {"training_data"} if self.training_data == "real" else set()
-        absent |= {"synthetic"} if self.synthetic is None else set()
+        absent |= {name for name in ("synthetic", "attestation") if getattr(self, name) is None}
         return {key: value for key, value in plain.items() if key not in absent}
 
     @model_validator(mode="after")
@@ -285,6 +288,8 @@ class Study(Readable):
             )
         if self.privacy is not None and self.privacy.evaluation is not None and not self.evaluations:
             raise ValueError('privacy.evaluation is noise on an evaluation, and rounds.evaluate is "never"')
+        if self.attestation is not None and self.protection.mode == "none":
+            raise ValueError('[attestation] is a second lock beside secure aggregation: protection.mode = "secagg"')
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
         return self

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from quorate.errors import StudyError
 from quorate.identity import SiteName, parse_name
+from quorate.study.attestation_section import Attestation
 from quorate.study.privacy_section import Privacy
 from quorate.study.section import Frozen
 from quorate.study.study import (
@@ -73,6 +74,7 @@ class StudyFile(Readable):
     protection: Protection = Protection()
     privacy: Privacy | None = None
     synthetic: Synthetic | None = None
+    attestation: Attestation | None = None
     release: ReleaseFor = ReleaseFor()
     guest: Guest | None = None
 

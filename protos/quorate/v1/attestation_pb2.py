@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cquorate/v1/attestation.proto\x12\nquorate.v1\";\n\x08\x45vidence\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03raw\x18\x02 \x01(\x0c\x12\x14\n\x0c\x65ndorsements\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cquorate/v1/attestation.proto\x12\nquorate.v1\";\n\x08\x45vidence\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03raw\x18\x02 \x01(\x0c\x12\x14\n\x0c\x65ndorsements\x18\x03 \x01(\x0c\",\n\x0bSealedReply\x12\r\n\x05reply\x18\x01 \x01(\x0c\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"+\n\rAttestRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"_\n\x0b\x41ttestReply\x12&\n\x08\x65vidence\x18\x01 \x01(\x0b\x32\x14.quorate.v1.Evidence\x12\x13\n\x0bsealing_key\x18\x02 \x01(\x0c\x12\x13\n\x0bsigning_key\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVIDENCE']._serialized_start=44
   _globals['_EVIDENCE']._serialized_end=103
+  _globals['_SEALEDREPLY']._serialized_start=105
+  _globals['_SEALEDREPLY']._serialized_end=149
+  _globals['_ATTESTREQUEST']._serialized_start=151
+  _globals['_ATTESTREQUEST']._serialized_end=194
+  _globals['_ATTESTREPLY']._serialized_start=196
+  _globals['_ATTESTREPLY']._serialized_end=291
 # @@protoc_insertion_point(module_scope)

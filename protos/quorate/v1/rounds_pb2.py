@@ -22,68 +22,69 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from quorate.v1 import attestation_pb2 as quorate_dot_v1_dot_attestation__pb2
 from quorate.v1 import common_pb2 as quorate_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/rounds.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"\xb4\x01\n\tSiteEvent\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.quorate.v1.SiteHelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12\"\n\x05reply\x18\x03 \x01(\x0b\x32\x11.quorate.v1.ReplyH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.quorate.v1.GoodbyeH\x00\x42\x07\n\x05\x65vent\"-\n\tSiteHello\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x13\n\x0bsent_unix_s\x18\x03 \x01(\x01\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xff\x02\n\x0bServerEvent\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.quorate.v1.WelcomeH\x00\x12.\n\x0binstruction\x18\x02 \x01(\x0b\x32\x17.quorate.v1.InstructionH\x00\x12#\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x14.quorate.v1.ReplyAckH\x00\x12(\n\x08withdraw\x18\x04 \x01(\x0b\x32\x14.quorate.v1.WithdrawH\x00\x12\x35\n\x0fstudies_changed\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.StudiesChangedH\x00\x12*\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12*\n\x07refused\x18\x07 \x01(\x0b\x32\x17.quorate.v1.ErrorDetailH\x00\x12\x31\n\rrefused_reply\x18\x08 \x01(\x0b\x32\x18.quorate.v1.RefusedReplyH\x00\x42\x07\n\x05\x65vent\"\xac\x01\n\x07Welcome\x12\x12\n\nconsortium\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x15\n\rserver_unix_s\x18\x03 \x01(\x01\x12+\n\x0bledger_head\x18\x04 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x34\n\x14\x65\x61rlier_ledger_heads\x18\x05 \x03(\x0b\x32\x16.quorate.v1.LedgerHead\"=\n\nLedgerHead\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x1f\n\x08ReplyAck\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\x0c\"K\n\x0cRefusedReply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\'\n\x06reason\x18\x02 \x01(\x0b\x32\x17.quorate.v1.ErrorDetail\"\x1e\n\x08Withdraw\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\"\x10\n\x0eStudiesChanged\"\xb6\x01\n\x0bInstruction\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x14\n\x0cstudy_digest\x18\x06 \x01(\x0c\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\t \x03(\x0b\x32\x10.quorate.v1.Blob\"\xaf\x01\n\x05Reply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\x04 \x03(\x0b\x32\x10.quorate.v1.Blob\x12\x11\n\tworking_s\x18\x05 \x01(\x01\x12+\n\x0bledger_head\x18\x06 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x0f\n\x07\x61lleged\x18\x08 \x01(\tJ\x04\x08\x07\x10\x08\"G\n\x11OpenUploadRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x1e\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x10.quorate.v1.Blob\"7\n\x0fOpenUploadReply\x12\x12\n\nnext_frame\x18\x01 \x01(\r\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"@\n\x0bUploadFrame\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12 \n\x05\x66rame\x18\x02 \x01(\x0b\x32\x11.quorate.v1.Frame\"\x1f\n\x0bUploadReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"7\n\x0f\x44ownloadRequest\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12\x13\n\x0b\x66irst_frame\x18\x02 \x01(\r\"\x14\n\x12SiteStudiesRequest\":\n\x10SiteStudiesReply\x12&\n\x07studies\x18\x01 \x03(\x0b\x32\x15.quorate.v1.SiteStudy\"\x81\x01\n\tSiteStudy\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tcanonical\x18\x02 \x01(\x0c\x12#\n\x07members\x18\x03 \x03(\x0b\x32\x12.quorate.v1.Member\x12,\n\tapprovals\x18\x04 \x03(\x0b\x32\x19.quorate.v1.StudyApproval\"0\n\rStudyApproval\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"G\n\x12\x41nswerStudyRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x12\n\x10\x41nswerStudyReply\"R\n\x16ReportReadinessRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12(\n\treadiness\x18\x02 \x01(\x0b\x32\x15.quorate.v1.Readiness\"\x16\n\x14ReportReadinessReply2\x80\x04\n\x06Rounds\x12=\n\x07\x43onnect\x12\x15.quorate.v1.SiteEvent\x1a\x17.quorate.v1.ServerEvent(\x01\x30\x01\x12H\n\nOpenUpload\x12\x1d.quorate.v1.OpenUploadRequest\x1a\x1b.quorate.v1.OpenUploadReply\x12<\n\x06Upload\x12\x17.quorate.v1.UploadFrame\x1a\x17.quorate.v1.UploadReply(\x01\x12<\n\x08\x44ownload\x12\x1b.quorate.v1.DownloadRequest\x1a\x11.quorate.v1.Frame0\x01\x12K\n\x0bListStudies\x12\x1e.quorate.v1.SiteStudiesRequest\x1a\x1c.quorate.v1.SiteStudiesReply\x12K\n\x0b\x41nswerStudy\x12\x1e.quorate.v1.AnswerStudyRequest\x1a\x1c.quorate.v1.AnswerStudyReply\x12W\n\x0fReportReadiness\x12\".quorate.v1.ReportReadinessRequest\x1a .quorate.v1.ReportReadinessReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17quorate/v1/rounds.proto\x12\nquorate.v1\x1a\x1cquorate/v1/attestation.proto\x1a\x17quorate/v1/common.proto\"\xb4\x01\n\tSiteEvent\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.quorate.v1.SiteHelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12\"\n\x05reply\x18\x03 \x01(\x0b\x32\x11.quorate.v1.ReplyH\x00\x12&\n\x07goodbye\x18\x04 \x01(\x0b\x32\x13.quorate.v1.GoodbyeH\x00\x42\x07\n\x05\x65vent\"-\n\tSiteHello\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\"B\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0e\n\x06paused\x18\x02 \x01(\x08\x12\x13\n\x0bsent_unix_s\x18\x03 \x01(\x01\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xff\x02\n\x0bServerEvent\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.quorate.v1.WelcomeH\x00\x12.\n\x0binstruction\x18\x02 \x01(\x0b\x32\x17.quorate.v1.InstructionH\x00\x12#\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x14.quorate.v1.ReplyAckH\x00\x12(\n\x08withdraw\x18\x04 \x01(\x0b\x32\x14.quorate.v1.WithdrawH\x00\x12\x35\n\x0fstudies_changed\x18\x05 \x01(\x0b\x32\x1a.quorate.v1.StudiesChangedH\x00\x12*\n\theartbeat\x18\x06 \x01(\x0b\x32\x15.quorate.v1.HeartbeatH\x00\x12*\n\x07refused\x18\x07 \x01(\x0b\x32\x17.quorate.v1.ErrorDetailH\x00\x12\x31\n\rrefused_reply\x18\x08 \x01(\x0b\x32\x18.quorate.v1.RefusedReplyH\x00\x42\x07\n\x05\x65vent\"\xac\x01\n\x07Welcome\x12\x12\n\nconsortium\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\x12\x15\n\rserver_unix_s\x18\x03 \x01(\x01\x12+\n\x0bledger_head\x18\x04 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x34\n\x14\x65\x61rlier_ledger_heads\x18\x05 \x03(\x0b\x32\x16.quorate.v1.LedgerHead\"=\n\nLedgerHead\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x1f\n\x08ReplyAck\x12\x13\n\x0bmessage_ids\x18\x01 \x03(\x0c\"K\n\x0cRefusedReply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\'\n\x06reason\x18\x02 \x01(\x0b\x32\x17.quorate.v1.ErrorDetail\"\x1e\n\x08Withdraw\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\"\x10\n\x0eStudiesChanged\"\xc9\x01\n\x0bInstruction\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\r\n\x05phase\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x14\n\x0cstudy_digest\x18\x06 \x01(\x0c\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x0c\n\x04\x62ody\x18\x08 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\t \x03(\x0b\x32\x10.quorate.v1.Blob\x12\x11\n\tsignature\x18\n \x01(\x0c\"\xaf\x01\n\x05Reply\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x1f\n\x05\x62lobs\x18\x04 \x03(\x0b\x32\x10.quorate.v1.Blob\x12\x11\n\tworking_s\x18\x05 \x01(\x01\x12+\n\x0bledger_head\x18\x06 \x01(\x0b\x32\x16.quorate.v1.LedgerHead\x12\x0f\n\x07\x61lleged\x18\x08 \x01(\tJ\x04\x08\x07\x10\x08\"G\n\x11OpenUploadRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x1e\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x10.quorate.v1.Blob\"7\n\x0fOpenUploadReply\x12\x12\n\nnext_frame\x18\x01 \x01(\r\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"@\n\x0bUploadFrame\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12 \n\x05\x66rame\x18\x02 \x01(\x0b\x32\x11.quorate.v1.Frame\"\x1f\n\x0bUploadReply\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\"7\n\x0f\x44ownloadRequest\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\x0c\x12\x13\n\x0b\x66irst_frame\x18\x02 \x01(\r\"\x14\n\x12SiteStudiesRequest\":\n\x10SiteStudiesReply\x12&\n\x07studies\x18\x01 \x03(\x0b\x32\x15.quorate.v1.SiteStudy\"\x81\x01\n\tSiteStudy\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x11\n\tcanonical\x18\x02 \x01(\x0c\x12#\n\x07members\x18\x03 \x03(\x0b\x32\x12.quorate.v1.Member\x12,\n\tapprovals\x18\x04 \x03(\x0b\x32\x19.quorate.v1.StudyApproval\"0\n\rStudyApproval\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"G\n\x12\x41nswerStudyRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x12\n\x10\x41nswerStudyReply\"R\n\x16ReportReadinessRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12(\n\treadiness\x18\x02 \x01(\x0b\x32\x15.quorate.v1.Readiness\"\x16\n\x14ReportReadinessReply2\xbe\x04\n\x06Rounds\x12=\n\x07\x43onnect\x12\x15.quorate.v1.SiteEvent\x1a\x17.quorate.v1.ServerEvent(\x01\x30\x01\x12H\n\nOpenUpload\x12\x1d.quorate.v1.OpenUploadRequest\x1a\x1b.quorate.v1.OpenUploadReply\x12<\n\x06Upload\x12\x17.quorate.v1.UploadFrame\x1a\x17.quorate.v1.UploadReply(\x01\x12<\n\x08\x44ownload\x12\x1b.quorate.v1.DownloadRequest\x1a\x11.quorate.v1.Frame0\x01\x12K\n\x0bListStudies\x12\x1e.quorate.v1.SiteStudiesRequest\x1a\x1c.quorate.v1.SiteStudiesReply\x12K\n\x0b\x41nswerStudy\x12\x1e.quorate.v1.AnswerStudyRequest\x1a\x1c.quorate.v1.AnswerStudyReply\x12W\n\x0fReportReadiness\x12\".quorate.v1.ReportReadinessRequest\x1a .quorate.v1.ReportReadinessReply\x12<\n\x06\x41ttest\x12\x19.quorate.v1.AttestRequest\x1a\x17.quorate.v1.AttestReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'quorate.v1.rounds_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SITEEVENT']._serialized_start=65
-  _globals['_SITEEVENT']._serialized_end=245
-  _globals['_SITEHELLO']._serialized_start=247
-  _globals['_SITEHELLO']._serialized_end=292
-  _globals['_HEARTBEAT']._serialized_start=294
-  _globals['_HEARTBEAT']._serialized_end=360
-  _globals['_GOODBYE']._serialized_start=362
-  _globals['_GOODBYE']._serialized_end=387
-  _globals['_SERVEREVENT']._serialized_start=390
-  _globals['_SERVEREVENT']._serialized_end=773
-  _globals['_WELCOME']._serialized_start=776
-  _globals['_WELCOME']._serialized_end=948
-  _globals['_LEDGERHEAD']._serialized_start=950
-  _globals['_LEDGERHEAD']._serialized_end=1011
-  _globals['_REPLYACK']._serialized_start=1013
-  _globals['_REPLYACK']._serialized_end=1044
-  _globals['_REFUSEDREPLY']._serialized_start=1046
-  _globals['_REFUSEDREPLY']._serialized_end=1121
-  _globals['_WITHDRAW']._serialized_start=1123
-  _globals['_WITHDRAW']._serialized_end=1153
-  _globals['_STUDIESCHANGED']._serialized_start=1155
-  _globals['_STUDIESCHANGED']._serialized_end=1171
-  _globals['_INSTRUCTION']._serialized_start=1174
-  _globals['_INSTRUCTION']._serialized_end=1356
-  _globals['_REPLY']._serialized_start=1359
-  _globals['_REPLY']._serialized_end=1534
-  _globals['_OPENUPLOADREQUEST']._serialized_start=1536
-  _globals['_OPENUPLOADREQUEST']._serialized_end=1607
-  _globals['_OPENUPLOADREPLY']._serialized_start=1609
-  _globals['_OPENUPLOADREPLY']._serialized_end=1664
-  _globals['_UPLOADFRAME']._serialized_start=1666
-  _globals['_UPLOADFRAME']._serialized_end=1730
-  _globals['_UPLOADREPLY']._serialized_start=1732
-  _globals['_UPLOADREPLY']._serialized_end=1763
-  _globals['_DOWNLOADREQUEST']._serialized_start=1765
-  _globals['_DOWNLOADREQUEST']._serialized_end=1820
-  _globals['_SITESTUDIESREQUEST']._serialized_start=1822
-  _globals['_SITESTUDIESREQUEST']._serialized_end=1842
-  _globals['_SITESTUDIESREPLY']._serialized_start=1844
-  _globals['_SITESTUDIESREPLY']._serialized_end=1902
-  _globals['_SITESTUDY']._serialized_start=1905
-  _globals['_SITESTUDY']._serialized_end=2034
-  _globals['_STUDYAPPROVAL']._serialized_start=2036
-  _globals['_STUDYAPPROVAL']._serialized_end=2084
-  _globals['_ANSWERSTUDYREQUEST']._serialized_start=2086
-  _globals['_ANSWERSTUDYREQUEST']._serialized_end=2157
-  _globals['_ANSWERSTUDYREPLY']._serialized_start=2159
-  _globals['_ANSWERSTUDYREPLY']._serialized_end=2177
-  _globals['_REPORTREADINESSREQUEST']._serialized_start=2179
-  _globals['_REPORTREADINESSREQUEST']._serialized_end=2261
-  _globals['_REPORTREADINESSREPLY']._serialized_start=2263
-  _globals['_REPORTREADINESSREPLY']._serialized_end=2285
-  _globals['_ROUNDS']._serialized_start=2288
-  _globals['_ROUNDS']._serialized_end=2800
+  _globals['_SITEEVENT']._serialized_start=95
+  _globals['_SITEEVENT']._serialized_end=275
+  _globals['_SITEHELLO']._serialized_start=277
+  _globals['_SITEHELLO']._serialized_end=322
+  _globals['_HEARTBEAT']._serialized_start=324
+  _globals['_HEARTBEAT']._serialized_end=390
+  _globals['_GOODBYE']._serialized_start=392
+  _globals['_GOODBYE']._serialized_end=417
+  _globals['_SERVEREVENT']._serialized_start=420
+  _globals['_SERVEREVENT']._serialized_end=803
+  _globals['_WELCOME']._serialized_start=806
+  _globals['_WELCOME']._serialized_end=978
+  _globals['_LEDGERHEAD']._serialized_start=980
+  _globals['_LEDGERHEAD']._serialized_end=1041
+  _globals['_REPLYACK']._serialized_start=1043
+  _globals['_REPLYACK']._serialized_end=1074
+  _globals['_REFUSEDREPLY']._serialized_start=1076
+  _globals['_REFUSEDREPLY']._serialized_end=1151
+  _globals['_WITHDRAW']._serialized_start=1153
+  _globals['_WITHDRAW']._serialized_end=1183
+  _globals['_STUDIESCHANGED']._serialized_start=1185
+  _globals['_STUDIESCHANGED']._serialized_end=1201
+  _globals['_INSTRUCTION']._serialized_start=1204
+  _globals['_INSTRUCTION']._serialized_end=1405
+  _globals['_REPLY']._serialized_start=1408
+  _globals['_REPLY']._serialized_end=1583
+  _globals['_OPENUPLOADREQUEST']._serialized_start=1585
+  _globals['_OPENUPLOADREQUEST']._serialized_end=1656
+  _globals['_OPENUPLOADREPLY']._serialized_start=1658
+  _globals['_OPENUPLOADREPLY']._serialized_end=1713
+  _globals['_UPLOADFRAME']._serialized_start=1715
+  _globals['_UPLOADFRAME']._serialized_end=1779
+  _globals['_UPLOADREPLY']._serialized_start=1781
+  _globals['_UPLOADREPLY']._serialized_end=1812
+  _globals['_DOWNLOADREQUEST']._serialized_start=1814
+  _globals['_DOWNLOADREQUEST']._serialized_end=1869
+  _globals['_SITESTUDIESREQUEST']._serialized_start=1871
+  _globals['_SITESTUDIESREQUEST']._serialized_end=1891
+  _globals['_SITESTUDIESREPLY']._serialized_start=1893
+  _globals['_SITESTUDIESREPLY']._serialized_end=1951
+  _globals['_SITESTUDY']._serialized_start=1954
+  _globals['_SITESTUDY']._serialized_end=2083
+  _globals['_STUDYAPPROVAL']._serialized_start=2085
+  _globals['_STUDYAPPROVAL']._serialized_end=2133
+  _globals['_ANSWERSTUDYREQUEST']._serialized_start=2135
+  _globals['_ANSWERSTUDYREQUEST']._serialized_end=2206
+  _globals['_ANSWERSTUDYREPLY']._serialized_start=2208
+  _globals['_ANSWERSTUDYREPLY']._serialized_end=2226
+  _globals['_REPORTREADINESSREQUEST']._serialized_start=2228
+  _globals['_REPORTREADINESSREQUEST']._serialized_end=2310
+  _globals['_REPORTREADINESSREPLY']._serialized_start=2312
+  _globals['_REPORTREADINESSREPLY']._serialized_end=2334
+  _globals['_ROUNDS']._serialized_start=2337
+  _globals['_ROUNDS']._serialized_end=2911
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from quorate.v1 import attestation_pb2 as _attestation_pb2
 from quorate.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -112,7 +113,7 @@ class StudiesChanged(_message.Message):
     def __init__(self) -> None: ...
 
 class Instruction(_message.Message):
-    __slots__ = ("message_id", "run", "round", "phase", "attempt", "study_digest", "deadline_s", "body", "blobs")
+    __slots__ = ("message_id", "run", "round", "phase", "attempt", "study_digest", "deadline_s", "body", "blobs", "signature")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +123,7 @@ class Instruction(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     message_id: bytes
     run: str
     round: int
@@ -131,7 +133,8 @@ class Instruction(_message.Message):
     deadline_s: float
     body: bytes
     blobs: _containers.RepeatedCompositeFieldContainer[_common_pb2.Blob]
-    def __init__(self, message_id: _Optional[bytes] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., attempt: _Optional[int] = ..., study_digest: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, message_id: _Optional[bytes] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[str] = ..., attempt: _Optional[int] = ..., study_digest: _Optional[bytes] = ..., deadline_s: _Optional[float] = ..., body: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[_common_pb2.Blob, _Mapping]]] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Reply(_message.Message):
     __slots__ = ("message_id", "code", "body", "blobs", "working_s", "ledger_head", "alleged")

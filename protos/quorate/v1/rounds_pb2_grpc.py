@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from quorate.v1 import attestation_pb2 as quorate_dot_v1_dot_attestation__pb2
 from quorate.v1 import common_pb2 as quorate_dot_v1_dot_common__pb2
 from quorate.v1 import rounds_pb2 as quorate_dot_v1_dot_rounds__pb2
 
@@ -71,6 +72,11 @@ class RoundsStub:
                 request_serializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessRequest.SerializeToString,
                 response_deserializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessReply.FromString,
                 _registered_method=True)
+        self.Attest = channel.unary_unary(
+                '/quorate.v1.Rounds/Attest',
+                request_serializer=quorate_dot_v1_dot_attestation__pb2.AttestRequest.SerializeToString,
+                response_deserializer=quorate_dot_v1_dot_attestation__pb2.AttestReply.FromString,
+                _registered_method=True)
 
 
 class RoundsServicer:
@@ -122,6 +128,13 @@ class RoundsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attest(self, request, context):
+        """Evidence of the machine that adds the sums of a run, bound to the site's nonce and to the keys that come with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoundsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +172,11 @@ def add_RoundsServicer_to_server(servicer, server):
                     servicer.ReportReadiness,
                     request_deserializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessRequest.FromString,
                     response_serializer=quorate_dot_v1_dot_rounds__pb2.ReportReadinessReply.SerializeToString,
+            ),
+            'Attest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attest,
+                    request_deserializer=quorate_dot_v1_dot_attestation__pb2.AttestRequest.FromString,
+                    response_serializer=quorate_dot_v1_dot_attestation__pb2.AttestReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +369,33 @@ class Rounds:
             '/quorate.v1.Rounds/ReportReadiness',
             quorate_dot_v1_dot_rounds__pb2.ReportReadinessRequest.SerializeToString,
             quorate_dot_v1_dot_rounds__pb2.ReportReadinessReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorate.v1.Rounds/Attest',
+            quorate_dot_v1_dot_attestation__pb2.AttestRequest.SerializeToString,
+            quorate_dot_v1_dot_attestation__pb2.AttestReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,7 @@ def instruction_to_proto(value: Instruction) -> rounds_pb2.Instruction:
         deadline_s=value.deadline_s,
         body=value.body,
         blobs=[blob_to_proto(blob) for blob in value.blobs],
+        signature=value.signature,
     )
 
 
@@ -87,6 +88,7 @@ def instruction_from_proto(proto: rounds_pb2.Instruction) -> Instruction:
         deadline_s=proto.deadline_s,
         body=proto.body,
         blobs=_blobs(proto.blobs),
+        signature=proto.signature,
     )
 
 

@@ -40,8 +40,12 @@ def split_address(text: str) -> tuple[str, int]:
 
 def _check_address(text: str) -> str:
     if split_address(text)[1] == 0:
-        raise ValueError("must name the port that sites connect to, not 0")
+        raise ValueError("must name the port to connect to, not 0")
     return text
+
+
+def _check_address_or_nothing(text: str) -> str:
+    return _check_address(text) if text else text
 
 
 def _check_listen(text: str) -> str:
@@ -55,6 +59,7 @@ def _check_listen_or_nothing(text: str) -> str:
 
 Address = Annotated[str, AfterValidator(_check_address)]
 Listen = Annotated[str, AfterValidator(_check_listen)]
+AddressOrNothing = Annotated[str, AfterValidator(_check_address_or_nothing)]
 ListenOrNothing = Annotated[str, AfterValidator(_check_listen_or_nothing)]
 AppReference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -85,6 +90,11 @@ class _Settings(BaseModel):
     invitation_days: int = Field(default=7, ge=1, le=90, description="how long an invitation can be redeemed")
     guest_apps: tuple[AppReference, ...] = Field(
         default=(), description="stock Flower ServerApps that a study may name; they run with the server's rights"
+    )
+    aggregator: AddressOrNothing = Field(
+        default="",
+        description="host and port of quorate-aggregator, the attested process that adds in studies with "
+        "[attestation]; empty: such studies cannot be started here",
     )
     log_format: Literal["text", "json"] = Field(default="text", description="json: one object a line, for collectors")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
@@ -160,6 +170,15 @@ class ServerConfig(_Settings):
                 f"This server does not run the Flower app {study.guest.server_app}",
                 expected=f"one of {', '.join(self.guest_apps) or '(none is allowed)'}",
                 action="Have the server's administrator install it and add it to `guest_apps` in server.toml",
+            )
+
+    def require_aggregator(self, study: Study) -> None:
+        """Raises StudyError: the study's sums are to be added by an attested machine, and this server knows none."""
+        if study.attestation is not None and not self.aggregator:
+            raise StudyError(
+                f"The study {study.name} demands an attested aggregator, and this server has none",
+                expected="its address in `aggregator` in server.toml",
+                action="Start quorate-aggregator in a trusted execution environment, set its address, and restart",
             )
 
     @property

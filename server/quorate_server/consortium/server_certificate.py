@@ -6,6 +6,8 @@ from collections.abc import Callable
 from threading import Lock
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from quorate_server.consortium.ca import DAY_S, SERVER_DAYS, Authority
 
@@ -28,6 +30,13 @@ class ServerIdentity:
     @property
     def expires_unix_s(self) -> int:
         return self._credential.issued.expires_unix_s
+
+    @property
+    def door_key(self) -> bytes:
+        """The key of the certificate that is shown (SubjectPublicKeyInfo, DER), to which evidence is bound."""
+        with self._lock:
+            certificate = x509.load_pem_x509_certificate(self._shown.issued.pem)
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def server_credentials(self) -> grpc.ServerCredentials:
         """For ``add_secure_port``: mutual TLS, clients of this consortium only."""

@@ -14,6 +14,7 @@ from enum import IntEnum
 
 from quorate.errors import FrameError
 from quorate.process.frames import framed, read_frame, receive_frame
+from quorate.rounds.blobs import DIGEST_BYTES, Blob, BlobId
 
 _HEADER = struct.Struct("!BB")
 MAX_NOTE_BYTES = 64 * 1024 * 1024
@@ -21,7 +22,12 @@ MAX_NOTE_BYTES = 64 * 1024 * 1024
 
 class Verb(IntEnum):
     """Daemon to worker: BEGIN, REPLY, PRESENCE. Worker to daemon: the rest. The content is JSON but for protos
-    (REPLY, SEND), message ids one after the other (WITHDRAW) and a message id with a code behind it (REFUSE)."""
+    (REPLY, SEND), message ids one after the other (WITHDRAW), one (AGAIN), one with a code behind it (REFUSE), and a
+    reference to a blob (KEEP).
+
+    From 20 on only between the daemon and an aggregator on another machine. It asks for bulk data: READ, PUT and STORE,
+    ROOM; the daemon answers: PIECE, STORED, ROOM, or FAILED with an error. The daemon asks for evidence: ATTEST,
+    ATTESTED."""
 
     BEGIN = 1
     REPLY = 2
@@ -33,6 +39,17 @@ class Verb(IntEnum):
     DONE = 8
     REFUSE = 9
     FIGURES = 10
+    KEEP = 11
+    AGAIN = 12
+    READ = 20
+    PIECE = 21
+    PUT = 22
+    STORE = 23
+    STORED = 24
+    ROOM = 25
+    FAILED = 26
+    ATTEST = 27
+    ATTESTED = 28
 
 
 _VERBS = {verb.value: verb for verb in Verb}
@@ -74,3 +91,15 @@ def _note(body: bytes | None) -> Note | None:
         return Note(_VERBS[verb], payload, name.decode())
     except UnicodeDecodeError as error:
         raise FrameError("The run's worker named something that is not a name") from error
+
+
+def reference(blob: Blob) -> bytes:
+    """A blob by name and size."""
+    return blob.id + struct.pack("!Q", blob.size)
+
+
+def referred_to(payload: bytes) -> Blob:
+    """Raises FrameError."""
+    if len(payload) != DIGEST_BYTES + 8:
+        raise FrameError("The run's worker refers to nothing")
+    return Blob(BlobId(payload[:DIGEST_BYTES]), int.from_bytes(payload[DIGEST_BYTES:], "big"))

@@ -9,18 +9,15 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
-from quorate.errors import BlobMissingError
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import Instruction, MessageId
 from quorate.rounds.run import RoundResult
-from quorate.rounds.spool import Spool, disk_errors
 from quorate.wire.messages import instruction_to_bytes, reply_from_bytes
 from quorate_server.rounds.phases import Arrived, Presence, Status
-from quorate_server.rounds.pipe import Note, Verb, receive_note
+from quorate_server.rounds.pipe import Note, Verb, receive_note, reference
 from quorate_server.rounds.progress import StudyProgress, result_to_json
 from quorate_server.rounds.sum_figures import SumFigures
 
@@ -30,17 +27,34 @@ def _exit_now() -> None:
     os._exit(0)
 
 
+class Store(Protocol):
+    """Bulk data, as a worker needs it (``Spool``)."""
+
+    def open(self, blob: Blob) -> BinaryIO: ...
+    def put(self, content: Iterable[bytes]) -> Blob: ...
+    def free_bytes(self) -> int: ...
+
+
 class PipeExchange:
     """The worker's end of the pipe, as the study loop and the Grid use it. ``start`` begins to listen.
 
     Args:
+        store: Where bulk data is: the daemon's spool, or a way to it.
         hung_up: Called by the listening thread when the daemon is gone.
+        heed: Takes, in that thread, what only some workers are told; says whether it is one of them.
     """
 
-    def __init__(self, sock: socket.socket, spool: Spool, hung_up: Callable[[], None] = _exit_now) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        store: Store,
+        hung_up: Callable[[], None] = _exit_now,
+        heed: Callable[[Note], bool] = lambda _: False,
+    ) -> None:
         self._sock = sock
-        self._spool = spool
+        self._store = store
         self._hung_up = hung_up
+        self._heed = heed
         self._events: queue.SimpleQueue[Arrived | Presence] = queue.SimpleQueue()
         self._writing = threading.Lock()  # a guest app may have threads
         self._reader = threading.Thread(target=self._read, daemon=True, name="pipe")
@@ -49,24 +63,28 @@ class PipeExchange:
         self._reader.start()
 
     def note(self, verb: Verb, value: Any) -> None:
-        self._send(Note(verb, json.dumps(value).encode()))
+        self.post(Note(verb, json.dumps(value).encode()))
 
-    def _send(self, note: Note) -> None:
+    def post(self, note: Note) -> None:
         with self._writing:
             self._sock.sendall(note.to_bytes())
 
     # --- Exchange ---
 
     def send(self, site: SiteName, instruction: Instruction) -> None:
-        self._send(Note(Verb.SEND, instruction_to_bytes(instruction), site))
+        self.post(Note(Verb.SEND, instruction_to_bytes(instruction), site))
 
     def withdraw(self, messages: Iterable[MessageId]) -> None:
         names = b"".join(messages)
         if names:
-            self._send(Note(Verb.WITHDRAW, names))
+            self.post(Note(Verb.WITHDRAW, names))
 
     def refuse(self, message: MessageId, code: str) -> None:
-        self._send(Note(Verb.REFUSE, message + code.encode()))
+        self.post(Note(Verb.REFUSE, message + code.encode()))
+
+    def again(self, message: MessageId) -> None:
+        """The reply to this cannot be read here: it is forgotten, and the site brings it once more when it is asked."""
+        self.post(Note(Verb.AGAIN, message))
 
     def next_event(self, timeout_s: float) -> Arrived | Presence | None:
         try:
@@ -77,25 +95,17 @@ class PipeExchange:
     def open(self, blob: Blob) -> BinaryIO:
         if blob.inline is not None:
             return io.BytesIO(blob.inline)
-        if not self._spool.has(blob):
-            raise BlobMissingError("The bulk data of a reply is not in the spool")
-        return self._spool.path(blob.id).open("rb")
+        return self._store.open(blob)
 
     def put(self, content: Iterable[bytes]) -> Blob:
-        return self._spool.put(content)
+        return self._store.put(content)
 
     def keep_model(self, blob: Blob) -> None:
-        """The released model leaves the spool for the run's folder (the working directory)."""
-        scratch = Path("model.npz.part")
-        with disk_errors(), scratch.open("wb") as file:
-            for frame in self._spool.read(blob):
-                file.write(frame.data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename("model.npz")
+        """The released model leaves the spool for the run's folder."""
+        self.post(Note(Verb.KEEP, reference(blob)))
 
     def free_bytes(self) -> int:
-        return self._spool.free_bytes()
+        return self._store.free_bytes()
 
     def commit(self, progress: StudyProgress, result: RoundResult | None, obsolete: set[BlobId]) -> None:
         self.note(
@@ -113,7 +123,7 @@ class PipeExchange:
         self.note(Verb.STATUS, {"round": status.round_number, "phase": status.phase, "sites": sites})
 
     def measured(self, figures: SumFigures) -> None:
-        self._send(Note(Verb.FIGURES, figures.to_json()))
+        self.post(Note(Verb.FIGURES, figures.to_json()))
 
     def _read(self) -> None:
         while (note := receive_note(self._sock)) is not None:
@@ -122,6 +132,8 @@ class PipeExchange:
                     self._events.put(Arrived(SiteName(note.site), reply_from_bytes(note.payload)))
                 case Verb.PRESENCE:
                     self._events.put(Presence({SiteName(k): v for k, v in json.loads(note.payload).items()}))
+                case _ if self._heed(note):
+                    pass
                 case _:
                     break
         self._hung_up()

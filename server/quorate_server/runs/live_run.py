@@ -7,19 +7,20 @@ sites were asked stays asked when a worker dies: they go on, and its successor a
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from quorate.errors import DiskFullError, QuorateError, RunWorkerError
+from quorate.errors import AggregatorUnreachableError, DiskFullError, QuorateError, RunWorkerError
 from quorate.identity import RunId, SiteName
 from quorate.process.cancellation import cancel, to_its_end
-from quorate.rounds.blobs import MAX_BLOB_BYTES, BlobId
+from quorate.rounds.blobs import MAX_BLOB_BYTES, Blob, BlobId
 from quorate.rounds.instruction import MESSAGE_ID_BYTES, MessageId, Phase, Reply
 from quorate.rounds.run import RunState
 from quorate.rounds.spool import Spool, disk_errors
@@ -27,9 +28,11 @@ from quorate.study.study import Study
 from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
 from quorate.wire.refusal import error_from_text
 from quorate_server.reporting.metrics import ServerMetrics
-from quorate_server.rounds.pipe import Note, Verb
+from quorate_server.rounds.order import Order
+from quorate_server.rounds.pipe import Note, Verb, referred_to
 from quorate_server.rounds.progress import StudyProgress, result_from_json
 from quorate_server.rounds.sum_figures import SumFigures
+from quorate_server.runs.aggregator import Aggregator, EvidenceDesk, SpoolDesk, Worker
 from quorate_server.runs.blobs_in_use import BlobsInUse
 from quorate_server.runs.mailbox import Mailbox
 from quorate_server.runs.sessions import Sessions
@@ -44,6 +47,8 @@ REPLY_BYTES = 64 * 1024 * 1024
 REPLY_BYTES_PER_PARAMETER = 16
 """What a site may upload for one reply in a study: a checkpoint holds a model three times, a released one may be in
 double precision, and bring names and notes."""
+SEALED_BYTES = 2 * 1024 * 1024
+"""What a site may upload for a reply that has no uploads, where the reply itself is sealed."""
 
 End = tuple[RunState, QuorateError | None]
 """How a run ended or why it paused."""
@@ -52,7 +57,7 @@ End = tuple[RunState, QuorateError | None]
 def max_reply_bytes(study: Study, dimension: int, phase: Phase) -> int:
     """What a site may upload for one reply. Only a study says how large a reply can be."""
     if not phase.has_uploads:
-        return 0
+        return SEALED_BYTES if study.attestation is not None else 0
     if study.guest is not None:
         return MAX_BLOB_BYTES
     return REPLY_BYTES + REPLY_BYTES_PER_PARAMETER * dimension
@@ -60,7 +65,7 @@ def max_reply_bytes(study: Study, dimension: int, phase: Phase) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all running runs use."""
+    """What all running runs use. ``aggregator`` is the address of the attested one; empty where there is none."""
 
     journal: Journal
     mailbox: Mailbox
@@ -69,6 +74,7 @@ class Shared:
     blobs: BlobsInUse
     views: RunViews
     metrics: ServerMetrics
+    aggregator: str
 
 
 class LiveRun:
@@ -94,11 +100,12 @@ class LiveRun:
         self._folder = folder
         self._shared = shared
         self._when_ended = when_ended
-        self._worker: WorkerProcess | None = None
+        self._worker: Worker | None = None
         self._has_order = False  # the worker, to go on from where the run is
         self._answered: dict[MessageId, Reply] = {}
         self._deaths = 0
         self._dimension = 0
+        self._evidence = EvidenceDesk()
         self._task = asyncio.create_task(self._run_to_end())
 
     async def end(self) -> None:
@@ -112,6 +119,22 @@ class LiveRun:
         gone = {site: self._shared.sessions.gone_for_s(site) for site in self._study.site_names}
         absent = {site: seconds for site, seconds in gone.items() if seconds is not None}
         self._tell(Note(Verb.PRESENCE, json.dumps(absent).encode()))
+
+    @property
+    def sites(self) -> tuple[SiteName, ...]:
+        return self._study.site_names
+
+    async def attest(self, nonce: bytes, door_key: bytes) -> bytes:
+        """What the machine that adds answers to a site's nonce (an ``AttestReply``).
+
+        Args:
+            door_key: The key of the TLS certificate that this server shows (SubjectPublicKeyInfo, DER).
+
+        Raises:
+            AttestationError: it does not answer now.
+        """
+        self._tell(Note(Verb.ATTEST, nonce + door_key))
+        return await self._evidence.wait(nonce)
 
     def _tell(self, note: Note) -> None:
         """A worker that has no order yet finds the same in what is stored."""
@@ -128,6 +151,8 @@ class LiveRun:
         while self._deaths < MAX_DEATHS_WITHOUT_PROGRESS:
             try:
                 end = await self._one_worker()
+            except AggregatorUnreachableError as error:
+                return RunState.PAUSED, error
             except DiskFullError as error:
                 # Nothing can be committed, which is not the worker's fault. What sites were asked stays asked: their
                 # replies are taken once there is room.
@@ -157,13 +182,16 @@ class LiveRun:
         finally:
             await worker.kill()
 
-    async def _spawn(self) -> WorkerProcess:
+    async def _spawn(self) -> Worker:
         self._has_order = False
-        with disk_errors():
-            self._worker = await WorkerProcess.spawn(self._folder)
+        if self._study.attestation is not None:
+            self._worker = await Aggregator.connect(self._shared.aggregator)
+        else:
+            with disk_errors():
+                self._worker = await WorkerProcess.spawn(self._folder)
         return self._worker
 
-    async def _begin(self, worker: WorkerProcess) -> None:
+    async def _begin(self, worker: Worker) -> None:
         """Give the worker its order: where the run stands, as it is stored."""
         journal = self._shared.journal
         record = await asyncio.to_thread(journal.run, self.run)
@@ -172,22 +200,20 @@ class LiveRun:
             self._dimension = StudyProgress.model_validate_json(record.progress).dimension
         attempts = await asyncio.to_thread(journal.attempts, self.run)
         forgiven = await asyncio.to_thread(journal.forgiven, self.run)
-        order = {
-            "run": self.run,
-            "study": base64.b64encode(self._study.canonical()).decode(),
-            "spool": str(self._shared.spool.folder),
-            "progress": record.progress,
-            "attempts": [[list(key), attempt] for key, attempt in attempts.items()],
-            "forgiven": [message.hex() for message in forgiven],
-        }
-        worker.send(Note(Verb.BEGIN, json.dumps(order).encode()))
+        spool = str(self._shared.spool.folder)
+        order = Order(self.run, self._study, record.progress, attempts, forgiven, spool)
+        worker.send(Note(Verb.BEGIN, order.to_json()))
         self._has_order = True
         self.tell_presence()
 
     # --- what a worker says ---
 
-    async def _serve(self, worker: WorkerProcess) -> End | None:
+    async def _serve(self, worker: Worker) -> End | None:
         """Carry the worker's messages until it says how the run ended, or died (None)."""
+        with closing(SpoolDesk(self._shared.spool)) as desk:
+            return await self._heed(worker, desk)
+
+    async def _heed(self, worker: Worker, desk: SpoolDesk) -> End | None:
         while (note := await worker.receive()) is not None:
             match note.verb:
                 case Verb.SEND:
@@ -196,6 +222,12 @@ class LiveRun:
                     await self._withdraw(note.payload)
                 case Verb.REFUSE:
                     await self._refuse(note.payload)
+                case Verb.AGAIN:
+                    await self._forget(MessageId(note.payload))
+                case Verb.KEEP:
+                    await to_its_end(asyncio.to_thread(self._keep_model, referred_to(note.payload)))
+                case Verb.ATTESTED:
+                    self._evidence.arrived(note.payload)
                 case Verb.STATUS:
                     self._shared.views.show_status(self.run, json.loads(note.payload))
                 case Verb.FIGURES:
@@ -204,6 +236,8 @@ class LiveRun:
                     await to_its_end(self._commit(json.loads(note.payload)))
                 case Verb.DONE:
                     return _read_end(json.loads(note.payload))
+                case Verb.READ | Verb.PUT | Verb.STORE | Verb.ROOM if self._study.attestation is not None:
+                    await to_its_end(desk.serve(note, worker.send))
                 case _:
                     raise RunWorkerError("The run's worker sent what only the daemon may send")
         return None
@@ -257,6 +291,24 @@ class LiveRun:
         names = {MessageId(payload[start : start + MESSAGE_ID_BYTES]) for start in starts} & self.asked
         self.asked -= names
         await self._shared.mailbox.withdraw(names)
+
+    async def _forget(self, message: MessageId) -> None:
+        """A reply that was sealed to a machine that is gone. Its site brings it once more."""
+        reply = self._answered.pop(message, None)
+        if reply is not None:
+            await self._shared.journal.written()
+            await asyncio.to_thread(self._shared.journal.forget_reply, message)
+            await self._shared.blobs.discard(self.run, {blob.id for blob in reply.blobs if blob.inline is None})
+
+    def _keep_model(self, blob: Blob) -> None:
+        """The released model leaves the spool for the run's folder."""
+        scratch = self._folder / "model.npz.part"
+        with disk_errors(), scratch.open("wb") as file:
+            for frame in self._shared.spool.read(blob):
+                file.write(frame.data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(self._folder / "model.npz")
 
     async def _refuse(self, payload: bytes) -> None:
         """The run could not use a reply that was taken."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import structlog
 
-from quorate.errors import DiskFullError, InputError, QuorateError, QuorumMissingError, WrongStateError
-from quorate.identity import RunId
+from quorate.errors import AttestationError, DiskFullError, InputError, QuorateError, QuorumMissingError, WrongStateError
+from quorate.identity import RunId, SiteName
 from quorate.rounds.instruction import MessageId
 from quorate.rounds.run import RunState, RunView
 from quorate.rounds.spool import Spool
@@ -59,7 +59,7 @@ class Runs:
         self._metrics = metrics
         self._views = RunViews(metrics)
         self._blobs = BlobsInUse(spool)
-        self._shared = Shared(journal, mailbox, sessions, spool, self._blobs, self._views, metrics)
+        self._shared = Shared(journal, mailbox, sessions, spool, self._blobs, self._views, metrics, config.aggregator)
         self._live: dict[RunId, LiveRun] = {}
         self._state_lock = asyncio.Lock()
         sessions.on_change.append(self._tell_presence)
@@ -101,6 +101,7 @@ class Runs:
                 action=f"Wait for it, or `quorate run stop {busy[0]}`",
             )
         self._config.require_guest_allowed(study)  # the file may have changed since the study was published
+        self._config.require_aggregator(study)
         self._require_room()
         run = RunId(f"{study.name}-{secrets.token_hex(3)}")
         await asyncio.to_thread(self._journal.create_run, run, digest)
@@ -176,6 +177,17 @@ class Runs:
                 action="Without a release the model stays at the sites: `quorate-client model export RUN`",
             )
         return path
+
+    async def attest(self, site: SiteName, run: RunId, nonce: bytes, door_key: bytes) -> bytes:
+        """Evidence of the machine that adds a run's sums (``LiveRun.attest``).
+
+        Raises:
+            AttestationError: it cannot be had now, or this site has nothing to do with it.
+        """
+        live = self._live.get(run)
+        if live is None or site not in live.sites:
+            raise AttestationError("This site has no part in such a run, or it does not go on now")
+        return await live.attest(nonce, door_key)
 
     # --- a run's life ---
 

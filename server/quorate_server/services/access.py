@@ -39,7 +39,7 @@ _ROLES: dict[str, dict[Role, tuple[str, ...]]] = {
     "/quorate.v1.Rounds/": {
         Role.SITE: (
             *("Connect", "OpenUpload", "Upload", "Download"),
-            *("ListStudies", "AnswerStudy", "ReportReadiness"),
+            *("ListStudies", "AnswerStudy", "ReportReadiness", "Attest"),
         ),
     },
     "/quorate.v1.Operator/": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from weakref import WeakValueDictionary
@@ -13,13 +13,13 @@ import grpc
 import structlog
 
 from quorate.errors import FrameError, KeyMismatchError, QuorateError, TransportError
-from quorate.identity import SiteName
+from quorate.identity import RunId, SiteName
 from quorate.process.cancellation import to_its_end
 from quorate.rounds.blobs import BlobId
 from quorate.rounds.instruction import MessageId
 from quorate.rounds.spool import BlobWriter, Spool
 from quorate.study.approval import is_signed_answer
-from quorate.v1 import rounds_pb2, rounds_pb2_grpc
+from quorate.v1 import attestation_pb2, rounds_pb2, rounds_pb2_grpc
 from quorate.wire.messages import (
     blob_from_proto,
     frame_from_proto,
@@ -50,6 +50,10 @@ UNREAD_S = 60.0
 """A site that does not take a message for so long is gone, whatever its heartbeats say."""
 
 
+Attest = Callable[[SiteName, RunId, bytes], Awaitable[bytes]]
+"""Evidence of the machine that adds a run's sums, for a site and its nonce: an ``AttestReply``."""
+
+
 class RoundsService(rounds_pb2_grpc.RoundsServicer):
     """Caller of every call: a site."""
 
@@ -64,6 +68,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         registry: Registry,
         spool: Spool,
         metrics: ServerMetrics,
+        attest: Attest,
         upload_idle_s: float = UPLOAD_IDLE_S,
         unread_s: float = UNREAD_S,
         hello_s: float = HELLO_S,
@@ -75,6 +80,7 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         self._registry = registry
         self._spool = spool
         self._metrics = metrics
+        self._attest = attest
         self._upload_slots = asyncio.Semaphore(upload_slots)
         self._slots_of_sites: WeakValueDictionary[SiteName, asyncio.Semaphore] = WeakValueDictionary()
         self._upload_idle_s = upload_idle_s
@@ -341,6 +347,15 @@ class RoundsService(rounds_pb2_grpc.RoundsServicer):
         self._registry.record_readiness(request.digest, site, readiness)
         log.debug("readiness reported", site=site, code=readiness.code, study=request.digest.hex()[:12])
         return rounds_pb2.ReportReadinessReply()
+
+    # --- attestation ---
+
+    async def Attest(
+        self, request: attestation_pb2.AttestRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> attestation_pb2.AttestReply:
+        site = SiteName(caller().subject.name)
+        answer = await self._attest(site, RunId(request.run), request.nonce)
+        return attestation_pb2.AttestReply.FromString(answer)
 
 
 def _acknowledge(session: Session, message: MessageId, written: asyncio.Future[None]) -> None:

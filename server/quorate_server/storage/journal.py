@@ -273,6 +273,11 @@ class Journal:
         with self._engine.begin() as db:
             db.execute(update(REPLIES).where(REPLIES.c.message_id == message).values(code=code))
 
+    def forget_reply(self, message: MessageId) -> None:
+        """The reply can be read by nobody any more; the site brings it once more."""
+        with self._engine.begin() as db:
+            db.execute(delete(REPLIES).where(REPLIES.c.message_id == message, REPLIES.c.code == ""))
+
     def replies(self, run: RunId) -> dict[MessageId, Reply]:
         with self._engine.connect() as db:
             rows = db.execute(select(REPLIES.c.message_id, REPLIES.c.reply).where(REPLIES.c.run == run)).all()

@@ -1,0 +1,237 @@
+"""What passes between a site and the server in studies that demand an attested machine: nothing else, and only sealed.
+
+The gate stands in front of the socket, beside no task's code. An instruction is worked on if the machine that was
+appraised signed it. A reply leaves sealed to that machine, its code too. The machine is appraised again when its
+appraisal is too old, and whenever an instruction comes that it did not sign: it may have been started again, with new
+keys. What cannot be appraised now is not answered: the server asks again. What was appraised and refused is told to the
+server by its code, in the open; that code depends on the evidence alone.
+
+Not behind the gate, as no study's work: approvals, readiness, heartbeats, and the head of the privacy ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import BinaryIO
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from quorate.attestation.appraisal import Appraisal
+from quorate.attestation.binding import NONCE_BYTES, Expected, binding
+from quorate.attestation.evidence import Evidence
+from quorate.attestation.sealing import KEY_BYTES, EnclaveIdentity, blob_key, reply_context, seal
+from quorate.errors import (
+    AttestationError,
+    QuorateError,
+    ServerUnreachableError,
+    SiteInterruptedError,
+    error_classes,
+)
+from quorate.identity import RunId, SiteName
+from quorate.process.cancellation import to_its_end
+from quorate.process.chunked_aead import seal_chunks
+from quorate.rounds.blobs import INLINE_BYTES, Blob
+from quorate.rounds.instruction import Instruction, MessageId, Reply
+from quorate.rounds.spool import Spool
+from quorate.study.study import Study
+from quorate.v1 import attestation_pb2
+from quorate.wire.attestation_messages import answer_from_proto, sealed_to_bytes
+from quorate_client.connection.channel import translated
+from quorate_client.connection.current import CurrentConnection
+
+log = structlog.get_logger()
+
+FRESH_S = 300.0
+"""An appraisal counts so long; then the machine is asked again."""
+ANSWER_S = 60.0
+"""A nonce counts so long."""
+_OPEN_CODES = frozenset(code for code, kind in error_classes().items() if issubclass(kind, AttestationError))
+_PIECE_BYTES = 1024 * 1024
+
+Appraise = Callable[[Study, Evidence, Expected, datetime], Appraisal]
+"""Holds evidence against the study's policy and the site's. Raises AttestationError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appraised:
+    """What came of a question to the machine that adds a run's sums; ``nonce`` and ``door_key`` were part of it."""
+
+    run: RunId
+    study_digest: bytes
+    nonce: bytes
+    door_key: bytes
+    identity: EnclaveIdentity
+    evidence: Evidence
+    at: datetime
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GateParts:
+    """What the gate needs of the daemon.
+
+    Args:
+        study: The study with a digest, whatever was answered to it; None if it was never shown to this site.
+        appraise: The rule.
+        door_key: The key that the server shows (``way.key_of_the_door``); blocks.
+        signing_key: The site's.
+        note: Told of every appraisal.
+    """
+
+    site: SiteName
+    study: Callable[[bytes], Study | None]
+    appraise: Appraise
+    door_key: Callable[[], bytes]
+    signing_key: Callable[[], Ed25519PrivateKey]
+    note: Callable[[Appraised], None]
+    now: Callable[[], datetime] = partial(datetime.now, UTC)
+
+
+class Gate:
+    """One site's. Lives in the daemon's event loop."""
+
+    def __init__(self, parts: GateParts, current: CurrentConnection, spool: Spool) -> None:
+        self._parts = parts
+        self._current = current
+        self._spool = spool
+        self._trusted: dict[RunId, Appraised] = {}
+        self._asking: dict[RunId, asyncio.Lock] = {}
+        self._sealed: dict[MessageId, tuple[EnclaveIdentity, Reply]] = {}
+
+    async def admits(self, instruction: Instruction) -> bool:
+        """Whether the site may work on this instruction. If not, it gets no answer, and the server asks again.
+
+        Raises:
+            AttestationError: the machine is none that may be trusted.
+        """
+        study = self._parts.study(instruction.study_digest)
+        if study is None or study.attestation is None:
+            return True
+        known = self._fresh(instruction.run, study)
+        if known is not None and known.has_signed(instruction.signed_part, instruction.signature):
+            return True
+        try:
+            identity = await self._appraised(instruction.run, study, not_this=known)
+        except AttestationError:
+            raise
+        except QuorateError as error:
+            log.warning("the attested machine cannot be asked", run=instruction.run, code=error.code, reason=str(error))
+            return False
+        if identity.has_signed(instruction.signed_part, instruction.signature):
+            return True
+        log.warning("an instruction that the attested machine did not sign was passed over", run=instruction.run)
+        return False
+
+    async def outgoing(self, run: RunId, study_digest: bytes | None, reply: Reply) -> Reply:
+        """A reply as it may leave.
+
+        Args:
+            study_digest: Of the study that it is for; None of replies of before there was attestation.
+
+        Raises:
+            QuorateError: it may not leave now.
+        """
+        study = self._parts.study(study_digest) if study_digest is not None else None
+        if study_digest is not None and study is None:  # whatever it may demand, nothing was computed for it
+            return Reply(reply.message_id, reply.code or SiteInterruptedError.code)
+        if study is None or study.attestation is None or reply.code in _OPEN_CODES:
+            return reply
+        identity = self._fresh(run, study)
+        try:
+            identity = identity or await self._appraised(run, study, not_this=None)
+        except AttestationError as error:
+            return Reply(reply.message_id, error.code)
+        made = self._sealed.get(reply.message_id)
+        if made is None or made[0] != identity:
+            self.settled(reply.message_id)
+            sealed = await to_its_end(asyncio.to_thread(self._seal, run, study, identity, reply))
+            self._sealed[reply.message_id] = identity, sealed
+        return self._sealed[reply.message_id][1]
+
+    def settled(self, message: MessageId) -> None:
+        """The server has the reply, or does not want it: what was sealed for it goes."""
+        made = self._sealed.pop(message, None)
+        if made is not None:
+            for blob in made[1].blobs:
+                if blob.inline is None:
+                    self._spool.remove(blob.id)
+
+    # --- appraisals ---
+
+    def _fresh(self, run: RunId, study: Study) -> EnclaveIdentity | None:
+        known = self._trusted.get(run)
+        if known is None or known.study_digest != study.digest():
+            return None
+        age_s = (self._parts.now() - known.at).total_seconds()
+        return known.identity if 0 <= age_s < FRESH_S else None
+
+    async def _appraised(self, run: RunId, study: Study, not_this: EnclaveIdentity | None) -> EnclaveIdentity:
+        """The machine's keys, appraised now, or a moment ago by somebody else who waited.
+
+        Raises:
+            AttestationError: it is none that may be trusted. Other QuorateErrors: it cannot be asked now.
+        """
+        async with self._asking.setdefault(run, asyncio.Lock()):
+            known = self._fresh(run, study)
+            if known is not None and known != not_this:
+                return known
+            self._trusted.pop(run, None)
+            asked = await self._ask(run, study.digest())
+            try:
+                await asyncio.to_thread(self._hold, study, asked)
+            except AttestationError as error:
+                self._parts.note(replace(asked, code=error.code))
+                log.error("the attested machine is not trusted", run=run, code=error.code, reason=str(error))
+                raise
+            self._parts.note(asked)
+            self._trusted[run] = asked
+            log.info("the attested machine is trusted", run=run, evidence=asked.evidence.kind.value)
+            return asked.identity
+
+    async def _ask(self, run: RunId, study_digest: bytes) -> Appraised:
+        connection = await self._current.connected()
+        door_key = await asyncio.to_thread(self._parts.door_key)
+        nonce, asked_at = os.urandom(NONCE_BYTES), self._parts.now()
+        try:
+            with translated(connection.address):
+                answer = await connection.stub.Attest(
+                    attestation_pb2.AttestRequest(run=run, nonce=nonce), timeout=ANSWER_S
+                )
+        except AttestationError as error:  # the server's word, and no appraisal
+            raise ServerUnreachableError(f"The server shows no evidence: {error.what}") from error
+        evidence, identity = answer_from_proto(answer)
+        return Appraised(run, study_digest, nonce, door_key, identity, evidence, asked_at)
+
+    def _hold(self, study: Study, asked: Appraised) -> None:
+        """Raises AttestationError."""
+        bound = binding(
+            nonce=asked.nonce,
+            public_key=asked.identity.public_key,
+            tls_spki=asked.door_key,
+            study=study.canonical(),
+            run=asked.run,
+        )
+        self._parts.appraise(study, asked.evidence, Expected(bound, asked.at), self._parts.now())
+
+    # --- sealing ---
+
+    def _seal(self, run: RunId, study: Study, to: EnclaveIdentity, reply: Reply) -> Reply:
+        secret = os.urandom(KEY_BYTES)
+        context = reply_context(study.digest(), run, reply.message_id, self._parts.site)
+        head = seal(sealed_to_bytes(reply, secret), to, context, self._parts.signing_key())
+        blobs = [Blob.of(head) if len(head) <= INLINE_BYTES else self._spool.put([head])]
+        bulk = [blob for blob in reply.blobs if blob.inline is None]
+        for number, blob in enumerate(bulk):
+            with self._spool.open(blob) as file:
+                blobs.append(self._spool.put(seal_chunks(_pieces(file), blob_key(secret, number))))
+        return Reply(reply.message_id, blobs=tuple(blobs))
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    return iter(partial(file.read, _PIECE_BYTES), b"")
