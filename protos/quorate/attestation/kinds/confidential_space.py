@@ -24,7 +24,7 @@ from joserfc.jwk import RSAKey
 
 from quorate.attestation.appraisal import Check, Claims
 from quorate.attestation.evidence import Evidence, require_size
-from quorate.attestation.kinds.chain import MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, require_chain
+from quorate.attestation.kinds.chain import MAX_CERTIFICATES, load_certificate, require_chain
 from quorate.attestation.policy import ConfidentialSpacePolicy
 from quorate.attestation.roots import Roots
 from quorate.errors import (
@@ -91,10 +91,9 @@ def _certificates(token: str) -> list[x509.Certificate]:
     chain = header.get("x5c")
     if not isinstance(chain, list) or not 2 <= len(chain) <= MAX_CERTIFICATES:
         raise EvidenceKindError("The Confidential Space token carries no certificates", expected="x5c: the PKI token")
-    ders = [base64.b64decode(each, validate=True) for each in chain]
-    for der in ders:
-        require_size(der, 1, MAX_CERTIFICATE_BYTES, "A certificate of the token")
-    return [x509.load_der_x509_certificate(der) for der in ders[:-1]]
+    return [
+        load_certificate(base64.b64decode(each, validate=True), "A certificate of the token") for each in chain[:-1]
+    ]
 
 
 def _signed(token: str, leaf: x509.Certificate) -> _Json:
