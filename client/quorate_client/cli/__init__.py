@@ -14,7 +14,7 @@ import typer
 from quorate.errors import CertificateRevokedError, IdentityClonedError, QuorateError, SupersededError
 from quorate.process.storage_errors import storage_errors
 from quorate.process.terminal import unexpected_ends_it
-from quorate_client.cli import daemon, data, ledger, models, policy, privacy, site, studies, synthetic, upkeep
+from quorate_client.cli import attest, daemon, data, ledger, models, policy, privacy, site, studies, synthetic, upkeep
 from quorate_client.cli.output import show_error
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.add_typer(models.app, name="model")
 app.add_typer(policy.app, name="policy")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(attest.app, name="attest")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

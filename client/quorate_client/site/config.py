@@ -91,6 +91,8 @@ def _not_toml(path: Path, error: ValueError) -> ConfigError:
 
 def _problem(model: type[BaseModel], location: tuple[int | str, ...], kind: str, message: str) -> str:
     key = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden" and len(location) > 1:
+        return f"{key}: unknown key"
     if kind == "extra_forbidden":
         return f"{key}: unknown key, expected one of {', '.join(sorted(model.model_fields))}"
     if kind == "string_pattern_mismatch" and key in model.model_fields:

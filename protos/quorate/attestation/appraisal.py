@@ -57,7 +57,8 @@ class Claims:
 class Appraisal:
     """The result. ``refusal`` is None for evidence in which everything holds.
 
-    There are no ``claims`` where signatures do not hold: nothing is told that nobody vouches for.
+    There are no ``claims`` where signatures do not hold: nothing is told that nobody vouches for. ``version`` is what
+    the policy calls the software; empty if it does not name it.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Appraisal:
     checks: tuple[Check, ...]
     refusal: AttestationError | None
     claims: Claims | None = None
+    version: str = ""
 
     @property
     def code(self) -> str:

@@ -66,11 +66,12 @@ def appraise(evidence: Evidence, expected: Expected, policy: AttestationPolicy, 
 
 
 def examine(
-    evidence: Evidence, expected: Expected, policy: AttestationPolicy, now: datetime, roots: Roots | None = None
+    evidence: Evidence, expected: Expected | None, policy: AttestationPolicy, now: datetime, roots: Roots | None = None
 ) -> Appraisal:
     """The same, refused or not, with every check: for people and audits.
 
     Args:
+        expected: None where nobody knows what was asked. That is refused, whatever the evidence says.
         roots: In whom to believe. Others than the pinned ones are for tests.
     """
     require_zone(now)
@@ -78,9 +79,10 @@ def examine(
         claims = _claims(evidence, policy, now, roots or pinned())
     except AttestationError as error:
         return _appraisal(evidence, policy, now, (_raised(error),), error)
-    checks = (*claims.checks, *_common(evidence.kind, claims, expected, policy, now))
+    version, named = _version(evidence.kind, claims, policy, now)
+    checks = (*claims.checks, *named, *_asked_now(evidence.kind, claims, expected, policy, now))
     refusal = next((check.error() for check in checks if not check.holds), None)
-    return _appraisal(evidence, policy, now, checks, refusal, claims)
+    return _appraisal(evidence, policy, now, checks, refusal, claims, version)
 
 
 def _claims(evidence: Evidence, policy: AttestationPolicy, now: datetime, roots: Roots) -> Claims:
@@ -104,60 +106,78 @@ def _claims(evidence: Evidence, policy: AttestationPolicy, now: datetime, roots:
         return verifier.claims(evidence, section, now, roots)
     except AttestationError:
         raise
-    except Exception as error:  # whatever a parser trips over, the evidence is none of its kind
+    except BaseException as error:  # whatever a parser trips over, the evidence is none of its kind
+        if not is_of_a_parser(error):
+            raise
         raise EvidenceKindError(
             f"The evidence cannot be read as {kind}", got=f"{type(error).__name__} while reading it"
         ) from error
 
 
-def _common(
-    kind: Kind, claims: Claims, expected: Expected, policy: AttestationPolicy, now: datetime
-) -> Iterator[Check]:
-    if kind is not Kind.SOFTWARE:  # there the key is what is allowed
-        yield _measured_is_allowed(getattr(policy, kind.section).allow, claims, now)
-    wanted = as_eat_nonce(expected.binding) if kind is Kind.CONFIDENTIAL_SPACE else expected.binding.hex()
-    yield Check(
-        "it is bound to this question: nonce, key, TLS certificate, study, run and configuration",
-        claims.carried == wanted,
-        BindingMismatchError,
-        expected=wanted,
-        got=claims.carried[:256] or "nothing",
-    )
-    oldest = timedelta(seconds=policy.oldest_evidence_s)
-    age = now - expected.asked_at
-    yield Check(
-        f"the question was asked at most {policy.oldest_evidence_s:g} s ago",
-        timedelta(0) <= age <= oldest,
-        EvidenceStaleError,
-        expected=f"0 to {policy.oldest_evidence_s:g} s",
-        got=f"{age.total_seconds():.0f} s",
-    )
-    if claims.made_at is not None:
-        age = now - claims.made_at
-        yield Check(
-            f"it was made at most {policy.oldest_evidence_s:g} s ago",
-            -CLOCK_SKEW <= age <= oldest,
-            EvidenceStaleError,
-            expected=f"{-CLOCK_SKEW.total_seconds():.0f} to {policy.oldest_evidence_s:g} s",
-            got=f"{age.total_seconds():.0f} s",
-        )
+def is_of_a_parser(error: BaseException) -> bool:
+    """Libraries in Rust that panic raise pyo3's ``PanicException``, which is no ``Exception`` and has no module."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def _measured_is_allowed(allow: tuple[Allowed, ...], claims: Claims, now: datetime) -> Check:
+def _version(kind: Kind, claims: Claims, policy: AttestationPolicy, now: datetime) -> tuple[str, tuple[Check, ...]]:
+    """The version of the software that the policy names, if it does. For evidence made by software the key is all."""
+    if kind is Kind.SOFTWARE:
+        return "", ()
+    allow: tuple[Allowed, ...] = getattr(policy, kind.section).allow
     found = matching(allow, claims.measured, now)
-    which = f" ({found.name})" if found is not None else ""
-    return Check(
-        f"its software is one that the policy names{which}",
+    check = Check(
+        "its software is one that the policy names",
         found is not None,
         MeasurementRefusedError,
         expected=", ".join(f"{one.name}{_until(one)}" for one in allow) or "none: the policy names no software",
-        got=", ".join(f"{name} {value}" for name, value in claims.measured.items()),
+        got=found.name if found else ", ".join(_not_zero(claims)),
         action="If this software shall be trusted, add its measurements to the policy",
     )
+    return found.name if found else "", (check,)
+
+
+def _not_zero(claims: Claims) -> Iterator[str]:
+    return (f"{name} {value}" for name, value in claims.measured.items() if value.strip("0"))
 
 
 def _until(version: Allowed) -> str:
     return f" (until {version.until})" if version.until is not None else ""
+
+
+def _asked_now(
+    kind: Kind, claims: Claims, expected: Expected | None, policy: AttestationPolicy, now: datetime
+) -> Iterator[Check]:
+    yield _bound(kind, claims, expected)
+    if expected is not None:
+        yield _young("the question was asked", now - expected.asked_at, timedelta(0), policy.oldest_evidence_s)
+    if claims.made_at is not None:
+        yield _young("it was made", now - claims.made_at, -CLOCK_SKEW, policy.oldest_evidence_s)
+
+
+def _bound(kind: Kind, claims: Claims, expected: Expected | None) -> Check:
+    if expected is None:
+        wanted = ""
+    elif kind is Kind.CONFIDENTIAL_SPACE:
+        wanted = as_eat_nonce(expected.binding)
+    else:
+        wanted = expected.binding.hex()
+    return Check(
+        "it is bound to the question: nonce, key, TLS certificate, study, run and configuration",
+        wanted != "" and claims.carried == wanted,
+        BindingMismatchError,
+        expected=wanted or "a question; none is known",
+        got=claims.carried[:256] or "nothing",
+    )
+
+
+def _young(what: str, age: timedelta, least: timedelta, most_s: float) -> Check:
+    return Check(
+        f"{what} at most {most_s:g} s ago",
+        least <= age <= timedelta(seconds=most_s),
+        EvidenceStaleError,
+        expected=f"{least.total_seconds():.0f} to {most_s:g} s",
+        got=f"{age.total_seconds():.0f} s",
+    )
 
 
 def _raised(error: AttestationError) -> Check:
@@ -171,6 +191,7 @@ def _appraisal(
     checks: tuple[Check, ...],
     refusal: AttestationError | None,
     claims: Claims | None = None,
+    version: str = "",
 ) -> Appraisal:
     return Appraisal(
         kind=evidence.kind,
@@ -180,4 +201,5 @@ def _appraisal(
         checks=checks,
         refusal=refusal,
         claims=claims,
+        version=version,
     )

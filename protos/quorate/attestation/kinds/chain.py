@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
@@ -15,10 +17,20 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
+from quorate.attestation.evidence import require_size
 from quorate.errors import EvidenceExpiredError, EvidenceSignatureError
 
 MAX_CERTIFICATES = 8
 MAX_CERTIFICATE_BYTES = 8 * 1024
+
+
+def load_certificate(der: bytes, what: str) -> x509.Certificate:
+    """One certificate of evidence. Raises EvidenceKindError: its size; ValueError: it is none."""
+    require_size(der, 1, MAX_CERTIFICATE_BYTES, what)
+    with warnings.catch_warnings():
+        # AMD gives every VCEK the serial number 0; of the other kinds none is accepted with it (require_chain).
+        warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
+        return x509.load_der_x509_certificate(der)
 
 
 def require_chain(

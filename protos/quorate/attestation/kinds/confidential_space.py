@@ -19,12 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws, jwt
-from joserfc.errors import BadSignatureError, ExpiredTokenError, InvalidTokenError
+from joserfc.errors import BadSignatureError, ClaimError, MissingClaimError
 from joserfc.jwk import RSAKey
 
 from quorate.attestation.appraisal import Check, Claims
 from quorate.attestation.evidence import Evidence, require_size
-from quorate.attestation.kinds.chain import MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, require_chain
+from quorate.attestation.kinds.chain import MAX_CERTIFICATES, load_certificate, require_chain
 from quorate.attestation.policy import ConfidentialSpacePolicy
 from quorate.attestation.roots import Roots
 from quorate.errors import (
@@ -41,6 +41,7 @@ MAX_TOKEN_BYTES = 32 * 1024
 _ISSUER = "https://confidentialcomputing.googleapis.com"
 _HEADER = {"alg", "typ", "x5c", "kid"}
 """No jku and no x5u, whose addresses somebody might follow; no crit."""
+_TIMES = {"exp", "nbf", "iat"}
 _Json = dict[str, Any]
 
 
@@ -91,10 +92,9 @@ def _certificates(token: str) -> list[x509.Certificate]:
     chain = header.get("x5c")
     if not isinstance(chain, list) or not 2 <= len(chain) <= MAX_CERTIFICATES:
         raise EvidenceKindError("The Confidential Space token carries no certificates", expected="x5c: the PKI token")
-    ders = [base64.b64decode(each, validate=True) for each in chain]
-    for der in ders:
-        require_size(der, 1, MAX_CERTIFICATE_BYTES, "A certificate of the token")
-    return [x509.load_der_x509_certificate(der) for der in ders[:-1]]
+    return [
+        load_certificate(base64.b64decode(each, validate=True), "A certificate of the token") for each in chain[:-1]
+    ]
 
 
 def _signed(token: str, leaf: x509.Certificate) -> _Json:
@@ -118,8 +118,10 @@ def _require_valid(said: _Json, now: datetime) -> None:
     )
     try:
         registry.validate(said)
-    except (ExpiredTokenError, InvalidTokenError) as error:
-        raise EvidenceExpiredError("The Confidential Space token does not hold at this time") from error
+    except ClaimError as error:
+        if error.claim in _TIMES and not isinstance(error, MissingClaimError):
+            raise EvidenceExpiredError("The Confidential Space token does not hold at this time") from error
+        raise EvidenceKindError("The Confidential Space token is none of Google's", got=str(error)[:200]) from error
 
 
 def _closed_machine(said: _Json, space: _Json) -> Iterator[Check]:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 
 from quorate.attestation.appraisal import Check, Claims
 from quorate.attestation.evidence import Evidence, require_size
-from quorate.attestation.kinds.chain import MAX_CERTIFICATE_BYTES, MAX_CERTIFICATES, require_chain
+from quorate.attestation.kinds.chain import MAX_CERTIFICATES, load_certificate, require_chain
 from quorate.attestation.policy import NitroPolicy
 from quorate.attestation.roots import Roots
 from quorate.errors import DebugModeError, EvidenceKindError, EvidenceSignatureError
@@ -45,7 +45,8 @@ def claims(evidence: Evidence, section: NitroPolicy, now: datetime, roots: Roots
     require_size(evidence.endorsements, 0, 0, "What comes with a Nitro document")
     payload, signature = _cose_sign1(evidence.raw)
     document = _document(payload)
-    leaf, *between = (_certificate(der) for der in (document["certificate"], *document["cabundle"][1:]))
+    ders = (document["certificate"], *document["cabundle"][1:])  # the first of the bundle is the root itself
+    leaf, *between = (load_certificate(der, "A certificate of the Nitro document") for der in ders)
     require_chain(leaf, between, roots.amazon, now)
     _require_signed(leaf, payload, signature)
     pcrs = document["pcrs"]
@@ -117,11 +118,6 @@ def _document(payload: bytes) -> dict[str, Any]:
     ):
         raise EvidenceKindError("A field of the Nitro document has another type or size")
     return document
-
-
-def _certificate(der: bytes) -> x509.Certificate:
-    require_size(der, 1, MAX_CERTIFICATE_BYTES, "A certificate of the Nitro document")
-    return x509.load_der_x509_certificate(der)
 
 
 def _read(content: bytes, depth: int) -> Any:

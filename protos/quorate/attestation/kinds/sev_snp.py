@@ -9,7 +9,6 @@ interface*, section 3.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -18,11 +17,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.utils import CryptographyDeprecationWarning
 
 from quorate.attestation.appraisal import Check, Claims
 from quorate.attestation.evidence import Evidence, require_size
-from quorate.attestation.kinds.chain import MAX_CERTIFICATE_BYTES, require_valid
+from quorate.attestation.kinds.chain import load_certificate, require_valid
 from quorate.attestation.kinds.snp_report import (
     REPORT_BYTES,
     Endorsed,
@@ -57,8 +55,7 @@ def claims(evidence: Evidence, section: SnpPolicy, now: datetime, roots: Roots) 
     require_size(evidence.raw, REPORT_BYTES, REPORT_BYTES, "The SEV-SNP report")
     if not evidence.endorsements:
         raise CollateralError("The VCEK certificate is missing beside the SEV-SNP report")
-    require_size(evidence.endorsements, 1, MAX_CERTIFICATE_BYTES, "The VCEK certificate")
-    report, vcek = read_report(evidence.raw), _certificate(evidence.endorsements)
+    report, vcek = read_report(evidence.raw), load_certificate(evidence.endorsements, "The VCEK certificate")
     endorsed = read_endorsed(vcek)
     _require_chain(vcek, roots.amd[endorsed.product], now)
     _require_signed(vcek, report)
@@ -82,13 +79,6 @@ def claims(evidence: Evidence, section: SnpPolicy, now: datetime, roots: Roots) 
             *_allowed_machine(report, endorsed, reported, section),
         ),
     )
-
-
-def _certificate(der: bytes) -> x509.Certificate:
-    with warnings.catch_warnings():
-        # AMD gives every VCEK the serial number 0.
-        warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
-        return x509.load_der_x509_certificate(der)
 
 
 def _require_chain(vcek: x509.Certificate, authority: AmdAuthority, now: datetime) -> None:
