@@ -125,7 +125,7 @@ class SyntheticPolicy(BaseModel):
 
 
 class AttestedPolicy(BaseModel):
-    """Whether an attested machine has to add what leaves this site. Which one, a study says, and ``attestation.toml``."""
+    """Whether an attested machine has to add what leaves this site. Which one the study says, and the site's ``file``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -135,6 +135,12 @@ class AttestedPolicy(BaseModel):
     software: bool = Field(
         default=False,
         description="whether evidence may count that a program makes of itself, for development; it proves nothing",
+    )
+    file: str = Field(
+        default="",
+        max_length=1000,
+        description="a policy of this site's own, beside policy.toml, which evidence has to meet with the study's; "
+        "empty: the study's alone",
     )
 
 

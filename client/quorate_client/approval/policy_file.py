@@ -6,6 +6,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from quorate.attestation.policy import AttestationPolicy
 from quorate.errors import (
     ConfigError,
     PolicyError,
@@ -101,9 +102,11 @@ largest_utility_loss = 0.1
 
 [attestation]
 # Must the machine that adds the sites' updates prove what it is and what runs in it, beside secure aggregation? Which
-# machines and which software, the study says; put a policy of this site's own into attestation.toml beside this file,
-# and evidence has to fit both. docs/concepts/attestation.md says what that protects from and what not.
+# machines and which software, the study says. docs/concepts/attestation.md says what that protects from and what not.
 required = false
+
+# A policy of this site's own beside this file, such as "attestation.toml": evidence has to meet both then.
+file = ""
 
 # May evidence count that a program makes of itself? For development only: it proves nothing about any machine.
 software = false
@@ -143,6 +146,19 @@ def look_at_policy(folder: SiteFolder) -> Policy:
             and the owner of the site's keys could have chosen what is in it.
     """
     return _given(folder) or Policy()
+
+
+def own_attestation_policy(folder: SiteFolder, policy: Policy) -> AttestationPolicy | None:
+    """The policy that ``attestation.file`` names, if it names one.
+
+    Raises:
+        ConfigError: as ``look_at_policy``; it is not there, or wrong.
+    """
+    if not policy.attestation.file:
+        return None
+    path = folder.root / policy.attestation.file
+    text = read_trusted(path, frozenset({0, owner_of(folder.keys)}))
+    return parse_toml(text, path, AttestationPolicy)
 
 
 def write_default_policy(folder: SiteFolder) -> None:

@@ -21,8 +21,9 @@ from quorate.errors import QuorateError
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.offers import open_offers
 from quorate_client.approval.policy_file import look_at_policy
-from quorate_client.cli.network_check import BrokenWayError, connect, first_hop, resolve, shake_hands, who_answers
+from quorate_client.cli.network_check import resolve, shake_hands, who_answers
 from quorate_client.connection.channel import unheeded_proxies
+from quorate_client.connection.way import BrokenWayError, connect, first_hop
 from quorate_client.ledger.upgrading import pending_upgrades
 from quorate_client.site.config import Config, read_config
 from quorate_client.site.database import site_state

@@ -15,7 +15,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import BinaryIO
 
@@ -90,7 +90,7 @@ class GateParts:
     door_key: Callable[[], bytes]
     signing_key: Callable[[], Ed25519PrivateKey]
     note: Callable[[Appraised], None]
-    now: Callable[[], datetime] = partial(datetime.now, UTC)
+    now: Callable[[], datetime]
 
 
 class Gate:

@@ -1,4 +1,4 @@
-"""The way from a site to its server, gone by hand instead of through gRPC, which hides where it ends and who answers."""
+"""The way from a site to its server, gone by hand and not through gRPC, which hides where it ends and who answers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from quorate import __version__
+from quorate.attestation.appraisal import Appraisal
+from quorate.attestation.binding import Expected
+from quorate.attestation.evidence import Evidence
 from quorate.errors import (
     PolicyError,
     PrivacyUnsupportedError,
@@ -38,6 +41,7 @@ from quorate.errors import (
     VoteRefusedError,
     VotesForgottenError,
 )
+from quorate.identity import SiteName
 from quorate.process.cancellation import cancel
 from quorate.process.disk import watch_disk
 from quorate.process.metrics import watch_event_loop
@@ -45,16 +49,26 @@ from quorate.process.monitoring import Examine, Finding, serve_monitoring
 from quorate.rounds.blobs import BlobId
 from quorate.rounds.instruction import Instruction
 from quorate.rounds.spool import Spool
+from quorate.study.study import Study
 from quorate_client.approval.answers import Answers
+from quorate_client.approval.attested import appraise_for
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.other_sites import OtherSitesApprovals
-from quorate_client.approval.policy_file import check_policy_now, look_at_policy, policy_now, read_policy
+from quorate_client.approval.policy_file import (
+    check_policy_now,
+    look_at_policy,
+    own_attestation_policy,
+    policy_now,
+    read_policy,
+)
 from quorate_client.approval.readiness import Assessor
 from quorate_client.approval.usable import look_at, require_usable
 from quorate_client.connection.channel import open_channel, unheeded_proxies
 from quorate_client.connection.current import CurrentConnection
+from quorate_client.connection.gate import Gate, GateParts
 from quorate_client.connection.transfers import Downloads
+from quorate_client.connection.way import key_of_the_door
 from quorate_client.daemon.budgets import BudgetWatch
 from quorate_client.daemon.control_stream import ControlStream, Surroundings
 from quorate_client.daemon.health import site_findings
@@ -74,7 +88,7 @@ from quorate_client.site.agreement import Agreement
 from quorate_client.site.config import Config
 from quorate_client.site.database import SiteDatabase, site_state
 from quorate_client.site.folder import SiteFolder
-from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys
+from quorate_client.site.keys import certificate_life, load_credentials, load_identity, load_keys, own_certificate_files
 from quorate_client.workers.isolation import Confinement
 from quorate_client.workers.pool import ProcessWorkers
 from quorate_client.workers.process import WorkerSettings
@@ -179,12 +193,14 @@ def assemble(
         # The server was asked, and may have let this site wait for days.
         return await allowed(instruction)
 
+    gate = _gate(folder, config, identity.site, address, answers, current, spool, wall)
     readiness = ReadinessReports(Assessor(folder, answers, datasets, tasks, ledger, wall))
     stream = ControlStream(
-        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, metrics, readiness
+        Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, gate, metrics, readiness
     )
     parts = DaemonParts(
         journal=journal,
+        admits=gate.admits,
         engine=engine,
         metrics=metrics,
         agree=agree,
@@ -195,6 +211,43 @@ def assemble(
     )
     spool.keep_only(journal.blobs())
     return Daemon(stream, Instructions(parts), CertificateKeeper(folder, stream, current, metrics, draw), journal, drop)
+
+
+def _gate(
+    folder: SiteFolder,
+    config: Config,
+    site: SiteName,
+    address: str,
+    answers: Answers,
+    current: CurrentConnection,
+    spool: Spool,
+    wall: Callable[[], float],
+) -> Gate:
+    def study_of(digest: bytes) -> Study | None:
+        answer = answers.find(digest)
+        return answer.study if answer is not None else None
+
+    def appraise(study: Study, evidence: Evidence, expected: Expected, now: datetime) -> Appraisal:
+        policy = read_policy(folder)
+        return appraise_for(study, evidence, expected, now, policy, own_attestation_policy(folder, policy))
+
+    def door_key() -> bytes:
+        credentials = load_credentials(folder.keys)
+        return key_of_the_door(address, config.proxy, credentials.ca_pem, own_certificate_files(folder.keys))
+
+    return Gate(
+        GateParts(
+            site=site,
+            study=study_of,
+            appraise=appraise,
+            door_key=door_key,
+            signing_key=lambda: load_keys(folder.keys).signing,
+            note=lambda _: None,
+            now=lambda: datetime.fromtimestamp(wall(), UTC),
+        ),
+        current,
+        spool,
+    )
 
 
 def _downloads(

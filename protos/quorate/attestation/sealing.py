@@ -125,7 +125,9 @@ def blob_key(secret: bytes, number: int) -> bytes:
     return hashlib.sha256(_REPLY + _joined(b"blob", secret, struct.pack("!I", number))).digest()
 
 
-def signed_part(message: bytes, study: bytes, deadline_s: float, body: bytes, blobs: tuple[tuple[bytes, int], ...]) -> bytes:
+def signed_part(
+    message: bytes, study: bytes, deadline_s: float, body: bytes, blobs: tuple[tuple[bytes, int], ...]
+) -> bytes:
     """All of an instruction that a site heeds; its id names run, round, phase, attempt and site.
 
     Args:

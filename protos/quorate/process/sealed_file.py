@@ -63,9 +63,7 @@ class SealedFile(io.RawIOBase):
             is_last = number == self._chunks - 1
             length = sealed_bytes(self._size) - start if is_last else CHUNK_BYTES + TAG_BYTES
             try:
-                opened = self._cipher.decrypt(
-                    chunk_nonce(number, is_last=is_last), self._read_at(start, length), None
-                )
+                opened = self._cipher.decrypt(chunk_nonce(number, is_last=is_last), self._read_at(start, length), None)
             except (InvalidTag, ValueError) as error:
                 raise FrameError("What arrived is not what was sealed, or is not whole") from error
             self._held = number, opened

@@ -88,5 +88,3 @@ class RemoteStore:
         if answer.verb is not wanted:
             raise RunWorkerError("The server answered the aggregator something else than it asked")
         return answer.payload
-
-

@@ -302,6 +302,7 @@ class LiveRun:
 
     def _keep_model(self, blob: Blob) -> None:
         """The released model leaves the spool for the run's folder."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # an aggregator needs none
         scratch = self._folder / "model.npz.part"
         with disk_errors(), scratch.open("wb") as file:
             for frame in self._shared.spool.read(blob):

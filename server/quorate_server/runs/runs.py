@@ -14,7 +14,14 @@ from pathlib import Path
 
 import structlog
 
-from quorate.errors import AttestationError, DiskFullError, InputError, QuorateError, QuorumMissingError, WrongStateError
+from quorate.errors import (
+    AttestationError,
+    DiskFullError,
+    InputError,
+    QuorateError,
+    QuorumMissingError,
+    WrongStateError,
+)
 from quorate.identity import RunId, SiteName
 from quorate.rounds.instruction import MessageId
 from quorate.rounds.run import RunState, RunView
