@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+from functools import partial
 import statistics
 import tempfile
 import time
@@ -164,8 +165,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
         return sent
 
     def add() -> None:
-        joined.seek(0)
-        adder.fold(joined)
+        adder.fold(partial(io.BytesIO, joined))
 
     def decrypt() -> npt.NDArray[np.float64]:
         averages = []
@@ -175,7 +175,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
         return np.concatenate(averages)
 
     sent = encrypt()
-    joined, adder = io.BytesIO(b"".join(sent)), CipherAdder(packing.polynomials(len(update)))
+    joined, adder = b"".join(sent), CipherAdder(packing.polynomials(len(update)))
     key_sum = np.zeros(DEGREE, dtype=np.uint64)
     for _ in range(SITES):
         add()

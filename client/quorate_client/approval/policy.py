@@ -27,7 +27,7 @@ from quorate.errors import (
 )
 from quorate.rounds.instruction import Phase
 from quorate.study.privacy_section import EvaluationPrivacy
-from quorate.study.study import Study, TrainingData
+from quorate.study.study import Mode, Study, TrainingData
 from quorate.study.synthetic_section import Share, Synthetic
 
 SHIPPED_TASKS = ("tabular-classifier", "image-classifier")
@@ -125,7 +125,7 @@ class SyntheticPolicy(BaseModel):
 
 
 class AttestedPolicy(BaseModel):
-    """Whether an attested machine has to add what leaves this site. Which one the study says, and the site's ``file``."""
+    """Whether an attested machine has to add what leaves this site. Which one, the study says and the site's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -149,8 +149,9 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protection: frozenset[Literal["none", "secagg"]] = Field(
-        default=frozenset({"secagg"}), description="modes of protection; none lets the server read every update"
+    protection: frozenset[Mode] = Field(
+        default=frozenset({"secagg"}),
+        description="modes of protection; enclave lets an attested machine read every update, none the server",
     )
     evaluation_without_protection: bool = Field(
         default=False,
@@ -256,7 +257,7 @@ class Policy(BaseModel):
             "counts rounds of fewer sites than this site's policy allows",
             RosterTooSmallError,
         )
-        if mode == "secagg":
+        if mode != "none":
             yield Rule(
                 f"colluders = {self.colluders}",
                 f"protection.colluders = {study.protection.colluders}",

@@ -22,7 +22,8 @@ from quorate_client.site.trusted_file import read_trusted
 DEFAULT_POLICY_TOML = """\
 # What this site lets happen, whatever the consortium publishes. These are the defaults.
 
-# How updates may be protected. "none" lets the server read them; it must be added here for such a study to run.
+# How updates may be protected. "enclave" lets an attested machine read them, "none" the server; they must be added here
+# for such a study to run.
 protection = ["secagg"]
 
 # May a study without protection count exactly how its model does on held-out records here? The server has the counts of

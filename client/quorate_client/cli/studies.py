@@ -97,7 +97,7 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     say("What the study promises about the people in the data:", "bold")
     for sentence in privacy_statement(assessment.offer.study).exact:
         say(f"- {sentence}")
-    if assessment.offer.study.protection.mode == "secagg":
+    if assessment.offer.study.protection.mode != "none":
         say("What the sums tell:", "bold")
         say(f"- {NEIGHBOURING_ROUNDS}")
     say("What the evaluation tells:", "bold")

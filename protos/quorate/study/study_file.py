@@ -14,6 +14,7 @@ from quorate.errors import StudyError
 from quorate.identity import SiteName, parse_name
 from quorate.study.attestation_section import Attestation
 from quorate.study.privacy_section import Privacy
+from quorate.study.robust_section import Robust
 from quorate.study.section import Frozen
 from quorate.study.study import (
     Guest,
@@ -75,6 +76,7 @@ class StudyFile(Readable):
     privacy: Privacy | None = None
     synthetic: Synthetic | None = None
     attestation: Attestation | None = None
+    robust: Robust | None = None
     release: ReleaseFor = ReleaseFor()
     guest: Guest | None = None
 
