@@ -21,8 +21,10 @@ from quorate.errors import ContributionError
 from quorate.process.chunked_aead import seal_chunks
 from quorate.study.robust_section import Robust
 from quorate.study.study import Study
-from quorate_server.rounds.aggregate import BLOCK_BYTES, Adder, PlainAdder, Update, require_length
+from quorate_server.rounds.aggregate import Adder, PlainAdder, Update, require_length
 
+ROBUST_BLOCK_BYTES = 64 * 1024
+"""Of each update at a time: those of all sites are in memory together."""
 _LARGEST = 2**31 - 1
 Matrix = npt.NDArray[np.int64]
 """Updates by coordinates."""
@@ -65,8 +67,8 @@ class RobustAdder:
         squares = 0.0
         with update() as file:
             require_length(file, self._bytes)
-            for start in range(0, self._bytes, BLOCK_BYTES):
-                values = _integers(file, min(BLOCK_BYTES, self._bytes - start)).astype(np.float64)
+            for start in range(0, self._bytes, ROBUST_BLOCK_BYTES):
+                values = _integers(file, min(ROBUST_BLOCK_BYTES, self._bytes - start)).astype(np.float64)
                 squares += float(values @ values)
         norm = math.sqrt(squares)
         self._updates.append((update, self._longest / norm if norm > self._longest else 1.0))
@@ -75,8 +77,8 @@ class RobustAdder:
         """Little-endian words, in blocks."""
         with ExitStack() as open_files:
             files = [(open_files.enter_context(update()), scale) for update, scale in self._updates]
-            for start in range(0, self._bytes, BLOCK_BYTES):
-                size = min(BLOCK_BYTES, self._bytes - start)
+            for start in range(0, self._bytes, ROBUST_BLOCK_BYTES):
+                size = min(ROBUST_BLOCK_BYTES, self._bytes - start)
                 rows = np.stack([_scaled(_integers(file, size), scale) for file, scale in files])
                 combined = np.clip(combine(rows, self._robust), -_LARGEST, _LARGEST)
                 yield combined.astype("<i4").tobytes()
