@@ -40,8 +40,8 @@ _SERVER_SAW_STUDY = {
         "each over at least 10 records.",
     ),
     "enclave": (
-        "No site's update, weight, number of records, statistics or evaluation counts: they came sealed to the attested "
-        "machine, which has all of them, and the sums left it sealed for the sites.",
+        "No site's update, weight, number of records, statistics or evaluation counts: they came sealed to the "
+        "attested machine, which has all of them, and the sums left it sealed for the sites.",
         "Never the global model: if the study releases it to the operator, the sites sealed it to the operator's key.",
         "Which sites hold the same model as the others, and the size of the model.",
         "The rates of all sites together that the sites told (loss, accuracy and the like), rounded to 3 digits, each "
