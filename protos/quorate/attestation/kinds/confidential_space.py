@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc import jws, jwt
-from joserfc.errors import BadSignatureError, ExpiredTokenError, InvalidTokenError
+from joserfc.errors import BadSignatureError, ClaimError, MissingClaimError
 from joserfc.jwk import RSAKey
 
 from quorate.attestation.appraisal import Check, Claims
@@ -41,6 +41,7 @@ MAX_TOKEN_BYTES = 32 * 1024
 _ISSUER = "https://confidentialcomputing.googleapis.com"
 _HEADER = {"alg", "typ", "x5c", "kid"}
 """No jku and no x5u, whose addresses somebody might follow; no crit."""
+_TIMES = {"exp", "nbf", "iat"}
 _Json = dict[str, Any]
 
 
@@ -117,8 +118,10 @@ def _require_valid(said: _Json, now: datetime) -> None:
     )
     try:
         registry.validate(said)
-    except (ExpiredTokenError, InvalidTokenError) as error:
-        raise EvidenceExpiredError("The Confidential Space token does not hold at this time") from error
+    except ClaimError as error:
+        if error.claim in _TIMES and not isinstance(error, MissingClaimError):
+            raise EvidenceExpiredError("The Confidential Space token does not hold at this time") from error
+        raise EvidenceKindError("The Confidential Space token is none of Google's", got=str(error)[:200]) from error
 
 
 def _closed_machine(said: _Json, space: _Json) -> Iterator[Check]:

@@ -34,6 +34,7 @@ from quorate.errors import (
 MAX_QUOTE_BYTES = 16 * 1024
 MAX_COLLATERAL_BYTES = 128 * 1024
 _TDX = 0x81
+_REPORTS = (dcap_qvl.TdReport10, dcap_qvl.TdReport15, dcap_qvl.TdReport15Ex)
 _REGISTERS = {
     "mrtd": "mr_td",
     "rtmr0": "rt_mr0",
@@ -55,6 +56,9 @@ _HARMLESS = 1 << 30 | 1 << 31  # PKS, KL; not PERFMON, which counts what the gue
 _REASONS: tuple[tuple[str, type[AttestationError]], ...] = (
     ("Debug mode", DebugModeError),
     ("service TD", DebugModeError),
+    ("SERVTD", DebugModeError),
+    ("TD profiling", DebugModeError),
+    ("TD migration", DebugModeError),
     ("TD attributes", DebugModeError),
     ("SEPT_VE_DISABLE", DebugModeError),
     ("Expired", EvidenceExpiredError),
@@ -88,7 +92,7 @@ def claims(evidence: Evidence, section: TdxPolicy, now: datetime, roots: Roots) 
     require_size(evidence.endorsements, 1, MAX_COLLATERAL_BYTES, "The collateral beside the TDX quote")
     said = _verified(evidence, section, now, roots)
     report = dcap_qvl.parse_quote(evidence.raw).report
-    if said["tee_type"] != _TDX or not isinstance(report, dcap_qvl.TdReport10):
+    if said["tee_type"] != _TDX or not isinstance(report, _REPORTS):
         raise EvidenceKindError(
             "The quote is none of TDX", expected=f"TEE type {_TDX:#x}", got=f"{said['tee_type']:#x}"
         )

@@ -1,0 +1,61 @@
+"""What evidence is bound to: a golden value, and every part counts."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from quorate.attestation.binding import Expected, as_eat_nonce, binding
+from quorate.errors import InputError
+
+PARTS: dict[str, Any] = {
+    "nonce": bytes(range(32)),
+    "public_key": bytes(range(32, 64)),
+    "tls_spki": b"a key in DER",
+    "study": bytes(32),
+    "run": "run-1",
+    "config": b"{}",
+}
+
+
+def test_the_binding_is_the_hash_of_each_part_behind_its_length() -> None:
+    def prefixed(part: bytes) -> bytes:
+        return len(part).to_bytes(8, "big") + part
+
+    by_hand = b"quorate/attest-binding/v1"
+    by_hand += prefixed(bytes(range(32))) + prefixed(bytes(range(32, 64)))
+    by_hand += prefixed(hashlib.sha256(b"a key in DER").digest()) + prefixed(bytes(32)) + prefixed(b"run-1")
+    by_hand += prefixed(hashlib.sha256(b"{}").digest())
+    assert binding(**PARTS) == hashlib.sha512(by_hand).digest()
+
+
+def test_the_binding_does_not_change_between_versions() -> None:
+    assert binding(**PARTS).hex()[:32] == "df8293d02bba2db2d9e99edb658e738d"
+    assert as_eat_nonce(bytes(64)) == hashlib.sha256(bytes(64)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"nonce": bytes(32)},
+        {"public_key": bytes(32)},
+        {"tls_spki": b"another key"},
+        {"study": bytes(31) + b"\1"},
+        {"run": "run-2"},
+        {"config": b"{ }"},
+        {"study": bytes(31), "run": "\0run-1"},
+    ],
+    ids=str,
+)
+def test_every_part_counts(other: dict[str, Any]) -> None:
+    assert binding(**(PARTS | other)) != binding(**PARTS)
+
+
+def test_a_nonce_or_a_binding_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match="32 bytes"):
+        binding(**(PARTS | {"nonce": bytes(31)}))
+    with pytest.raises(InputError, match="64 bytes"):
+        Expected(bytes(63), datetime(2026, 12, 1, tzinfo=UTC))
