@@ -125,6 +125,7 @@ def test_a_library_that_we_keep_at_arms_length_has_one_importer_on_each_side(lib
         ("quorate_operator.cli", {"flwr", "numpy", "sqlalchemy", "torch", "matplotlib"}),
         ("quorate_server.daemon", {"torch", "matplotlib"}),
         ("quorate_client.daemon.daemon", {"flwr", "numpy", "torch", "opacus", "pandas"}),
+        ("quorate_client.cli", {"dcap_qvl", "joserfc", "cbor2"}),
     ],
 )
 def test_a_program_does_not_load_what_it_does_not_need(module: str, unwanted: set[str]) -> None:
