@@ -49,7 +49,9 @@ def test_a_genuine_quote_of_sgx_is_none_of_tdx_whatever_its_status() -> None:
     assert POLICY.tdx is not None
     wide = POLICY.tdx.model_copy(update={"tcb_statuses": frozenset({"ConfigurationAndSWHardeningNeeded"})})
     assert found_in(SGX).code == "attestation_tcb"
-    assert found_in(SGX, AttestationPolicy(tdx=wide)).code == "attestation_kind"
+    found = found_in(SGX, AttestationPolicy(tdx=wide))
+    assert found.code == "attestation_kind"
+    assert "none of TDX" in str(found.refusal)
 
 
 @pytest.mark.parametrize("one", [TDX, TDX_OUTDATED, SGX], ids=["good", "outdated", "SGX"])
