@@ -107,6 +107,9 @@ def sources() -> Iterator[tuple[Path, set[str]]]:
     ("library", "importers"),
     [
         ("flwr", {"server/quorate_server/flower", "client/quorate_client/flower"}),
+        ("dcap_qvl", {"protos/quorate/attestation/kinds/tdx.py"}),
+        ("cbor2", {"protos/quorate/attestation/kinds/nitro.py"}),
+        ("joserfc", {"protos/quorate/attestation/kinds/confidential_space.py"}),
         ("matplotlib", {"server/quorate_server/reporting/plots.py", "client/quorate_client/cli/explore.py"}),
         (
             "jinja2",

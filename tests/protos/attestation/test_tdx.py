@@ -186,7 +186,7 @@ def test_nothing_that_intel_signed_in_the_collateral_can_be_changed() -> None:
     good = TDX.evidence()
     collateral = json.loads(good.endorsements)
     for name in ("tcb_info", "qe_identity"):
-        for at in range(0, len(collateral[name]), 5):
+        for at in range(len(collateral[name])):
             text = collateral[name]
             other = text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :]
             beside = json.dumps(collateral | {name: other}).encode()
