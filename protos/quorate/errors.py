@@ -445,7 +445,7 @@ class AttestedConfigError(AttestationError):
 
 
 class BindingMismatchError(AttestationError):
-    """Evidence is bound to another nonce, key, TLS certificate, study, run or configuration."""
+    """Evidence is bound to another nonce, key, server, study or run."""
 
     code = "attestation_binding"
 
