@@ -33,7 +33,7 @@ def parse_name(text: str, what: str = "site") -> SiteName:
         raise InputError(
             f"{text[:80]!r} cannot be the name of a {what}",
             expected="1 to 63 lower-case letters, digits and hyphens, not at the ends",
-            action=f"Choose another name, for example {'north-hospital' if what == 'site' else 'my-' + what}",
+            action=f"Choose another name, for example {'north-hospital' if what == 'site' else 'my-' + what.replace(' ', '-')}",
         )
     return SiteName(text)
 
