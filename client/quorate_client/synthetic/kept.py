@@ -18,7 +18,7 @@ from typing import Any
 
 from quorate.errors import AlreadyExistsError, InputError, NotFoundError, StorageError
 from quorate.process.folder_lock import held
-from quorate.process.private_files import create_private, flush_folder, write_private
+from quorate.process.private_files import create_private, flush_folder, no_folder, write_private
 from quorate_client.approval.datasets import Datasets
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
@@ -79,12 +79,15 @@ class Kept:
         """Copy the records to a new file, marked as what they are. Whether they may be used is another question.
 
         Raises:
-            InputError: neither CSV nor Parquet. AlreadyExistsError. StorageError: it is not what was made.
+            InputError: neither CSV nor Parquet. AlreadyExistsError. NotFoundError: its folder is not there.
+            StorageError: it is not what was made.
         """
         if target.suffix.lower() not in (".csv", ".parquet"):
             raise InputError("Records are exported as CSV or as Parquet", expected=".csv or .parquet", got=target.name)
         if target.exists():
             raise AlreadyExistsError(f"{target} exists already", action="Name another file with -o")
+        if not target.parent.is_dir():
+            raise no_folder(target)
         self.require_whole()
         scratch = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
         try:
