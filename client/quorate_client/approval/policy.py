@@ -51,7 +51,9 @@ class PrivacyPolicy(BaseModel):
     )
     largest_clip: _Positive | None = Field(default=None, description="largest norm to which a study may clip")
     least_records: int = Field(
-        default=50, ge=2, description="least training records (or units) of a data set for DP-SGD"
+        default=50,
+        ge=2,
+        description="least training records (or units) of a data set for DP-SGD, or to make a synthetic set from",
     )
     largest_delta: _Positive | None = Field(
         default=None, description="largest delta of a study; absent: 1 / records^1.1 of the data set"

@@ -181,7 +181,11 @@ def _require_fit(schema: TabularSchema, mitigation: Mitigation) -> None:
     if twice := sorted({name for name in answers if answers.count(name) > 1}):
         raise DataError(f"Columns are to be treated in two ways: {', '.join(twice)}", expected="one answer for each")
     if unknown := sorted({*answers} - {*columns, schema.label.name}):
-        raise DataError(f"The data set has no column {', '.join(unknown)}", action="Take the names from its schema")
+        raise DataError(
+            f"The data set has no column {', '.join(unknown)}",
+            expected=f"some of {', '.join(columns)}",
+            action="Take the names from its schema",
+        )
     if schema.label.name in {*mitigation.drop, *mitigation.generalise}:
         raise DataError(
             f"{schema.label.name} is the label, without which records are of no use", expected="a column, or --keep"

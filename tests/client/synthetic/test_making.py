@@ -231,7 +231,6 @@ def refused(site: Site, order: Order, policy: Policy, error: type[QuorateError],
         (replace(ORDER, delta=0.0), Policy(), "delta"),
         (replace(ORDER, delta=1e-4), Policy(privacy=PrivacyPolicy(largest_delta=1e-5)), "at most 1e-05"),
         (replace(ORDER, epsilon=60.0), Policy(synthetic=SyntheticPolicy(largest_epsilon=100.0)), "at most 50"),
-        (replace(ORDER, epsilon=-1.0), Policy(), "epsilon above 0"),
     ],
 )
 def test_what_the_policy_or_the_generator_does_not_allow_changes_nothing(
@@ -247,8 +246,10 @@ def test_what_the_policy_or_the_generator_does_not_allow_changes_nothing(
         (replace(ORDER, name="visits"), AlreadyExistsError, "already"),
         (replace(ORDER, name="../made"), InputError, "data set"),
         (replace(ORDER, rows=3), InputError, "from 20"),
+        (replace(ORDER, epsilon=-1.0), InputError, "a number above 0; got --epsilon -1"),
+        (replace(ORDER, epsilon=math.nan), InputError, "a number above 0"),
         (replace(ORDER, answers=Mitigation(drop=frozenset({"outcome"}))), DataError, "label"),
-        (replace(ORDER, answers=Mitigation(keep=frozenset({"nothing"}))), DataError, "no column nothing"),
+        (replace(ORDER, answers=Mitigation(keep=frozenset({"nothing"}))), DataError, "no column nothing. Expected some of age,"),
     ],
 )
 def test_an_order_that_cannot_be_carried_out_changes_nothing(
