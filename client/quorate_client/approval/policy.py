@@ -27,6 +27,7 @@ from quorate.errors import (
 )
 from quorate.rounds.instruction import Phase
 from quorate.study.privacy_section import EvaluationPrivacy
+from quorate.study.section import given
 from quorate.study.study import Study, TrainingData
 from quorate.study.synthetic_section import Share, Synthetic
 
@@ -122,8 +123,7 @@ class SyntheticPolicy(BaseModel):
     @property
     def limits(self) -> dict[str, float]:
         """What is limited, by key; a study has the same keys (``Synthetic.limits``)."""
-        each = {name: getattr(self, name) for name in Synthetic.model_fields}
-        return {name: limit for name, limit in each.items() if limit is not None}
+        return given(self, Synthetic.model_fields)
 
 
 class Policy(BaseModel):

@@ -93,7 +93,9 @@ def demands(origin: Origin, policy: Policy, study: Study | None = None) -> Itera
     Args:
         study: None: what this site demands whatever a study says.
     """
-    own = policy.synthetic.limits
+    own = dict(policy.synthetic.limits)
+    if origin.epsilon is None:
+        own.pop("largest_epsilon", None)  # that is for without_privacy to say
     asked = [("this site's policy", own)]
     asked += [("the study", study.synthetic.limits)] if study is not None and study.synthetic is not None else []
     if origin.epsilon is None:
@@ -105,8 +107,6 @@ def demands(origin: Origin, policy: Policy, study: Study | None = None) -> Itera
         yield f"a report with {missing}", "none", False
     for who, limits in asked:
         for name, limit in limits.items():
-            if name == "largest_epsilon" and origin.epsilon is None and limits is own:
-                continue  # that is for without_privacy to say
             for of_what, figure in _figures(origin, name):
                 is_met = figure is not None and figure <= limit
                 yield f"synthetic.{name} = {limit:g} in {who}", _shown(of_what, figure), is_met

@@ -16,6 +16,7 @@ from quorate.errors import AlreadyExistsError, InputError
 from quorate.process.private_files import write_new
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.policy_file import policy_now
+from quorate_client.cli.data import site_datasets
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -30,9 +31,7 @@ from quorate_client.cli.output import (
     table,
     warn,
 )
-from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
-from quorate_client.site.keys import load_identity
 
 if TYPE_CHECKING:
     from quorate_client.approval.policy import Policy
@@ -88,7 +87,7 @@ def make(
 
     site, policy = SiteFolder(state), policy_now(SiteFolder(state))
     order = Order(name, dataset, rows, epsilon, delta, _answers(keep or [], drop or [], generalise or []))
-    with _datasets(state) as datasets, site_ledger(state) as ledger, _shown_progress() as progress:
+    with site_datasets(state) as datasets, site_ledger(state) as ledger, _shown_progress() as progress:
         made = Maker(site, datasets, ledger, policy, shipped_tools(), time.time, progress).make(order)
         kept = _kept(datasets, name)
     refused = refusals(kept.origin, policy)
@@ -108,7 +107,7 @@ def list_made(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -
     from quorate_client.synthetic.limits import refusals
 
     policy = policy_now(SiteFolder(state))
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         found, unfinished = all_kept(datasets), leftovers(SiteFolder(state), datasets)
     if as_json:
         show_json([_as_json(each, policy) for each in found])
@@ -140,7 +139,7 @@ def report(
     from quorate_client.synthetic.tools import report_page
 
     policy = policy_now(SiteFolder(state))
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         kept = _kept(datasets, name)
     figures, lineage = kept.report(), kept.lineage()
     if form is None and output is None:
@@ -178,7 +177,7 @@ def export(
     """Copy a synthetic data set out of the site's folder, marked as what it is. One that was refused stays."""
     from quorate_client.synthetic.limits import require_within
 
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         kept = _kept(datasets, name)
         require_within(name, kept.origin, policy_now(SiteFolder(state)))
         kept.export(output)
@@ -201,7 +200,7 @@ def check(
     """Find out whether a file is a synthetic data set that was made here: by its mark, or by the watermark."""
     from quorate_client.synthetic.provenance import examine
 
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         found = examine(file, SiteFolder(state), datasets, schema)
     if as_json:
         show_json(found.to_json())
@@ -223,14 +222,6 @@ def _answers(keep: list[str], drop: list[str], generalise: list[str]) -> Mitigat
         if not (column and steps[column] > 0):
             raise InputError("A column is generalised by a step above 0", expected="COLUMN=STEP", got=pair[:80])
     return Mitigation(frozenset(keep), frozenset(drop), steps)
-
-
-@contextmanager
-def _datasets(folder: Path) -> Iterator[Datasets]:
-    site = SiteFolder(folder)
-    load_identity(site.keys)
-    with site_state(site.database) as state:
-        yield Datasets(state, time.time)
 
 
 def _kept(datasets: Datasets, name: str) -> Kept:
