@@ -59,7 +59,7 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
-    from quorate_client.synthetic.provenance import require_real
+    from quorate_client.synthetic.marking.provenance import require_real
     from quorate_client.tasks.data.datasets import register
     from quorate_client.tasks.data.schema import named_unit, read_schema
 

@@ -35,7 +35,7 @@ from quorate_client.site.folder import SiteFolder
 
 if TYPE_CHECKING:
     from quorate_client.approval.policy import Policy
-    from quorate_client.synthetic.identifiers import Mitigation
+    from quorate_client.synthetic.identifying.identifiers import Mitigation
     from quorate_client.synthetic.kept import Kept
 
 app = typer.Typer(
@@ -198,7 +198,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Find out whether a file is a synthetic data set that was made here: by its mark, or by the watermark."""
-    from quorate_client.synthetic.provenance import examine
+    from quorate_client.synthetic.marking.provenance import examine
 
     with site_datasets(state) as datasets:
         found = examine(file, SiteFolder(state), datasets, schema)
@@ -210,7 +210,7 @@ def check(
 
 
 def _answers(keep: list[str], drop: list[str], generalise: list[str]) -> Mitigation:
-    from quorate_client.synthetic.identifiers import Mitigation
+    from quorate_client.synthetic.identifying.identifiers import Mitigation
 
     steps = {}
     for pair in generalise:

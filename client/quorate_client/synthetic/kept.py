@@ -22,7 +22,7 @@ from quorate.process.private_files import create_private, flush_folder, no_folde
 from quorate_client.approval.datasets import Datasets
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
-from quorate_client.synthetic.lineage import write_csv, write_parquet
+from quorate_client.synthetic.marking.lineage import write_csv, write_parquet
 from quorate_client.tasks.data.record_index import content_digest
 from quorate_client.tasks.data.schema import TabularSchema, parse_schema
 from quorate_client.tasks.data.table import Table, read_table

@@ -29,9 +29,10 @@ from quorate_client.ledger.entries import SYNTHESISE, Charge
 from quorate_client.ledger.ledger import Ledger, Reservation
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
-from quorate_client.synthetic import kept, watermark
-from quorate_client.synthetic.identifiers import mitigated, require_none
-from quorate_client.synthetic.lineage import COLUMN, lineage_of, short_id
+from quorate_client.synthetic import kept
+from quorate_client.synthetic.identifying.identifiers import mitigated, require_none
+from quorate_client.synthetic.marking import watermark
+from quorate_client.synthetic.marking.lineage import COLUMN, lineage_of, short_id
 from quorate_client.synthetic.order import (
     Order,
     delta_of,

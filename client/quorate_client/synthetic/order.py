@@ -10,8 +10,8 @@ from quorate.errors import InputError, PrivacyRefusedError
 from quorate.privacy.events import Event
 from quorate_client.approval.policy import Policy
 from quorate_client.site.agreement import Dataset
-from quorate_client.synthetic.identifiers import Mitigation
-from quorate_client.synthetic.lineage import COLUMN
+from quorate_client.synthetic.identifying.identifiers import Mitigation
+from quorate_client.synthetic.marking.lineage import COLUMN
 from quorate_client.tasks.data.schema import TabularSchema
 
 MIN_ROWS, MAX_ROWS = 20, 10_000_000

@@ -14,8 +14,8 @@ from quorate_client.synthetic.report.report import Report
 
 _DECIDE_A_TABLE = (
     "quorate_client.synthetic.generator",
-    "quorate_client.synthetic.identifiers",
-    "quorate_client.synthetic.watermark",
+    "quorate_client.synthetic.identifying.identifiers",
+    "quorate_client.synthetic.marking.watermark",
     "quorate_client.tasks.data.datasets",
 )
 _NO_LIMIT = 1.0

@@ -32,7 +32,7 @@ from quorate_client.approval.policy import Policy, PrivacyPolicy, SyntheticPolic
 from quorate_client.ledger.entries import Limited, Refused, Reserved, Spent, Unbounded
 from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic import kept
-from quorate_client.synthetic.identifiers import Mitigation
+from quorate_client.synthetic.identifying.identifiers import Mitigation
 from quorate_client.synthetic.order import Order
 from quorate_client.tasks.data.datasets import load_table, register
 from quorate_client.tasks.data.table import Table, read_table

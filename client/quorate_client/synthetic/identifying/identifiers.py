@@ -2,7 +2,7 @@
 
 A synthetic record repeats whatever its columns can hold: names and telephone numbers show people even where no record
 is repeated. So such columns are found before anything is made: by their name, by what their values look like, and by
-telling nearly every record from every other. The rules are in ``identifying/``. They miss what looks harmless, and are
+telling nearly every record from every other. The rules are beside this file. They miss what looks harmless, and are
 no replacement for a look at the schema.
 """
 

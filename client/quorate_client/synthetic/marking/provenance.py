@@ -11,9 +11,9 @@ from quorate.errors import DataError, InputError
 from quorate_client.approval.datasets import Datasets
 from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic.kept import all_kept
-from quorate_client.synthetic.lineage import COLUMN, mark_in
+from quorate_client.synthetic.marking.lineage import COLUMN, mark_in
+from quorate_client.synthetic.marking.watermark import FOUND_Z, Finding, find
 from quorate_client.synthetic.request import known_watermark_key
-from quorate_client.synthetic.watermark import FOUND_Z, Finding, find
 from quorate_client.tasks.data.schema import TabularSchema, parse_schema, read_schema
 from quorate_client.tasks.data.table import read_table
 
