@@ -30,6 +30,7 @@ from quorate_client.ledger.ledger import Ledger, Reservation
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic import kept
+from quorate_client.synthetic.digits import cut
 from quorate_client.synthetic.identifying.identifiers import mitigated, require_none
 from quorate_client.synthetic.marking import watermark
 from quorate_client.synthetic.marking.lineage import COLUMN, lineage_of, short_id
@@ -226,6 +227,7 @@ class Maker:
             derived(prepared.seed, "generate"),
             lambda done: self.progress("making the records", done),
         )
+        candidates = cut(prepared.schema, candidates)
         key, seed = watermark_key(prepared.key), derived(prepared.seed, "choose")
         return watermark.thinned(key, prepared.schema, candidates, prepared.request.rows, seed)
 
@@ -233,7 +235,7 @@ class Maker:
         tools, request = self.tools, prepared.request
 
         def again(records: Table, seed: bytes) -> Table:
-            return tools.generate(prepared.plan, prepared.schema, records, request.rows, seed)
+            return cut(prepared.schema, tools.generate(prepared.plan, prepared.schema, records, request.rows, seed))
 
         return tools.assess(
             prepared.schema,

@@ -13,6 +13,7 @@ from quorate_client.synthetic.report.page import render_html
 from quorate_client.synthetic.report.report import Report
 
 _DECIDE_A_TABLE = (
+    "quorate_client.synthetic.digits",
     "quorate_client.synthetic.generator",
     "quorate_client.synthetic.identifying.identifiers",
     "quorate_client.synthetic.marking.watermark",

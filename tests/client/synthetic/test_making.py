@@ -70,6 +70,9 @@ def test_a_set_is_registered_with_its_records_report_and_lineage(site: Site) -> 
     )
     table = read_table(dataset.path, kept.schema_of(dataset))
     assert table.records == ROWS
+    (measured,) = site.spy.measured
+    assert rows_of(measured[2]) == rows_of(table), "what was measured is what is kept, to the last digit"
+    assert max(len(f"{each!r}") for each in table.columns["pressure"].tolist()) <= len("123.456")
     assert {path.stat().st_mode & 0o777 for path in dataset.path.parent.iterdir()} == {0o600}
     kept.find(site.datasets, "made").require_whole()
 
