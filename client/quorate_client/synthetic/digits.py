@@ -39,4 +39,5 @@ def _cut(values: Vector, allowed: tuple[float, float]) -> Vector:
     places = DIGITS + in_common - 1 - np.floor(np.log10(sizes))
     places = np.clip(np.nan_to_num(places), 1 - len(_POWERS), len(_POWERS) - 1).astype(np.int64)
     before, after = _POWERS[np.maximum(-places, 0)], _POWERS[np.maximum(places, 0)]
-    return np.clip(np.rint(values / before * after) / after * before, low, high)
+    short: Vector = np.clip(np.rint(values / before * after) / after * before, low, high)
+    return short

@@ -125,7 +125,7 @@ MAKE = ("synthetic", "make", "visits", "--rows", "40", "--name", "next")
     [
         ((*MAKE,), 2, "either --epsilon E or --no-privacy"),
         ((*MAKE, "--epsilon", "1", "--no-privacy"), 2, "either --epsilon E or --no-privacy"),
-        ((*MAKE, "--epsilon", "0"), 3, "privacy_refused"),
+        ((*MAKE, "--epsilon", "0"), 2, "a number above 0"),
         ((*MAKE, "--epsilon", "1e-9", "--delta", "1e-9"), 3, "privacy_refused"),
         ((*MAKE, "--epsilon", "3", "--delta", "0.5"), 3, "at most 0.00"),
         ((*MAKE, "--epsilon", "3", "--generalise", "age"), 2, "COLUMN=STEP"),
