@@ -121,10 +121,13 @@ def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOp
 def remove(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Forget a data set. The records are not touched, but those of a synthetic one, which were made here, are deleted.
     Studies that use it are refused from now on."""
-    with site_datasets(state) as datasets:
+    from quorate_client.synthetic.kept import alone
+
+    site = SiteFolder(state)
+    with site_datasets(state) as datasets, alone(site):
         dataset = datasets.get(name)
         datasets.remove(name)
-        if dataset.origin is not None and dataset.path.parents[1] == SiteFolder(state).synthetic.resolve():
+        if dataset.origin is not None and dataset.path.parents[1] == site.synthetic.resolve():
             shutil.rmtree(dataset.path.parent, ignore_errors=True)
     if as_json:
         show_json({"removed": name})

@@ -148,10 +148,10 @@ def leftovers(site: SiteFolder, datasets: Datasets) -> list[Path]:
 
 @contextmanager
 def alone(site: SiteFolder) -> Iterator[None]:
-    """One set at a time is made at a site. Raises WrongStateError."""
+    """One set at a time is made at a site, and none while a data set is removed. Raises WrongStateError."""
     with held(
         site.root / _LOCK,
-        what="Another synthetic data set is being made at this site",
+        what="A synthetic data set is being made, or a data set removed, at this site",
         action="Wait until it is finished",
     ):
         yield

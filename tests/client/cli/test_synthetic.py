@@ -16,6 +16,7 @@ import pytest
 
 from quorate_client.cli import main
 from quorate_client.site.folder import SiteFolder
+from quorate_client.synthetic.kept import alone
 from quorate_client.tasks.data.table import read_table
 
 from ..command_kit import Run, runner
@@ -285,6 +286,17 @@ def test_a_removed_set_is_gone_with_its_files(run: Run, site: SiteFolder) -> Non
     assert (removed.code, "were deleted" in removed.out) == (0, True)
     assert not path.exists()
     assert run("synthetic", "report", "open").code == 2
+
+
+@pytest.mark.parametrize("name", ["visits", "open"])
+def test_nothing_is_removed_while_a_set_is_being_made(run: Run, site: SiteFolder, name: str) -> None:
+    """Its source would be gone when it is finished, or its files be those that are taken away."""
+    before = everything(site)
+    with alone(site):
+        refused = run("data", "remove", name)
+    assert (refused.code, "being made" in refused.err) == (2, True)
+    assert everything(site) == before | {"synthetic.lock": b""}
+    assert run("data", "show", name).code == 0
 
 
 def test_the_doctor_looks_at_the_synthetic_data_sets(run: Run, site: SiteFolder) -> None:
