@@ -248,6 +248,8 @@ def test_a_set_that_passes_a_limit_is_kept_with_its_report_and_not_exported(
     assert list(tmp_path.iterdir()) == []
     shown = run("synthetic", "report", "made")
     assert (shown.code, "REFUSED: epsilon 3" in shown.out) == (0, True)
+    assert run("synthetic", "report", "made", "-o", tmp_path / "made.html").code == 0
+    assert "not within limits" in (tmp_path / "made.html").read_text(), "as the commands say"
     assert run("synthetic", "export", "open", "-o", tmp_path / "open.csv").code == 3
 
 
