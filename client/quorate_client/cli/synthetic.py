@@ -88,7 +88,11 @@ def make(
     site, policy = SiteFolder(state), policy_now(SiteFolder(state))
     order = Order(name, dataset, rows, epsilon, delta, _answers(keep or [], drop or [], generalise or []))
     with site_datasets(state) as datasets, site_ledger(state) as ledger, _shown_progress() as progress:
-        made = Maker(site, datasets, ledger, policy, shipped_tools(), time.time, progress).make(order)
+        try:
+            made = Maker(site, datasets, ledger, policy, shipped_tools(), time.time, progress).make(order)
+        except KeyboardInterrupt:
+            warn("Interrupted. The same command again finishes it; what was paid for costs nothing again")
+            raise
         kept = _kept(datasets, name)
     refused = refusals(kept.origin, policy)
     if as_json:
@@ -114,7 +118,10 @@ def list_made(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -
         return
     rows = table("name", "made from", "records", "privacy", "use", "made")
     for each in found:
-        usable = cell("REFUSED", "bold red") if refusals(each.origin, policy) else cell("usable", "green")
+        if not each.is_whole:
+            usable = cell("DAMAGED", "bold red")
+        else:
+            usable = cell("REFUSED", "bold red") if refusals(each.origin, policy) else cell("usable", "green")
         privacy = cell(_privacy(each), "bold yellow" if each.origin.epsilon is None else "")
         source = cell(each.origin.source.name)
         records, made = str(each.dataset.records), moment(each.origin.made_unix_s)
@@ -141,6 +148,7 @@ def report(
     policy = policy_now(SiteFolder(state))
     with site_datasets(state) as datasets:
         kept = _kept(datasets, name)
+    kept.require_whole()
     figures, lineage = kept.report(), kept.lineage()
     if form is None and output is None:
         if as_json:
@@ -149,7 +157,9 @@ def report(
         _tell_figures(kept, policy)
         _tell_verdict(kept, refusals(kept.origin, policy))
         return
-    if form == "json" or (form is None and output is not None and output.suffix == ".json"):
+    if form is None and output is not None and output.suffix.lower() not in (".json", ".html"):
+        raise InputError("In which form?", expected="--format, or a file named .html or .json", got=output.name)
+    if form == "json" or (form is None and output is not None and output.suffix.lower() == ".json"):
         if output is None:
             show_json(figures)
             return
@@ -273,7 +283,8 @@ def _figures(kept: Kept) -> str:
 
 def _tell_figures(kept: Kept, policy: Policy) -> None:
     limits = policy.synthetic
-    rows = table("", "found", "limit", title=f"{kept.dataset.name}: {kept.dataset.records} records, {_privacy(kept)}")
+    say(f"{kept.dataset.name}: {kept.dataset.records} records, {_privacy(kept)}", "italic")
+    rows = table("", "found", "limit")
     figures = [(kind.replace("_", " "), risk, limits.largest_risk) for kind, risk in kept.origin.risks.items()]
     for what, found, limit in (*figures, ("utility loss", kept.origin.utility_loss, limits.largest_utility_loss)):
         rows.add_row(what, f"{found:.4f}", "none" if limit is None else f"{limit:g}")
@@ -283,7 +294,7 @@ def _tell_figures(kept: Kept, policy: Policy) -> None:
 def _as_json(kept: Kept, policy: Policy) -> dict[str, Any]:
     from quorate_client.synthetic.limits import refusals
 
-    refused = refusals(kept.origin, policy)
+    refused, is_whole = refusals(kept.origin, policy), kept.is_whole
     return {
         "name": kept.dataset.name,
         "source": kept.origin.source.name,
@@ -295,6 +306,7 @@ def _as_json(kept: Kept, policy: Policy) -> dict[str, Any]:
         "made_unix_s": kept.origin.made_unix_s,
         "risks": kept.origin.risks,
         "utility_loss": kept.origin.utility_loss,
-        "is_usable": not refused,
+        "is_whole": is_whole,
+        "is_usable": is_whole and not refused,
         "refused": refused,
     }

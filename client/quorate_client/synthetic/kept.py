@@ -32,7 +32,7 @@ SALT = "salt"
 """Stands in the report's file, so that its digest in the lineage tells nothing to whoever tries out what is in it."""
 _IN_PROGRESS = "synthetic-in-progress"
 _LOCK = "synthetic.lock"
-_RESTORE = "Restore synthetic/ from a backup, or make it again: the same request costs nothing again"
+_RESTORE = "Restore synthetic/ from a backup, or remove the data set and make it again: the same request costs nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,15 @@ class Kept:
             raise self._damaged(LINEAGE)
         lineage: dict[str, Any] = json.loads(content)
         return lineage
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its files are there, as they were made."""
+        try:
+            self.require_whole()
+        except StorageError:
+            return False
+        return True
 
     def require_whole(self) -> None:
         """Raises StorageError where a file is gone or is not what was made."""

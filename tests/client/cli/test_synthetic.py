@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -87,6 +88,21 @@ def everything(site: SiteFolder) -> dict[str, bytes]:
 
 
 # --- make ---
+
+
+def test_an_interrupted_make_says_that_it_can_be_repeated(run: Run) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGPROF, interrupt)
+    signal.setitimer(signal.ITIMER_PROF, 0.3)  # of this process's own work, so that a busy machine changes nothing
+    try:
+        stopped = run("synthetic", "make", "visits", "--name", "next", "--rows", ROWS, "--epsilon", "3")
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    assert (stopped.code, "The same command again finishes it" in stopped.err) == (130, True)
+    assert [each["name"] for each in run("synthetic", "list", "--json").json()] == ["made", "open"]
 
 
 def test_a_made_set_says_what_it_cost_what_it_discloses_and_whether_it_may_be_used(template: Template) -> None:
@@ -221,6 +237,24 @@ def test_a_report_that_was_exchanged_is_not_shown(run: Run, site: SiteFolder) ->
     assert run("synthetic", "export", "made", "-o", site.root / "x.csv").code == 1
 
 
+def test_a_set_whose_records_are_gone_or_changed_is_not_said_to_be_usable(run: Run, site: SiteFolder) -> None:
+    assert run("synthetic", "list").out.count("usable") == 2
+    with (site.synthetic / "made" / "records.csv").open("a") as records:
+        records.write("x")
+    shutil.rmtree(site.synthetic / "open")
+    listed = run("synthetic", "list")
+    assert (listed.code, listed.out.count("DAMAGED"), "usable" in listed.out) == (0, 2, False)
+    assert [each["is_usable"] for each in run("synthetic", "list", "--json").json()] == [False, False]
+    for name in ("made", "open"):
+        refused = run("synthetic", "report", name)
+        assert (refused.code, "remove the data set and make it again" in refused.err) == (1, True)
+
+
+def test_a_report_in_a_form_that_nobody_named_is_not_guessed(run: Run, tmp_path: Path) -> None:
+    assert "In which form? Expected --format" in run("synthetic", "report", "made", "-o", tmp_path / "made.txt").err
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- export ---
 
 
@@ -249,7 +283,8 @@ def test_a_set_that_passes_a_limit_is_kept_with_its_report_and_not_exported(
     shown = run("synthetic", "report", "made")
     assert (shown.code, "REFUSED: epsilon 3" in shown.out) == (0, True)
     assert run("synthetic", "report", "made", "-o", tmp_path / "made.html").code == 0
-    assert "not within limits" in (tmp_path / "made.html").read_text(), "as the commands say"
+    page = (tmp_path / "made.html").read_text()
+    assert "must not be used as it is: epsilon 3, where synthetic.largest_epsilon = 2" in page, "as the commands say"
     assert run("synthetic", "export", "open", "-o", tmp_path / "open.csv").code == 3
 
 

@@ -130,6 +130,18 @@ def test_the_lineage_tells_how_it_was_made_and_nothing_of_the_source_s_records(s
     assert "smoker" not in made.dataset.path.read_text().splitlines()[0]
 
 
+def test_the_lineage_tells_how_many_sets_were_made_of_the_source_also_of_those_that_are_gone(site: Site) -> None:
+    """Whoever makes sets until a report passes has chosen by the report, and each reader of the last one may know."""
+
+    def sets_made(order: Order) -> int:
+        lineage = site.make(order, ALLOWS_WITHOUT).lineage
+        site.datasets.remove(order.name)
+        return int(lineage["source"]["sets_made_of_it"])
+
+    orders = (WITHOUT, ORDER, replace(WITHOUT, rows=ROWS + 1), WITHOUT)
+    assert [sets_made(order) for order in orders] == [1, 2, 3, 3], "the same one again is no further one"
+
+
 def test_a_delta_that_nobody_names_tells_the_magnitude_of_the_source_and_no_more(site: Site) -> None:
     """1 / records^1.1 itself would be the number of records to whoever gets the table."""
     made = site.make()
