@@ -193,6 +193,11 @@ class Consortium:
         self.sites[name] = start(log, "quorate-client", "run", "--state", self.site_state(name))
         self._running.enter_context(ended(self.sites[name]))
 
+    def write_report(self, study: str, stem: str) -> None:
+        """The report on a study's run, as a page and as JSON, below the consortium's folder."""
+        for form in ("html", "json"):
+            self.operator("run", "report", study, "--format", form, "-o", self.root / f"{stem}.{form}")
+
     def approve(self, study: str, dataset: str | None = None, sites: Sequence[str] | None = None) -> None:
         """Each site, or each of these, reads the study and approves it."""
         with ThreadPoolExecutor(2) as pool:

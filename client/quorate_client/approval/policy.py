@@ -27,6 +27,7 @@ from quorate.errors import (
 )
 from quorate.rounds.instruction import Phase
 from quorate.study.privacy_section import EvaluationPrivacy
+from quorate.study.section import given
 from quorate.study.study import Mode, Study, TrainingData
 from quorate.study.synthetic_section import Share, Synthetic
 
@@ -51,7 +52,9 @@ class PrivacyPolicy(BaseModel):
     )
     largest_clip: _Positive | None = Field(default=None, description="largest norm to which a study may clip")
     least_records: int = Field(
-        default=50, ge=2, description="least training records (or units) of a data set for DP-SGD"
+        default=50,
+        ge=2,
+        description="least training records (or units) of a data set for DP-SGD, or to make a synthetic set from",
     )
     largest_delta: _Positive | None = Field(
         default=None, description="largest delta of a study; absent: 1 / records^1.1 of the data set"
@@ -120,8 +123,7 @@ class SyntheticPolicy(BaseModel):
     @property
     def limits(self) -> dict[str, float]:
         """What is limited, by key; a study has the same keys (``Synthetic.limits``)."""
-        each = {name: getattr(self, name) for name in Synthetic.model_fields}
-        return {name: limit for name, limit in each.items() if limit is not None}
+        return given(self, Synthetic.model_fields)
 
 
 class AttestedPolicy(BaseModel):

@@ -96,6 +96,12 @@ class StudyFile(Readable):
             StudyError: naming the file and each wrong key with what was expected.
         """
         content = _read_toml(path, "study")
+        if "kind" in content and "label" in content:
+            raise StudyError(
+                f"{path} is a schema and no study",
+                expected="a study file, whose task.parameters name a schema file",
+                action=f"Records are made up from a schema alone with `quorate-client data mock {path}`",
+            )
         parameters = content.get("task", {}).get("parameters", {}) if isinstance(content.get("task"), dict) else {}
         if isinstance(parameters, dict) and "schema_file" in parameters:
             parameters["schema"] = _read_toml(path.parent / str(parameters.pop("schema_file")), "schema")
