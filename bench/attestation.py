@@ -6,6 +6,7 @@ QUORATE_SHARED, and a kind without it is left out, loudly.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -110,9 +111,9 @@ def rows(size: Size) -> list[Row]:
 
 def _sealing(size: int) -> list[Row]:
     """An update as a site seals it, and as the machine reads it, on one core; CPU time."""
-    content, key = os.urandom(2**20) * (size // 2**20), os.urandom(32)
+    piece, key = os.urandom(2**20), os.urandom(32)
     began = time.process_time()
-    sealed = b"".join(seal_chunks([content], key))
+    sealed = b"".join(seal_chunks(itertools.repeat(piece, size // 2**20), key))
     seal_s = time.process_time() - began
     file = SealedFile(lambda start, length: sealed[start : start + length], size, key)
     began = time.process_time()
@@ -138,10 +139,10 @@ def _memory(size: Size) -> list[Row]:
 
 
 _MEMORY = """
-import json, resource, sys, tempfile
+import json, sys, tempfile
 from functools import partial
 from pathlib import Path
-from bench.attestation import study_of
+from bench.attestation import peak, peak_anew, study_of
 from quorate.process.chunked_aead import seal_chunks
 from quorate.process.sealed_file import SealedFile
 from quorate_server.rounds.robust import adder_of
@@ -157,13 +158,26 @@ with tempfile.TemporaryDirectory() as folder:
         file = path.open("rb")
         return SealedFile(lambda start, length: (file.seek(start), file.read(length))[1], size, key)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_anew()
     for _ in range(sites):
         adder.fold(opened)
     for block in adder.blocks():
         pass
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / size)
+    print((peak() - before) / size)
 """
+
+
+def peak_anew() -> int:
+    """Bytes that this process has in memory; what it had before does not count any more (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    """Most bytes that this process had in memory since ``peak_anew``."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
 
 
 def study_of(sites: int, robust: dict[str, str] | None) -> Study:

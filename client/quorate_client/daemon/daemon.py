@@ -223,10 +223,6 @@ def _gate(
     spool: Spool,
     wall: Callable[[], float],
 ) -> Gate:
-    def study_of(digest: bytes) -> Study | None:
-        answer = answers.find(digest)
-        return answer.study if answer is not None else None
-
     def appraise(study: Study, evidence: Evidence, expected: Expected, now: datetime) -> Appraisal:
         policy = read_policy(folder)
         return appraise_for(study, evidence, expected, now, policy, own_attestation_policy(folder, policy))
@@ -238,7 +234,7 @@ def _gate(
     return Gate(
         GateParts(
             site=site,
-            study=study_of,
+            study=answers.study,
             appraise=appraise,
             door_key=door_key,
             signing_key=lambda: load_keys(folder.keys).signing,

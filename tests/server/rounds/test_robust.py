@@ -151,18 +151,18 @@ def test_memory_stays_below_one_and_a_half_updates(rule: str) -> None:
 from functools import partial
 from tests.server.rounds.test_robust import enclave_study
 from quorate_server.rounds.robust import adder_of
+from bench.attestation import peak, peak_anew
 import io, tempfile, pathlib, json
 size = 24 * 2**20
 with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "update"
     path.write_bytes(bytes(size))
     adder = adder_of(enclave_study(**({rule} or dict())), size // 4)
-    import resource
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak_anew()
     for _ in range(8):
         adder.fold(partial(path.open, "rb"))
     assert sum(map(len, adder.blocks())) > size
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / size)
+    print((peak() - before) / size)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1.5
