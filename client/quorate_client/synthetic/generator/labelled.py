@@ -22,8 +22,10 @@ from quorate_client.synthetic.generator.sums import ScoreSums
 
 _STEPS = 256
 """Whole numbers to a score of 1."""
-_LONGEST = 1.3
-"""Squared length of a row over what is expected of one; at least one column may always be as unusual as can be."""
+_LONGEST, _SHARES = 0.4, (0.7, 2.0)
+"""Squared length of a row over what is expected of one: where noise is as large as a class, and least and most."""
+_ORDERED = 0.5
+"""Squared length of the trend's score over that of words with the same shares: all powers together weigh like those."""
 _RECORDS = 0.5
 """That each bin has beside what was counted: no bin is impossible."""
 _LEAST = 1e-9
@@ -68,7 +70,7 @@ def scores_of(bins: Bins) -> Scores:
     known = usual[:ordered] / usual[:ordered].sum()
     back[:, :ordered] = -known  # a missing value more is a known one less
     degrees = np.arange(1.0, ordered)
-    weights = math.sqrt(1 - float(usual @ usual)) / degrees
+    weights = math.sqrt(_ORDERED * (1 - float(usual @ usual))) / degrees
     powers = _powers(known)
     trends = np.zeros((bins.count, ordered - 1))
     trends[:ordered] = powers * weights / math.sqrt(usual[:ordered].sum())
@@ -85,15 +87,39 @@ def _powers(shares: Counts) -> Counts:
     return basis
 
 
-def differences(name: str, classes: int, scored: Sequence[Scores]) -> ScoreSums:
-    """The sum over the records of each class of their scores, in whole steps."""
-    expected = sum(float(each.usual @ (each.of_bin**2).sum(axis=1)) for each in scored)
-    steps = [np.rint(_STEPS * each.of_bin).astype(np.int64) for each in scored]
-    return ScoreSums(name, classes, steps, _STEPS * math.sqrt(max(2.0, _LONGEST * expected)))
+@dataclass(frozen=True, slots=True, eq=False)
+class Scoring:
+    """Scores of all columns.
+
+    Args:
+        length: Of a record's row of scores; longer ones are shortened.
+    """
+
+    columns: Sequence[Scores]
+    length: float
+
+    def differences(self, name: str, classes: int) -> ScoreSums:
+        """The sum over the records of each class of their scores, in whole steps."""
+        steps = [np.rint(_STEPS * each.of_bin).astype(np.int64) for each in self.columns]
+        return ScoreSums(name, classes, steps, _STEPS * self.length)
+
+
+def scoring_of(bins: Sequence[Bins], smallest_class: float, noise: float) -> Scoring:
+    """Scores of all columns, and how long a row of them may be: shorter rows have less noise, and tell less of records
+    that are unusual in many columns. At least one column may always be as unusual as can be.
+
+    Args:
+        smallest_class: Records of the rarest class. noise: For a row of length 1.
+    """
+    columns = [scores_of(each) for each in bins]
+    expected = sum(float(each.usual @ (each.of_bin**2).sum(axis=1)) for each in columns)
+    hidden = noise * math.sqrt(expected) / max(smallest_class, 1.0)
+    share = float(np.clip(_LONGEST / np.cbrt(max(hidden, _LEAST)), *_SHARES))
+    return Scoring(columns, math.sqrt(max(2.0, share * expected)))
 
 
 def parts(noisy: Noisy, scored: Sequence[Scores]) -> list[Measured]:
-    """``differences`` for each column."""
+    """``Scoring.differences`` for each column."""
     ends = np.cumsum([each.of_bin.shape[1] for each in scored])
     variance = max((noisy.sigma / _STEPS) ** 2, _LEAST)
     sums = np.split(noisy.values / _STEPS, ends[:-1], axis=1)

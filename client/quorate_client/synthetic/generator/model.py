@@ -15,10 +15,10 @@ from quorate_client.synthetic.generator.grid import Codes, Grid
 from quorate_client.synthetic.generator.labelled import (
     Measured,
     Scores,
-    differences,
+    Scoring,
     from_counts,
     parts,
-    scores_of,
+    scoring_of,
     tables,
 )
 from quorate_client.synthetic.generator.release import Noisy, Releases
@@ -62,9 +62,9 @@ def fit(codes: Codes, classes: int, grids: Sequence[Grid], noise: NoiseMultiplie
     counts = simplex(label.values, total)
     bins = _bins(codes, grids, counts, noise, releases)
     coarse = np.stack([codes[:, 0], *(each.codes(codes[:, j + 1]) for j, each in enumerate(bins))], axis=1)
-    scored = [scores_of(each) for each in bins]
-    known = [_labelled("first", coarse, counts, scored, noise.labelled, releases)]
-    margins = _margins(counts, scored, [[each] for each in known[0]])
+    scoring = scoring_of(bins, float(counts.min()), noise.labelled)
+    known = [_labelled("first", coarse, counts, scoring, noise.labelled, releases)]
+    margins = _margins(counts, scoring.columns, [[each] for each in known[0]])
     trees: Forests = ([], [])
     products = score_products(margins)
     floor = noise_floor(noise.structure * products.sensitivity, total)
@@ -72,11 +72,11 @@ def fit(codes: Codes, classes: int, grids: Sequence[Grid], noise: NoiseMultiplie
         (noisy,) = releases.release(coarse, [products], noise.structure)
         trees = forests(len(grids), correlations(noisy.values, total), floor)
     else:
-        known.append(_labelled("instead of structure", coarse, counts, scored, noise.structure, releases))
+        known.append(_labelled("instead of structure", coarse, counts, scoring, noise.structure, releases))
     edges = list(dict.fromkeys([*trees[0], *trees[1]]))
-    again, paired = _last(edges, coarse, counts, scored, noise.pairs, releases)
-    measured = zip(*known, again, _sides(scored, edges, paired), strict=True)
-    margins = _margins(counts, scored, [[*columns, *pairs] for *columns, pairs in measured])
+    again, paired = _last(edges, coarse, counts, scoring, noise.pairs, releases)
+    measured = zip(*known, again, _sides(scoring.columns, edges, paired), strict=True)
+    margins = _margins(counts, scoring.columns, [[*columns, *pairs] for *columns, pairs in measured])
     pairs = {(a, b): _pair(margins[a], margins[b], table) for (a, b), table in zip(edges, paired, strict=True)}
     return Model(counts, bins, margins, pairs, trees)
 
@@ -92,29 +92,31 @@ def _bins(
 
 
 def _labelled(
-    name: str, codes: Codes, counts: Counts, scored: Sequence[Scores], noise: float, releases: Releases
+    name: str, codes: Codes, counts: Counts, scoring: Scoring, noise: float, releases: Releases
 ) -> list[Measured]:
     """For each column; without noise plainly counted, since nothing need be short."""
     if noise:
-        (measured,) = releases.release(codes, [differences(f"labelled/{name}", len(counts), scored)], noise)
-        return parts(measured, scored)
-    sums = [CountsSum(f"labelled/{j}", (0, j + 1), (len(counts), len(each.usual))) for j, each in enumerate(scored)]
-    return [from_counts(table, each) for table, each in zip(releases.release(codes, sums, noise), scored, strict=True)]
+        (measured,) = releases.release(codes, [scoring.differences(f"labelled/{name}", len(counts))], noise)
+        return parts(measured, scoring.columns)
+    sizes = [len(each.usual) for each in scoring.columns]
+    sums = [CountsSum(f"labelled/{j}", (0, j + 1), (len(counts), size)) for j, size in enumerate(sizes)]
+    exact = releases.release(codes, sums, noise)
+    return [from_counts(table, each) for table, each in zip(exact, scoring.columns, strict=True)]
 
 
 def _last(
-    edges: Sequence[Edge], codes: Codes, counts: Counts, scored: Sequence[Scores], noise: float, releases: Releases
+    edges: Sequence[Edge], codes: Codes, counts: Counts, scoring: Scoring, noise: float, releases: Releases
 ) -> tuple[list[Measured], list[Noisy]]:
     """Class by column again, and class by pair."""
-    sizes = [len(each.usual) for each in scored]
+    sizes = [len(each.usual) for each in scoring.columns]
     pairs: list[Sum] = [
         CountsSum(f"pair/{a}/{b}", (0, a + 1, b + 1), (len(counts), sizes[a], sizes[b])) for a, b in edges
     ]
     if not noise:
-        return _labelled("last", codes, counts, scored, noise, releases), releases.release(codes, pairs, noise)
-    again = differences("labelled/last", len(counts), scored)
-    measured, *paired = releases.release(codes, [again, *pairs], noise, [len(scored), *[_PAIR] * len(pairs)])
-    return parts(measured, scored), paired
+        return _labelled("last", codes, counts, scoring, noise, releases), releases.release(codes, pairs, noise)
+    again = scoring.differences("labelled/last", len(counts))
+    measured, *paired = releases.release(codes, [again, *pairs], noise, [len(sizes), *[_PAIR] * len(pairs)])
+    return parts(measured, scoring.columns), paired
 
 
 def _sides(scored: Sequence[Scores], edges: Sequence[Edge], pairs: Sequence[Noisy]) -> list[list[Measured]]:

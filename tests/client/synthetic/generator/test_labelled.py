@@ -9,7 +9,7 @@ import pytest
 
 from quorate_client.synthetic.generator import labelled
 from quorate_client.synthetic.generator.bins import Bins
-from quorate_client.synthetic.generator.labelled import Measured, pooled, scores_of
+from quorate_client.synthetic.generator.labelled import Measured, Scoring, pooled, scores_of, scoring_of
 from quorate_client.synthetic.generator.release import Noisy
 from quorate_client.synthetic.generator.sums import Counts
 
@@ -23,9 +23,8 @@ AGES = Bins(np.arange(5, dtype=np.int16), np.array([20.0, 30.0, 10.0, 25.0, 15.0
 """Four bins in order, and missing."""
 
 
-def test_tables_are_the_counts_where_no_row_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelled, "_LONGEST", 100.0)
-    exact = Noisy(labelled.differences("d", 2, SCORED).of(CODES).astype(np.float64), 0.0)
+def test_tables_are_the_counts_where_no_row_is_shortened() -> None:
+    exact = Noisy(Scoring(SCORED, 100.0).differences("d", 2).of(CODES).astype(np.float64), 0.0)
     measured = [[each] for each in labelled.parts(exact, SCORED)]
     for place, table in enumerate(labelled.tables(measured, np.array([90.0, 10.0]), SCORED)):
         assert table == pytest.approx(Counts("c", (0, place + 1), (2, 2)).of(CODES), abs=0.5)
@@ -50,24 +49,24 @@ def test_scores_over_all_records_add_up_to_nothing_and_higher_powers_weigh_less(
 
 
 def test_a_column_that_is_nearly_constant_costs_next_to_nothing() -> None:
-    """Counts of two columns have a sensitivity of 1.41; differences have that of what varies."""
-    sensitivity = labelled.differences("d", 2, SCORED * 4).sensitivity / 256
-    assert sensitivity < math.sqrt(8) / 1.4
-    assert sensitivity == pytest.approx(math.sqrt(1.3 * 4 * (0.18 + 0.48)), rel=0.05)
+    """Counts of eight columns have a sensitivity of 2.83; differences have that of what varies."""
+    without_noise, hidden = scoring_of(BINS * 4, 100.0, 0.0).length, scoring_of(BINS * 4, 100.0, 50.0).length
+    assert without_noise == pytest.approx(math.sqrt(2.0 * 4 * (0.18 + 0.48)), rel=0.05)
+    assert hidden == pytest.approx(math.sqrt(0.7 * 4 * (0.18 + 0.48)), rel=0.05)
+    assert scoring_of(BINS * 4, 100.0, 50.0).differences("d", 2).sensitivity == pytest.approx(256 * hidden)
 
 
 def test_a_record_that_is_unusual_in_one_column_counts_in_full_however_usual_all_are() -> None:
-    rare = scores_of(Bins(np.arange(2, dtype=np.int16), np.array([9999.0, 1.0])))
-    codes = np.array([[0, 1, 0]], np.int16)
-    exact = labelled.differences("d", 2, [rare, rare]).of(codes)
-    assert exact.tolist() == [[-256, 256, 0, 0], [0, 0, 0, 0]]
+    rare = Bins(np.arange(2, dtype=np.int16), np.array([9999.0, 1.0]))
+    sums = scoring_of([rare, rare], 1.0, 50.0).differences("d", 2)
+    assert sums.of(np.array([[0, 1, 0]], np.int16)).tolist() == [[-256, 256, 0, 0], [0, 0, 0, 0]]
 
 
 def test_bins_without_any_count_and_columns_of_one_bin_are_measured_all_the_same() -> None:
-    one = scores_of(Bins(np.zeros(2, np.int16), np.zeros(2), ordered=1))
-    assert labelled.differences("d", 2, [one]).of(np.zeros((3, 2), np.int16)).shape == (2, 0)
-    empty = scores_of(Bins(np.arange(2, dtype=np.int16), np.zeros(2), ordered=2))
-    assert labelled.differences("d", 2, [empty]).of(np.zeros((3, 2), np.int16)).shape == (2, 1)
+    one = Bins(np.zeros(2, np.int16), np.zeros(2), ordered=1)
+    assert scoring_of([one], 0.0, 1.0).differences("d", 2).of(np.zeros((3, 2), np.int16)).shape == (2, 0)
+    empty = Bins(np.arange(2, dtype=np.int16), np.zeros(2), ordered=2)
+    assert scoring_of([empty], 0.0, 1.0).differences("d", 2).of(np.zeros((3, 2), np.int16)).shape == (2, 1)
 
 
 def test_what_was_measured_twice_counts_by_its_precision() -> None:
