@@ -12,7 +12,7 @@ def test_the_attacks_run_and_the_copy_is_found() -> None:
         "attack on a generator that copies",
         "attack on the generator at epsilon 1",
         "attack on the generator at epsilon 1",
-        "sets of 2 at epsilon 3 that hold a planted record",
+        "planted unique record, found in so many of 2 sets at epsilon 3",
     ]
     assert rows[0].met
     assert rows[3].met
