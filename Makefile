@@ -19,7 +19,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .PHONY: help setup demo demo-fraud demo-collaborative test test-all lint generated protos docs bench bundle bundle-check \
-	image-server image-operator image-site \
+	image-server image-operator image-site image-aggregator \
 	measurements hardware-smoke audit clean
 .DEFAULT_GOAL := help
 
@@ -94,6 +94,11 @@ image-operator: $(BUNDLE) ## The same of the operator's command
 image-site: $(BUNDLE) ## The same of a site
 	@$(BIN)/python deploy/images/build.py site $(BUNDLE)/*.tar build/images
 	@$(BIN)/python deploy/images/check.py site build/images/quorate-site.tar
+
+image-aggregator: $(BUNDLE) ## The same of the attested aggregator, and its digest
+	@$(BIN)/python deploy/images/build.py aggregator $(BUNDLE)/*.tar build/images
+	@$(BIN)/python deploy/images/check.py aggregator build/images/quorate-aggregator.tar
+	@$(BIN)/python -m deploy.attestation.measure --image build/images/quorate-aggregator.tar
 
 measurements: setup ## What a study's policy names of an attested aggregator: make measurements MEASURE="--image FILE"
 	@$(BIN)/python -m deploy.attestation.measure $(MEASURE)

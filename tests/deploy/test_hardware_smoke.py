@@ -11,7 +11,7 @@ from deploy.attestation.hardware_smoke import main, naming, smoke
 from quorate.attestation.evidence import Evidence
 from quorate.attestation.evidence_file import read_evidence_file
 from tests.protos.attestation.authorities import BINDING, NOW, Amd, Google
-from tests.protos.attestation.samples import SPACE, TDX
+from tests.protos.attestation.samples import SPACE, TDX, Sample
 
 
 class Machine:
@@ -69,10 +69,8 @@ def test_evidence_that_nobody_vouches_for_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sample", [TDX, SPACE], ids=["TDX", "Confidential Space"])
-def test_a_policy_can_be_made_of_what_genuine_machines_measured(sample: object, tmp_path: Path) -> None:
-    assert sample in (TDX, SPACE)
-    one = TDX if sample is TDX else SPACE
-    found = smoke(Machine(one.evidence()), tmp_path, lambda: one.at)
+def test_a_policy_can_be_made_of_what_genuine_machines_measured(sample: Sample, tmp_path: Path) -> None:
+    found = smoke(Machine(sample.evidence()), tmp_path, lambda: sample.at)
     held = {check.name for check in found.checks if check.holds}
     assert "its software is one that the policy names" in held
 
