@@ -27,8 +27,8 @@ from quorate.errors import InputError, QuorateError
 _CONTEXT = b"quorate/measurements/v1\x00"
 _SIGNATURE = "# signature "
 _TDX = """\
-# TDX: no registers are computed here. They are read on a machine that you have checked, with `make hardware-smoke`,
-# and hold for that firmware, memory and number of processors:
+# TDX: no registers are computed here. They are read from evidence of a machine that you have checked (a site that
+# refuses it tells them in its log), and hold for that firmware and type of machine:
 #   mrtd    the firmware; its vendor may publish it
 #   rtmr0   the firmware's settings and the tables that the host gives: another machine type is another value
 #   rtmr1   boot loader and kernel, as the firmware's events have them

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import tarfile
 import tomllib
 from pathlib import Path
@@ -176,6 +177,14 @@ def test_measurements_are_signed_and_a_changed_one_is_found(tmp_path: Path, caps
         file.write_text(content)
         with pytest.raises(InputError, match="not signed as they are"):
             main(["--verify", str(file), "--by", by])
+
+
+def test_the_pieces_that_the_guide_shows_are_ones_of_a_study() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "attested-aggregator.md").read_text(encoding="utf-8")
+    pieces = [tomllib.loads(text).get("attestation", {}) for text in re.findall(r"```toml\n(.*?)```", guide, re.S)]
+    policies = [Attestation(required=True, policy=one["policy"]).policy for one in pieces if "policy" in one]
+    named = [section.allow for one in policies if (section := one.confidential_space) is not None]
+    assert [len(allow) for allow in named] == [1, 2]
 
 
 def test_nothing_to_measure_is_refused() -> None:
