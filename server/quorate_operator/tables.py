@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from quorate.privacy.training_data import IN_A_WORD
+from quorate.privacy.training_data import IN_A_WORD, PAID_BEFORE
 from quorate.rounds.run import RoundResult, RunState, RunView
 from quorate_operator.json_output import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
@@ -69,6 +69,7 @@ def studies_table(studies: Sequence[StudyView], now: float) -> RenderableType:
 def study_page(view: StudyView, now: float) -> RenderableType:
     study = view.study
     rounds = study.rounds
+    without_noise = PAID_BEFORE if study.training_data == "synthetic" else "none"
     facts = _facts(
         {
             "study": study.name,
@@ -85,7 +86,7 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "trained on": IN_A_WORD[study.training_data] if study.kind == "study" else "",
             "synthetic sets": study.synthetic.summary if study.synthetic else "",
             "protection": study.protection.summary,
-            "privacy": study.privacy.summary if study.privacy else "none",
+            "privacy": study.privacy.summary if study.privacy else without_noise,
             "approvals": f"{study.needed_approvals} of {len(study.sites)} sites before any works",
             "expires": study.expires.isoformat() if study.expires else "never",
         }

@@ -24,6 +24,7 @@ COMPARED = {
     "privacy": {"a step,", "AUC of"},
     "upgrade": {"backup of"},
     "synthetic": set(),
+    "attestation": set(),
 }
 """How the figures begin that are measured of a peer, too."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from quorate.attestation.binding import Expected
 from quorate.attestation.evidence import MAX_ENDORSEMENTS_BYTES, MAX_RAW_BYTES, Evidence, Kind
@@ -15,12 +15,22 @@ from quorate.errors import InputError
 MAX_FILE_BYTES = 2 * (MAX_RAW_BYTES + MAX_ENDORSEMENTS_BYTES)
 
 
+def _strict(text: object) -> bytes:
+    """Nothing that is no base64 is skipped."""
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    return base64.b64decode(text, validate=True)
+
+
+_Base64 = Annotated[bytes, BeforeValidator(_strict)]
+
+
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
-    evidence: Base64Bytes
-    endorsements: Base64Bytes = b""
+    evidence: _Base64
+    endorsements: _Base64 = b""
     binding: str = Field(pattern="^[0-9a-f]{128}$")
     asked_at: AwareDatetime
 
