@@ -39,6 +39,7 @@ COMMANDS = {
     "quorate": "quorate_operator.cli",
     "quorate-server": "quorate_server.cli",
     "quorate-client": "quorate_client.cli",
+    "quorate-aggregator": "quorate_server.aggregator.cli",
 }
 
 # Who must act on an error, by the class that it descends from; the first that fits, so the closest come first.

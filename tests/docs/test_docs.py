@@ -30,6 +30,7 @@ _NOT_CODES = re.compile(
     r"log_level|log_json|keep_days|run_config|node_config|test_fraction|batch_size|hidden|server_app|"
     r"hospital_ids|train_loss|noise_multiplier|spare_rounds|epsilon_(per_run|per_year|ever)|"
     r"least_(records|noise)|largest_(clip|delta|epsilon|risk|utility_loss)|dataset_names_in_metrics|runbook_url|"
+    r"host_data|tdx_guest|tcb_info|qe_identity|pck_crl_issuer_chain|least_(tcb|evaluation_data_number)|"
     r"quorate_(server|client|operator)|(quorate_(server|client)|process)_[a-z_]+"
 )
 

@@ -87,7 +87,6 @@ def test_a_document_of_our_own_amazon_is_accepted_by_who_believes_in_it_and_by_n
         ({"signer": p384()}, "attestation_signature"),
         ({"until": NOW - timedelta(seconds=1)}, "attestation_expired"),
     ],
-    ids=str,
 )
 def test_a_document_that_is_wrong_in_one_thing_is_refused(amazon: Amazon, changed: dict[str, Any], code: str) -> None:
     assert appraised(amazon, amazon.evidence(**changed)).code == code

@@ -90,7 +90,6 @@ def test_a_report_of_our_own_amd_is_accepted_by_who_believes_in_it_and_by_nobody
         ({"until": NOW - timedelta(seconds=1)}, "attestation_expired"),
         ({"signer": p384()}, "attestation_signature"),
     ],
-    ids=str,
 )
 def test_a_report_that_is_wrong_in_one_thing_is_refused(amd: Amd, changed: dict[str, Any], code: str) -> None:
     assert appraised(amd, amd.evidence(**changed)).code == code

@@ -123,7 +123,6 @@ def test_a_quote_of_our_own_intel_is_accepted_by_who_believes_in_it_and_by_nobod
         ({"collateral": {"tcb_info": "{}"}}, "attestation_collateral"),
         ({"collateral": {"tcb_info": 1}}, "attestation_collateral"),
     ],
-    ids=str,
 )
 def test_a_quote_that_is_wrong_in_one_thing_is_refused(intel: Intel, changed: dict[str, Any], code: str) -> None:
     assert appraised(intel, intel.evidence(**changed)).code == code
