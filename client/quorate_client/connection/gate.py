@@ -285,7 +285,8 @@ class Gate:
 
     def _seal(self, run: RunId, study: Study, to: EnclaveIdentity, reply: Reply, made: _Sealed | None) -> Reply:
         """Bulk data that was sealed for another machine stays as it is: its keys are in the head alone."""
-        context, site = reply_context(study.digest(), run, reply.message_id, self._parts.site), self._parts.signing_key()
+        site = self._parts.signing_key()
+        context = reply_context(study.digest(), run, reply.message_id, self._parts.site)
         # Alike whenever this reply is sealed: the server may have some of it, from before this site was started again.
         secret = reply_secret(reply_to_bytes(reply), context, site)
         head = seal(sealed_to_bytes(reply, secret), to, context, site)

@@ -120,7 +120,7 @@ def reply_context(study: bytes, run: str, message: bytes, site: str) -> bytes:
 
 
 def reply_secret(content: bytes, context: bytes, site: Ed25519PrivateKey) -> bytes:
-    """32 bytes that nobody but the site can make, and whoever opens the reply: from them come the keys of its bulk data.
+    """32 bytes that only the site can make, for whoever opens the reply: from them come the keys of its bulk data.
 
     Another reply has others, since what it says names its bulk data by content; the same one has the same, so that what
     was sealed in an earlier life of the site comes out alike.

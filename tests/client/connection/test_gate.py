@@ -54,7 +54,7 @@ class Stub:
     tamper: Callable[[attestation_pb2.AttestReply], attestation_pb2.AttestReply] = lambda reply: reply
     hold: asyncio.Event | None = None
 
-    async def Attest(self, request: attestation_pb2.AttestRequest, timeout: float) -> Any:  # noqa: ASYNC109, N802
+    async def Attest(self, request: attestation_pb2.AttestRequest, timeout: float) -> Any:  # noqa: N802
         if self.hold is not None:
             await self.hold.wait()
         if self.failures:

@@ -94,7 +94,8 @@ async def test_what_is_let_in_is_what_is_worked_on_and_not_what_came_before_it(k
     kit.instructions.take(instruction(SIGNED, body=b"signed"))
     kit.door.opened.set()
     entry = kit.journal.find(await kit.answered())
-    assert entry is not None and entry.reply is not None
+    assert entry is not None
+    assert entry.reply is not None
     assert entry.reply.body == b"dengis"
 
 
@@ -113,7 +114,8 @@ async def test_a_machine_that_may_not_be_trusted_is_told_so_and_gets_no_work(kit
     kit.door.opened.set()
     kit.instructions.take(instruction(SIGNED))
     entry = kit.journal.find(await kit.answered())
-    assert entry is not None and entry.reply is not None
+    assert entry is not None
+    assert entry.reply is not None
     assert entry.reply.code == "not_attested"
     assert kit.engine.performed == []
 

@@ -265,7 +265,8 @@ def test_two_sites_that_name_the_same_bulk_data_each_keep_their_own(enclave: Enc
     first = enclave.hear(enclave.sealed(Reply(enclave.ask().message_id, blobs=(named(b"one"),)), [b"one"]))
     liar = Reply(enclave.ask(WEST).message_id, blobs=(named(b"one"),))
     second = enclave.hear(enclave.sealed(liar, [b"two"], site=WEST), WEST)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert (read(enclave, first.blobs[0]), read(enclave, second.blobs[0])) == (b"one", b"two")
 
 
@@ -283,7 +284,8 @@ def test_a_checkpoint_that_is_not_what_it_is_named_is_refused(enclave: Enclave) 
     heard = None
     for _ in range(MOST_REPETITIONS + 1):
         heard = enclave.hear(enclave.sealed(reply, [b"state"]))
-    assert heard is not None and heard.code == "attestation_unseal"
+    assert heard is not None
+    assert heard.code == "attestation_unseal"
 
 
 @pytest.mark.parametrize("size", [10_000_000, MAX_BLOB_BYTES])
@@ -299,9 +301,7 @@ def test_a_head_that_is_larger_than_any_is_not_read(enclave: Enclave, size: int)
 
 def test_when_a_step_is_committed_what_came_for_it_goes(enclave: Enclave) -> None:
     update = os.urandom(100_000)
-    good = enclave.sealed(
-        Reply(enclave.ask().message_id, body=bytes(200_000), blobs=(named(update),)), [update]
-    )
+    good = enclave.sealed(Reply(enclave.ask().message_id, body=bytes(200_000), blobs=(named(update),)), [update])
     heard = enclave.hear(good)
     assert heard is not None
     enclave.exchange.commit(StudyProgress(), None, set())
