@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from quorate import __version__
-from quorate.errors import QuorateError
+from quorate.errors import AttestationError, QuorateError
 from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import Blob, BlobId, blob_id, cut
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
@@ -157,6 +157,7 @@ async def impatient_door(consortium: Consortium, most_calls: int = MAX_CALLS) ->
         registry=server.registry,
         spool=server.spool,
         metrics=server.metrics,
+        attest=no_machine,
         unread_s=0.3,
         hello_s=0.3,
         upload_idle_s=0.3,
@@ -186,6 +187,10 @@ async def open_consortium(folder: Path, settings: str = "") -> AsyncIterator[Con
         for channel in consortium.channels:
             await channel.close()
         await server.stop()
+
+
+async def no_machine(site: SiteName, run: RunId, nonce: bytes) -> bytes:
+    raise AttestationError("No machine adds here")
 
 
 def reference(content: bytes) -> Blob:

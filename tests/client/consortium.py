@@ -438,6 +438,7 @@ class RunningServer:
     services: Server
     port: int
     _server: Any = field(repr=False)
+    certificate_pem: bytes = b""
 
     @property
     def address(self) -> str:
@@ -447,13 +448,17 @@ class RunningServer:
         await self._server.stop(None)
 
 
-async def start_server(services: Server, port: int = 0, issuer: Authority | None = None) -> RunningServer:
+async def start_server(
+    services: Server, port: int = 0, issuer: Authority | None = None, name: str = "quorate-server"
+) -> RunningServer:
     server = grpc.aio.server(migration_thread_pool=ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
     rounds_pb2_grpc.add_RoundsServicer_to_server(services, server)
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(services, server)
-    port = server.add_secure_port(f"127.0.0.1:{port}", server_credentials(services.authority, issuer))
+    key, certificate = (issuer or services.authority).credential(Role.SERVER, name, dns=name)
+    credentials = grpc.ssl_server_credentials([(key, certificate)], services.authority.pem, require_client_auth=True)
+    port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     await server.start()
-    return RunningServer(services, port, server)
+    return RunningServer(services, port, server, certificate)
 
 
 @contextlib.contextmanager

@@ -238,6 +238,7 @@ class ControlStream:
                     self._outbox.refused(connection, message, error_of(event.refused_reply.reason))
                 case "withdraw":
                     withdrawn = MessageId(event.withdraw.message_id)
+                    self._outbox.withdrawn(withdrawn)
                     self._outbox.start(partial(instructions.withdraw, withdrawn))
                 case "studies_changed":
                     log.info("there are new studies", action="Read them with `quorate-client studies`")

@@ -28,6 +28,7 @@ from quorate import __version__
 from quorate.attestation.appraisal import Appraisal
 from quorate.attestation.binding import Expected
 from quorate.attestation.evidence import Evidence
+from quorate.attestation.policy import AttestationPolicy
 from quorate.errors import (
     PolicyError,
     PrivacyUnsupportedError,
@@ -55,6 +56,7 @@ from quorate_client.approval.attested import appraise_for
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.other_sites import OtherSitesApprovals
+from quorate_client.approval.policy import Policy
 from quorate_client.approval.policy_file import (
     check_policy_now,
     look_at_policy,
@@ -193,7 +195,7 @@ def assemble(
         # The server was asked, and may have let this site wait for days.
         return await allowed(instruction)
 
-    gate = _gate(folder, config, identity.site, address, answers, current, spool, wall)
+    gate = _gate(folder, config, identity.site, address, answers, journal, current, spool, wall)
     readiness = ReadinessReports(Assessor(folder, answers, datasets, tasks, ledger, wall))
     stream = ControlStream(
         Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, gate, metrics, readiness
@@ -219,13 +221,17 @@ def _gate(
     site: SiteName,
     address: str,
     answers: Answers,
+    journal: Journal,
     current: CurrentConnection,
     spool: Spool,
     wall: Callable[[], float],
 ) -> Gate:
-    def appraise(study: Study, evidence: Evidence, expected: Expected, now: datetime) -> Appraisal:
+    def rules() -> tuple[Policy, AttestationPolicy | None]:
         policy = read_policy(folder)
-        return appraise_for(study, evidence, expected, now, policy, own_attestation_policy(folder, policy))
+        return policy, own_attestation_policy(folder, policy)
+
+    def appraise(study: Study, evidence: Evidence, expected: Expected, now: datetime) -> Appraisal:
+        return appraise_for(study, evidence, expected, now, *rules())
 
     def door_key() -> bytes:
         credentials = load_credentials(folder.keys)
@@ -236,10 +242,13 @@ def _gate(
             site=site,
             study=answers.study,
             appraise=appraise,
+            rules=rules,
             door_key=door_key,
             signing_key=lambda: load_keys(folder.keys).signing,
             note=lambda _: None,
+            owed=lambda: {entry.message_id for entry in journal.owed()},
             now=lambda: datetime.fromtimestamp(wall(), UTC),
+            random=random.SystemRandom().random,
         ),
         current,
         spool,

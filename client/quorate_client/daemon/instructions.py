@@ -113,17 +113,20 @@ class Instructions:
         """
         message = instruction.message_id
         if message in self._tasks:
-            self._repeated[message] = instruction
+            if instruction.signature:  # of a machine that was started again, perhaps
+                self._repeated.pop(message, None)
+                self._require_room(instruction)
+                self._repeated[message] = instruction
             return
         entry = self._parts.journal.find(message)
         if entry is not None and not instruction.signature:
             # Without a reply only if that could not be stored: the disk was full. The work is not done again.
             self._store(instruction, entry.reply or Reply(message, SiteInterruptedError.code))
             return
-        size = len(instruction.body) + sum(REFERENCE_BYTES + len(blob.inline or b"") for blob in instruction.blobs)
-        if len(self._tasks) >= MAX_OPEN or sum(self._sizes.values()) + size > MAX_OPEN_BYTES:
-            raise FrameError("The server asks for more at a time than this site holds in memory")
-        self._sizes[message] = size
+        if len(self._tasks) >= MAX_OPEN:
+            raise FrameError("The server asks for more at a time than this site does")
+        self._require_room(instruction)
+        self._sizes[message] = _held_bytes(instruction)
         task = asyncio.create_task(self._answer(instruction), name=f"instruction {message.hex()[:12]}")
         self._tasks[message] = task
         task.add_done_callback(lambda _: self._ended(message))
@@ -147,6 +150,11 @@ class Instructions:
         """Stop all work. What is interrupted is answered, so that the server need not wait for it."""
         await cancel(self._tasks.values())
 
+    def _require_room(self, instruction: Instruction) -> None:
+        held = sum(self._sizes.values()) + sum(map(_held_bytes, self._repeated.values()))
+        if held + _held_bytes(instruction) > MAX_OPEN_BYTES:
+            raise FrameError("The server asks for more at a time than this site holds in memory")
+
     def _turn(self, run: RunId) -> asyncio.Lock:
         return self._turns.setdefault(run, asyncio.Lock())
 
@@ -160,8 +168,10 @@ class Instructions:
         try:
             # The deadline counts from the receipt, waiting for another instruction of the same run included.
             async with within(instruction.deadline_s, instruction.phase):
-                if not await self._admitted(instruction):
+                admitted = await self._admitted(instruction)
+                if admitted is None:
                     return
+                instruction = admitted
                 entry = self._parts.journal.find(instruction.message_id)
                 if entry is not None:
                     reply = entry.reply or Reply(instruction.message_id, SiteInterruptedError.code)
@@ -179,9 +189,9 @@ class Instructions:
             reply = self._refuse(instruction, TaskFailedError(f"The task raised {type(error).__name__}"))
         self._store(instruction, reply)
 
-    async def _admitted(self, instruction: Instruction) -> bool:
-        """Whether this instruction may be worked on, or the same one as it came again meanwhile, perhaps signed by a
-        machine that was started again.
+    async def _admitted(self, instruction: Instruction) -> Instruction | None:
+        """This instruction, if it may be worked on, or the same one as it came again meanwhile, perhaps signed by a
+        machine that was started again. Only that: what else has its id may say anything.
 
         Raises:
             AttestationError: the machine that signs them may not be trusted.
@@ -189,9 +199,9 @@ class Instructions:
         while not await self._parts.admits(instruction):
             repeated = self._repeated.pop(instruction.message_id, None)
             if repeated is None:
-                return False
+                return None
             instruction = repeated
-        return True
+        return instruction
 
     def _store(self, instruction: Instruction, reply: Reply) -> None:
         """Nothing is sent that is not on disk."""
@@ -259,3 +269,8 @@ class Instructions:
         self._parts.metrics.instruction_refused(told.code)
         self._parts.audit(instruction, told)
         return Reply.refusing(instruction.message_id, error)
+
+
+def _held_bytes(instruction: Instruction) -> int:
+    """What it takes in memory."""
+    return len(instruction.body) + sum(REFERENCE_BYTES + len(blob.inline or b"") for blob in instruction.blobs)

@@ -88,6 +88,10 @@ class Outbox:
         self._gate.settled(message)
         return self._journal.settle(message)
 
+    def withdrawn(self, message: MessageId) -> None:
+        """The server does not want the reply, if there is one; whether it is to be is its work's matter."""
+        self._gate.settled(message)
+
     async def finish(self) -> None:
         """Wait until the replies that are on their way have been sent."""
         if self._replies:

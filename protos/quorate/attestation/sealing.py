@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from quorate.errors import SiteSignatureError, UnsealError
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 _REPLY = b"quorate/attested-reply/v1\x00"
+_SECRET = b"quorate/attested-bulk/v1\x00"
 _INSTRUCTION = b"quorate/attested-instruction/v1\x00"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 
@@ -116,11 +119,25 @@ def reply_context(study: bytes, run: str, message: bytes, site: str) -> bytes:
     return _REPLY + _joined(study, run.encode(), message, site.encode())
 
 
+def reply_secret(content: bytes, context: bytes, site: Ed25519PrivateKey) -> bytes:
+    """32 bytes that only the site can make, for whoever opens the reply: from them come the keys of its bulk data.
+
+    Another reply has others, since what it says names its bulk data by content; the same one has the same, so that what
+    was sealed in an earlier life of the site comes out alike.
+
+    Args:
+        content: What the reply says.
+        context: What it belongs to (``reply_context``).
+    """
+    info = _SECRET + _joined(context, hashlib.sha256(content).digest())
+    return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(site.private_bytes_raw())
+
+
 def blob_key(secret: bytes, number: int) -> bytes:
     """The key of a reply's bulk data, by its place among them.
 
     Args:
-        secret: 32 random bytes of this reply, which travel inside of it.
+        secret: Of this reply (``reply_secret``); it travels inside of it.
     """
     return hashlib.sha256(_REPLY + _joined(b"blob", secret, struct.pack("!I", number))).digest()
 

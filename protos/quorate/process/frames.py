@@ -44,6 +44,14 @@ def receive_frame(sock: socket.socket, max_bytes: int) -> bytes | None:
     return None if head is None else _receive_exactly(sock, _size(head, max_bytes))
 
 
+def find_dead_paths(sock: socket.socket) -> None:
+    """A machine that is gone without a word is found out within a minute."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def _size(head: bytes, max_bytes: int) -> int:
     (size,) = _LENGTH.unpack(head)
     if size > max_bytes:

@@ -62,8 +62,11 @@ class SealedFile(io.RawIOBase):
             start = number * (CHUNK_BYTES + TAG_BYTES)
             is_last = number == self._chunks - 1
             length = sealed_bytes(self._size) - start if is_last else CHUNK_BYTES + TAG_BYTES
+            sealed = self._read_at(start, length)
             try:
-                opened = self._cipher.decrypt(chunk_nonce(number, is_last=is_last), self._read_at(start, length), None)
+                if len(sealed) != length:  # a whole chunk that is shorter would open, and reading never end
+                    raise ValueError("another length than was said")
+                opened = self._cipher.decrypt(chunk_nonce(number, is_last=is_last), sealed, None)
             except (InvalidTag, ValueError) as error:
                 raise FrameError("What arrived is not what was sealed, or is not whole") from error
             self._held = number, opened

@@ -22,6 +22,8 @@ MessageId = NewType("MessageId", bytes)
 MESSAGE_ID_BYTES = 32
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EXTRAS = 16_384
+MOST_BLOBS = 16
+"""That a reply refers to."""
 
 
 class Phase(StrEnum):
@@ -110,7 +112,7 @@ class Reply:
     alleged: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.message_id) != MESSAGE_ID_BYTES or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > 16:
+        if len(self.message_id) != MESSAGE_ID_BYTES or len(self.body) > MAX_BODY_BYTES or len(self.blobs) > MOST_BLOBS:
             raise FrameError("A reply is malformed")
         # A code is stored, shown on terminals and in reports, and may come from a hostile site.
         if self.code and not is_code(self.code):

@@ -14,6 +14,7 @@ import structlog
 from quorate.attestation.binding import NONCE_BYTES, binding
 from quorate.attestation.sealing import EnclaveKeys
 from quorate.errors import QuorateError
+from quorate.process.frames import find_dead_paths
 from quorate.rounds.blobs import Blob
 from quorate.wire.attestation_messages import answer_to_proto
 from quorate_server.aggregator.attesters import Attester
@@ -27,6 +28,9 @@ from quorate_server.rounds.pipe_exchange import PipeExchange
 from quorate_server.rounds.sums.loop import SumLoop
 
 log = structlog.get_logger()
+
+ORDER_S = 60.0
+"""Who connects and says nothing keeps a place that another run may need."""
 
 
 class Witness:
@@ -85,12 +89,19 @@ class Connection(PipeExchange):
 def main() -> None:
     """Read the order, run it, report the end."""
     sock = socket.socket(fileno=int(sys.argv[1]))
+    find_dead_paths(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small messages wait 40 ms for each other otherwise
+    sock.settimeout(ORDER_S)
     configure_logging("text", "info")
     attester = attester_of(*sys.argv[2:])
-    begin = receive_note(sock)
-    if begin is None:
+    try:
+        begin = receive_note(sock)
+    except TimeoutError:
+        log.warning("whoever connected gave no order")
         return
+    if begin is None or begin.verb is not Verb.BEGIN:
+        return
+    sock.settimeout(None)
     order = Order.from_json(begin.payload)
     keys = EnclaveKeys()
     connection = Connection(sock, Witness(order, keys, attester))

@@ -6,6 +6,7 @@ sealed. Bulk data is opened as it is read, in chunks, so that no update lies any
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,12 +16,19 @@ from typing import BinaryIO, Protocol, cast
 import structlog
 
 from quorate.attestation.sealing import EnclaveKeys, blob_key, reply_context
-from quorate.errors import AttestationError, QuorateError, UnsealError, WorkWithdrawnError, error_classes
+from quorate.errors import (
+    AttestationError,
+    BlobMissingError,
+    FrameError,
+    UnsealError,
+    WorkWithdrawnError,
+    error_classes,
+)
 from quorate.identity import RunId, SiteName
 from quorate.process.chunked_aead import sealed_bytes
 from quorate.process.sealed_file import SealedFile
-from quorate.rounds.blobs import Blob, BlobId
-from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
+from quorate.rounds.blobs import DIGEST_BYTES, INLINE_BYTES, Blob, BlobId
+from quorate.rounds.instruction import MAX_BODY_BYTES, MOST_BLOBS, Instruction, MessageId, Phase, Reply
 from quorate.rounds.run import RoundResult
 from quorate.study.study import Study
 from quorate.wire.attestation_messages import sealed_from_bytes
@@ -36,6 +44,9 @@ UNSEALED_CODES = frozenset(
 """What may be said in the open: that a site does not trust this machine, and that nobody waited for it."""
 MOST_REPETITIONS = 2
 """How often a site is asked again for what does not open."""
+MOST_HEAD_BYTES = MAX_BODY_BYTES + MOST_BLOBS * INLINE_BYTES + 64 * 1024
+"""Of a sealed reply without its bulk data, which is opened in memory."""
+PIECE_BYTES = 1024 * 1024
 PASSED_ON = (Phase.CHECKPOINT, Phase.RELEASE)
 """Phases whose bulk data leaves the machine as it came: the sites sealed it to each other, or to the operator."""
 
@@ -130,7 +141,7 @@ class SealedExchange:
         site, instruction = asked
         try:
             said = self._unsealed(site, instruction, reply)
-        except UnsealError as error:
+        except (UnsealError, BlobMissingError) as error:
             if self._repeated[reply.message_id] < MOST_REPETITIONS:
                 # Sealed to the machine that was here before. The site has not lost its work, and seals it anew.
                 log.info("asked again for what does not open here", run=self._run, site=site, reason=str(error))
@@ -139,14 +150,17 @@ class SealedExchange:
                 self.send(site, instruction)
                 return None
             said = Reply(reply.message_id, error.code)
-        except QuorateError as error:
+        except (AttestationError, FrameError) as error:
             said = Reply(reply.message_id, error.code)
+        self._obsolete |= {blob.id for blob in reply.blobs if blob.inline is None} - self._at_server()
+        self._repeated.pop(reply.message_id, None)
         if said.code:
             self._outside.refuse(reply.message_id, said.code)
         return Arrived(site, said)
 
     def _unsealed(self, site: SiteName, instruction: Instruction, reply: Reply) -> Reply:
-        """Raises UnsealError, SiteSignatureError."""
+        """Raises UnsealError, SiteSignatureError, BlobMissingError, FrameError: this site's reply is of no use. Others
+        are about the server."""
         if reply.code:
             if reply.code in UNSEALED_CODES:
                 return Reply(reply.message_id, reply.code)
@@ -159,25 +173,34 @@ class SealedExchange:
         said, secret = sealed_from_bytes(content)
         if said.message_id != reply.message_id:
             raise UnsealError("A site sealed a reply to something else")
-        self._obsolete |= {blob.id for blob in reply.blobs if blob.inline is None}
         listed = [blob for blob in said.blobs if blob.inline is None]
         if [sealed_bytes(blob.size) for blob in listed] != [blob.size for blob in bulk]:
             raise UnsealError("A site's sealed reply and the bulk data that came with it do not belong together")
-        for number, (blob, at_server) in enumerate(zip(listed, bulk, strict=True)):
-            self._keep(blob, _Sealed(at_server, blob.size, blob_key(secret, number)), instruction.phase)
-        return said
+        kept = {
+            blob: self._kept(blob, _Sealed(at_server, blob.size, blob_key(secret, number)), instruction.phase)
+            for number, (blob, at_server) in enumerate(zip(listed, bulk, strict=True))
+        }
+        return replace(said, blobs=tuple(kept.get(blob, blob) for blob in said.blobs))
 
-    def _keep(self, blob: Blob, sealed: _Sealed, phase: Phase) -> None:
+    def _kept(self, blob: Blob, sealed: _Sealed, phase: Phase) -> Blob:
+        """The bulk data as the loop knows it. Under a name of this machine's own where it stays sealed: nobody looks
+        whether it is what its site names, and that may be the name of what the machine itself has stored."""
         if phase not in PASSED_ON:
-            self._sealed[blob.id] = sealed
-            self._obsolete.discard(sealed.at_server.id)
-            return
+            own = BlobId(os.urandom(DIGEST_BYTES))
+            self._sealed[own] = sealed
+            return Blob(own, blob.size)
         file = self._file(sealed)
-        if self._outside.put(iter(partial(file.read, 1024 * 1024), b"")) != blob:
+        if self._outside.put(iter(partial(file.read, PIECE_BYTES), b"")) != blob:
             raise UnsealError("A site's bulk data is not what it named")
+        return blob
+
+    def _at_server(self) -> set[BlobId]:
+        return {sealed.at_server.id for sealed in self._sealed.values()}
 
     def _file(self, sealed: _Sealed) -> SealedFile:
         return SealedFile(partial(self._outside.read_at, sealed.at_server), sealed.size, sealed.key)
 
     def _content(self, blob: Blob) -> bytes:
+        if blob.size > MOST_HEAD_BYTES:
+            raise UnsealError("A site's sealed reply is too large", expected=f"at most {MOST_HEAD_BYTES} bytes")
         return blob.inline if blob.inline is not None else self._outside.read_at(blob, 0, blob.size)

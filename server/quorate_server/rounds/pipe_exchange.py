@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, Protocol
 
+import structlog
+
 from quorate.identity import SiteName
 from quorate.rounds.blobs import Blob, BlobId
 from quorate.rounds.instruction import Instruction, MessageId
@@ -20,6 +22,8 @@ from quorate_server.rounds.phases import Arrived, Presence, Status
 from quorate_server.rounds.pipe import Note, Verb, receive_note, reference
 from quorate_server.rounds.progress import StudyProgress, result_to_json
 from quorate_server.rounds.sum_figures import SumFigures
+
+log = structlog.get_logger()
 
 
 def _exit_now() -> None:
@@ -126,14 +130,17 @@ class PipeExchange:
         self.post(Note(Verb.FIGURES, figures.to_json()))
 
     def _read(self) -> None:
-        while (note := receive_note(self._sock)) is not None:
-            match note.verb:
-                case Verb.REPLY:
-                    self._events.put(Arrived(SiteName(note.site), reply_from_bytes(note.payload)))
-                case Verb.PRESENCE:
-                    self._events.put(Presence({SiteName(k): v for k, v in json.loads(note.payload).items()}))
-                case _ if self._heed(note):
-                    pass
-                case _:
-                    break
+        try:
+            while (note := receive_note(self._sock)) is not None:
+                match note.verb:
+                    case Verb.REPLY:
+                        self._events.put(Arrived(SiteName(note.site), reply_from_bytes(note.payload)))
+                    case Verb.PRESENCE:
+                        self._events.put(Presence({SiteName(k): v for k, v in json.loads(note.payload).items()}))
+                    case _ if self._heed(note):
+                        pass
+                    case _:
+                        break
+        except Exception:  # who says what cannot be read is no daemon; nobody would hear of anything any more
+            log.exception("what the daemon said could not be read")
         self._hung_up()

@@ -7,7 +7,6 @@ So this connection is neither encrypted nor authenticated: whoever stands in it 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,9 @@ from quorate.errors import (
     FrameError,
     QuorateError,
 )
-from quorate.rounds.blobs import DIGEST_BYTES, BlobId
+from quorate.identity import SiteName
+from quorate.process.frames import find_dead_paths
+from quorate.rounds.blobs import DIGEST_BYTES, Blob, BlobId
 from quorate.rounds.spool import NewBlob, Spool
 from quorate.wire.refusal import error_to_text
 from quorate_server.consortium.config import split_address
@@ -31,7 +32,8 @@ CONNECT_FOR_S = 15.0
 """A machine that is started again comes back within it; a run whose aggregator does not is paused."""
 CONNECT_EVERY_S = 0.5
 EVIDENCE_S = 20.0
-MAX_WAITING = 1000
+MAX_WAITING = 4
+"""Questions of one site at a time, about one run: making evidence takes the machine a while."""
 MAX_PIECE_BYTES = 8 * 1024 * 1024
 
 
@@ -69,7 +71,7 @@ class Aggregator:
                         action="Start quorate-aggregator there, then `quorate run resume`",
                     ) from error
             await asyncio.sleep(CONNECT_EVERY_S)
-        _find_dead_paths(writer.get_extra_info("socket"))
+        find_dead_paths(writer.get_extra_info("socket"))
         return cls(reader, writer)
 
     def send(self, note: Note) -> None:
@@ -77,6 +79,10 @@ class Aggregator:
             self._writer.write(note.to_bytes())
 
     async def receive(self) -> Note | None:
+        try:
+            await self._writer.drain()  # who asks and does not read the answers is heard no further
+        except ConnectionError:
+            return None
         return await read_note(self._reader)
 
     async def kill(self) -> None:
@@ -94,6 +100,7 @@ class SpoolDesk:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._new: NewBlob | None = None
+        self._failure: QuorateError | None = None
 
     async def serve(self, note: Note, send: Callable[[Note], None]) -> None:
         """Answer one question. What cannot be done is the answer too, and the aggregator pauses its run."""
@@ -115,17 +122,33 @@ class SpoolDesk:
             case Verb.READ:
                 return Note(Verb.PIECE, self._piece(note.payload))
             case Verb.PUT:
-                self._new = self._new or NewBlob(self._spool)
-                self._new.take(note.payload)
+                self._put(note.payload)
                 return None
             case Verb.STORE:
                 try:
-                    blob = (self._new or NewBlob(self._spool)).finish()
+                    return Note(Verb.STORED, reference(self._stored()))
                 finally:
+                    self._failure = None
                     self.close()
-                return Note(Verb.STORED, reference(blob))
             case _:
                 return Note(Verb.ROOM, self._spool.free_bytes().to_bytes(8, "big"))
+
+    def _put(self, piece: bytes) -> None:
+        """What goes wrong is the answer when all has come: nobody waits for one before."""
+        if self._failure is not None:
+            return
+        try:
+            self._new = self._new or NewBlob(self._spool)
+            self._new.take(piece)
+        except QuorateError as error:
+            self._failure = error
+            self.close()
+
+    def _stored(self) -> Blob:
+        if self._failure is not None:
+            raise self._failure
+        self._new = self._new or NewBlob(self._spool)
+        return self._new.finish()
 
     def _piece(self, payload: bytes) -> bytes:
         name, offset, length = payload[:DIGEST_BYTES], payload[DIGEST_BYTES:-4], payload[-4:]
@@ -144,19 +167,30 @@ class EvidenceDesk:
     """Sites that wait for evidence, by their nonces."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, asyncio.Future[bytes]] = {}
+        self._waiting: dict[bytes, tuple[SiteName, asyncio.Future[bytes]]] = {}
 
-    async def wait(self, nonce: bytes) -> bytes:
-        """What the machine answers to a nonce.
+    async def ask(self, site: SiteName, nonce: bytes, tell: Callable[[], None]) -> bytes:
+        """What the machine answers to a site's nonce.
+
+        Args:
+            tell: Passes the question on, if it is one.
 
         Raises:
-            AttestationError: it does not answer, or too many sites wait.
+            AttestationError: it is none, the machine does not answer, or too many questions of this site wait.
         """
-        if len(nonce) != NONCE_BYTES or nonce in self._waiting or len(self._waiting) >= MAX_WAITING:
-            raise AttestationError("The attested aggregator cannot be asked this", expected="a nonce of its own")
+        if len(nonce) != NONCE_BYTES or nonce in self._waiting:
+            raise AttestationError(
+                "The attested aggregator cannot be asked this", expected=f"a nonce of {NONCE_BYTES} bytes of its own"
+            )
+        if sum(asker == site for asker, _ in self._waiting.values()) >= MAX_WAITING:
+            raise AttestationError(
+                "The attested aggregator cannot be asked so often",
+                expected=f"at most {MAX_WAITING} questions at a time",
+            )
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[nonce] = answer
+        self._waiting[nonce] = site, answer
         try:
+            tell()
             async with asyncio.timeout(EVIDENCE_S):
                 return await answer
         except TimeoutError as error:
@@ -170,14 +204,6 @@ class EvidenceDesk:
 
     def arrived(self, payload: bytes) -> None:
         """A nonce, and what the machine answers to it."""
-        answer = self._waiting.get(payload[:NONCE_BYTES])
+        _, answer = self._waiting.get(payload[:NONCE_BYTES], (None, None))
         if answer is not None and not answer.done():
             answer.set_result(payload[NONCE_BYTES:])
-
-
-def _find_dead_paths(sock: socket.socket) -> None:
-    """A machine that is gone without a word is found out within a minute."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

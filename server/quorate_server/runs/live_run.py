@@ -124,7 +124,7 @@ class LiveRun:
     def sites(self) -> tuple[SiteName, ...]:
         return self._study.site_names
 
-    async def attest(self, nonce: bytes, door_key: bytes) -> bytes:
+    async def attest(self, site: SiteName, nonce: bytes, door_key: bytes) -> bytes:
         """What the machine that adds answers to a site's nonce (an ``AttestReply``).
 
         Args:
@@ -133,8 +133,7 @@ class LiveRun:
         Raises:
             AttestationError: it does not answer now.
         """
-        self._tell(Note(Verb.ATTEST, nonce + door_key))
-        return await self._evidence.wait(nonce)
+        return await self._evidence.ask(site, nonce, lambda: self._tell(Note(Verb.ATTEST, nonce + door_key)))
 
     def _tell(self, note: Note) -> None:
         """A worker that has no order yet finds the same in what is stored."""
@@ -165,6 +164,12 @@ class LiveRun:
                 return end
             self._deaths += 1
             log.warning("the run's worker died and is started again", run=self.run, deaths=self._deaths)
+        if self._study.attestation is not None:
+            # Whoever stands in that connection can break it off as often as they like; no more than that.
+            return RunState.PAUSED, AggregatorUnreachableError(
+                f"The connection to the attested aggregator broke {self._deaths} times in a row",
+                action="Read the aggregator's log and this server's, then `quorate run resume`",
+            )
         return RunState.FAILED, RunWorkerError(
             f"The worker process of the run died {self._deaths} times in a row",
             action=f"Read {self._folder / 'worker.log'} on the server",

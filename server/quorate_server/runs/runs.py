@@ -194,7 +194,7 @@ class Runs:
         live = self._live.get(run)
         if live is None or site not in live.sites:
             raise AttestationError("This site has no part in such a run, or it does not go on now")
-        return await live.attest(nonce, door_key)
+        return await live.attest(site, nonce, door_key)
 
     # --- a run's life ---
 

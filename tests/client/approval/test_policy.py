@@ -20,13 +20,14 @@ from quorate.errors import (
     SyntheticRefusedError,
 )
 from quorate.study.study import Protection, Release, Rounds, Site, Study, TaskRef
-from quorate_client.approval.policy import Policy, PrivacyPolicy, SyntheticPolicy, require_valid
+from quorate_client.approval.policy import AttestedPolicy, Policy, PrivacyPolicy, SyntheticPolicy, require_valid
 from quorate_client.approval.policy_file import DEFAULT_POLICY_TOML, policy_now, read_policy
 from quorate_client.site.database import make_state
 from quorate_client.site.folder import SiteFolder
 
 OPEN = Policy(protection=frozenset({"none"}), evaluation_without_protection=True)
-KEYS = {*Policy.model_fields, *PrivacyPolicy.model_fields, *SyntheticPolicy.model_fields} - {"privacy", "synthetic"}
+SECTIONS = {"privacy": PrivacyPolicy, "synthetic": SyntheticPolicy, "attestation": AttestedPolicy}
+KEYS = {*Policy.model_fields, *(key for section in SECTIONS.values() for key in section.model_fields)} - set(SECTIONS)
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "policy.md"
 
 

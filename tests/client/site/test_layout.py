@@ -128,7 +128,10 @@ def test_data_sets_of_the_layout_before_are_real_ones_and_stay_the_ones_that_the
         "INSERT INTO datasets VALUES ('visits', 'tabular', '/data/visits.csv', '{\"kind\": \"tabular\"}', 0.25, "
         "120, NULL, 'c0', '/site/records/ab', 7.0)",
     )
-    assert upgrade(path, STATE_LAYOUT).steps == ("what a synthetic data set was made from, and how",)
+    assert upgrade(path, STATE_LAYOUT).steps == (
+        "what a synthetic data set was made from, and how",
+        "for which study each reply is",
+    )
     with closing(open_state(path)) as state:
         assert Datasets(state, lambda: 0.0).all() == [REAL]
 

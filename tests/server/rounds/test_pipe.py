@@ -24,7 +24,7 @@ from quorate.rounds.run import Progress, RoundResult, SiteProgress, SumOutcome, 
 from quorate.rounds.spool import Spool
 from quorate.wire.messages import instruction_from_bytes, reply_to_bytes
 from quorate_server.rounds.phases import Arrived, Presence, Status
-from quorate_server.rounds.pipe import MAX_NOTE_BYTES, Note, Verb, read_note, receive_note
+from quorate_server.rounds.pipe import MAX_NOTE_BYTES, Note, Verb, read_note, receive_note, referred_to
 from quorate_server.rounds.pipe_exchange import PipeExchange
 from quorate_server.rounds.progress import StudyProgress, result_from_json
 from quorate_server.rounds.sum_figures import SumFigures
@@ -209,12 +209,11 @@ def test_bulk_data_that_is_not_there_is_refused(daemon: Daemon, blob: Blob) -> N
         daemon.exchange.open(blob)
 
 
-def test_the_released_model_is_kept_in_the_run_s_folder(daemon: Daemon) -> None:
-    daemon.exchange.keep_model(daemon.exchange.put([b"model"]))
-    assert Path("model.npz").read_bytes() == b"model"
-    with pytest.raises(BlobMissingError):
-        daemon.exchange.keep_model(Blob(blob_id(b"gone"), 4))
-    assert Path("model.npz").read_bytes() == b"model"
+def test_the_daemon_is_told_to_keep_the_released_model(daemon: Daemon) -> None:
+    model = daemon.exchange.put([b"model"])
+    daemon.exchange.keep_model(model)
+    note = daemon.heard()
+    assert (note.verb, referred_to(note.payload)) == (Verb.KEEP, model)
 
 
 @pytest.mark.parametrize("last", [b"", Note(Verb.COMMIT).to_bytes()], ids=["closed", "nonsense"])

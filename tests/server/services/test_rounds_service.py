@@ -13,7 +13,10 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
+from quorate.attestation.evidence import Evidence, Kind
+from quorate.attestation.sealing import EnclaveKeys
 from quorate.errors import (
+    AttestationError,
     BlobMismatchError,
     BlobMissingError,
     CertificateRevokedError,
@@ -26,12 +29,13 @@ from quorate.errors import (
     TransportError,
     WrongRoleError,
 )
-from quorate.identity import SiteName
+from quorate.identity import RunId, SiteName
 from quorate.rounds.blobs import FRAME_BYTES, Blob, Frame, blob_id, cut
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply, message_id
 from quorate.rounds.spool import Spool
-from quorate.v1 import common_pb2, rounds_pb2, rounds_pb2_grpc
+from quorate.v1 import attestation_pb2, common_pb2, rounds_pb2, rounds_pb2_grpc
 from quorate.versions import SERIES
+from quorate.wire.attestation_messages import answer_from_proto, answer_to_proto
 from quorate.wire.messages import (
     blob_to_proto,
     frame_from_proto,
@@ -184,6 +188,17 @@ class Server:
                 await asyncio.sleep(0.005)
 
 
+MACHINE = EnclaveKeys()
+
+
+async def attest(site: SiteName, run: RunId, nonce: bytes) -> bytes:
+    """A machine that shows who asked for what."""
+    if run != RUN:
+        raise AttestationError("There is no such run")
+    evidence = Evidence(Kind.SOFTWARE, site.encode() + nonce)
+    return answer_to_proto(evidence, MACHINE.identity).SerializeToString()
+
+
 @asynccontextmanager
 async def open_server(
     folder: Path, *, slots: int = 4, idle_s: float = PATIENCE_S, series: Sequence[str] = SERIES
@@ -205,6 +220,7 @@ async def open_server(
         registry=registry,
         spool=spool,
         metrics=ServerMetrics(prometheus),
+        attest=attest,
         upload_idle_s=idle_s,
     )
     door = grpc.aio.server(interceptors=[AccessGuard(CONSORTIUM, registry)])
@@ -655,3 +671,19 @@ async def test_an_answer_that_the_site_did_not_sign_is_refused(server: Server, s
     with pytest.raises(KeyMismatchError), refusals():
         await east.stub.AnswerStudy(request)
     assert server.registry.study("malignancy").answers == ()
+
+
+# --- attestation ---
+
+
+async def test_a_site_gets_the_evidence_that_it_asked_for_and_nobody_else(server: Server) -> None:
+    east, operator = server.site("east"), server.operator()
+    request = attestation_pb2.AttestRequest(run=RUN, nonce=b"n" * 32)
+    evidence, identity = answer_from_proto(await east.stub.Attest(request))
+    assert (evidence.raw, identity) == (b"east" + b"n" * 32, MACHINE.identity)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await operator.stub.Attest(request)
+    assert isinstance(error_from_call(refused.value), WrongRoleError)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await east.stub.Attest(attestation_pb2.AttestRequest(run="malignancy-other", nonce=b"n" * 32))
+    assert isinstance(error_from_call(refused.value), AttestationError)
