@@ -10,7 +10,7 @@ import pytest
 
 from demo.consortium import BIN, free_port
 from quorate_server.aggregator.cli import app as aggregator_command
-from tests.consortium.processes import Daemon, eventually, installed
+from tests.consortium.processes import Daemon, installed
 from tests.integration.conftest import copies
 from tests.integration.crash_kit import PACKAGES, SECRET, CrashTest, Template, write_study
 

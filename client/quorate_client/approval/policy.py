@@ -125,7 +125,7 @@ class SyntheticPolicy(BaseModel):
 
 
 class AttestedPolicy(BaseModel):
-    """Whether an attested machine has to add what leaves this site. Which one the study says, and the site's ``file``."""
+    """Whether an attested machine has to add what leaves this site. Which one the study says, and the site's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -63,6 +63,7 @@ class Appraised:
     """What came of a question to the machine that adds a run's sums; ``nonce`` and ``door_key`` were part of it."""
 
     run: RunId
+    study: Study
     study_digest: bytes
     nonce: bytes
     door_key: bytes
@@ -81,7 +82,8 @@ class GateParts:
         appraise: The rule.
         door_key: The key that the server shows (``way.key_of_the_door``); blocks.
         signing_key: The site's.
-        note: Told of every appraisal.
+        note: Told of every appraisal before it counts, in a thread. Raises QuorateError where it cannot be put on
+            record that a machine is trusted: it is not trusted then.
     """
 
     site: SiteName
@@ -182,19 +184,19 @@ class Gate:
             if known is not None and known != not_this:
                 return known
             self._trusted.pop(run, None)
-            asked = await self._ask(run, study.digest())
+            asked = await self._ask(run, study)
             try:
                 await asyncio.to_thread(self._hold, study, asked)
             except AttestationError as error:
-                self._parts.note(replace(asked, code=error.code))
+                await asyncio.to_thread(self._parts.note, replace(asked, code=error.code))
                 log.error("the attested machine is not trusted", run=run, code=error.code, reason=str(error))
                 raise
-            self._parts.note(asked)
+            await asyncio.to_thread(self._parts.note, asked)
             self._trusted[run] = asked
             log.info("the attested machine is trusted", run=run, evidence=asked.evidence.kind.value)
             return asked.identity
 
-    async def _ask(self, run: RunId, study_digest: bytes) -> Appraised:
+    async def _ask(self, run: RunId, study: Study) -> Appraised:
         connection = await self._current.connected()
         door_key = await asyncio.to_thread(self._parts.door_key)
         nonce, asked_at = os.urandom(NONCE_BYTES), self._parts.now()
@@ -206,7 +208,7 @@ class Gate:
         except AttestationError as error:  # the server's word, and no appraisal
             raise ServerUnreachableError(f"The server shows no evidence: {error.what}") from error
         evidence, identity = answer_from_proto(answer)
-        return Appraised(run, study_digest, nonce, door_key, identity, evidence, asked_at)
+        return Appraised(run, study, study.digest(), nonce, door_key, identity, evidence, asked_at)
 
     def _hold(self, study: Study, asked: Appraised) -> None:
         """Raises AttestationError."""

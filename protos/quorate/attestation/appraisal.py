@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from quorate.attestation.evidence import Kind
-from quorate.errors import AttestationError
+from quorate.errors import AttestationError, ReplayError, SiteSignatureError, UnsealError, error_classes
 
 PROTECTS = "protects against the operator's software and staff, not against somebody with a probe on the memory bus"
 TESTED = "Verification is tested on genuine evidence; producing evidence has not been run on hardware."
 SOFTWARE = "SOFTWARE EVIDENCE: for development. It proves nothing about any machine and protects against nobody."
+
+_OF_THE_MACHINE = (UnsealError, SiteSignatureError, ReplayError)
+REFUSALS = frozenset(
+    code
+    for code, kind in error_classes().items()
+    if issubclass(kind, AttestationError) and not issubclass(kind, _OF_THE_MACHINE)
+)
+"""Codes by which a site says that it refused what a machine showed; others are a machine's about what a site sent."""
 
 
 @dataclass(frozen=True, slots=True)
