@@ -20,7 +20,8 @@ PATTERNS = {
     r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$": "`http://HOST:PORT`",
     r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$": "`HH:MM-HH:MM`",
     r"^\S(.*\S)?$": "text",
-    "^[0-9a-f]{64}$": "64 hexadecimal digits",
+    **{f"^[0-9a-f]{{{digits}}}$": f"{digits} hexadecimal digits" for digits in (64, 96, 128)},
+    "^sha256:[0-9a-f]{64}$": "`sha256:` and 64 hexadecimal digits",
 }
 NOUNS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,13 @@ REFUSALS = frozenset(
     if issubclass(kind, AttestationError) and not issubclass(kind, _OF_THE_MACHINE)
 )
 """Codes by which a site says that it refused what a machine showed; others are a machine's about what a site sent."""
+
+
+def remarks_about(kinds: Collection[str]) -> tuple[str, ...]:
+    """What has to stand wherever it is told that machines with evidence of these kinds are trusted."""
+    of_software = (SOFTWARE,) if Kind.SOFTWARE in kinds else ()
+    of_hardware = (f"An attested machine {PROTECTS}.",) if set(kinds) - {Kind.SOFTWARE} else ()
+    return *of_software, *of_hardware, TESTED
 
 
 @dataclass(frozen=True, slots=True)
