@@ -20,7 +20,9 @@ PATTERNS = {
     r"^http://([^\s/@]+@)?[^\s/@:]+:[0-9]{1,5}/?$": "`http://HOST:PORT`",
     r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$": "`HH:MM-HH:MM`",
     r"^\S(.*\S)?$": "text",
-    **{f"^[0-9a-f]{{{digits}}}$": f"{digits} hexadecimal digits" for digits in (64, 96, 128)},
+    "^[0-9a-f]{64}$": "64 hexadecimal digits",
+    "^[0-9a-f]{96}$": "96 hexadecimal digits",
+    "^[0-9a-f]{128}$": "128 hexadecimal digits",
     "^sha256:[0-9a-f]{64}$": "`sha256:` and 64 hexadecimal digits",
 }
 NOUNS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
@@ -82,10 +84,14 @@ def _sections(schema: Schema, definitions: Schema, within: str = "") -> Iterator
 
 
 def _tables_in(path: str, value: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]:
-    """The TOML tables that a key can hold: none, one, or several in an array of tagged tables."""
+    """The TOML tables that a key can hold: none, one, several in an array of tagged tables, or one for each name."""
     for option in _options(value, definitions):
         if "properties" in option:
             yield f"`[{path}]`", option
+        named = option.get("additionalProperties")
+        for item in _options(named, definitions) if isinstance(named, dict) else ():
+            if "properties" in item:
+                yield f"`[{path}.NAME]`", item
         for item in _options(option.get("items", {}), definitions):
             if "properties" in item:
                 tag = _kind(item["properties"].get("type", {}), definitions)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from quorate.attestation.appraisal import SOFTWARE, remarks_about
 from quorate.attestation.evidence import Kind
-from quorate.privacy.training_data import IN_A_WORD
+from quorate.privacy.training_data import IN_A_WORD, PAID_BEFORE
 from quorate.rounds.run import RoundResult, RunState, RunView, SiteAppraisal
 from quorate_operator.json_output import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
@@ -71,6 +71,7 @@ def studies_table(studies: Sequence[StudyView], now: float) -> RenderableType:
 def study_page(view: StudyView, now: float) -> RenderableType:
     study = view.study
     rounds = study.rounds
+    without_noise = PAID_BEFORE if study.training_data == "synthetic" else "none"
     facts = _facts(
         {
             "study": study.name,
@@ -88,7 +89,7 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "synthetic sets": study.synthetic.summary if study.synthetic else "",
             "protection": study.protection_summary,
             "attested": _versions(study),
-            "privacy": study.privacy.summary if study.privacy else "none",
+            "privacy": study.privacy.summary if study.privacy else without_noise,
             "approvals": f"{study.needed_approvals} of {len(study.sites)} sites before any works",
             "expires": study.expires.isoformat() if study.expires else "never",
         }

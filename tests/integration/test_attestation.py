@@ -27,14 +27,17 @@ class Attested(CrashTest):
     key: Path
 
 
-def study_with(consortium: CrashTest, name: str, rounds: str, policy: str) -> None:
+def study_with(
+    consortium: CrashTest, name: str, rounds: str, policy: str, mode: str = "secagg", more: str = "", extra: str = ""
+) -> None:
     """Publish a study that demands a machine with this policy, and have all sites approve it."""
     with installed(PACKAGES):
         file = write_study(
-            consortium.root, name, SECRET.sites, SECRET.studies[rounds], "secagg", "operator", seed=consortium._agreed
+            consortium.root, name, SECRET.sites, SECRET.studies[rounds], mode, "operator", seed=consortium._agreed
         )
         consortium._agreed += 1
-        file.write_text(file.read_text() + f"[attestation]\nrequired = true\n[attestation.policy]\n{policy}\n")
+        text = file.read_text().replace("[protection]", f"{extra}[protection]")
+        file.write_text(text + f"{more}[attestation]\nrequired = true\n[attestation.policy]\n{policy}\n")
         consortium.publish(file)
         for site in consortium.sites.values():
             site.command("approve", name, "--dataset", site.name)
@@ -53,8 +56,9 @@ def consortium(secret_template: Template, tmp_path: Path) -> Iterator[CrashTest]
         made = make(aggregator=json.dumps(address))
         aggregator_command(["make-key", str(made.root / "software.pem")], standalone_mode=False)
         for site in made.sites.values():
-            with (site.folder / "policy.toml").open("a") as file:
-                file.write("\n[attestation]\nsoftware = true\n")
+            policy = site.folder / "policy.toml"
+            text = policy.read_text().replace('["none", "secagg"]', '["enclave", "none", "secagg"]')
+            policy.write_text(text + "\n[attestation]\nsoftware = true\n")
         made.start()
         made.address_of_aggregator = address
         start_aggregator(made)
@@ -73,4 +77,13 @@ def test_a_run_is_added_up_by_the_attested_machine(consortium: CrashTest) -> Non
     key = public_key(consortium.root / "software.pem")
     study_with(consortium, "attested", "brisk", f'environment = "development"\nsoftware.keys = ["{key}"]')
     run = super(CrashTest, consortium).run("attested")
+    consortium.require_whole(run, ALL, ALL, ALL)
+
+
+def test_an_attested_machine_opens_updates_and_adds_them(consortium: CrashTest) -> None:
+    key = public_key(consortium.root / "software.pem")
+    study_with(
+        consortium, "opened", "thrifty", f'environment = "development"\nsoftware.keys = ["{key}"]', mode="enclave"
+    )
+    run = super(CrashTest, consortium).run("opened")
     consortium.require_whole(run, ALL, ALL, ALL)

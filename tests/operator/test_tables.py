@@ -64,6 +64,7 @@ def test_a_study_page_shows_on_what_it_trains_and_what_a_made_set_must_be() -> N
     synthetic = replace(view, study=Study.model_validate(view.study.model_dump() | changes))
     text = text_of(tables.study_page(synthetic, NOW))
     assert "synthetic records that each site made itself" in text
+    assert "none of its own: what was promised when the synthetic records were made" in text
     assert "largest_epsilon = 3" in text
 
 

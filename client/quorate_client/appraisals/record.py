@@ -20,12 +20,12 @@ from typing import Any
 import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, Base64Bytes, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from quorate.attestation.appraisal import Appraisal
 from quorate.attestation.binding import Expected, binding
 from quorate.attestation.evidence import Evidence
-from quorate.attestation.evidence_file import MAX_FILE_BYTES, EvidenceFile, evidence_fields, problems_of
+from quorate.attestation.evidence_file import MAX_FILE_BYTES, Base64, EvidenceFile, evidence_fields, problems_of
 from quorate.attestation.policy import AttestationPolicy, Hex32, Hex64
 from quorate.attestation.sealing import EnclaveIdentity
 from quorate.errors import AppraisalRecordError, AttestationError, QuorateError
@@ -47,7 +47,7 @@ class _Content(EvidenceFile):
     site: str
     run: str
     nonce: Hex32
-    door_key: Base64Bytes
+    door_key: Base64
     sealing_key: Hex32
     signing_key: Hex32
     study: str

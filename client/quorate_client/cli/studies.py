@@ -18,7 +18,7 @@ from quorate.attestation.evidence import Kind
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
 from quorate.privacy.statement import NEIGHBOURING_ROUNDS, evaluation_statement, privacy_statement
-from quorate.privacy.training_data import IN_A_WORD, training_data_statement
+from quorate.privacy.training_data import IN_A_WORD, PAID_BEFORE, training_data_statement
 from quorate.study.study import Study
 from quorate_client.approval.answers import Answers, NodeConfig
 from quorate_client.approval.datasets import Datasets
@@ -47,7 +47,6 @@ MODELS_OF_THE_SERVER = (
     "read values of those records."
 )
 NOT_PRIVATE = "none: the released model may tell of single records"
-PAID_BEFORE = "none of its own: what was promised when the synthetic records were made"
 OF_TWO = "Of two sites each learns the other's updates from the sum, whatever the protection."
 
 
@@ -99,7 +98,7 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     say("What the study promises about the people in the data:", "bold")
     for sentence in privacy_statement(assessment.offer.study).exact:
         say(f"- {sentence}")
-    if assessment.offer.study.protection.mode == "secagg":
+    if assessment.offer.study.protection.mode != "none":
         say("What the sums tell:", "bold")
         say(f"- {NEIGHBOURING_ROUNDS}")
     if assessment.offer.study.attestation is not None:

@@ -48,8 +48,7 @@ class Appraiser:
 
     def study(self, digest: bytes) -> Study | None:
         """Whatever this site answered to it."""
-        answer = self.answers.find(digest)
-        return answer.study if answer is not None else None
+        return self.answers.study(digest)
 
     def appraise(self, study: Study, evidence: Evidence, expected: Expected, now: datetime) -> Appraisal:
         """Raises AttestationError: the machine is none that may be trusted. ConfigError: a policy cannot be read."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from quorate.attestation.binding import Expected
 from quorate.attestation.evidence import MAX_ENDORSEMENTS_BYTES, MAX_RAW_BYTES, Evidence, Kind
@@ -15,14 +15,24 @@ from quorate.errors import InputError
 MAX_FILE_BYTES = 2 * (MAX_RAW_BYTES + MAX_ENDORSEMENTS_BYTES)
 
 
+def strict_base64(text: object) -> bytes:
+    """Nothing that is no base64 is skipped."""
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    return base64.b64decode(text, validate=True)
+
+
+Base64 = Annotated[bytes, BeforeValidator(strict_base64)]
+
+
 class EvidenceFile(BaseModel):
     """What every such file has. More may stand beside it, as in a site's record of an appraisal: it is not read."""
 
     model_config = ConfigDict(frozen=True)
 
     kind: Kind
-    evidence: Base64Bytes
-    endorsements: Base64Bytes = b""
+    evidence: Base64
+    endorsements: Base64 = b""
     binding: str = Field(pattern="^[0-9a-f]{128}$")
     asked_at: AwareDatetime
 

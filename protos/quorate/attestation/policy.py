@@ -115,7 +115,9 @@ class TdxPolicy(_Section):
 
 
 class LeastTcb(_Section):
-    """Least versions of a SEV-SNP machine's parts."""
+    """Least versions of the parts of a SEV-SNP machine, by product: Genoa or Turin. One that is not named is refused.
+    Milan can be named: its reports have been forged by software alone.
+    """
 
     fmc: Svn = Field(default=0, description="of Turin's FMC; earlier processors have none")
     bootloader: Svn = Field(description="of the secure processor's boot loader")
@@ -129,8 +131,7 @@ class SnpPolicy(_Section):
 
     allow: Annotated[tuple[SnpVersion, ...], _ONE_MAY_STAY] = Field(max_length=8, description="software that may run")
     least_tcb: dict[Product, LeastTcb] = Field(
-        description="least versions by product, Genoa or Turin; one that is not named is refused. Milan can be named: "
-        "its reports have been forged by software alone"
+        description="least versions by product, Genoa or Turin; one that is not named is refused"
     )
     chips: tuple[Hex64, ...] | None = Field(
         default=None, max_length=1000, description="chips that may be used, by id in hex; absent: not looked at"

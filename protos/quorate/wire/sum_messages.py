@@ -67,7 +67,8 @@ class SumAnswer:
     """What a site answers in one exchange. ``metrics`` holds rates of all sites together, by round; ``opened`` the sets
     of survivors for which the site voted before, where this sum is of the same input.
 
-    Without protection: ``plain_counts``, ``dimension``, ``has_update`` and ``model``, and nothing else.
+    Without protection: ``plain_counts``, ``dimension``, ``has_update`` and ``model``, and nothing else. To an attested
+    machine, inside of what is sealed to it: the same with ``metrics``, ``opened`` and ``study_key``.
     """
 
     parts: Mapping[SiteName, SealedPart] = field(default_factory=dict)
@@ -81,24 +82,29 @@ class SumAnswer:
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     opened: tuple[tuple[SiteName, ...], ...] = ()
     plain_counts: tuple[int, ...] = ()
+    study_key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class PlainOpening:
-    """What goes with a sum without protection.
+    """What goes with a sum without protection, or with one that an attested machine made.
 
     Args:
         survivors: Whose updates and counts are in it, by name.
         counts: Of the first sum the totals, of a later one the sum of the weights alone: what else is counted is for
-            the server's metrics, and no site needs it.
+            the server's metrics, and no site needs it. An attested machine tells all of them, sealed.
         updates: The name of the summed words; empty where only counts were summed.
         model: The digest of the state that they held.
+        votes: For these survivors; of an attested machine's sum.
+        key: Under which an attested machine sealed the summed words.
     """
 
     survivors: tuple[SiteName, ...]
     counts: tuple[int, ...]
     updates: bytes
     model: bytes
+    votes: tuple[Vote, ...] = ()
+    key: bytes = field(default=b"", repr=False)
 
 
 def sum_work_to_bytes(value: SumWork) -> bytes:
@@ -165,6 +171,7 @@ def sum_answer_to_bytes(value: SumAnswer) -> bytes:
         metrics=[sums_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
         opened=[sums_pb2.Survivors(sites=sites) for sites in value.opened],
         plain_counts=value.plain_counts,
+        study_key=value.study_key,
     ).SerializeToString(deterministic=True)
 
 
@@ -185,6 +192,7 @@ def sum_answer_from_bytes(data: bytes) -> SumAnswer:
         metrics={told.round: _rates(told.values) for told in proto.metrics},
         opened=tuple(tuple(_name(site) for site in told.sites) for told in proto.opened),
         plain_counts=_plain_counts(proto.plain_counts),
+        study_key=_digest("The study key", proto.study_key),
     )
 
 
@@ -220,7 +228,12 @@ def opening_from_bytes(data: bytes) -> Opening:
 
 def plain_opening_to_bytes(value: PlainOpening) -> bytes:
     return sums_pb2.PlainOpening(
-        survivors=value.survivors, counts=value.counts, updates=value.updates, model=value.model
+        survivors=value.survivors,
+        counts=value.counts,
+        updates=value.updates,
+        model=value.model,
+        votes=[_vote_to(vote) for vote in value.votes],
+        key=value.key,
     ).SerializeToString(deterministic=True)
 
 
@@ -237,6 +250,8 @@ def plain_opening_from_bytes(data: bytes) -> PlainOpening:
         counts=_plain_counts(proto.counts),
         updates=_digest("The name of a sum", proto.updates),
         model=_digest("The digest of a model", proto.model),
+        votes=tuple(_vote_from(vote) for vote in proto.votes),
+        key=_digest("The key of a sum", proto.key),
     )
 
 

@@ -17,6 +17,10 @@ _WARNINGS = {
     "secagg": "Updates were encrypted at the sites, and the server added what it cannot read. What protects them is a "
     "composition from the literature that has not yet been externally reviewed. The sums that the sites opened, and "
     f"the model, still say something of the records. {NEIGHBOURING_ROUNDS}",
+    "enclave": "Updates were sealed to an attested machine, which opened and added them. That protects against the "
+    "operator's software and staff, not against somebody with a probe on the memory bus. Verification is tested on "
+    "genuine evidence; producing evidence has not been run on hardware. The sums that the sites opened, and the model, "
+    f"still say something of the records. {NEIGHBOURING_ROUNDS}",
 }
 _SERVER_SAW_STUDY = {
     "none": (
@@ -34,6 +38,14 @@ _SERVER_SAW_STUDY = {
         "Which sites hold the same model as the others, and the size of the model.",
         "The rates of all sites together that the sites told it (loss, accuracy and the like), rounded to 3 digits, "
         "each over at least 10 records.",
+    ),
+    "enclave": (
+        "No site's update, weight, number of records, statistics or evaluation counts: they came sealed to the "
+        "attested machine, which has all of them, and the sums left it sealed for the sites.",
+        "Never the global model: if the study releases it to the operator, the sites sealed it to the operator's key.",
+        "Which sites hold the same model as the others, and the size of the model.",
+        "The rates of all sites together that the sites told (loss, accuracy and the like), rounded to 3 digits, each "
+        "over at least 10 records.",
     ),
 }
 _SERVER_SAW_GUEST = {

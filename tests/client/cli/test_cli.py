@@ -293,7 +293,7 @@ def test_a_data_set_that_does_not_fit_is_refused(admin: Admin, dataset: str) -> 
 def test_a_study_needs_a_data_set(admin: Admin) -> None:
     admin.offer_tabular()
 
-    assert "--dataset" in admin.run("approve", "hearts").err
+    assert "Register one with `quorate-client data add`" in admin.run("approve", "hearts").err
     assert admin.run("approve", "hearts", "--dataset", "nothing").code == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -84,8 +85,8 @@ class _Adding:
         return tuple(survivors), total
 
     def _fold(self, adder: Adder, update: Blob) -> None:
-        with self._state.stopwatch.on(SumStep.ADD), self._state.exchange.open(update) as content:
-            adder.fold(content)
+        with self._state.stopwatch.on(SumStep.ADD):
+            adder.fold(partial(self._state.exchange.open, update))
 
 
 def collect(state: RunState, scheme: Scheme, opened: OpenSum, number: int) -> Added:
