@@ -179,7 +179,6 @@ def peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-
 def study_of(sites: int, robust: dict[str, str] | None) -> Study:
     """A study in which an attested machine opens the updates of so many sites."""
     names = [f"site-{number:02}" for number in range(max(sites, 3))]

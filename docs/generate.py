@@ -23,7 +23,7 @@ from typer.cli import get_docs_for_click
 from quorate import errors
 from quorate.attestation.policy import AttestationPolicy
 from quorate.errors import QuorateError, error_classes
-from quorate.process.metrics import Metric, MetricKind
+from quorate.process.metrics import Metric, MetricKind, error_codes
 from quorate.study.study_file import StudyFile
 from quorate_client.approval.policy import Policy
 from quorate_client.daemon.metrics import CLIENT_METRICS
@@ -224,7 +224,7 @@ def _labels(metric: Metric) -> str:
 
 
 def _values(label: str, values: tuple[str, ...]) -> str:
-    return "see below" if label == "code" else ", ".join(f"`{value}`" for value in values)
+    return "see below" if label == "code" and values == error_codes() else ", ".join(f"`{value}`" for value in values)
 
 
 def _meaning(cls: type[QuorateError]) -> str:

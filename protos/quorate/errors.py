@@ -497,6 +497,12 @@ class ReplayError(AttestationError):
     code = "attestation_replay"
 
 
+class AppraisalRecordError(SiteRefusalError):
+    """A record of an appraisal was changed since the site signed it, or says other than replaying it finds."""
+
+    code = "appraisal_record"
+
+
 # --- versions, disks --------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,7 @@ class Appraised:
     """What came of a question to the machine that adds a run's sums; ``nonce`` and ``door_key`` were part of it."""
 
     run: RunId
+    study: Study
     study_digest: bytes
     nonce: bytes
     door_key: bytes
@@ -87,7 +88,8 @@ class GateParts:
         rules: What the site's own files demand of a machine at this moment; an appraisal by others counts no more.
         door_key: The key that the server shows (``way.key_of_the_door``); blocks.
         signing_key: The site's.
-        note: Told of every appraisal.
+        note: Told of every appraisal before it counts, in a thread. Raises QuorateError where it cannot be put on
+            record that a machine is trusted: it is not trusted then.
         owed: The messages whose replies the server has yet to get.
         random: Uniform in [0, 1).
     """
@@ -248,21 +250,21 @@ class Gate:
                 return known
             self._trusted.pop(run, None)
             connection, rules = await self._current.connected(), self._parts.rules()
-            asked = await self._ask(connection, run, digest)
+            asked = await self._ask(connection, run, study, digest)
             try:
                 await asyncio.to_thread(self._hold, study, asked)
             except AttestationError as error:
-                self._parts.note(replace(asked, code=error.code))
+                await asyncio.to_thread(self._parts.note, replace(asked, code=error.code))
                 log.error("the attested machine is not trusted", run=run, code=error.code, reason=str(error))
                 raise
-            self._parts.note(asked)
+            await asyncio.to_thread(self._parts.note, asked)
             self._trusted[run] = _Trusted(asked, connection, rules)
             while len(self._trusted) > MAX_TRUSTED:
                 del self._trusted[next(iter(self._trusted))]
             log.info("the attested machine is trusted", run=run, evidence=asked.evidence.kind.value)
             return asked.identity
 
-    async def _ask(self, connection: Connection, run: RunId, study_digest: bytes) -> Appraised:
+    async def _ask(self, connection: Connection, run: RunId, study: Study, digest: bytes) -> Appraised:
         door_key = await asyncio.to_thread(self._parts.door_key)
         nonce, asked_at = os.urandom(NONCE_BYTES), self._parts.now()
         try:
@@ -273,7 +275,7 @@ class Gate:
         except AttestationError as error:  # the server's word, and no appraisal
             raise ServerUnreachableError(f"The server shows no evidence: {error.what}") from error
         evidence, identity = answer_from_proto(answer)
-        return Appraised(run, study_digest, nonce, door_key, identity, evidence, asked_at)
+        return Appraised(run, study, digest, nonce, door_key, identity, evidence, asked_at)
 
     def _hold(self, study: Study, asked: Appraised) -> None:
         """Raises AttestationError."""

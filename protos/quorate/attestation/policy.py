@@ -7,7 +7,8 @@ no key here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -166,6 +167,18 @@ class SoftwarePolicy(_Section):
     keys: tuple[Hex32, ...] = Field(max_length=8, description="Ed25519 public keys that may make it; hex")
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One thing that a policy allows, for people: software by its name and its last day, or a key of a program."""
+
+    kind: Kind
+    name: str
+    until: date | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}" + (f", until {self.until} (UTC)" if self.until is not None else "")
+
+
 class AttestationPolicy(_Section):
     """What this site demands of an attested machine."""
 
@@ -190,6 +203,14 @@ class AttestationPolicy(_Section):
     def digest(self) -> bytes:
         """SHA-256 over all of it, defaults included: what an audit names the policy by."""
         return hashlib.sha256(_CONTEXT + rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))).digest()
+
+    def versions(self) -> Iterator[Version]:
+        """Everything that it allows, kind by kind."""
+        for kind in self.kinds:
+            allow: tuple[Allowed, ...] = getattr(getattr(self, kind.section), "allow", ())
+            yield from (Version(kind, one.name, one.until) for one in allow)
+        for key in self.software.keys if self.software is not None else ():
+            yield Version(Kind.SOFTWARE, f"key {key}")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -382,6 +382,12 @@ class Study(Readable):
     def kind(self) -> Literal["study", "guest"]:
         return "guest" if self.guest else "study"
 
+    @property
+    def protection_summary(self) -> str:
+        """For people, in a line: how updates are protected, and what adds them where that is attested."""
+        added = f"; added {self.attestation.summary}" if self.attestation is not None else ""
+        return f"{self.protection.summary}{added}"
+
     def canonical(self) -> bytes:
         """The bytes that everybody hashes and signs."""
         return rfc8785.dumps(self.model_dump(mode="json"))

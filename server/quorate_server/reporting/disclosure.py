@@ -62,6 +62,10 @@ _MADE_UP = (
     "Synthetic records repeat what their generator keeps of the real ones and nothing else. What is rare may be "
     "missing in them, and with it in the model. Each site has the report of its set."
 )
+_OUTSIDE_THE_MACHINE = (
+    "What sites sent was sealed to the attested machine besides. Around it the server saw sizes and times, the code of "
+    "a site that did not trust the machine, and what the machine gave out: sums, codes of refusals, results of rounds."
+)
 _SERVER_ALWAYS_SEES = (
     "Who took part in which round, when, for how long it worked, and how many bytes it sent and received.",
     "It did not see the records themselves: they stayed at the sites.",
@@ -73,9 +77,13 @@ def protection_warning(protection: str) -> str:
     return _WARNINGS[protection]
 
 
-def server_could_see(kind: str, protection: str) -> tuple[str, ...]:
+def server_could_see(kind: str, protection: str, *, is_attested: bool = False) -> tuple[str, ...]:
     """What the server could read of the run, and what it could not, one sentence each."""
-    return (*(_SERVER_SAW_GUEST if kind == "guest" else _SERVER_SAW_STUDY)[protection], *_SERVER_ALWAYS_SEES)
+    return (
+        *(_SERVER_SAW_GUEST if kind == "guest" else _SERVER_SAW_STUDY)[protection],
+        *((_OUTSIDE_THE_MACHINE,) if is_attested else ()),
+        *_SERVER_ALWAYS_SEES,
+    )
 
 
 def limits(state: RunState, study: Study) -> tuple[str, ...]:
