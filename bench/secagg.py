@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-from functools import partial
 import statistics
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 

@@ -21,6 +21,9 @@ PATTERNS = {
     r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$": "`HH:MM-HH:MM`",
     r"^\S(.*\S)?$": "text",
     "^[0-9a-f]{64}$": "64 hexadecimal digits",
+    "^[0-9a-f]{96}$": "96 hexadecimal digits",
+    "^[0-9a-f]{128}$": "128 hexadecimal digits",
+    "^sha256:[0-9a-f]{64}$": "`sha256:` and 64 hexadecimal digits",
 }
 NOUNS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
 BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))

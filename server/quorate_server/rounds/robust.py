@@ -1,8 +1,8 @@
 """What an attested machine makes of updates that it may look at: their sum, or a robust value in its place.
 
 Updates lie outside, with whoever runs the machine, and some of their sites may work with him. So each is read twice:
-once when it comes, to its end, and again when all are combined, where every block has to be the one that it was. Nothing
-of an update is in the result before it was read whole, and the result is a function of what was read first.
+once when it comes, to its end, and again when all are combined, where every block has to be the one that it was.
+Nothing of an update is in the result before it was read whole, and the result is a function of what was read first.
 
 Words are those of ``aggregation/plain.py``. A robust value is multiplied by the number of updates, so that sites open
 it as they open a sum.
