@@ -1,5 +1,5 @@
 """Sites with real engines, and the loop of an attested machine: what they vote for, what opens, and what whoever runs
-the machine gets by starting it again. Nothing is sealed to the machine here (``tests/server/aggregator``)."""
+the machine gets by starting it again. Nothing is sealed to the machine here."""
 
 from __future__ import annotations
 
