@@ -145,14 +145,14 @@ from pathlib import Path
 from bench.attestation import peak, peak_anew, study_of
 from quorate.process.chunked_aead import seal_chunks
 from quorate.process.sealed_file import SealedFile
-from quorate_server.rounds.robust import adder_of
+from quorate_server.rounds.robust import RobustAdder
 
 sites, size, robust = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 with tempfile.TemporaryDirectory() as folder:
     path, key = Path(folder) / "update", bytes(32)
     with path.open("wb") as file:
         file.writelines(seal_chunks((bytes(2**20) for _ in range(size // 2**20)), key))
-    adder = adder_of(study_of(sites, robust), size // 4)
+    adder = RobustAdder(size // 4, study_of(sites, robust))
 
     def opened():
         file = path.open("rb")

@@ -16,7 +16,7 @@ from quorate.aggregation import plain, ring, words
 from quorate.aggregation.schemes import plain_scheme_of
 from quorate.errors import ContributionError, FrameError
 from quorate.privacy.update_noise import update_noise
-from quorate.process.randomness import SystemRandomness
+from quorate.process.randomness import Randomness, SystemRandomness
 from quorate.study.study import Study
 
 BLOCK_BYTES = 1024 * 1024
@@ -64,7 +64,7 @@ class PlainAdder:
 
     def blocks(self) -> Iterator[bytes]:
         """The sum's words, little-endian, in blocks."""
-        yield from noised(self._words_in_blocks(), self._study)
+        yield from noised(self._words_in_blocks(), self._study, SystemRandomness())
 
     def _words_in_blocks(self) -> Iterator[bytes]:
         view = self._words.view(np.uint8).data
@@ -128,7 +128,7 @@ def require_length(file: BinaryIO, wanted: int) -> None:
     file.seek(0)
 
 
-def noised(blocks: Iterable[bytes], study: Study) -> Iterator[bytes]:
+def noised(blocks: Iterable[bytes], study: Study, randomness: Randomness) -> Iterator[bytes]:
     """The words of a sum, with the study's noise on each; as they are where it asks for none.
 
     Args:
@@ -140,7 +140,7 @@ def noised(blocks: Iterable[bytes], study: Study) -> Iterator[bytes]:
         return
     from quorate.privacy.noise import discrete_gaussian
 
-    scheme, randomness = plain_scheme_of(study), SystemRandomness()
+    scheme = plain_scheme_of(study)
     for block in blocks:
         noisy = np.frombuffer(block, "<u4").copy()
         plain.add(noisy, scheme.combine(discrete_gaussian(randomness, sigma / scheme.step, len(noisy))))

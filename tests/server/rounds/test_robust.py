@@ -16,10 +16,11 @@ import pytest
 from quorate.aggregation.plain import weight_of
 from quorate.aggregation.schemes import plain_scheme_of
 from quorate.errors import ContributionError, FrameError
-from quorate.process.chunked_aead import open_chunks
+from quorate.process.chunked_aead import CHUNK_BYTES, seal_chunks
+from quorate.process.sealed_file import SealedFile
 from quorate.study.robust_section import Robust
 from quorate.study.study import Study
-from quorate_server.rounds.robust import RobustAdder, adder_of, combine
+from quorate_server.rounds.robust import ROBUST_BLOCK_BYTES, RobustAdder, _squares, combine
 
 from ..study_kit import a_study
 
@@ -50,10 +51,10 @@ def encoded(study: Study, update: npt.NDArray[np.float64]) -> bytes:
 
 def averaged(study: Study, updates: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     """As the sites open what came out."""
-    adder = adder_of(study, len(updates[0]))
+    adder = RobustAdder(len(updates[0]), study)
     for update in updates:
         adder.fold(opener(encoded(study, update)))
-    opened = np.frombuffer(b"".join(open_chunks(adder.blocks(), adder.key)), "<u4")
+    opened = np.frombuffer(b"".join(adder.blocks()), "<u4")
     return plain_scheme_of(study).decode(opened, len(updates) * weight_of(1, len(SITES)))
 
 
@@ -106,18 +107,18 @@ def test_a_site_that_poisons_cannot_pull_the_model_far(robust: dict[str, Any]) -
 
 def test_words_beyond_any_update_change_nothing_beyond_their_share() -> None:
     study = enclave_study(rule="median")
-    adder = adder_of(study, 4)
+    adder = RobustAdder(4, study)
     for _ in range(4):
         adder.fold(opener(encoded(study, np.full(4, 0.25))))
     for _ in range(3):
         adder.fold(opener(b"\xff\xff\xff\x7f" * 4))
-    opened = np.frombuffer(b"".join(open_chunks(adder.blocks(), adder.key)), "<u4")
+    opened = np.frombuffer(b"".join(adder.blocks()), "<u4")
     np.testing.assert_allclose(plain_scheme_of(study).decode(opened, 7 * weight_of(1, len(SITES))), 0.25, atol=1e-6)
 
 
 def test_what_does_not_open_or_is_too_short_is_not_taken_in() -> None:
     study = enclave_study(rule="median")
-    adder = RobustAdder(DIMENSION, Robust(rule="median"), study)
+    adder = RobustAdder(DIMENSION, study)
     with pytest.raises(ContributionError):
         adder.fold(opener(bytes(4 * DIMENSION - 4)))
 
@@ -132,16 +133,58 @@ def test_what_does_not_open_or_is_too_short_is_not_taken_in() -> None:
     assert len(b"".join(adder.blocks())) == 4 * DIMENSION
 
 
-def test_what_leaves_is_sealed_under_a_key_that_is_another_one_each_time() -> None:
-    study = enclave_study()
-    one, other = adder_of(study, DIMENSION), adder_of(study, DIMENSION)
-    for adder in (one, other):
-        adder.fold(opener(encoded(study, np.full(DIMENSION, 0.25))))
-    sealed = b"".join(one.blocks())
-    assert one.key != other.key
-    assert encoded(study, np.full(DIMENSION, 0.25))[:64] not in sealed
+class Held:
+    """An update as it lies sealed at the server, which may change what is there."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __call__(self) -> SealedFile:
+        sealed = b"".join(seal_chunks([self.content], bytes(32)))
+        return SealedFile(lambda start, length: sealed[start : start + length], len(self.content), bytes(32))
+
+
+def test_nothing_of_an_update_whose_end_does_not_open_is_in_the_sum() -> None:
+    """Else two sums over the same sites differ in one of the others: with the beginning of its update, and without."""
+    study, size = enclave_study(), 2 * CHUNK_BYTES
+    others = encoded(study, np.full(size // 4, 0.25))
+    sealed = bytearray(b"".join(seal_chunks([encoded(study, np.full(size // 4, 0.5))], bytes(32))))
+    sealed[-1] ^= 1
+    adder = RobustAdder(size // 4, study)
+    adder.fold(opener(others))
     with pytest.raises(FrameError):
-        b"".join(open_chunks([sealed], other.key))
+        adder.fold(lambda: SealedFile(lambda start, length: bytes(sealed[start : start + length]), size, bytes(32)))
+    assert b"".join(adder.blocks()) == others
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_an_update_that_was_exchanged_after_it_was_measured_is_not_combined(place: int) -> None:
+    """Its site knows the key and works with whoever runs the machine: the second one is longer than the bound."""
+    size = 2 * ROBUST_BLOCK_BYTES
+    study = enclave_study(rule="mean", largest_norm=1.0)
+    held = Held(bytes(size))
+    adder = RobustAdder(size // 4, study)
+    adder.fold(held)  # type: ignore[arg-type]  # a raw file does as a binary one
+    changed = bytearray(size)
+    changed[place] = 0x7F
+    held.content = bytes(changed)
+    with pytest.raises(ContributionError, match="not any more what it was"):
+        list(adder.blocks())
+
+
+def test_the_digests_of_updates_tell_them_apart() -> None:
+    study, adders = enclave_study(), []
+    for value in (0.25, 0.25, 0.5):
+        adders.append(RobustAdder(DIMENSION, study))
+        adders[-1].fold(opener(encoded(study, np.full(DIMENSION, value))))
+    same, again, other = (adder.contents for adder in adders)
+    assert same == again != other
+
+
+def test_norms_are_exact_whatever_the_size_of_the_integers() -> None:
+    """Two machines that measured one update differently would seal two sums under one key."""
+    integers = np.array([-(2**31), 2**31 - 1, 65535, 65536, -1, 0] * 2000)
+    assert _squares(integers) == sum(int(value) ** 2 for value in integers)
 
 
 @pytest.mark.parametrize("rule", ["None", '{"rule": "median"}'])
@@ -150,18 +193,18 @@ def test_memory_stays_below_one_and_a_half_updates(rule: str) -> None:
     program = f"""
 from functools import partial
 from tests.server.rounds.test_robust import enclave_study
-from quorate_server.rounds.robust import adder_of
+from quorate_server.rounds.robust import RobustAdder
 from bench.attestation import peak, peak_anew
 import io, tempfile, pathlib, json
 size = 24 * 2**20
 with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "update"
     path.write_bytes(bytes(size))
-    adder = adder_of(enclave_study(**({rule} or dict())), size // 4)
+    adder = RobustAdder(size // 4, enclave_study(**({rule} or dict())))
     before = peak_anew()
     for _ in range(8):
         adder.fold(partial(path.open, "rb"))
-    assert sum(map(len, adder.blocks())) > size
+    assert sum(map(len, adder.blocks())) == size
     print((peak() - before) / size)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

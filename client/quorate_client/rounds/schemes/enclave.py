@@ -1,8 +1,8 @@
 """Where an attested machine adds: updates leave as integers that it reads, sealed to it by the gate, and sums come back
 under the study key.
 
-Each sum is two exchanges. In the upload a site tells the machine the study key, too; in the vote it says whose sum it
-lets the machine release, once for ever (``secagg/enclave.py`` says why).
+Each sum is two exchanges. In the upload a site tells the machine the study key and a salt, too; in the vote it says
+which sum, and whose, it lets the machine release, once for ever (``secagg/enclave.py`` says why).
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from quorate.errors import FrameError, QuorateError, SumRefusedError, VoteRefuse
 from quorate.identity import RunId, SiteName
 from quorate.process.cancellation import offload
 from quorate.process.chunked_aead import content_bytes, sealed_bytes
+from quorate.process.randomness import SystemRandomness
 from quorate.process.sealed_file import SealedFile
 from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import MAX_BODY_BYTES, Instruction, Phase
 from quorate.rounds.spool import Spool
-from quorate.secagg.enclave import DIGEST, are_acceptable, identity_of, is_voted, opening_purpose
+from quorate.secagg.enclave import SALT_BYTES, are_acceptable, identity_of, is_voted, opening_purpose, voted_digest
 from quorate.secagg.participant import Ballot, Member
 from quorate.secagg.sizes import require_at_most
 from quorate.secagg.study_key import open_stream
-from quorate.secagg.terms import Layout, Terms, Vote, ballot
+from quorate.secagg.terms import DIGEST_BYTES, Layout, Terms, Vote, ballot
 from quorate.study.study import Study
 from quorate.wire.sum_messages import PlainOpening, SumAnswer, SumRef, SumWork, plain_opening_from_bytes
 from quorate_client.rounds.model.fetch import Fetch, fetched
@@ -75,7 +76,7 @@ class EnclaveScheme(KeyedScheme):
                 raise FrameError("The attested machine asks for work that is not part of its sums")
 
     def _vote(self, instruction: Instruction, work: SumWork, state: ModelState | None) -> Vote:
-        """For these survivors, or for none."""
+        """For this sum over these survivors, or for none."""
         terms = Terms(self._digest, self._run, instruction.round_number, instruction.attempt)
         if not self._identity or terms != self._terms:
             raise VoteRefusedError("This site has no part in this sum (any more): it was started again")
@@ -83,16 +84,16 @@ class EnclaveScheme(KeyedScheme):
         if (
             not are_acceptable(work.survivors, member.roster, member.rules)
             or member.site not in work.survivors
-            or work.digest != DIGEST
+            or len(work.digest) != DIGEST_BYTES
         ):
             raise VoteRefusedError(
                 "The attested machine asks this site to let it release a sum that may not be",
                 expected=f"at least {member.rules.floor} sites of the study, this one among them",
                 got=f"{len(work.survivors)} sites",
             )
-        wanted = Ballot(self._identity, work.survivors, DIGEST)
+        wanted = Ballot(self._identity, work.survivors, work.digest)
         self._lock(instruction.round_number, state)(wanted)
-        return Vote(member.site, member.signing_key.sign(ballot(self._identity, work.survivors, DIGEST)))
+        return Vote(member.site, member.signing_key.sign(ballot(self._identity, work.survivors, work.digest)))
 
     # --- an upload ---
 
@@ -115,6 +116,7 @@ class EnclaveScheme(KeyedScheme):
             metrics=self._rates.told(),
             opened=self._opened(),
             study_key=self._member.study_key.secret,
+            salt=SystemRandomness().draw(SALT_BYTES),
         )
         return answer, updates
 
@@ -145,7 +147,8 @@ class EnclaveScheme(KeyedScheme):
             raise SumRefusedError("The sum that the server sent has another size than the model")
         identity = identity_of(terms, member.rules, Layout(dimension, len(opening.counts)), opening.model)
         acceptable = are_acceptable(opening.survivors, member.roster, member.rules)
-        votes = opening.votes, identity, opening.survivors, member.roster, member.rules
+        digest = voted_digest(opening.updates, opening.counts, opening.key)
+        votes = opening.votes, identity, opening.survivors, digest, member.roster, member.rules
         if not acceptable or not await offload(len(content), is_voted, *votes):
             raise SumRefusedError("The sites did not vote for the sum that the attested machine released")
         return EnclaveOpener(opening, self._words, dimension, member)
@@ -178,6 +181,7 @@ class EnclaveOpener:
         def average(count: int) -> npt.NDArray[np.float64]:
             try:
                 words = np.frombuffer(opened.read(count * WORD_BYTES), "<u4")
+                self._words.require_bounded(words, weight)
                 return self._words.decode(words, weight)
             except SumRefusedError:
                 raise

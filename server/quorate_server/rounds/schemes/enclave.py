@@ -1,28 +1,32 @@
 """In an attested machine: it opens single updates and adds them, and asks the sites whose sum they let it release.
 
 Each sum is two exchanges: upload and vote. What opens it is sealed to the sites under the study key, which they tell in
-what they seal to the machine; what the server's disk holds, it cannot read.
+what they seal to the machine; what the server's disk holds, it cannot read. Sites of another study key are in no sum
+with the others. Nothing is drawn here but what hides the opening (``secagg/enclave.py`` says why).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from quorate.errors import ContributionError, ModelDisagreementError
+from quorate.aggregation.plain import weight_of
+from quorate.aggregation.weights import least_weight
+from quorate.errors import ContributionError
 from quorate.identity import SiteName
-from quorate.process.chunked_aead import sealed_bytes
+from quorate.privacy.noise import SeededRandomness
+from quorate.process.chunked_aead import seal_chunks, sealed_bytes
 from quorate.rounds.blobs import FRAME_BYTES, Blob
 from quorate.rounds.instruction import Phase, Reply
 from quorate.secagg import aggregator as secagg
 from quorate.secagg.aggregator import Members, chosen_survivors
-from quorate.secagg.enclave import DIGEST, identity_of, opening_purpose
+from quorate.secagg.enclave import SALT_BYTES, Added, SumSecret, identity_of, opening_purpose, voted_digest
 from quorate.secagg.release import ReleaseTerms, pack_release
 from quorate.secagg.study_key import KEY_BYTES, SealedPart, StudyKey, seal_stream
 from quorate.secagg.survivor_sets import MAX_SETS
-from quorate.secagg.terms import DIGEST_BYTES, Hello, Layout, Terms, Vote, ballot
+from quorate.secagg.terms import DIGEST_BYTES, Hello, Layout, Terms, Vote, ballot, bound
 from quorate.study.rules import Rules
 from quorate.wire.sum_messages import (
     PlainOpening,
@@ -31,8 +35,9 @@ from quorate.wire.sum_messages import (
     plain_opening_to_bytes,
     sum_work_to_bytes,
 )
+from quorate_server.rounds.aggregate import noised
 from quorate_server.rounds.phases import PhaseTally
-from quorate_server.rounds.robust import SealedAdder, adder_of
+from quorate_server.rounds.robust import RobustAdder
 from quorate_server.rounds.schemes.plain import PlainSum
 from quorate_server.rounds.schemes.study_keys import collect_keys, read_keys
 from quorate_server.rounds.sums.scheme import Closed, Signed, Upload
@@ -50,7 +55,7 @@ class EnclaveScheme:
         self._state = state
         self.members = Members(study.digest(), state.run, roster, rules, state.quorum)
         self._parts: dict[SiteName, tuple[SealedPart, ...]] = {}
-        self._adder: SealedAdder | None = None
+        self._adder: RobustAdder | None = None
 
     @property
     def attempt(self) -> int:
@@ -69,14 +74,14 @@ class EnclaveScheme:
         del number
         return 0
 
-    def adder(self, number: int) -> SealedAdder:
-        self._adder = adder_of(self._state.study, self._dimension(number))
+    def adder(self, number: int) -> RobustAdder:
+        self._adder = RobustAdder(self._dimension(number), self._state.study)
         return self._adder
 
     @property
-    def content_key(self) -> bytes:
-        """Under which the last sum lies at the server."""
-        return self._adder.key if self._adder is not None else b""
+    def contents(self) -> tuple[bytes, ...]:
+        """The digests of the updates that were taken in last."""
+        return self._adder.contents if self._adder is not None else ()
 
     def parts(self, site: SiteName) -> tuple[SealedPart, ...]:
         return () if site in self._state.holders else self._parts[site]
@@ -122,43 +127,70 @@ class EnclaveSum:
         Raises:
             ContributionError: another form, or a weight or a count out of range.
         """
-        if len(answer.study_key) != KEY_BYTES or len(answer.opened) > MAX_SETS:
+        if (len(answer.study_key), len(answer.salt)) != (KEY_BYTES, SALT_BYTES) or len(answer.opened) > MAX_SETS:
             raise ContributionError("A site does not say under which key it is answered, or for whom it voted")
         if len(answer.model) != DIGEST_BYTES:
             raise ContributionError("A site does not say which model it goes on from")
         is_named = self._number > 0  # without protection the first sum starts from no model
-        said = replace(answer, study_key=b"", opened=(), metrics={}, model=answer.model if is_named else b"")
+        said = replace(answer, study_key=b"", salt=b"", opened=(), metrics={}, model=answer.model if is_named else b"")
         upload = self._plain.accept(site, said, blobs)
+        if upload.update is not None:
+            self._check_weight(answer.plain_counts[0])
         self._said[site] = answer
-        return replace(upload, model=answer.model)
+        # The same model under another key would keep the others from this site's sum, and nobody could name it.
+        same = hashlib.sha256(bound(b"attested form", answer.study_key, answer.model)).digest()
+        return replace(upload, model=same)
+
+    def _check_weight(self, weight: int) -> None:
+        """Raises ContributionError: the sites would refuse a sum with this weight, and could not say whose it is."""
+        sites = len(self._state.study.sites)
+        equal = weight_of(1, sites) if self._state.study.rounds.weights == "equal" else None
+        if weight < least_weight(sites) or equal not in (None, weight):
+            raise ContributionError("The weight of an update is not what its site may count for")
 
     def choose(self, agreeing: frozenset[SiteName]) -> frozenset[SiteName]:
         """The largest set for which enough of them may vote."""
         return chosen_survivors({site: self._said[site].opened for site in agreeing}, self._scheme.members)
 
+    def leaving(self, survivors: tuple[SiteName, ...], blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """With noise where the study asks for it, under a key that is told once the sum may be read."""
+        secret = self._secret(survivors, self._scheme.contents)
+        return seal_chunks(noised(blocks, self._state.study, SeededRandomness(secret.noise)), secret.key)
+
     def close(self, survivors: tuple[SiteName, ...], updates: Blob | None) -> Closed:
-        """Once enough of the survivors voted for them."""
+        """Once enough of the survivors voted for this sum over them."""
         members = self._scheme.members
-        terms = Terms(members.study, members.run, self._number, self._scheme.attempt)
-        model = self._said[survivors[0]].model
+        said = self._said[survivors[0]]  # one model and one study key: they are of one form
         counts = self._plain.summed(survivors)
-        identity = identity_of(terms, members.rules, Layout(self._dimension, len(counts)), model)
-        tally, votes = self._vote(identity, survivors)
-        name, key = (updates.id, self._scheme.content_key) if updates is not None else (b"", b"")
-        opening = plain_opening_to_bytes(PlainOpening(survivors, counts, name, model, votes, key))
-        sealed = b"".join(seal_stream([opening], self._study_key(survivors), opening_purpose(terms)))
+        identity = identity_of(self._terms, members.rules, Layout(self._dimension, len(counts)), said.model)
+        name, contents = (updates.id, self._scheme.contents) if updates is not None else (b"", ())
+        key = self._secret(survivors, contents).key
+        tally, votes = self._vote(identity, survivors, voted_digest(name, counts, key))
+        opening = plain_opening_to_bytes(PlainOpening(survivors, counts, name, said.model, votes, key))
+        sealed = b"".join(seal_stream([opening], StudyKey(said.study_key), opening_purpose(self._terms)))
         return Closed(sealed, (tally,))
 
-    def _vote(self, identity: bytes, survivors: tuple[SiteName, ...]) -> tuple[PhaseTally, tuple[Vote, ...]]:
+    @property
+    def _terms(self) -> Terms:
+        members = self._scheme.members
+        return Terms(members.study, members.run, self._number, self._scheme.attempt)
+
+    def _secret(self, survivors: tuple[SiteName, ...], contents: tuple[bytes, ...]) -> SumSecret:
+        added = {site: Added(self._said[site].salt, self._said[site].plain_counts) for site in survivors}
+        return SumSecret.of(self._terms, added, contents)
+
+    def _vote(
+        self, identity: bytes, survivors: tuple[SiteName, ...], digest: bytes
+    ) -> tuple[PhaseTally, tuple[Vote, ...]]:
         members, given = self._scheme.members, dict[SiteName, Vote]()
-        signed = ballot(identity, survivors, DIGEST)
+        signed = ballot(identity, survivors, digest)
 
         def take(site: SiteName, answer: SumAnswer, _: Reply) -> None:
             if answer.vote is None or not members.is_by(site, answer.vote, signed):
                 raise ContributionError("A site's vote is not for this sum")
             given[site] = answer.vote
 
-        body = sum_work_to_bytes(SumWork(survivors=survivors, digest=DIGEST))
+        body = sum_work_to_bytes(SumWork(survivors=survivors, digest=digest))
         tally = self._state.phases.open(
             Phase.VOTE,
             self._number,
@@ -169,14 +201,3 @@ class EnclaveSum:
             attempt=self._scheme.attempt,
         )
         return tally, tuple(given[site] for site in sorted(given))
-
-    def _study_key(self, survivors: tuple[SiteName, ...]) -> StudyKey:
-        """What most of them say it is: a site that says another cannot keep the others from the sum."""
-        ((secret, count),) = Counter(self._said[site].study_key for site in survivors).most_common(1)
-        if count < self._scheme.members.rules.votes:
-            raise ModelDisagreementError(
-                "The sites do not hold the same study key",
-                expected=f"at least {self._scheme.members.rules.votes} sites that agree",
-                action="Stop the run and start another",
-            )
-        return StudyKey(secret)

@@ -7,7 +7,7 @@ under secure aggregation what is sent here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from quorate.aggregation import plain
 from quorate.errors import BaseModelMismatchError, ContributionError
@@ -145,6 +145,10 @@ class PlainSum:
 
     def choose(self, agreeing: frozenset[SiteName]) -> frozenset[SiteName]:
         return agreeing
+
+    def leaving(self, survivors: tuple[SiteName, ...], blocks: Iterator[bytes]) -> Iterator[bytes]:
+        del survivors
+        return blocks
 
     def close(self, survivors: tuple[SiteName, ...], updates: Blob | None) -> Closed:
         counts = self.summed(survivors)
