@@ -51,12 +51,12 @@ def layouts(site: SiteFolder) -> list[int]:
 def test_upgrade_says_what_it_would_do_and_does_it(run: Run, old: SiteFolder) -> None:
     result = run("upgrade", "--check")
     assert result.code == 0
-    assert "state.sqlite: would go from layout 4 to 6." in result.out
+    assert "state.sqlite: would go from layout 4 to 7." in result.out
     assert layouts(old) == [4, 3]
     result = run("upgrade")
     assert "ledger.sqlite: went from layout 3 to 4." in result.out
     assert str(old.ledger.with_name("ledger.sqlite.before-4")) in result.out
-    assert layouts(old) == [6, 4]
+    assert layouts(old) == [7, 4]
     assert run("upgrade").out.count("nothing to do") == 2
     assert [each["steps"] for each in run("upgrade", "--check", "--json").json()] == [[], []]
 
@@ -74,7 +74,7 @@ def test_other_commands_do_not_touch_an_older_database_and_say_what_to_type(run:
     finding = next(each for each in run("doctor", "--json").json() if each["step"] == "databases")
     assert (finding["verdict"], finding["text"]) == (
         "ok",
-        "of this version's layouts: state.sqlite 6, ledger.sqlite 4",
+        "of this version's layouts: state.sqlite 7, ledger.sqlite 4",
     )
 
 
@@ -88,13 +88,13 @@ def test_nothing_is_upgraded_under_a_running_daemon(run: Run, old: SiteFolder) -
 def test_a_newer_database_ends_every_command_with_one_line(run: Run, old: SiteFolder) -> None:
     run("upgrade")
     with closing(sqlite3.connect(old.database)) as database:
-        database.execute("PRAGMA user_version=7")
+        database.execute("PRAGMA user_version=8")
     for command in (daemon(old), run("upgrade"), run("status")):
         assert command.code == EXIT_INPUT
-        assert "Expected layout 6; got layout 7" in command.err
+        assert "Expected layout 7; got layout 8" in command.err
         assert command.err.strip().count("\n") == 0
     with closing(sqlite3.connect(old.database)) as database:
-        database.execute("PRAGMA user_version=6")
+        database.execute("PRAGMA user_version=7")
     with closing(sqlite3.connect(old.ledger)) as database:
         database.execute("PRAGMA user_version=9")
     assert daemon(old).code == EXIT_REFUSED
