@@ -1,4 +1,4 @@
-"""A line between a site and the server that a test can make slow. Traffic is not looked into."""
+"""A line between a site and the server that a test can make slow, or have keep what passes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 
 
 class Relay:
-    """Listens on ``port`` until it is closed. ``sent_bytes`` counts what went from the site to the server."""
+    """Listens on ``port`` until it is closed. ``sent_bytes`` counts what went from the site to the server; ``kept`` is
+    what passed in either direction, if it was to be kept."""
 
     PIECE_BYTES = 16 * 1024
 
@@ -21,11 +22,17 @@ class Relay:
         self._ends: list[socket.socket] = []
         self._closed = threading.Event()
         self.sent_bytes = 0
+        self.kept = bytearray()
+        self._keeps = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def slow_down(self, bytes_per_s: float) -> None:
         """From the site to the server."""
         self._rate = bytes_per_s
+
+    def keep(self) -> None:
+        """What passes from now on, each connection and direction in one piece where it came so."""
+        self._keeps = True
 
     def full_speed(self) -> None:
         self._rate = 0.0
@@ -58,6 +65,8 @@ class Relay:
                     self._closed.wait(len(piece) / self._rate)
                 sink.sendall(piece)
                 self.sent_bytes += len(piece) if upwards else 0
+                if self._keeps:
+                    self.kept += piece
         except OSError:
             pass
         finally:

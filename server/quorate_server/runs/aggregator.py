@@ -31,6 +31,8 @@ from quorate_server.rounds.pipe import Note, Verb, read_note, reference
 CONNECT_FOR_S = 15.0
 """A machine that is started again comes back within it; a run whose aggregator does not is paused."""
 CONNECT_EVERY_S = 0.5
+BROKEN_S = 5.0
+"""What stands before a machine that is started again may accept a connection and break it at once."""
 EVIDENCE_S = 20.0
 MAX_WAITING = 4
 """Questions of one site at a time, about one run: making evidence takes the machine a while."""

@@ -32,6 +32,7 @@ from quorate_server.rounds.order import Order
 from quorate_server.rounds.pipe import Note, Verb, referred_to
 from quorate_server.rounds.progress import StudyProgress, result_from_json
 from quorate_server.rounds.sum_figures import SumFigures
+from quorate_server.runs import aggregator
 from quorate_server.runs.aggregator import Aggregator, EvidenceDesk, SpoolDesk, Worker
 from quorate_server.runs.blobs_in_use import BlobsInUse
 from quorate_server.runs.mailbox import Mailbox
@@ -164,6 +165,8 @@ class LiveRun:
                 return end
             self._deaths += 1
             log.warning("the run's worker died and is started again", run=self.run, deaths=self._deaths)
+            if self._study.attestation is not None and 1 < self._deaths < MAX_DEATHS_WITHOUT_PROGRESS:
+                await asyncio.sleep(aggregator.BROKEN_S)
         if self._study.attestation is not None:
             # Whoever stands in that connection can break it off as often as they like; no more than that.
             return RunState.PAUSED, AggregatorUnreachableError(

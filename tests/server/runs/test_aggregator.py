@@ -226,7 +226,10 @@ async def heard(reader: asyncio.StreamReader, verb: Verb) -> Note:
     raise AssertionError("the server hung up")
 
 
-async def test_a_connection_that_breaks_again_and_again_pauses_the_run_and_ends_nothing(tmp_path: Path) -> None:
+async def test_a_connection_that_breaks_again_and_again_pauses_the_run_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aggregator, "BROKEN_S", 0.01)
     times: list[Note] = []
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
