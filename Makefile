@@ -5,6 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCH ?= rounds
 BUNDLE = build/bundle
+MEASURE ?= --help
+ENDORSEMENTS ?=
 PROTOS := $(sort $(wildcard protos/quorate/v1/*.proto))
 # Whole files to a worker, the longest first (tests/conftest.py). Three, though a machine may have two cores: what starts
 # daemons waits for them much of its time.
@@ -17,7 +19,8 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .PHONY: help setup demo demo-fraud demo-collaborative test test-all lint generated protos docs bench bundle bundle-check \
-	image-server image-operator image-site audit clean
+	image-server image-operator image-site image-aggregator \
+	measurements hardware-smoke audit clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -32,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing PyTorch (a minute or two) ..."
 	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	@echo "Installing Quorate and what it needs (another minute) ..."
-	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[server,site,demo,dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[server,site,demo,dev,measure]'
 	@touch $@
 
 demo: setup ## Four hospitals train a model on this machine
@@ -91,6 +94,17 @@ image-operator: $(BUNDLE) ## The same of the operator's command
 image-site: $(BUNDLE) ## The same of a site
 	@$(BIN)/python deploy/images/build.py site $(BUNDLE)/*.tar build/images
 	@$(BIN)/python deploy/images/check.py site build/images/quorate-site.tar
+
+image-aggregator: $(BUNDLE) ## The same of the attested aggregator, and its digest
+	@$(BIN)/python deploy/images/build.py aggregator $(BUNDLE)/*.tar build/images
+	@$(BIN)/python deploy/images/check.py aggregator build/images/quorate-aggregator.tar
+	@$(BIN)/python -m deploy.attestation.measure --image build/images/quorate-aggregator.tar
+
+measurements: setup ## What a study's policy names of an attested aggregator: make measurements MEASURE="--image FILE"
+	@$(BIN)/python -m deploy.attestation.measure $(MEASURE)
+
+hardware-smoke: setup ## Make and appraise evidence of this machine, if it has the hardware (ENDORSEMENTS: the vendor's file)
+	@$(BIN)/python -m deploy.attestation.hardware_smoke build/hardware-smoke $(ENDORSEMENTS)
 
 $(BUNDLE):
 	@$(MAKE) --no-print-directory bundle

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench import table
 
-BENCHES = ("rounds", "secagg", "privacy", "upgrade", "synthetic")
+BENCHES = ("rounds", "secagg", "privacy", "upgrade", "synthetic", "attestation")
 RESULTS = Path("build/bench")
 USAGE = f"usage: python -m bench NAME [small], where NAME is one of: {', '.join(BENCHES)}"
 

@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
         return sent
 
     def add() -> None:
-        joined.seek(0)
-        adder.fold(joined)
+        adder.fold(partial(io.BytesIO, joined))
 
     def decrypt() -> npt.NDArray[np.float64]:
         averages = []
@@ -175,7 +175,7 @@ def _ours(update: npt.NDArray[np.float32], repeated: int) -> Cost:
         return np.concatenate(averages)
 
     sent = encrypt()
-    joined, adder = io.BytesIO(b"".join(sent)), CipherAdder(packing.polynomials(len(update)))
+    joined, adder = b"".join(sent), CipherAdder(packing.polynomials(len(update)))
     key_sum = np.zeros(DEGREE, dtype=np.uint64)
     for _ in range(SITES):
         add()

@@ -33,8 +33,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer; above 1 we win."""
-        if self.peer is None or not self.ours or not self.peer:
+        """How many times better than the peer; above 1 we win. None where one of them is not above 0."""
+        if self.peer is None or self.ours <= 0 or self.peer <= 0:
             return None
         return self.ours / self.peer if self.more_is_better else self.peer / self.ours
 

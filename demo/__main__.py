@@ -41,8 +41,7 @@ def run(root: Path) -> None:
             consortium.operator("run", "watch", OPEN)
         for study, file in ((PRIVATE, "model.npz"), (OPEN, "model-without-noise.npz")):
             consortium.operator("model", "fetch", study, "-o", root / file)
-        for form in ("html", "json"):
-            consortium.operator("run", "report", PRIVATE, "--format", form, "-o", root / f"report.{form}")
+        consortium.write_report(PRIVATE, "report")
         console.print("\nWhat the hospital east has on its ledger now, at its policy's delta and not the study's:")
         consortium.site("east", "ledger", "show", show=True)
     sites = {name: consortium.site_state(name) for name in tables}

@@ -142,6 +142,26 @@ class Consortium:
                 time.sleep(0.05)
         raise CommandFailedError("quorate-server did not open its door")
 
+    def start_aggregator(self) -> str:
+        """An attested aggregator, but that a program here says of itself what hardware would. Before the server.
+
+        Returns:
+            The study's section that names it.
+        """
+        key, address = self.root / "software.pem", f"127.0.0.1:{free_port()}"
+        made = command("quorate-aggregator", "make-key", key)
+        log = self.root / "aggregator.log"
+        line = ("run", "--attester", "software", "--key", key, "--listen", address)
+        self._running.enter_context(ended(start(log, "quorate-aggregator", *line)))
+        write_settings(self.server_dir / "server.toml", {"aggregator": json.dumps(address)})
+        lines = [line for line in made.splitlines() if " = " in line]
+        return "\n".join(["[attestation]", "required = true", "[attestation.policy]", *lines, ""])
+
+    def allow_software_evidence(self) -> None:
+        """In each site's policy."""
+        for policy in self.root.glob("site-*/policy.toml"):
+            write_settings(policy, {"software": "true"}, section="attestation")
+
     def site_state(self, name: str) -> Path:
         return self.root / f"site-{name}"
 
@@ -172,6 +192,11 @@ class Consortium:
         log = self.root / f"site-{name}.log"
         self.sites[name] = start(log, "quorate-client", "run", "--state", self.site_state(name))
         self._running.enter_context(ended(self.sites[name]))
+
+    def write_report(self, study: str, stem: str) -> None:
+        """The report on a study's run, as a page and as JSON, below the consortium's folder."""
+        for form in ("html", "json"):
+            self.operator("run", "report", study, "--format", form, "-o", self.root / f"{stem}.{form}")
 
     def approve(self, study: str, dataset: str | None = None, sites: Sequence[str] | None = None) -> None:
         """Each site, or each of these, reads the study and approves it."""

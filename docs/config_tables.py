@@ -84,10 +84,14 @@ def _sections(schema: Schema, definitions: Schema, within: str = "") -> Iterator
 
 
 def _tables_in(path: str, value: Schema, definitions: Schema) -> Iterator[tuple[str, Schema]]:
-    """The TOML tables that a key can hold: none, one, or several in an array of tagged tables."""
+    """The TOML tables that a key can hold: none, one, several in an array of tagged tables, or one for each name."""
     for option in _options(value, definitions):
         if "properties" in option:
             yield f"`[{path}]`", option
+        named = option.get("additionalProperties")
+        for item in _options(named, definitions) if isinstance(named, dict) else ():
+            if "properties" in item:
+                yield f"`[{path}.NAME]`", item
         for item in _options(option.get("items", {}), definitions):
             if "properties" in item:
                 tag = _kind(item["properties"].get("type", {}), definitions)

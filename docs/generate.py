@@ -21,8 +21,9 @@ from config_tables import tables
 from typer.cli import get_docs_for_click
 
 from quorate import errors
+from quorate.attestation.policy import AttestationPolicy
 from quorate.errors import QuorateError, error_classes
-from quorate.process.metrics import Metric, MetricKind
+from quorate.process.metrics import Metric, MetricKind, error_codes
 from quorate.study.study_file import StudyFile
 from quorate_client.approval.policy import Policy
 from quorate_client.daemon.metrics import CLIENT_METRICS
@@ -38,6 +39,7 @@ COMMANDS = {
     "quorate": "quorate_operator.cli",
     "quorate-server": "quorate_server.cli",
     "quorate-client": "quorate_client.cli",
+    "quorate-aggregator": "quorate_server.aggregator.cli",
 }
 
 # Who must act on an error, by the class that it descends from; the first that fits, so the closest come first.
@@ -47,6 +49,11 @@ WHO_ACTS = (
         errors.IdentityError,
         "The operator or the site's administrator",
         "A certificate, a key or an invitation is not what it has to be.",
+    ),
+    (
+        errors.AttestationError,
+        "Whoever runs the attested machine, or the site's administrator, whose policy it is",
+        "The site withholds what it would have released to the machine.",
     ),
     (
         errors.SiteRefusalError,
@@ -123,6 +130,16 @@ def policy_page() -> str:
     )
 
 
+def attestation_page() -> str:
+    return (
+        "# The attestation policy\n\n"
+        "What a site demands of the evidence of an attested machine "
+        "([what that is](../concepts/attestation.md)), kind by kind. A kind without a section is refused, and so is "
+        "all where a list is empty. `quorate-client attest policy check FILE` shows what a policy allows.\n\n"
+        + tables(AttestationPolicy)
+    )
+
+
 def schema_page() -> str:
     return (
         "# The schema file\n\n"
@@ -171,6 +188,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "study.md": study_page,
     "config.md": config_page,
     "policy.md": policy_page,
+    "attestation.md": attestation_page,
     "schema.md": schema_page,
     "commands.md": commands_page,
     "hardening.md": hardening_page,
@@ -206,7 +224,7 @@ def _labels(metric: Metric) -> str:
 
 
 def _values(label: str, values: tuple[str, ...]) -> str:
-    return "see below" if label == "code" else ", ".join(f"`{value}`" for value in values)
+    return "see below" if label == "code" and values == error_codes() else ", ".join(f"`{value}`" for value in values)
 
 
 def _meaning(cls: type[QuorateError]) -> str:

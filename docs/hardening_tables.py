@@ -66,8 +66,8 @@ def packages() -> Iterator[Row]:
     """What each program needs directly; the bundle's list of materials has all that follows from it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base, extras = project["dependencies"], project["optional-dependencies"]
-    for role, texts in (("operator", base), ("server", base + extras["server"]), ("site", base + extras["site"])):
-        names = sorted(re.split(r"[\[<>=~ ]", text)[0] for text in texts)
+    for role, more in (("operator", []), *((role, extras[role]) for role in ("server", "site", "aggregator"))):
+        names = sorted(re.split(r"[\[<>=~ ]", text)[0] for text in base + more)
         yield role, str(len(names)), ", ".join(names)
 
 

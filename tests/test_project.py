@@ -107,6 +107,9 @@ def sources() -> Iterator[tuple[Path, set[str]]]:
     ("library", "importers"),
     [
         ("flwr", {"server/quorate_server/flower", "client/quorate_client/flower"}),
+        ("dcap_qvl", {"protos/quorate/attestation/kinds/tdx.py"}),
+        ("cbor2", {"protos/quorate/attestation/kinds/nitro.py"}),
+        ("joserfc", {"protos/quorate/attestation/kinds/confidential_space.py"}),
         ("matplotlib", {"server/quorate_server/reporting/plots.py", "client/quorate_client/cli/explore.py"}),
         (
             "jinja2",
@@ -125,6 +128,7 @@ def test_a_library_that_we_keep_at_arms_length_has_one_importer_on_each_side(lib
         ("quorate_operator.cli", {"flwr", "numpy", "sqlalchemy", "torch", "matplotlib"}),
         ("quorate_server.daemon", {"torch", "matplotlib"}),
         ("quorate_client.daemon.daemon", {"flwr", "numpy", "torch", "opacus", "pandas"}),
+        ("quorate_client.cli", {"dcap_qvl", "joserfc", "cbor2"}),
     ],
 )
 def test_a_program_does_not_load_what_it_does_not_need(module: str, unwanted: set[str]) -> None:

@@ -38,7 +38,7 @@ for column in order["columns"]:
 started = time.perf_counter()
 pipeline = MSTPipeline(epsilon=order["epsilon"] - BINS_EPSILON, delta=order["delta"], proc_epsilon=BINS_EPSILON)
 pipeline.fit(pd.DataFrame(frame), domain, random_state=order["seed"])
-made = pipeline.generate(n_records=len(values["/label"]), random_state=order["seed"])
+made = pipeline.generate(n_records=order["rows"], random_state=order["seed"])
 spent = time.perf_counter() - started
 np.savez(
     folder / "made.npz",

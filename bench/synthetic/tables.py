@@ -17,7 +17,7 @@ from demo import claims
 from quorate_client.tasks.data.schema import TabularSchema, parse_schema, read_schema
 from quorate_client.tasks.data.table import Table, read_table
 
-SHARED = Path(os.environ.get("QUORATE_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("QUORATE_SHARED", Path(__file__).parents[3] / "shared"))
 CREDIT = SHARED / "data" / "credit_default" / "credit_default.csv"
 
 CELLS = {
@@ -91,12 +91,16 @@ def breast_cancer(splits: int) -> Case:
 
 def simulated_claims(splits: int, records: int = 10_000) -> Case:
     """The demo's simulator of death claims, about 3 % of them fraudulent."""
-    schema = _schema(read_schema(Path(claims.__file__).with_name("claims.toml")))
+    allowed = {1.0: (0.08, 0.09), 3.0: (0.04, 0.05)}
+    return Case("claims", CLAIMS, claims_of(records, seed=1), 1e-5, splits, allowed)
+
+
+def claims_of(records: int, seed: int) -> Table:
+    """So many simulated claims."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "claims.csv"
-        claims.write(path, claims.simulate(records, seed=1))
-        table = read_table(path, schema)
-    return Case("claims", schema, table, 1e-5, splits, {1.0: (0.08, 0.09), 3.0: (0.04, 0.05)})
+        claims.write(path, claims.simulate(records, seed))
+        return read_table(path, CLAIMS)
 
 
 def credit_default(splits: int) -> Case | None:
@@ -142,3 +146,6 @@ def _clipped(schema: TabularSchema, values: dict[str, npt.NDArray[np.float64]], 
         if column.type in ("number", "integer"):
             values[column.name] = np.clip(values[column.name], *column.range)
     return Table(values, labels.astype(np.int64))
+
+
+CLAIMS = _schema(read_schema(Path(claims.__file__).with_name("claims.toml")))

@@ -65,21 +65,14 @@ def run(root: Path, size: Size = Size()) -> page.Told:
 def _consortium(consortium: Consortium, tables: Mapping[str, Path], studies: Mapping[str, Path]) -> dict[str, Any]:
     """Everything that real processes do. Returns what each hospital says of its synthetic set."""
     with step("server and four hospitals: founded, invited, joined, data checked against the schema"):
-        consortium.found()
-        consortium.start_server()
-        consortium.set_up_sites(tables, SCHEMA)
-        for name in tables:
-            synthetic.allow_any_loss(consortium, name)
-            consortium.start_site(name)
+        synthetic.begin(consortium, tables, SCHEMA)
     with step(f"each hospital makes synthetic records at epsilon {EPSILON:g} and reads the report on them"):
         made = synthetic.make(consortium, MADE, EPSILON)
     for each in VARIANTS:
         with step(f"run: {each.words}"):
             dataset, among = _source(each, made)
             consortium.run_study(studies[each.name], consortium.root / f"{each.name}.npz", dataset, among)
-    for ending in ("html", "json"):
-        file = consortium.root / f"run.{ending}"
-        consortium.operator("run", "report", page.BOTH, "--format", ending, "-o", file)
+    consortium.write_report(page.BOTH, "run")
     return made
 
 

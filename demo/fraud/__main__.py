@@ -73,21 +73,14 @@ def _consortium(
 ) -> dict[str, Any]:
     """Everything that real processes do. Returns what each insurer says of its synthetic set."""
     with step("server and four insurers: founded, invited, joined, claims checked against the schema"):
-        consortium.found()
-        consortium.start_server()
-        consortium.set_up_sites(tables, SCHEMA)
-        for name in tables:
-            synthetic.allow_any_loss(consortium, name)
-            consortium.start_site(name)
+        synthetic.begin(consortium, tables, SCHEMA)
     with step(f"each insurer makes synthetic claims at epsilon {EPSILON:g} and reads the report on them"):
         made = synthetic.make(consortium, MADE, EPSILON)
     for name, file in studies.items():
         dataset, among = (MADE, synthetic.usable(made)) if name in (SYNTHETIC, NEURAL) else (CLAIMS, None)
         with step(f"{STEPS[name]}: published, approved, run"):
             consortium.run_study(file, released[name], dataset, among)
-    for ending in ("html", "json"):
-        file = consortium.root / f"run.{ending}"
-        consortium.operator("run", "report", "claims-synthetic", "--format", ending, "-o", file)
+    consortium.write_report("claims-synthetic", "run")
     return made
 
 

@@ -23,8 +23,13 @@ class Dot:
 
 
 def environment(package: str) -> Environment:
-    """For the templates of a demo; ``report.css`` and ``macros.html`` are those of the report on a synthetic set."""
-    loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("quorate_client.synthetic.report.page")])
+    """For the templates of a demo, which extend ``page.html``.
+
+    ``report.css`` and ``macros.html`` are those of the report on a synthetic set.
+    """
+    packages = (package, "demo.kit")
+    report = PackageLoader("quorate_client.synthetic.report.page")
+    loader = ChoiceLoader([*(PackageLoader(each, ".") for each in packages), report])
     found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found.filters |= {
         "decimals": decimals,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from demo.consortium import Consortium, write_settings
@@ -14,7 +15,17 @@ MADE_FOR_ONE = 3
 """Synthetic records for each record that they are made from: fewer draw the same tables less exactly."""
 
 
-def allow_any_loss(consortium: Consortium, site: str) -> None:
+def begin(consortium: Consortium, tables: Mapping[str, Path], schema: Path) -> None:
+    """Found it, register each site's records, lift one limit, start all daemons."""
+    consortium.found()
+    consortium.start_server()
+    consortium.set_up_sites(tables, schema)
+    for name in tables:
+        _allow_any_loss(consortium, name)
+        consortium.start_site(name)
+
+
+def _allow_any_loss(consortium: Consortium, site: str) -> None:
     """Lift the limit on what a model loses by training on a set: a small site's set passes it, and pages say whose."""
     write_settings(consortium.site_state(site) / "policy.toml", {"largest_utility_loss": "1.0"}, section="synthetic")
 

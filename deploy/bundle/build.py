@@ -20,7 +20,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ROLES = {"server": "quorate[server,postgresql]", "operator": "quorate", "site": "quorate[site]"}
+ROLES = {
+    "server": "quorate[server,postgresql]",
+    "operator": "quorate",
+    "site": "quorate[site]",
+    "aggregator": "quorate[aggregator]",
+}
 CONSTRAINTS = ("--constraint", str(ROOT / "constraints.txt"))
 COPIED = (
     ("deploy/bundle/install.sh", "install.sh"),

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs Quorate from this bundle; nothing is fetched. Nothing is started, and no state is touched.
 #
-#   ./install.sh server|operator|site [--key FILE | --unsigned] [--prefix DIR] [--python PROGRAM] [--no-system]
+#   ./install.sh server|operator|site|aggregator [--key FILE | --unsigned] [--prefix DIR] [--python PROGRAM] [--no-system]
 #
 # --key FILE    the publisher's minisign key, which you got by another way than the bundle; the signature must be its
 # --unsigned    go on without: then only the checksums are compared, which protects against accidents and nobody else
@@ -21,7 +21,8 @@ case $role in
     server) commands="quorate-server quorate" unit=server needs="quorate_server.daemon, quorate_operator.cli" ;;
     operator) commands=quorate unit='' needs=quorate_operator.cli ;;
     site) commands=quorate-client unit=client needs="quorate_client.cli, torch, tenseal, pyarrow" ;;
-    *) fail "Say what to install: ./install.sh server, operator or site." 2 ;;
+    aggregator) commands=quorate-aggregator unit=aggregator needs="quorate_server.aggregator.run, quorate_server.aggregator.cli" ;;
+    *) fail "Say what to install: ./install.sh server, operator, site or aggregator." 2 ;;
 esac
 shift
 key='' unsigned='' prefix=/opt/quorate python=python3 system=yes

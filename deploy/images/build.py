@@ -1,10 +1,11 @@
 """Builds an OCI image of one program as the Dockerfile says, without an engine and without root's help from one.
 
-    python deploy/images/build.py server|operator|site BUNDLE FOLDER      `make image-server` does it
+    python deploy/images/build.py server|operator|site|aggregator BUNDLE FOLDER      `make image-server` does it
 
 BUNDLE is the archive of `make bundle`. Debian's packages come through mmdebstrap, the image is packed by umoci. Writes
 FOLDER/quorate-ROLE.tar (an OCI archive: `podman load`, `docker load` from version 25 on, `skopeo copy`) and says how
-large it is. What an image runs as, with which environment and where it listens, is read from the Dockerfile.
+large it is. What an image runs as, with which environment and where it listens, is read from the Dockerfile: the one
+beside this file, and the aggregator's own.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROLES = ("server", "operator", "site")
+AGGREGATOR = "aggregator"
 _EPOCH = "2024-01-01T00:00:00Z"
 _LEFT_OUT = ("doc", "man", "info", "locale", "lintian", "bug")
+
+
+def dockerfile_of(role: str) -> Path:
+    """What is measured has a file of its own."""
+    return (HERE.parent / "confidential-space" if role == AGGREGATOR else HERE) / "Dockerfile"
 
 
 def stage(dockerfile: str, role: str) -> list[tuple[str, str]]:
@@ -54,6 +61,9 @@ def settings(instructions: list[tuple[str, str]]) -> Iterator[str]:
                 yield from (f"--config.exposedports={port}/tcp" for port in rest.split())
             case "ENTRYPOINT" | "CMD":
                 yield from (f"--config.{word.lower()}={argument}" for argument in json.loads(rest))
+            case "LABEL":
+                name, _, value = rest.partition("=")
+                yield f"--config.label={json.loads(name)}={json.loads(value)}"
             case "COPY":
                 continue  # it is what the root file system below is made for
             case _:
@@ -74,7 +84,7 @@ def main(role: str, bundle: Path, folder: Path) -> None:
     _run("umoci", "init", "--layout", layout)
     _run("umoci", "new", "--image", tag)
     _run("umoci", "insert", "--image", tag, root, "/")
-    wanted = settings(stage((HERE / "Dockerfile").read_text(encoding="utf-8"), role))
+    wanted = settings(stage(dockerfile_of(role).read_text(encoding="utf-8"), role))
     _run("umoci", "config", "--image", tag, "--created", _EPOCH, "--os=linux", *wanted)
     _run("umoci", "gc", "--layout", layout)
     _name(layout, f"docker.io/library/quorate-{role}:latest")
@@ -125,6 +135,6 @@ def _run(*command: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in ROLES:
+    if len(sys.argv) != 4 or sys.argv[1] not in (*ROLES, AGGREGATOR):
         sys.exit(__doc__)
     main(sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve())

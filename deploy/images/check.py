@@ -1,10 +1,11 @@
 """Runs an image that build.py made, as an engine would be told to: `make image-server` and the others end with it.
 
-    python deploy/images/check.py server|operator|site ARCHIVE
+    python deploy/images/check.py server|operator|site|aggregator ARCHIVE
 
 The root file system is read-only, the user is nobody's, all capabilities are dropped, and there is no network but
 loopback. A server founds a consortium, starts and is found well by its doctor; a site's tasks are cut off from network
-and keys under seccomp-site.json, and would not be under a profile without namespaces.
+and keys under seccomp-site.json, and would not be under a profile without namespaces. An
+aggregator, which is root as on Confidential Space, starts with evidence made by software and not with a machine's.
 """
 
 from __future__ import annotations
@@ -37,7 +38,14 @@ _SITE = (
     'print("isolation:", confine(Confinement((Path("keys").resolve(),), (Path.cwd(),)), os.getppid()).value)'
     "'; echo WORKS"
 )
-SCRIPTS = {"server": _SERVER, "operator": _OPERATOR, "site": _SITE}
+_AGGREGATOR = (
+    "set -eu; cd /tmp; ! quorate-aggregator run --attester confidential-space 2> log; cat log; "
+    "grep -q 'no container of Confidential Space' log; quorate-aggregator make-key key; "
+    "quorate-aggregator run --attester software --key key 2> log & "
+    "for i in $(seq 300); do grep -q 'aggregator ready' /tmp/log && break; sleep 0.2; done; "
+    "cat /tmp/log; grep -q 'aggregator ready' /tmp/log; ! touch /opt/x 2>/dev/null; id -u; echo WORKS"
+)
+SCRIPTS = {"server": _SERVER, "operator": _OPERATOR, "site": _SITE, "aggregator": _AGGREGATOR}
 
 
 def main(role: str, archive: Path) -> None:
@@ -48,13 +56,14 @@ def main(role: str, archive: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="quorate-image-") as folder:
         bundle = _unpacked(archive, Path(folder))
         printed = _run(bundle, Path(folder), f"quorate-check-{role}-{os.getpid()}", SCRIPTS[role], _seccomp(role))
-        _require("WORKS" in printed and f"\n{_USER}\n" in printed, printed)
+        user = 0 if role == "aggregator" else _USER
+        _require("WORKS" in printed and f"\n{user}\n" in printed, printed)
         if role == "site":
             _require("isolation: full" in printed, printed)
             narrow = _without_namespaces(json.loads(PROFILE.read_bytes()))
             printed = _run(bundle, Path(folder), f"quorate-narrow-{os.getpid()}", SCRIPTS[role], narrow)
             _require("isolation: limits only" in printed, printed)
-    print(f"{archive.name} was run: read-only, as user {_USER}, without capabilities, and works")
+    print(f"{archive.name} was run: read-only, as user {user}, without capabilities, and works")
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

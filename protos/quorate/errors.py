@@ -59,14 +59,19 @@ class QuorateError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        parts = [self.what.rstrip(".") + "."]
+        parts = [_sentence(self.what)]
         if self.expected or self.got:
             comparison = [f"expected {self.expected}" if self.expected else "", f"got {self.got}" if self.got else ""]
             text = "; ".join(part for part in comparison if part)
-            parts.append(text[0].upper() + text[1:] + ".")
+            parts.append(_sentence(text[0].upper() + text[1:]))
         if self.action:
-            parts.append(self.action.rstrip(".") + ".")
+            parts.append(_sentence(self.action))
         return " ".join(parts)
+
+
+def _sentence(text: str) -> str:
+    """Ends where it ends: with a question mark, or with one full stop, also if it holds another message."""
+    return text if text.endswith("?") else text.rstrip(".") + "."
 
 
 # --- whoever wrote the input must act ---------------------------------------------------------------------------------
@@ -445,7 +450,7 @@ class AttestedConfigError(AttestationError):
 
 
 class BindingMismatchError(AttestationError):
-    """Evidence is bound to another nonce, key, TLS certificate, study, run or configuration."""
+    """Evidence is bound to another nonce, key, server, study or run."""
 
     code = "attestation_binding"
 
@@ -490,6 +495,12 @@ class ReplayError(AttestationError):
     """A nonce, or what was sealed under it, was used before."""
 
     code = "attestation_replay"
+
+
+class AppraisalRecordError(SiteRefusalError):
+    """A record of an appraisal was changed since the site signed it, or says other than replaying it finds."""
+
+    code = "appraisal_record"
 
 
 # --- versions, disks --------------------------------------------------------------------------------------------------

@@ -30,10 +30,11 @@ _SEALING_PROOF_CONTEXT = b"quorate/sealing-key/v1\x00"
 def parse_name(text: str, what: str = "site") -> SiteName:
     """A valid name of a site, study or data set: lower-case letters, digits and inner hyphens, at most 63."""
     if not is_name(text):
+        example = "north-hospital" if what == "site" else f"my-{what.replace(' ', '-')}"
         raise InputError(
             f"{text[:80]!r} cannot be the name of a {what}",
             expected="1 to 63 lower-case letters, digits and hyphens, not at the ends",
-            action=f"Choose another name, for example {'north-hospital' if what == 'site' else 'my-' + what}",
+            action=f"Choose another name, for example {example}",
         )
     return SiteName(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from quorate.attestation.appraisal import remarks_about
 from quorate.errors import QuorateError
 from quorate.rounds.run import RoundResult, RunView
 from quorate_operator.views import PlanView, ReportView, SiteView, StudyView
@@ -38,6 +39,7 @@ def study_json(view: StudyView) -> Json:
         "published_unix_s": view.published_unix_s,
         "kind": study.kind,
         "protection": study.protection.mode,
+        "attestation": study.attestation.told() if study.attestation is not None else None,
         "training_data": study.training_data,
         "sites": [
             {
@@ -61,6 +63,7 @@ def plan_json(view: PlanView) -> Json:
         "approvals": {"given": view.approvals, "needed": study.needed_approvals},
         "quorum": {"ready": view.ready, "not_heard": view.not_heard, "needed": study.rounds.quorum},
         "can_start": view.can_start,
+        "protection": study.protection_summary,
         "sites": [
             {"name": answer.site, "answer": answer.answer} | _report_json(report) for answer, report in view.rows()
         ],
@@ -84,6 +87,7 @@ def run_json(view: RunView) -> Json:
         "study_digest": view.study_digest.hex(),
         "kind": view.kind,
         "protection": view.protection,
+        "attestation": attestation_json(view),
         "state": view.state,
         "reason": error_json(view.reason) if view.reason else None,
         "round": view.round_number,
@@ -95,6 +99,27 @@ def run_json(view: RunView) -> Json:
         "changed_unix_s": view.changed_unix_s or None,
         "model_available": view.model_available,
         "warnings": warnings_about(view.protection),
+    }
+
+
+def attestation_json(view: RunView) -> Json | None:
+    """What each site thinks of the machine that adds; None where the study demands none."""
+    if not view.attested_by:
+        return None
+    return {
+        "kinds": list(view.attested_by),
+        "remarks": list(remarks_about(view.attested_by)),
+        "sites": [
+            {
+                "site": one.site,
+                "state": one.state,
+                "code": one.code or None,
+                "kind": one.kind or None,
+                "asked_unix_s": one.asked_unix_s or None,
+                "heard_unix_s": one.heard_unix_s or None,
+            }
+            for one in view.appraisals
+        ],
     }
 
 

@@ -10,18 +10,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from quorate.privacy.training_data import IN_A_WORD
-from quorate.rounds.run import RoundResult, RunState, RunView
+from quorate.attestation.appraisal import SOFTWARE, remarks_about
+from quorate.attestation.evidence import Kind
+from quorate.privacy.training_data import IN_A_WORD, PAID_BEFORE
+from quorate.rounds.run import RoundResult, RunState, RunView, SiteAppraisal
 from quorate_operator.json_output import OF_TWO, UNPROTECTED
 from quorate_operator.times import ago, until
 from quorate_operator.views import PlanView, ReportView, SiteView, StudyView
 
 if TYPE_CHECKING:
-    from quorate.study.study import TaskRef
+    from quorate.study.study import Study, TaskRef
 
 _STYLES = {
-    **dict.fromkeys(("online", "running", "completed", "approved", "replied", "working"), "green"),
-    **dict.fromkeys(("invited", "silent", "paused", "stopped", "none", "absent"), "yellow"),
+    **dict.fromkeys(("online", "running", "completed", "approved", "replied", "working", "trusted"), "green"),
+    **dict.fromkeys(("invited", "silent", "paused", "stopped", "none", "absent", "asked"), "yellow"),
     **dict.fromkeys(("offline", "revoked", "failed", "rejected", "refused"), "red"),
 }
 # In this order where they are there; others follow by name.
@@ -69,6 +71,7 @@ def studies_table(studies: Sequence[StudyView], now: float) -> RenderableType:
 def study_page(view: StudyView, now: float) -> RenderableType:
     study = view.study
     rounds = study.rounds
+    without_noise = PAID_BEFORE if study.training_data == "synthetic" else "none"
     facts = _facts(
         {
             "study": study.name,
@@ -84,8 +87,9 @@ def study_page(view: StudyView, now: float) -> RenderableType:
             "sealed to": study.release.operator_fingerprint,
             "trained on": IN_A_WORD[study.training_data] if study.kind == "study" else "",
             "synthetic sets": study.synthetic.summary if study.synthetic else "",
-            "protection": study.protection.summary,
-            "privacy": study.privacy.summary if study.privacy else "none",
+            "protection": study.protection_summary,
+            "attested": _versions(study),
+            "privacy": study.privacy.summary if study.privacy else without_noise,
             "approvals": f"{study.needed_approvals} of {len(study.sites)} sites before any works",
             "expires": study.expires.isoformat() if study.expires else "never",
         }
@@ -94,7 +98,8 @@ def study_page(view: StudyView, now: float) -> RenderableType:
     for site, answer in view.roster():
         when = ago(answer.at_unix_s, now) if answer.at_unix_s else ""
         answers.add_row(site.name, site.fingerprint, _state(answer.answer), when)
-    page = Group(facts, Text(), answers, *([Text(f"WARNING: {OF_TWO}", style="yellow")] if study.is_of_two else []))
+    of_two = [Text(f"WARNING: {OF_TWO}", style="yellow")] if study.is_of_two else []
+    page = Group(facts, *_remarks(study), Text(), answers, *of_two)
     return _warned(page, study.protection.mode == "none")
 
 
@@ -124,7 +129,9 @@ def plan_page(view: PlanView, now: float) -> RenderableType:
         f"{view.approvals} of {study.needed_approvals} needed approvals; {view.ready}{unheard} of a quorum of "
         f"{study.rounds.quorum} approved it and would take part: "
     )
-    return _warned(Group(table, Text(), line + verdict), study.protection.mode == "none")
+    protection = _facts({"protection": study.protection_summary})
+    page = Group(protection, *_remarks(study), Text(), table, Text(), line + verdict)
+    return _warned(page, study.protection.mode == "none")
 
 
 def _verdict(report: ReportView | None) -> Text:
@@ -159,6 +166,7 @@ def run_page(view: RunView, now: float) -> RenderableType:
             "state": f"{view.state}, started {ago(view.started_unix_s, now)}",
             "why": str(view.reason) if view.reason else "",
             "protection": view.protection,
+            "added by": f"an attested machine ({', '.join(view.attested_by)})" if view.attested_by else "",
             "model": "released, `quorate model fetch` brings it" if view.model_available else "",
         }
     )
@@ -168,6 +176,8 @@ def run_page(view: RunView, now: float) -> RenderableType:
     parts: list[RenderableType] = [facts, bar]
     if view.sites and not view.state.is_over:
         parts += [Text(), Text(f"round {view.round_number}, {view.phase}"), _progress_table(view)]
+    if view.attested_by:
+        parts += [Text(), _appraisals_table(view.appraisals, now), *map(_remark, remarks_about(view.attested_by))]
     if view.results:
         parts += [Text(), _results_table(view.results)]
     return _warned(Group(*parts), view.protection == "none")
@@ -189,6 +199,27 @@ def metric_names(results: Iterable[RoundResult]) -> list[str]:
     """All metrics of some rounds, in the order in which they are shown."""
     names = {name for result in results for name in result.metrics}
     return [name for name in _METRICS_FIRST if name in names] + sorted(names - set(_METRICS_FIRST))
+
+
+def _appraisals_table(appraisals: Iterable[SiteAppraisal], now: float) -> Table:
+    table = _table("site", "the machine", "", "evidence", "asked", "heard")
+    for one in appraisals:
+        kind = Text(one.kind, style="bold red" if one.kind == Kind.SOFTWARE else "")
+        asked, heard = (ago(moment, now) if moment else "" for moment in (one.asked_unix_s, one.heard_unix_s))
+        table.add_row(one.site, _state(one.state), one.code, kind, asked, heard)
+    return table
+
+
+def _versions(study: Study) -> str:
+    return "\n".join(map(str, study.attestation.policy.versions())) if study.attestation is not None else ""
+
+
+def _remarks(study: Study) -> list[Text]:
+    return [_remark(text) for text in study.attestation.remarks] if study.attestation is not None else []
+
+
+def _remark(text: str) -> Text:
+    return Text(text, style="bold red" if text == SOFTWARE else "")
 
 
 def _progress_table(view: RunView) -> Table:

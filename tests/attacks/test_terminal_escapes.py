@@ -35,7 +35,7 @@ from quorate_client.site.logs import configure_logging as configure_site_logging
 from quorate_operator import watch
 from quorate_operator.cli import main as quorate
 from quorate_server.cli import main as quorate_server
-from quorate_server.cli.logs import configure_logging as configure_server_logging
+from quorate_server.logs import configure_logging as configure_server_logging
 from tests.client.command_kit import Run, runner
 from tests.client.consortium import Authority, Server, server_credentials
 from tests.operator.samples import FIRST, NOW, RUNNING

@@ -13,6 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from quorate.errors import (
+    BudgetExhaustedError,
+    PrivacyRefusedError,
+    PrivacyUnsupportedError,
+    ProtectionRefusedError,
+    SyntheticRefusedError,
+)
 from quorate.process.metrics import Metric
 from quorate_client.daemon.metrics import CLIENT_METRICS
 from quorate_server.reporting.metrics import SERVER_METRICS
@@ -92,6 +99,12 @@ def test_the_renderer_knows_every_kind_of_panel_and_every_unit(path: Path) -> No
     for panel in panels(path):
         assert panel["type"] in render.DRAWN
         assert render.written(0.5, panel["fieldConfig"]["defaults"]["unit"])
+
+
+def test_the_panel_of_what_a_site_refused_for_privacy_counts_each_such_code() -> None:
+    (refused,) = (each for each in queries(GRAFANA / "dashboards" / "privacy.json") if PrivacyRefusedError.code in each)
+    asked = (BudgetExhaustedError, PrivacyUnsupportedError, ProtectionRefusedError, SyntheticRefusedError)
+    assert [error.code for error in asked if error.code not in refused] == []
 
 
 def test_budgets_are_on_no_dashboard_of_the_server() -> None:

@@ -18,9 +18,11 @@ from quorate_client.workers import isolation
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))
-# As the security review says. A site's daemon keeps what its tasks need to be confined further.
-MOST_OF_A_UNIT = {"quorate-client.service": 2.5}
+# As the security review says. A site's daemon keeps what its tasks need to be confined further, an aggregator what it
+# takes to ask the kernel for a report.
+MOST_OF_A_UNIT = {"quorate-client.service": 2.5, "quorate-aggregator.service": 1.6}
 MOST_OF_OTHERS = 1.5
+KERNELS_REPORTS = "-/sys/kernel/config/tsm/report"
 # What confine() does, as the kernel names it: its own calls through the C library, and those of Python's functions.
 ISOLATION_CALLS = {"unshare", "mount", "mount_setattr", "prctl", "capset", "prlimit64", "setpriority", "clone", "chdir"}
 
@@ -113,7 +115,15 @@ def test_a_unit_runs_as_a_user_that_is_made_for_it_and_writes_where_that_user_ma
     folders = re.findall(
         rf"^d (\S+) +0700 {user} {user} -$", (UNITS / "quorate.tmpfiles").read_text(encoding="utf-8"), re.M
     )
-    assert set(values["ReadWritePaths"][0].split()) <= set(folders)
+    of_the_kernel = {KERNELS_REPORTS} if unit.name == "quorate-aggregator.service" else set()
+    assert set(values["ReadWritePaths"][0].split()) <= set(folders) | of_the_kernel
+
+
+def test_an_aggregator_writes_nothing_but_the_kernels_reports_and_has_the_one_capability_that_it_takes() -> None:
+    unit = directives(UNITS / "quorate-aggregator.service")
+    assert unit["ReadWritePaths"] == [KERNELS_REPORTS]
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == ["CAP_DAC_OVERRIDE"]
+    assert not {key for key in unit if key.endswith("Directory")}
 
 
 def test_a_daemon_is_not_started_again_after_what_does_not_mend_itself() -> None:

@@ -24,12 +24,13 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE_WORD = re.compile(r"`([a-z]+(?:_[a-z]+)+)`")
 # Words of this form in the documents that are no error codes: keys of files, columns of a report, Python names.
 _NOT_CODES = re.compile(
-    r"absent_grace_s|checkpoint_every|clipped_coordinates|deadline_s|guest_apps|(address|metrics)_listen|minimum_sites|"
+    r"absent_grace_s|asked_at|checkpoint_every|clipped_coordinates|deadline_s|guest_apps|(address|metrics)_listen|minimum_sites|"
     r"require_isolation|task_memory_mb|task_digest|proximal_mu|learning_rate|value_bound|error_classes|schema_file|"
     r"certificate_days|invitation_days|silent_after_s|heartbeat_s|upload_slots|database_url(_file)?|(https?|no)_proxy|metrics_listen|log_format|"
     r"log_level|log_json|keep_days|run_config|node_config|test_fraction|batch_size|hidden|server_app|"
     r"hospital_ids|train_loss|noise_multiplier|spare_rounds|epsilon_(per_run|per_year|ever)|"
     r"least_(records|noise)|largest_(clip|delta|epsilon|risk|utility_loss)|dataset_names_in_metrics|runbook_url|"
+    r"host_data|tdx_guest|tcb_info|qe_identity|pck_crl_issuer_chain|least_(tcb|evaluation_data_number)|"
     r"quorate_(server|client|operator)|(quorate_(server|client)|process)_[a-z_]+"
 )
 

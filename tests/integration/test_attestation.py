@@ -51,6 +51,9 @@ class Attested:
         aggregator_command(["make-key", str(self._key)], standalone_mode=False)
         key = load_pem_private_key(self._key.read_bytes(), None).public_key()
         self.key = key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+        for site in made.sites.values():
+            policy = site.folder / "policy.toml"
+            policy.write_text(policy.read_text().replace('["none", "secagg"]', '["enclave", "none", "secagg"]'))
         self.allow(*made.sites)
         made.start()
         self.start()
@@ -85,11 +88,9 @@ class Attested:
             scratch.write_text(f"{text}\n[attestation]\nsoftware = {json.dumps(software)}\n{file}")
             scratch.rename(folder / "policy.toml")
 
-    def publish(self, name: str, rounds: str = "brisk") -> None:
+    def publish(self, name: str, rounds: str = "brisk", mode: str = "secagg") -> None:
         made = self.made
-        file = write_study(
-            made.root, name, SECRET.sites, SECRET.studies[rounds], "secagg", "operator", seed=len(name) + 7
-        )
+        file = write_study(made.root, name, SECRET.sites, SECRET.studies[rounds], mode, "operator", seed=len(name) + 7)
         policy = f'environment = "development"\nsoftware.keys = ["{self.key}"]'
         file.write_text(f"{file.read_text()}[attestation]\nrequired = true\n[attestation.policy]\n{policy}\n")
         made.publish(file)
@@ -98,9 +99,9 @@ class Attested:
         for site in self.made.sites.values():
             site.command("approve", name, "--dataset", site.name)
 
-    def agree(self, name: str, rounds: str = "brisk") -> None:
+    def agree(self, name: str, rounds: str = "brisk", mode: str = "secagg") -> None:
         with installed(PACKAGES):
-            self.publish(name, rounds)
+            self.publish(name, rounds, mode)
             self.approve(name)
 
     def run(self, study: str, **held: str) -> str:
@@ -245,3 +246,8 @@ def test_a_run_whose_machine_is_away_pauses_and_goes_on(attested: Attested) -> N
     attested.start()
     made.resume(run)
     assert made.await_end(run, RunState.COMPLETED).rounds == 2
+
+
+def test_an_attested_machine_opens_updates_and_adds_them(attested: Attested) -> None:
+    attested.agree("opened", "thrifty", "enclave")
+    attested.made.require_whole(attested.run("opened"), ALL, ALL, ALL)

@@ -62,12 +62,7 @@ def test_four_hospitals_train_with_every_protection_at_once(tmp_path: Path, caps
     shutil.copy(collaborative.SCHEMA, schema)
     study.write_text(next(each for each in VARIANTS if each.name == BOTH).study(rounds=1))
     with Consortium(tmp_path) as consortium:
-        consortium.found()
-        consortium.start_server()
-        consortium.set_up_sites(tables, schema)
-        for name in tables:
-            synthetic.allow_any_loss(consortium, name)
-            consortium.start_site(name)
+        synthetic.begin(consortium, tables, schema)
         among = synthetic.usable(synthetic.make(consortium, collaborative.MADE, EPSILON))
         consortium.run_study(study, tmp_path / "model.npz", collaborative.MADE, among)
         consortium.operator("run", "report", BOTH, "--format", "json", "-o", tmp_path / "run.json")

@@ -7,7 +7,7 @@ from typing import Any
 
 from quorate.errors import QuorumMissingError
 from quorate.identity import RunId, SiteName
-from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.rounds.run import AppraisalState, Progress, RoundResult, RunState, RunView, SiteAppraisal, SiteProgress
 from quorate_operator.views import AnswerView, SiteView, StudyView
 from tests.server.door import SiteKeys, a_study
 
@@ -39,6 +39,17 @@ FIRST = RoundResult(
     missing={"south": "site_paused"},
 )
 SECOND = RoundResult(2, (NORTH, SOUTH), {"loss": 0.25, "auc": 0.875}, {"train": 1.0})
+
+
+ATTESTED = replace(
+    RUNNING,
+    protection="secagg",
+    attested_by=("tdx", "software"),
+    appraisals=(
+        SiteAppraisal(NORTH, AppraisalState.REFUSED, "attestation_debug", "software", NOW - 5, NOW - 4),
+        SiteAppraisal(SOUTH, AppraisalState.TRUSTED, kind="tdx"),
+    ),
+)
 
 
 def changed(**changes: Any) -> RunView:

@@ -179,6 +179,8 @@ def test_records_are_made_up_from_a_study_file_without_a_credential(
     first, *rows = (tmp_path / "malignancy.mock.csv").read_text().splitlines()
     assert (first, len(rows)) == ("age,ill", 5)
     assert quorate("study", "mock", path)[0] == EXIT_INPUT, "it is not overwritten"
+    assert "is a schema and no study" in quorate("study", "mock", tmp_path / "schema.toml")[2]
+    assert "There is no folder" in quorate("study", "mock", path, "-o", tmp_path / "none" / "a.mock.csv")[2]
 
 
 def test_records_are_made_up_from_a_published_study(quorate: Command, door: Door, tmp_path: Path) -> None:

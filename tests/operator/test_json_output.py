@@ -7,7 +7,7 @@ import json
 from quorate.errors import QuorumMissingError
 from quorate.rounds.run import RunState
 from quorate_operator.json_output import UNPROTECTED, run_json, site_json, study_json
-from tests.operator.samples import FIRST, NOW, a_site, a_study_view, changed
+from tests.operator.samples import ATTESTED, FIRST, NOW, a_site, a_study_view, changed
 
 
 def test_a_site_has_these_keys() -> None:
@@ -30,7 +30,8 @@ def test_a_study_has_these_keys_and_its_warning() -> None:
     view = a_study_view()
     content = study_json(view)
     assert list(content) == [
-        *("name", "digest", "published_unix_s", "kind", "protection", "training_data", "sites", "study", "warnings"),
+        *("name", "digest", "published_unix_s", "kind", "protection", "attestation", "training_data", "sites"),
+        *("study", "warnings"),
     ]
     assert [(site["name"], site["answer"], site["answered_unix_s"]) for site in content["sites"]] == [
         ("north", "approved", NOW - 60),
@@ -49,6 +50,7 @@ def test_a_run_has_these_keys_and_its_warning() -> None:
         "study_digest": bytes(range(32)).hex(),
         "kind": "study",
         "protection": "none",
+        "attestation": None,
         "state": "paused",
         "reason": {"code": "quorum_missing", "what": "1 of 2", "expected": "", "got": "", "action": "Wait"},
         "round": 1,
@@ -78,3 +80,14 @@ def test_a_run_has_these_keys_and_its_warning() -> None:
 
 def test_a_protected_run_carries_no_warning() -> None:
     assert run_json(changed(protection="secagg"))["warnings"] == []
+
+
+def test_a_run_tells_what_each_site_thinks_of_the_attested_machine() -> None:
+    told = run_json(ATTESTED)["attestation"]
+    assert told["kinds"] == ["tdx", "software"]
+    assert told["remarks"][0].startswith("SOFTWARE EVIDENCE")
+    assert [(one["site"], one["state"], one["code"], one["kind"]) for one in told["sites"]] == [
+        ("north", "refused", "attestation_debug", "software"),
+        ("south", "trusted", None, "tdx"),
+    ]
+    assert told["sites"][1]["asked_unix_s"] is None

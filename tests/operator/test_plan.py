@@ -81,6 +81,7 @@ def test_a_plan_has_these_keys() -> None:
         "approvals": {"given": 2, "needed": 2},
         "quorum": {"ready": 1, "not_heard": 0, "needed": 2},
         "can_start": False,
+        "protection": "none",
         "sites": [
             {
                 "name": "east",

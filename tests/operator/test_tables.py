@@ -10,7 +10,7 @@ from quorate.process.terminal import Terminal
 from quorate.rounds.run import Progress, RunState, SiteProgress
 from quorate.study.study import Study
 from quorate_operator import tables
-from tests.operator.samples import FIRST, NORTH, NOW, RUNNING, SECOND, a_site, a_study_view, changed
+from tests.operator.samples import ATTESTED, FIRST, NORTH, NOW, RUNNING, SECOND, a_site, a_study_view, changed
 
 
 def text_of(content: RenderableType) -> str:
@@ -64,6 +64,7 @@ def test_a_study_page_shows_on_what_it_trains_and_what_a_made_set_must_be() -> N
     synthetic = replace(view, study=Study.model_validate(view.study.model_dump() | changes))
     text = text_of(tables.study_page(synthetic, NOW))
     assert "synthetic records that each site made itself" in text
+    assert "none of its own: what was promised when the synthetic records were made" in text
     assert "largest_epsilon = 3" in text
 
 
@@ -97,3 +98,36 @@ def test_a_round_in_one_line_names_metrics_and_who_is_missing() -> None:
     assert tables.round_line(FIRST, 2) == (
         "round 1 of 2: 1 sites (without south site_paused)  loss 0.5000  auc 0.7500  recall 0.2500  1.50 s"
     )
+
+
+def test_a_run_page_shows_what_each_site_thinks_of_the_attested_machine() -> None:
+    text = text_of(tables.run_page(ATTESTED, NOW))
+    assert "an attested machine (tdx, software)" in text
+    assert "not against somebody with a probe on the memory bus" in text
+    north = next(line for line in text.splitlines() if "attestation_debug" in line)
+    assert " ".join(north.split()) == "north refused attestation_debug software 5 seconds ago 4 seconds ago"
+    assert "attested" not in text_of(tables.run_page(RUNNING, NOW))
+
+
+def test_what_software_says_of_itself_is_red() -> None:
+    output = io.StringIO()
+    Terminal(file=output, width=200, force_terminal=True, color_system="standard").print(tables.run_page(ATTESTED, NOW))
+    red = output.getvalue().split("\x1b[1;31m")[1:]
+    assert any(part.startswith("software") for part in red)
+    assert any(part.startswith("SOFTWARE EVIDENCE") for part in red)
+
+
+def test_a_study_page_shows_which_machines_and_which_software_may_add() -> None:
+    view = a_study_view()
+    nitro = {"allow": [{"name": "one", "pcr0": "01" * 48, "pcr1": "02" * 48, "pcr2": "03" * 48, "until": "2027-01-31"}]}
+    changes = {
+        "protection": {"mode": "secagg", "colluders": 0},
+        "rounds": {"count": 3, "quorum": 2},
+        "attestation": {"required": True, "policy": {"nitro": nitro}},
+    }
+    attested = replace(view, study=Study.model_validate(view.study.model_dump() | changes))
+    text = text_of(tables.study_page(attested, NOW))
+    assert "secagg, stands 0 colluding site(s); added by an attested machine (nitro)" in text
+    assert "nitro: one, until 2027-01-31 (UTC)" in text
+    assert "producing evidence has not been run on hardware" in text
+    assert "SOFTWARE" not in text

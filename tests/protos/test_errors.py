@@ -51,6 +51,11 @@ def test_every_class_travels_with_a_grpc_status_that_exists_and_a_code_that_a_re
         (QuorateError("It broke", expected="a", got="b"), "It broke. Expected a; got b."),
         (QuorateError("It broke", got="b"), "It broke. Got b."),
         (QuorateError("It broke", expected="a", action="Mend it"), "It broke. Expected a. Mend it."),
+        (QuorateError("Which one broke?", expected="a"), "Which one broke? Expected a."),
+        (
+            QuorateError("It broke", got=str(QuorateError("That broke", action="Mend it"))),
+            "It broke. Got That broke. Mend it.",
+        ),
     ],
 )
 def test_a_message_is_what_happened_what_was_expected_what_came_and_what_to_do(error: QuorateError, text: str) -> None:

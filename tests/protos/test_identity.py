@@ -35,6 +35,13 @@ def test_a_name_that_could_mean_something_else_is_refused(name: str) -> None:
         parse_name(name)
 
 
+def test_the_example_of_a_name_is_a_name() -> None:
+    for what in ("site", "study", "data set"):
+        with pytest.raises(InputError) as refused:
+            parse_name("no name", what)
+        assert parse_name(refused.value.action.removeprefix("Choose another name, for example "))
+
+
 def certificate(*names: x509.GeneralName) -> x509.Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([])

@@ -70,6 +70,11 @@ class Answers:
         row = self._database.execute(f"SELECT {_ANSWER} FROM answers WHERE digest = ?", (digest,)).fetchone()  # noqa: S608  # constant
         return None if row is None else self._answer(row)
 
+    def study(self, digest: bytes) -> Study | None:
+        """The study with this digest, whatever was answered to it. The roster's signatures are not checked anew."""
+        row = self._database.execute("SELECT canonical FROM answers WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else _study(row[0])
+
     def all(self) -> list[Answer]:
         rows = self._database.execute(f"SELECT {_ANSWER} FROM answers ORDER BY answered_unix_s").fetchall()  # noqa: S608  # constant
         return [self._answer(row) for row in rows]

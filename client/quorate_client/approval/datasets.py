@@ -8,12 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quorate.errors import AlreadyExistsError, NotFoundError, WrongStateError
-from quorate_client.site.agreement import Dataset, Origin
+from quorate.errors import AlreadyExistsError, InputError, NotFoundError, WrongStateError
+from quorate_client.site.agreement import Dataset, Origin, is_of_kind
 from quorate_client.site.database import SiteDatabase, transaction
 
 if TYPE_CHECKING:
+    from quorate.study.study import Study
     from quorate_client.ledger.ledger import Ledger
+
+
+_MAKE_ONE = "Make one with `quorate-client synthetic make`"
 
 
 class Datasets:
@@ -66,6 +70,28 @@ class Datasets:
                 action="Register it with `quorate-client data add NAME PATH --schema FILE`",
             )
         return dataset
+
+    def choose(self, study: Study, name: str | None) -> Dataset:
+        """The data set of that name or, if nobody names one, the only one of the kind that the study trains on.
+
+        Raises:
+            NotFoundError: there is none of that name. InputError: there is none of the kind, or several.
+        """
+        if name is not None:
+            return self.get(name)
+        registered = [each for each in self.all() if is_of_kind(each, study)]
+        if len(registered) == 1:
+            return registered[0]
+        is_real = study.training_data == "real"
+        kind = "data set of real records" if is_real else "synthetic data set"
+        if not registered:
+            command = "Register one with `quorate-client data add`" if is_real else _MAKE_ONE
+            raise InputError(f"There is no {kind} here for the study {study.name}", action=command)
+        raise InputError(
+            f"Which {kind} is the study {study.name} to use?",
+            expected=", ".join(each.name for each in registered),
+            action="Name it with --dataset",
+        )
 
     def all(self) -> list[Dataset]:
         rows = self._database.execute(f"SELECT {_DATASET} FROM datasets ORDER BY name").fetchall()  # noqa: S608  # constant

@@ -27,7 +27,8 @@ from quorate.errors import (
 )
 from quorate.rounds.instruction import Phase
 from quorate.study.privacy_section import EvaluationPrivacy
-from quorate.study.study import Study, TrainingData
+from quorate.study.section import given
+from quorate.study.study import Mode, Study, TrainingData
 from quorate.study.synthetic_section import Share, Synthetic
 
 SHIPPED_TASKS = ("tabular-classifier", "image-classifier")
@@ -51,7 +52,9 @@ class PrivacyPolicy(BaseModel):
     )
     largest_clip: _Positive | None = Field(default=None, description="largest norm to which a study may clip")
     least_records: int = Field(
-        default=50, ge=2, description="least training records (or units) of a data set for DP-SGD"
+        default=50,
+        ge=2,
+        description="least training records (or units) of a data set for DP-SGD, or to make a synthetic set from",
     )
     largest_delta: _Positive | None = Field(
         default=None, description="largest delta of a study; absent: 1 / records^1.1 of the data set"
@@ -120,8 +123,7 @@ class SyntheticPolicy(BaseModel):
     @property
     def limits(self) -> dict[str, float]:
         """What is limited, by key; a study has the same keys (``Synthetic.limits``)."""
-        each = {name: getattr(self, name) for name in Synthetic.model_fields}
-        return {name: limit for name, limit in each.items() if limit is not None}
+        return given(self, Synthetic.model_fields)
 
 
 class AttestedPolicy(BaseModel):
@@ -149,8 +151,9 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protection: frozenset[Literal["none", "secagg"]] = Field(
-        default=frozenset({"secagg"}), description="modes of protection; none lets the server read every update"
+    protection: frozenset[Mode] = Field(
+        default=frozenset({"secagg"}),
+        description="modes of protection; enclave lets an attested machine read every update, none the server",
     )
     evaluation_without_protection: bool = Field(
         default=False,
@@ -256,7 +259,7 @@ class Policy(BaseModel):
             "counts rounds of fewer sites than this site's policy allows",
             RosterTooSmallError,
         )
-        if mode == "secagg":
+        if mode != "none":
             yield Rule(
                 f"colluders = {self.colluders}",
                 f"protection.colluders = {study.protection.colluders}",

@@ -22,7 +22,8 @@ from quorate_client.site.trusted_file import read_trusted
 DEFAULT_POLICY_TOML = """\
 # What this site lets happen, whatever the consortium publishes. These are the defaults.
 
-# How updates may be protected. "none" lets the server read them; it must be added here for such a study to run.
+# How updates may be protected. "enclave" lets an attested machine read them, "none" the server; they must be added here
+# for such a study to run.
 protection = ["secagg"]
 
 # May a study without protection count exactly how its model does on held-out records here? The server has the counts of
@@ -61,7 +62,8 @@ require = []
 least_noise = 0.0
 # largest_clip = 1.0
 
-# Least number of records of a data set on which a study with [privacy.training] runs.
+# Least number of training records (or units) of a data set on which a study with [privacy.training] runs, or from which
+# a synthetic data set is made.
 least_records = 50
 
 # Largest delta of a study. Absent: 1 / records^1.1 of the data set.
@@ -69,7 +71,8 @@ least_records = 50
 
 # Most epsilon per record (or per unit, where the data set names units) that a data set spends in one run, in the last
 # 365 days, and for ever. Absent: no limit. Of its test part it is per held-out record, also where there are units.
-# Once there is a limit, no study without [privacy.training] runs here: nothing bounds what it would spend.
+# Once there is a limit, no study runs here that has no [privacy.training] and trains on records: nothing bounds what it
+# would spend. Nor is a synthetic data set made without privacy.
 # epsilon_per_run = 4.0
 # epsilon_per_year = 8.0
 # epsilon_ever = 16.0

@@ -14,7 +14,6 @@ from typing import Any, assert_never
 
 from quorate.errors import (
     IdentityError,
-    InputError,
     KeyMismatchError,
     QuorateError,
 )
@@ -28,7 +27,7 @@ from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.offers import Offer, OffersClient, _is_meant, find_offer
 from quorate_client.approval.policy_file import check_policy_now, policy_now
 from quorate_client.approval.usable import look_at, require_usable
-from quorate_client.site.agreement import Dataset, is_of_kind
+from quorate_client.site.agreement import Dataset
 from quorate_client.site.folder import SiteFolder
 from quorate_client.site.keys import Identity, SiteKeys, load_identity, load_keys
 
@@ -95,7 +94,8 @@ class StudyReview:
         for refusal in (assessment.roster, assessment.task, assessment.policy):
             if refusal is not None:
                 raise refusal
-        chosen = self._choose(offer.study, dataset)
+        needs_one = dataset is not None or offer.study.kind != "guest"
+        chosen = self._datasets.choose(offer.study, dataset) if needs_one else None
         if chosen is not None:
             found = look_at(chosen, self._datasets.find)
             require_usable(chosen, offer.study, policy_now(self._folder), found)
@@ -134,22 +134,6 @@ class StudyReview:
         self._answers.record(answer)
         client.answer(digest, "rejected", signature)
         return answer
-
-    def _choose(self, study: Study, name: str | None) -> Dataset | None:
-        if name is not None:
-            return self._datasets.get(name)
-        if study.kind == "guest":
-            return None
-        registered = [dataset for dataset in self._datasets.all() if is_of_kind(dataset, study)]
-        if len(registered) == 1:
-            return registered[0]
-        is_real = study.training_data == "real"
-        raise InputError(
-            f"Which {'' if is_real else 'synthetic '}data set is the study {study.name} to use?",
-            expected=", ".join(dataset.name for dataset in registered) or "none is registered yet",
-            action="Name it with --dataset; "
-            + ("`quorate-client data add` registers one" if is_real else "`quorate-client synthetic make` makes one"),
-        )
 
 
 def check_roster(study: Study, identity: Identity, keys: SiteKeys) -> None:

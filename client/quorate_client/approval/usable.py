@@ -93,23 +93,34 @@ def demands(origin: Origin, policy: Policy, study: Study | None = None) -> Itera
     Args:
         study: None: what this site demands whatever a study says.
     """
-    own = policy.synthetic.limits
+    own = {name: limit for name, limit in policy.synthetic.limits.items() if name != "largest_epsilon"}
     asked = [("this site's policy", own)]
     asked += [("the study", study.synthetic.limits)] if study is not None and study.synthetic is not None else []
-    if origin.epsilon is None:
-        demand = "synthetic.without_privacy = true in this site's policy"
-        yield demand, _WITHOUT_PRIVACY, policy.synthetic.without_privacy
-        if policy.privacy.budget is not None:
-            yield f"{policy.privacy.budget} in this site's policy", _WITHOUT_PRIVACY, False
-    for missing in set(RISKS) - set(origin.risks):
+    yield from promise_demands(origin.epsilon, policy)
+    for missing in sorted(set(RISKS) - set(origin.risks)):
         yield f"a report with {missing}", "none", False
     for who, limits in asked:
         for name, limit in limits.items():
-            if name == "largest_epsilon" and origin.epsilon is None and limits is own:
-                continue  # that is for without_privacy to say
             for of_what, figure in _figures(origin, name):
                 is_met = figure is not None and figure <= limit
                 yield f"synthetic.{name} = {limit:g} in {who}", _shown(of_what, figure), is_met
+
+
+def promise_demands(epsilon: float | None, policy: Policy) -> Iterator[tuple[str, str, bool]]:
+    """What this site demands of the promise with which a set was made, as ``demands``.
+
+    Args:
+        epsilon: None: it was made without privacy.
+    """
+    if epsilon is not None:
+        limit = policy.synthetic.largest_epsilon
+        demand = f"synthetic.largest_epsilon = {limit:g} in this site's policy"
+        yield demand, _shown("epsilon", epsilon), epsilon <= limit
+        return
+    demand = "synthetic.without_privacy = true in this site's policy"
+    yield demand, _WITHOUT_PRIVACY, policy.synthetic.without_privacy
+    if policy.privacy.budget is not None:
+        yield f"{policy.privacy.budget} in this site's policy", _WITHOUT_PRIVACY, False
 
 
 def _figures(origin: Origin, name: str) -> list[tuple[str, float | None]]:

@@ -24,12 +24,15 @@ from quorate.attestation.policy import (
     TdxPolicy,
 )
 from quorate.errors import ConfigError, InputError
+from quorate_client.cli import attest_records
 from quorate_client.cli.output import JsonOption, cell, moment, out, say, show_json, table
 from quorate_client.site.config import parse_toml
 
 app = typer.Typer(help="What attested machines show of themselves, and whether it is enough.", no_args_is_help=True)
 policy_app = typer.Typer(help="What this site demands of attested machines.", no_args_is_help=True)
 app.add_typer(policy_app, name="policy")
+app.command("list")(attest_records.records)
+app.command()(attest_records.replay)
 
 _ALL_VERSIONS = LeastTcb(bootloader=0, tee=0, snp=0, microcode=0)
 NAMES_NO_SOFTWARE = AttestationPolicy(

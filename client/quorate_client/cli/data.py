@@ -59,12 +59,12 @@ def add(
 
     Records that were registered before, under whatever name, keep their privacy account.
     """
-    from quorate_client.synthetic.provenance import require_real
+    from quorate_client.synthetic.marking.provenance import require_real
     from quorate_client.tasks.data.datasets import register
     from quorate_client.tasks.data.schema import named_unit, read_schema
 
     site = SiteFolder(state)
-    with _datasets(state) as datasets, site_ledger(state) as ledger:
+    with site_datasets(state) as datasets, site_ledger(state) as ledger:
         datasets.require_free(name)
         described = named_unit(read_schema(schema), unit)
         with err().status("Reading the records"):
@@ -83,7 +83,7 @@ def add(
 @app.command("list")
 def list_datasets(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """List the registered data sets."""
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         found = datasets.all()
     if as_json:
         show_json([_as_json(dataset) for dataset in found])
@@ -101,7 +101,7 @@ def list_datasets(state: StateOption = DEFAULT_STATE, as_json: JsonOption = Fals
 @app.command()
 def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Show one data set and its schema."""
-    with _datasets(state) as datasets, site_ledger(state) as ledger:
+    with site_datasets(state) as datasets, site_ledger(state) as ledger:
         dataset = datasets.get(name)
         account = ledger.entries.sums().names(dataset.source.name)
     if as_json:
@@ -121,10 +121,13 @@ def show(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOp
 def remove(name: NameArgument, state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -> None:
     """Forget a data set. The records are not touched, but those of a synthetic one, which were made here, are deleted.
     Studies that use it are refused from now on."""
-    with _datasets(state) as datasets:
+    from quorate_client.synthetic.kept import alone
+
+    site = SiteFolder(state)
+    with site_datasets(state) as datasets, alone(site):
         dataset = datasets.get(name)
         datasets.remove(name)
-        if dataset.origin is not None and dataset.path.parents[1] == SiteFolder(state).synthetic.resolve():
+        if dataset.origin is not None and dataset.path.parents[1] == site.synthetic.resolve():
             shutil.rmtree(dataset.path.parent, ignore_errors=True)
     if as_json:
         show_json({"removed": name})
@@ -164,7 +167,8 @@ def mock(
 
 
 @contextmanager
-def _datasets(folder: Path) -> Iterator[Datasets]:
+def site_datasets(folder: Path) -> Iterator[Datasets]:
+    """The data sets of a site that has joined."""
     site = SiteFolder(folder)
     load_identity(site.keys)
     with site_state(site.database) as state:

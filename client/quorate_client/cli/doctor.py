@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from quorate.attestation.policy import AttestationPolicy
 from quorate.errors import QuorateError
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.offers import open_offers
-from quorate_client.approval.policy_file import look_at_policy
+from quorate_client.approval.policy_file import look_at_policy, own_attestation_policy
 from quorate_client.cli.network_check import resolve, shake_hands, who_answers
 from quorate_client.connection.channel import unheeded_proxies
 from quorate_client.connection.way import BrokenWayError, connect, first_hop
@@ -62,6 +63,7 @@ def examine(folder: SiteFolder, wall: Callable[[], float]) -> Iterator[Finding]:
     yield databases
     if databases.verdict != "failed":
         yield _policy(folder)
+        yield _attestation(folder)
         yield _synthetic(folder)
     yield _certificate(credentials, wall())
     if databases.verdict != "failed":
@@ -98,6 +100,25 @@ def _policy(folder: SiteFolder) -> Finding:
     if "none" in policy.protection:
         return Finding("policy", "warning", "studies without protection are allowed: the server can read updates")
     return Finding("policy", "ok", f"protection {', '.join(sorted(policy.protection))}")
+
+
+def _attestation(folder: SiteFolder) -> Finding:
+    step = "attestation"
+    try:
+        policy = look_at_policy(folder)
+        own = own_attestation_policy(folder, policy)
+    except QuorateError as error:
+        return Finding(step, "failed", str(error), "Until this is mended, no attested machine is trusted")
+    demand = "every study must demand an attested machine" if policy.attestation.required else "left to each study"
+    besides = f"; {policy.attestation.file} has to be met too: {_in_words(own)}" if own is not None else ""
+    if policy.attestation.software:
+        text = f"{demand}; evidence made by software counts, which proves nothing about any machine{besides}"
+        return Finding(step, "warning", text, "Set attestation.software = false where real records are trained on")
+    return Finding(step, "ok", demand + besides)
+
+
+def _in_words(policy: AttestationPolicy) -> str:
+    return "; ".join(map(str, policy.versions())) or "it allows nothing, so all evidence is refused"
 
 
 def _synthetic(folder: SiteFolder) -> Finding:

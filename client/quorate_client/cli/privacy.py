@@ -14,17 +14,16 @@ from quorate.errors import InputError
 from quorate.privacy.plan import TrainingPlan
 from quorate.study.study import Study
 from quorate.study.task_digest import task_reference
-from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.offers import find_offer
 from quorate_client.approval.policy import Policy, PrivacyPolicy
 from quorate_client.approval.policy_file import policy_now
 from quorate_client.approval.privacy_cost import Outlook, account_of, outlook_of, plan_training
+from quorate_client.cli.data import site_datasets
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import DEFAULT_STATE, JsonOption, StateOption, cell, out, say, show_json, table
 from quorate_client.cli.studies import StudyArgument, open_review
-from quorate_client.site.agreement import Dataset, for_study, is_of_kind
-from quorate_client.site.database import site_state
+from quorate_client.site.agreement import Dataset, for_study
 from quorate_client.site.folder import SiteFolder
 from quorate_client.tasks.loading import load_task
 
@@ -137,16 +136,8 @@ def parse_epsilons(text: str) -> tuple[float, ...]:
 
 def choose_dataset(state: Path, study: Study, name: str | None) -> Dataset:
     """The registered data set of that name, or the only one of the study's kind."""
-    with site_state(SiteFolder(state).database) as database:
-        datasets = Datasets(database, time.time)
-        registered = [each for each in datasets.all() if is_of_kind(each, study)]
-        if name is None and len(registered) != 1:
-            raise InputError(
-                "Which data set is meant?",
-                expected=", ".join(each.name for each in registered) or "none is registered yet",
-                action="Name it with --dataset; `quorate-client data add` registers one",
-            )
-        return for_study(datasets.get(name) if name is not None else registered[0], study)
+    with site_datasets(state) as datasets:
+        return for_study(datasets.choose(study, name), study)
 
 
 def training_units(study: Study, dataset: Dataset) -> int:

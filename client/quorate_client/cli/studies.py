@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from quorate.attestation.appraisal import SOFTWARE
+from quorate.attestation.evidence import Kind
 from quorate.errors import InputError, QuorateError
 from quorate.identity import SiteName
 from quorate.privacy.statement import NEIGHBOURING_ROUNDS, evaluation_statement, privacy_statement
-from quorate.privacy.training_data import IN_A_WORD, training_data_statement
+from quorate.privacy.training_data import IN_A_WORD, PAID_BEFORE, training_data_statement
 from quorate.study.study import Study
 from quorate_client.approval.answers import Answers, NodeConfig
 from quorate_client.approval.datasets import Datasets
@@ -45,7 +47,6 @@ MODELS_OF_THE_SERVER = (
     "read values of those records."
 )
 NOT_PRIVATE = "none: the released model may tell of single records"
-PAID_BEFORE = "none of its own: what was promised when the synthetic records were made"
 OF_TWO = "Of two sites each learns the other's updates from the sum, whatever the protection."
 
 
@@ -97,9 +98,13 @@ def show(study: StudyArgument, state: StateOption = DEFAULT_STATE, as_json: Json
     say("What the study promises about the people in the data:", "bold")
     for sentence in privacy_statement(assessment.offer.study).exact:
         say(f"- {sentence}")
-    if assessment.offer.study.protection.mode == "secagg":
+    if assessment.offer.study.protection.mode != "none":
         say("What the sums tell:", "bold")
         say(f"- {NEIGHBOURING_ROUNDS}")
+    if assessment.offer.study.attestation is not None:
+        say("What the attested machine protects from:", "bold")
+        for remark in assessment.offer.study.attestation.remarks:
+            say(f"- {remark}", "bold red" if remark == SOFTWARE else "")
     say("What the evaluation tells:", "bold")
     for sentence in evaluation_statement(assessment.offer.study):
         say(f"- {sentence}")
@@ -212,7 +217,9 @@ def _show_study(assessment: Assessment) -> None:
     rows.add_row("trained on", IN_A_WORD[study.training_data] if study.guest is None else "what the guest app takes")
     if study.synthetic is not None:
         rows.add_row("synthetic sets", cell(study.synthetic.summary))
-    rows.add_row("protection", cell(study.protection.summary, "bold yellow" if study.protection.mode == "none" else ""))
+    rows.add_row("protection", cell(study.protection_summary, "bold yellow" if study.protection.mode == "none" else ""))
+    for version in study.attestation.policy.versions() if study.attestation is not None else ():
+        rows.add_row("attested", cell(str(version), "bold red" if version.kind is Kind.SOFTWARE else ""))
     rows.add_row("privacy", _privacy(study))
     rows.add_row("approvals", f"{study.needed_approvals} of {len(study.sites)} sites before any works")
     rows.add_row("expires", study.expires.isoformat() if study.expires else "never")
@@ -269,6 +276,7 @@ def _summary(assessment: Assessment) -> dict[str, Any]:
         "task_is_installed": assessment.task is None,
         "task_digests": _digests(study),
         "protection": study.protection.mode,
+        "attestation": study.attestation.told() if study.attestation is not None else None,
         "training_data": study.training_data,
         "synthetic": study.synthetic.limits if study.synthetic else None,
         "privacy": study.privacy.summary if study.privacy else None,

@@ -16,6 +16,7 @@ from quorate.errors import AlreadyExistsError, InputError
 from quorate.process.private_files import write_new
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.policy_file import policy_now
+from quorate_client.cli.data import site_datasets
 from quorate_client.cli.ledger import site_ledger
 from quorate_client.cli.output import (
     DEFAULT_STATE,
@@ -30,13 +31,11 @@ from quorate_client.cli.output import (
     table,
     warn,
 )
-from quorate_client.site.database import site_state
 from quorate_client.site.folder import SiteFolder
-from quorate_client.site.keys import load_identity
 
 if TYPE_CHECKING:
     from quorate_client.approval.policy import Policy
-    from quorate_client.synthetic.identifiers import Mitigation
+    from quorate_client.synthetic.identifying.identifiers import Mitigation
     from quorate_client.synthetic.kept import Kept
 
 app = typer.Typer(
@@ -88,8 +87,12 @@ def make(
 
     site, policy = SiteFolder(state), policy_now(SiteFolder(state))
     order = Order(name, dataset, rows, epsilon, delta, _answers(keep or [], drop or [], generalise or []))
-    with _datasets(state) as datasets, site_ledger(state) as ledger, _shown_progress() as progress:
-        made = Maker(site, datasets, ledger, policy, shipped_tools(), time.time, progress).make(order)
+    with site_datasets(state) as datasets, site_ledger(state) as ledger, _shown_progress() as progress:
+        try:
+            made = Maker(site, datasets, ledger, policy, shipped_tools(), time.time, progress).make(order)
+        except KeyboardInterrupt:
+            warn("Interrupted. The same command again finishes it; what was paid for costs nothing again")
+            raise
         kept = _kept(datasets, name)
     refused = refusals(kept.origin, policy)
     if as_json:
@@ -108,14 +111,17 @@ def list_made(state: StateOption = DEFAULT_STATE, as_json: JsonOption = False) -
     from quorate_client.synthetic.limits import refusals
 
     policy = policy_now(SiteFolder(state))
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         found, unfinished = all_kept(datasets), leftovers(SiteFolder(state), datasets)
     if as_json:
         show_json([_as_json(each, policy) for each in found])
         return
     rows = table("name", "made from", "records", "privacy", "use", "made")
     for each in found:
-        usable = cell("REFUSED", "bold red") if refusals(each.origin, policy) else cell("usable", "green")
+        if not each.is_whole:
+            usable = cell("DAMAGED", "bold red")
+        else:
+            usable = cell("REFUSED", "bold red") if refusals(each.origin, policy) else cell("usable", "green")
         privacy = cell(_privacy(each), "bold yellow" if each.origin.epsilon is None else "")
         source = cell(each.origin.source.name)
         records, made = str(each.dataset.records), moment(each.origin.made_unix_s)
@@ -140,8 +146,9 @@ def report(
     from quorate_client.synthetic.tools import report_page
 
     policy = policy_now(SiteFolder(state))
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         kept = _kept(datasets, name)
+    kept.require_whole()
     figures, lineage = kept.report(), kept.lineage()
     if form is None and output is None:
         if as_json:
@@ -150,7 +157,9 @@ def report(
         _tell_figures(kept, policy)
         _tell_verdict(kept, refusals(kept.origin, policy))
         return
-    if form == "json" or (form is None and output is not None and output.suffix == ".json"):
+    if form is None and output is not None and output.suffix.lower() not in (".json", ".html"):
+        raise InputError("In which form?", expected="--format, or a file named .html or .json", got=output.name)
+    if form == "json" or (form is None and output is not None and output.suffix.lower() == ".json"):
         if output is None:
             show_json(figures)
             return
@@ -178,7 +187,7 @@ def export(
     """Copy a synthetic data set out of the site's folder, marked as what it is. One that was refused stays."""
     from quorate_client.synthetic.limits import require_within
 
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         kept = _kept(datasets, name)
         require_within(name, kept.origin, policy_now(SiteFolder(state)))
         kept.export(output)
@@ -199,9 +208,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Find out whether a file is a synthetic data set that was made here: by its mark, or by the watermark."""
-    from quorate_client.synthetic.provenance import examine
+    from quorate_client.synthetic.marking.provenance import examine
 
-    with _datasets(state) as datasets:
+    with site_datasets(state) as datasets:
         found = examine(file, SiteFolder(state), datasets, schema)
     if as_json:
         show_json(found.to_json())
@@ -211,7 +220,7 @@ def check(
 
 
 def _answers(keep: list[str], drop: list[str], generalise: list[str]) -> Mitigation:
-    from quorate_client.synthetic.identifiers import Mitigation
+    from quorate_client.synthetic.identifying.identifiers import Mitigation
 
     steps = {}
     for pair in generalise:
@@ -223,14 +232,6 @@ def _answers(keep: list[str], drop: list[str], generalise: list[str]) -> Mitigat
         if not (column and steps[column] > 0):
             raise InputError("A column is generalised by a step above 0", expected="COLUMN=STEP", got=pair[:80])
     return Mitigation(frozenset(keep), frozenset(drop), steps)
-
-
-@contextmanager
-def _datasets(folder: Path) -> Iterator[Datasets]:
-    site = SiteFolder(folder)
-    load_identity(site.keys)
-    with site_state(site.database) as state:
-        yield Datasets(state, time.time)
 
 
 def _kept(datasets: Datasets, name: str) -> Kept:
@@ -282,7 +283,8 @@ def _figures(kept: Kept) -> str:
 
 def _tell_figures(kept: Kept, policy: Policy) -> None:
     limits = policy.synthetic
-    rows = table("", "found", "limit", title=f"{kept.dataset.name}: {kept.dataset.records} records, {_privacy(kept)}")
+    say(f"{kept.dataset.name}: {kept.dataset.records} records, {_privacy(kept)}", "italic")
+    rows = table("", "found", "limit")
     figures = [(kind.replace("_", " "), risk, limits.largest_risk) for kind, risk in kept.origin.risks.items()]
     for what, found, limit in (*figures, ("utility loss", kept.origin.utility_loss, limits.largest_utility_loss)):
         rows.add_row(what, f"{found:.4f}", "none" if limit is None else f"{limit:g}")
@@ -292,7 +294,7 @@ def _tell_figures(kept: Kept, policy: Policy) -> None:
 def _as_json(kept: Kept, policy: Policy) -> dict[str, Any]:
     from quorate_client.synthetic.limits import refusals
 
-    refused = refusals(kept.origin, policy)
+    refused, is_whole = refusals(kept.origin, policy), kept.is_whole
     return {
         "name": kept.dataset.name,
         "source": kept.origin.source.name,
@@ -304,6 +306,7 @@ def _as_json(kept: Kept, policy: Policy) -> dict[str, Any]:
         "made_unix_s": kept.origin.made_unix_s,
         "risks": kept.origin.risks,
         "utility_loss": kept.origin.utility_loss,
-        "is_usable": not refused,
+        "is_whole": is_whole,
+        "is_usable": is_whole and not refused,
         "refused": refused,
     }

@@ -68,6 +68,7 @@ class Appraised:
     """What came of a question to the machine that adds a run's sums; ``nonce`` and ``door_key`` were part of it."""
 
     run: RunId
+    study: Study
     study_digest: bytes
     nonce: bytes
     door_key: bytes
@@ -87,7 +88,8 @@ class GateParts:
         rules: What the site's own files demand of a machine at this moment; an appraisal by others counts no more.
         door_key: The key that the server shows (``way.key_of_the_door``); blocks.
         signing_key: The site's.
-        note: Told of every appraisal.
+        note: Told of every appraisal before it counts, in a thread. Raises QuorateError where it cannot be put on
+            record that a machine is trusted: it is not trusted then.
         owed: The messages whose replies the server has yet to get.
         random: Uniform in [0, 1).
     """
@@ -165,10 +167,11 @@ class Gate:
             instruction.run, instruction.round_number, instruction.phase, instruction.attempt, self._parts.site
         ):
             return False
-        known = self._fresh(instruction.run, study)
+        digest = instruction.study_digest
+        known = self._fresh(instruction.run, digest)
         if known is not None and known.has_signed(instruction.signed_part, instruction.signature):
             return True
-        identity = await self._appraised(instruction.run, study, not_this=known)
+        identity = await self._appraised(instruction.run, study, digest, not_this=known)
         return identity.has_signed(instruction.signed_part, instruction.signature)
 
     async def outgoing(self, run: RunId, study_digest: bytes | None, reply: Reply) -> Reply:
@@ -180,16 +183,18 @@ class Gate:
         Raises:
             QuorateError: it may not leave now.
         """
-        study = self._parts.study(study_digest) if study_digest is not None else None
-        if study_digest is not None and study is None:  # whatever it may demand, nothing was computed for it
+        if study_digest is None:
+            return reply
+        study = self._parts.study(study_digest)
+        if study is None:  # whatever it may demand, nothing was computed for it
             return Reply(reply.message_id, reply.code or SiteInterruptedError.code)
-        if study is None or study.attestation is None:
+        if study.attestation is None:
             return reply
         if reply.code in _OPEN_CODES:
             return Reply(reply.message_id, reply.code)
-        identity = self._fresh(run, study)
+        identity = self._fresh(run, study_digest)
         try:
-            identity = identity or await self._appraised(run, study, not_this=None)
+            identity = identity or await self._appraised(run, study, study_digest, not_this=None)
         except AttestationError as error:
             return Reply(reply.message_id, error.code)
         made = self._sealed.get(reply.message_id)
@@ -198,7 +203,7 @@ class Gate:
         if made is None or made.reply != reply:
             self._tidy(reply.message_id)
             made = None
-        sealed = await to_its_end(asyncio.to_thread(self._seal, run, study, identity, reply, made))
+        sealed = await to_its_end(asyncio.to_thread(self._seal, run, study_digest, identity, reply, made))
         if made is not None:
             self._remove(made.leaving.blobs[:1])
         self._sealed[reply.message_id] = _Sealed(reply, identity, sealed)
@@ -222,42 +227,44 @@ class Gate:
 
     # --- appraisals ---
 
-    def _fresh(self, run: RunId, study: Study) -> EnclaveIdentity | None:
+    def _fresh(self, run: RunId, digest: bytes) -> EnclaveIdentity | None:
         known = self._trusted.get(run)
-        if known is None or known.appraised.study_digest != study.digest():
+        if known is None or known.appraised.study_digest != digest:
             return None
         if known.connection is not self._current.connection or known.rules != self._parts.rules():
             return None
         age_s = (self._parts.now() - known.appraised.at).total_seconds()
         return known.appraised.identity if 0 <= age_s < FRESH_S else None
 
-    async def _appraised(self, run: RunId, study: Study, not_this: EnclaveIdentity | None) -> EnclaveIdentity:
+    async def _appraised(
+        self, run: RunId, study: Study, digest: bytes, not_this: EnclaveIdentity | None
+    ) -> EnclaveIdentity:
         """The machine's keys, appraised now, or a moment ago by somebody else who waited.
 
         Raises:
             AttestationError: it is none that may be trusted. Other QuorateErrors: it cannot be asked now.
         """
         async with self._asking.setdefault(run, asyncio.Lock()):
-            known = self._fresh(run, study)
+            known = self._fresh(run, digest)
             if known is not None and known != not_this:
                 return known
             self._trusted.pop(run, None)
             connection, rules = await self._current.connected(), self._parts.rules()
-            asked = await self._ask(connection, run, study.digest())
+            asked = await self._ask(connection, run, study, digest)
             try:
                 await asyncio.to_thread(self._hold, study, asked)
             except AttestationError as error:
-                self._parts.note(replace(asked, code=error.code))
+                await asyncio.to_thread(self._parts.note, replace(asked, code=error.code))
                 log.error("the attested machine is not trusted", run=run, code=error.code, reason=str(error))
                 raise
-            self._parts.note(asked)
+            await asyncio.to_thread(self._parts.note, asked)
             self._trusted[run] = _Trusted(asked, connection, rules)
             while len(self._trusted) > MAX_TRUSTED:
                 del self._trusted[next(iter(self._trusted))]
             log.info("the attested machine is trusted", run=run, evidence=asked.evidence.kind.value)
             return asked.identity
 
-    async def _ask(self, connection: Connection, run: RunId, study_digest: bytes) -> Appraised:
+    async def _ask(self, connection: Connection, run: RunId, study: Study, digest: bytes) -> Appraised:
         door_key = await asyncio.to_thread(self._parts.door_key)
         nonce, asked_at = os.urandom(NONCE_BYTES), self._parts.now()
         try:
@@ -268,7 +275,7 @@ class Gate:
         except AttestationError as error:  # the server's word, and no appraisal
             raise ServerUnreachableError(f"The server shows no evidence: {error.what}") from error
         evidence, identity = answer_from_proto(answer)
-        return Appraised(run, study_digest, nonce, door_key, identity, evidence, asked_at)
+        return Appraised(run, study, digest, nonce, door_key, identity, evidence, asked_at)
 
     def _hold(self, study: Study, asked: Appraised) -> None:
         """Raises AttestationError."""
@@ -283,10 +290,10 @@ class Gate:
 
     # --- sealing ---
 
-    def _seal(self, run: RunId, study: Study, to: EnclaveIdentity, reply: Reply, made: _Sealed | None) -> Reply:
+    def _seal(self, run: RunId, digest: bytes, to: EnclaveIdentity, reply: Reply, made: _Sealed | None) -> Reply:
         """Bulk data that was sealed for another machine stays as it is: its keys are in the head alone."""
         site = self._parts.signing_key()
-        context = reply_context(study.digest(), run, reply.message_id, self._parts.site)
+        context = reply_context(digest, run, reply.message_id, self._parts.site)
         # Alike whenever this reply is sealed: the server may have some of it, from before this site was started again.
         secret = reply_secret(reply_to_bytes(reply), context, site)
         head = seal(sealed_to_bytes(reply, secret), to, context, site)

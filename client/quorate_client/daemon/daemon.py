@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from quorate import __version__
-from quorate.attestation.appraisal import Appraisal
-from quorate.attestation.binding import Expected
-from quorate.attestation.evidence import Evidence
-from quorate.attestation.policy import AttestationPolicy
 from quorate.errors import (
     PolicyError,
     PrivacyUnsupportedError,
@@ -50,17 +46,14 @@ from quorate.process.monitoring import Examine, Finding, serve_monitoring
 from quorate.rounds.blobs import BlobId
 from quorate.rounds.instruction import Instruction
 from quorate.rounds.spool import Spool
-from quorate.study.study import Study
+from quorate_client.appraisals.kept import KeptAppraisals
 from quorate_client.approval.answers import Answers
-from quorate_client.approval.attested import appraise_for
 from quorate_client.approval.datasets import Datasets
 from quorate_client.approval.installed_tasks import InstalledTasks
 from quorate_client.approval.other_sites import OtherSitesApprovals
-from quorate_client.approval.policy import Policy
 from quorate_client.approval.policy_file import (
     check_policy_now,
     look_at_policy,
-    own_attestation_policy,
     policy_now,
     read_policy,
 )
@@ -71,6 +64,7 @@ from quorate_client.connection.current import CurrentConnection
 from quorate_client.connection.gate import Gate, GateParts
 from quorate_client.connection.transfers import Downloads
 from quorate_client.connection.way import key_of_the_door
+from quorate_client.daemon.appraiser import Appraiser
 from quorate_client.daemon.budgets import BudgetWatch
 from quorate_client.daemon.control_stream import ControlStream, Surroundings
 from quorate_client.daemon.health import site_findings
@@ -147,6 +141,7 @@ class Daemon:
     upkeep: CertificateKeeper
     journal: Journal
     drop: Callable[[set[BlobId]], None]
+    appraisals: KeptAppraisals
 
 
 def assemble(
@@ -195,7 +190,9 @@ def assemble(
         # The server was asked, and may have let this site wait for days.
         return await allowed(instruction)
 
-    gate = _gate(folder, config, identity.site, address, answers, journal, current, spool, wall)
+    appraisals = KeptAppraisals(folder.attestation)
+    appraiser = Appraiser(folder, identity.site, answers, appraisals, metrics, wall)
+    gate = Gate(_gate_parts(folder, config, identity.site, address, appraiser, journal), current, spool)
     readiness = ReadinessReports(Assessor(folder, answers, datasets, tasks, ledger, wall))
     stream = ControlStream(
         Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, gate, metrics, readiness
@@ -212,50 +209,34 @@ def assemble(
         audit=partial(_audit, ledger),
     )
     spool.keep_only(journal.blobs())
-    return Daemon(stream, Instructions(parts), CertificateKeeper(folder, stream, current, metrics, draw), journal, drop)
+    return Daemon(
+        stream,
+        Instructions(parts),
+        CertificateKeeper(folder, stream, current, metrics, draw),
+        journal,
+        drop,
+        appraisals,
+    )
 
 
-def _gate(
-    folder: SiteFolder,
-    config: Config,
-    site: SiteName,
-    address: str,
-    answers: Answers,
-    journal: Journal,
-    current: CurrentConnection,
-    spool: Spool,
-    wall: Callable[[], float],
-) -> Gate:
-    def study_of(digest: bytes) -> Study | None:
-        answer = answers.find(digest)
-        return answer.study if answer is not None else None
-
-    def rules() -> tuple[Policy, AttestationPolicy | None]:
-        policy = read_policy(folder)
-        return policy, own_attestation_policy(folder, policy)
-
-    def appraise(study: Study, evidence: Evidence, expected: Expected, now: datetime) -> Appraisal:
-        return appraise_for(study, evidence, expected, now, *rules())
-
+def _gate_parts(
+    folder: SiteFolder, config: Config, site: SiteName, address: str, appraiser: Appraiser, journal: Journal
+) -> GateParts:
     def door_key() -> bytes:
         credentials = load_credentials(folder.keys)
         return key_of_the_door(address, config.proxy, credentials.ca_pem, own_certificate_files(folder.keys))
 
-    return Gate(
-        GateParts(
-            site=site,
-            study=study_of,
-            appraise=appraise,
-            rules=rules,
-            door_key=door_key,
-            signing_key=lambda: load_keys(folder.keys).signing,
-            note=lambda _: None,
-            owed=lambda: {entry.message_id for entry in journal.owed()},
-            now=lambda: datetime.fromtimestamp(wall(), UTC),
-            random=random.SystemRandom().random,
-        ),
-        current,
-        spool,
+    return GateParts(
+        site=site,
+        study=appraiser.study,
+        appraise=appraiser.appraise,
+        rules=appraiser.rules,
+        door_key=door_key,
+        signing_key=lambda: load_keys(folder.keys).signing,
+        note=appraiser.note,
+        owed=lambda: {entry.message_id for entry in journal.owed()},
+        now=appraiser.now,
+        random=random.SystemRandom().random,
     )
 
 
@@ -326,7 +307,9 @@ async def _serve(folder: SiteFolder, config: Config) -> None:
             asyncio.create_task(daemon.upkeep.run()),
             asyncio.create_task(heed_pause(state, daemon.instructions, daemon.stream, metrics)),
             asyncio.create_task(
-                forget_the_old(daemon.journal, daemon.drop, folder, daemon.instructions, config.keep_days)
+                forget_the_old(
+                    daemon.journal, daemon.drop, folder, daemon.instructions, daemon.appraisals, config.keep_days
+                )
             ),
             *(_watches(folder, state, ledger, metrics) if config.metrics_listen else ()),
         }

@@ -19,6 +19,7 @@ from quorate.errors import (
     BlobMissingError,
     FrameError,
     KeyMismatchError,
+    ProtectionRefusedError,
     QuorateError,
     SitePausedError,
     StudyError,
@@ -219,7 +220,12 @@ class EngineServer:
         if dataset is not None:
             registered = self._registered(dataset)
             require_usable(dataset, study, policy, look_at(dataset, registered.get))
-        if study.protection.mode == "secagg":
+        if study.attestation is not None:
+            raise ProtectionRefusedError(
+                f"The study {study.name} demands an attested machine, and over Flower's own link none is appraised",
+                expected="a site that `quorate-client run` connects to the consortium's server",
+            )
+        if study.protection.mode != "none":
             _require_keys(site, self._keys)
 
     def _registered(self, dataset: Dataset) -> Mapping[str, Dataset]:

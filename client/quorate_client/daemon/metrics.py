@@ -14,6 +14,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry
 
+from quorate.attestation.appraisal import REFUSALS
 from quorate.process.disk import DiskUse
 from quorate.process.metrics import (
     LATENCY_BUCKETS,
@@ -58,6 +59,7 @@ class Budget:
 
 
 CONTROL = "control"
+TRUSTED = "trusted"
 DIRECTIONS: tuple[Direction, ...] = ("up", "down")
 PARTS: tuple[Part, ...] = ("training", "test")
 MAX_NUMBER = 32
@@ -168,6 +170,17 @@ EPSILON_LIMIT = Metric(
     MetricKind.GAUGE,
     "privacy.epsilon_ever of this site's policy; +Inf where there is no limit for ever.",
 )
+APPRAISALS = Metric(
+    "quorate_client_appraisals_total",
+    MetricKind.COUNTER,
+    "Appraisals of the attested machine that adds: trusted, or the code of why not.",
+    {"code": (TRUSTED, *sorted(REFUSALS))},
+)
+LAST_TRUSTED = Metric(
+    "quorate_client_appraisal_last_trusted_timestamp_seconds",
+    MetricKind.GAUGE,
+    "When an attested machine was last trusted here, in Unix seconds; 0 before the first time.",
+)
 SPOOL_BYTES = Metric(
     "quorate_client_spool_bytes", MetricKind.GAUGE, "What lies in the spool: updates on their way, sums."
 )
@@ -201,6 +214,8 @@ CLIENT_METRICS = (
     EPSILON_SPENT,
     EPSILON_LEFT,
     EPSILON_LIMIT,
+    APPRAISALS,
+    LAST_TRUSTED,
     SPOOL_BYTES,
     DISK_FREE_BYTES,
     DISK_SIZE_BYTES,
@@ -232,6 +247,8 @@ class ClientMetrics:
         self._epsilon_spent = Shown(gauge(EPSILON_SPENT, registry))
         self._epsilon_left = Shown(gauge(EPSILON_LEFT, registry))
         self._epsilon_limit = gauge(EPSILON_LIMIT, registry)
+        self._appraisals = counter(APPRAISALS, registry)
+        self._last_trusted = gauge(LAST_TRUSTED, registry)
         self._spool_bytes = gauge(SPOOL_BYTES, registry)
         self._disk_free_bytes = gauge(DISK_FREE_BYTES, registry)
         self._disk_size_bytes = gauge(DISK_SIZE_BYTES, registry)
@@ -299,6 +316,12 @@ class ClientMetrics:
             worst[series] = max(spent, each.spent), min(left, each.left)
         self._epsilon_spent.show({series: spent for series, (spent, _) in worst.items()})
         self._epsilon_left.show({series: left for series, (_, left) in worst.items()})
+
+    def appraised(self, code: str, at_unix_s: float) -> None:
+        """``code`` is empty where the machine is trusted."""
+        self._appraisals.labels(code or TRUSTED).inc()
+        if not code:
+            self._last_trusted.set(at_unix_s)
 
     def disk_is(self, use: DiskUse) -> None:
         self._spool_bytes.set(use.held_bytes)

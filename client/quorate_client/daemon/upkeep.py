@@ -11,6 +11,7 @@ import structlog
 
 from quorate.errors import QuorateError
 from quorate.rounds.blobs import BlobId
+from quorate_client.appraisals.kept import KeptAppraisals
 from quorate_client.connection.backoff import Backoff
 from quorate_client.connection.channel import enrolment_stub
 from quorate_client.connection.current import Connection, CurrentConnection
@@ -105,10 +106,12 @@ async def forget_the_old(
     drop: Callable[[set[BlobId]], None],
     folder: SiteFolder,
     instructions: Instructions,
+    appraisals: KeptAppraisals,
     keep_days: float,
     sleep: Sleep = asyncio.sleep,
 ) -> None:
-    """Forget, for ever, replies so old that no round waits for them, and the models on the way of runs so old."""
+    """Forget, for ever, replies so old that no round waits for them, and of runs so old the models on the way and the
+    records of appraisals."""
     while True:
         try:
             drop(journal.forget_older_than(keep_days * DAY_S))
@@ -116,6 +119,7 @@ async def forget_the_old(
             for run in folder.idle_runs(time.time() - keep_days * DAY_S):
                 await instructions.forget(run)
                 log.info("old run forgotten", run=run)
+            appraisals.forget_older_than(time.time() - keep_days * DAY_S)
         except (QuorateError, OSError) as error:
             log.warning("what is old was not forgotten", reason=str(error))
         await sleep(LOOK_EVERY_S)

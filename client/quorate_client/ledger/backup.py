@@ -1,5 +1,5 @@
-"""A site's backup: its keys, its configuration, both databases, the fingerprints of its records and what was made of
-them.
+"""A site's backup: its keys, its configuration, both databases, the fingerprints of its records, what was made of
+them, and its records of appraisals.
 
 ``state.sqlite`` is copied before ``ledger.sqlite``: it is the ledger's witness, and a ledger may know more than its
 witness, never less. For the same reason a restore never puts an older ledger in the place of a newer one that is still
@@ -103,6 +103,7 @@ def _names(folder: SiteFolder) -> set[str]:
         folder.keys,
         folder.records,
         folder.synthetic,
+        folder.attestation,
         folder.config,
         folder.policy,
         folder.database,
@@ -123,7 +124,8 @@ def _gathered(folder: SiteFolder) -> Iterator[dict[str, Path]]:
             if database.exists():
                 copy_database(database, copies / database.name)
                 files[database.name] = copies / database.name
-        within = [path for each in (folder.keys, folder.records, folder.synthetic) for path in each.rglob("*")]
+        whole = (folder.keys, folder.records, folder.synthetic, folder.attestation)
+        within = [path for each in whole for path in each.rglob("*")]
         for path in (folder.config, folder.policy, *within):
             if path.is_file() and not path.is_symlink() and path.parent != folder.study_keys:
                 files[str(path.relative_to(folder.root))] = path

@@ -85,11 +85,6 @@ class Charge:
     events: tuple[Event, ...]
     purpose: str = TRAIN
 
-    @property
-    def computation(self) -> tuple[object, ...]:
-        """What names the computation that is paid for."""
-        return self.account, self.study_digest, self.run, self.round_number, self.attempt, self.purpose
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -151,11 +146,6 @@ class _Charged(_OfWork):
     epsilon_before: float | None
     epsilon_after: float | None
 
-    @property
-    def computation(self) -> tuple[object, ...]:
-        """What names the computation that is paid for."""
-        return self.account, self.study_digest, self.run, self.round_number, self.attempt, self.purpose
-
 
 class Reserved(_Charged):
     """Written before a computation begins, for the most that it may release.
@@ -173,6 +163,11 @@ class Spent(_Charged):
 
     kind: Literal["spend"] = "spend"
     reservation: int
+
+
+def computation_of(paid: Charge | Reserved | Spent) -> tuple[object, ...]:
+    """What names the computation that is paid for."""
+    return paid.account, paid.study_digest, paid.run, paid.round_number, paid.attempt, paid.purpose
 
 
 class Refused(_OfWork):

@@ -34,6 +34,7 @@ from quorate_client.ledger.entries import (
     Spent,
     Unbounded,
     Unit,
+    computation_of,
 )
 from quorate_client.ledger.file import open_file
 from quorate_client.ledger.limits import Accountants, described, finite, lasting, over_limit, paid_before, remembering
@@ -106,7 +107,7 @@ class Ledger:
         releases nothing new. ``reserve`` refuses all others. Raises LedgerError.
         """
         with self.entries.reading() as sums:
-            posting = sums.posting_for(charge.computation)
+            posting = sums.posting_for(computation_of(charge))
         if posting is None or tally(charge.events) != tally(posting.reserved.events):
             return None
         return Reservation(posting.entry.number, posting.entry.head.hash, posting.is_open)

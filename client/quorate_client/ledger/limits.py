@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from quorate.errors import BudgetExhaustedError, SiteInterruptedError
 from quorate.privacy.events import Event
-from quorate_client.ledger.entries import Account, Limits, Reserved
+from quorate_client.ledger.entries import Account, Limits, Reserved, computation_of
 from quorate_client.ledger.sums import YEAR_S, LedgerSums, costs_at_most, events_of, tally
 
 WITHOUT_BOUND = "records that were released without a bound"
@@ -76,7 +76,7 @@ def paid_before(sums: LedgerSums, reserved: Reserved) -> SiteInterruptedError | 
     After a crash nobody knows whether the computation was begun. To give the old reservation again might pay once for
     two trainings; to make a new one would let a server that asks again and again spend the budget on nothing.
     """
-    if not sums.paid_for(reserved.computation):
+    if not sums.paid_for(computation_of(reserved)):
         return None
     return SiteInterruptedError(
         f"Round {reserved.round_number} of run {reserved.run}, attempt {reserved.attempt}, was paid for before; "

@@ -34,6 +34,7 @@ from quorate_client.ledger.entries import (
     Unbounded,
     Unit,
     check_signature,
+    computation_of,
 )
 
 YEAR_S = 365 * 86_400.0
@@ -273,12 +274,12 @@ class LedgerSums:
         self.registered.append((registered.dataset, registered.records))
 
     def _reserve(self, entry: Entry, reserved: Reserved) -> None:
-        if self.paid_for(reserved.computation):
+        if self.paid_for(computation_of(reserved)):
             raise _impossible(entry.number, "one reservation for each computation")
         posting = Posting(entry, reserved, tally(reserved.events))
         sums = self._accounts.setdefault(reserved.account, _AccountSums())
         run = sums.runs.setdefault(reserved.run, RunSums(reserved.run, reserved.study))
-        self._computations[reserved.computation] = posting
+        self._computations[computation_of(reserved)] = posting
         self._postings[entry.number] = posting
         sums.postings.append(posting)
         commitment = sums.commitments.setdefault(_commitment_key(posting), _Commitment())
@@ -293,7 +294,7 @@ class LedgerSums:
 
     def _spend(self, spent: Spent) -> None:
         posting = self._postings.get(spent.reservation)
-        if posting is None or not posting.is_open or posting.reserved.computation != spent.computation:
+        if posting is None or not posting.is_open or computation_of(posting.reserved) != computation_of(spent):
             raise _impossible(spent.number, "an open reservation of the same computation that it closes")
         released = tally(spent.events)
         if not costs_at_most(released, posting.counts):

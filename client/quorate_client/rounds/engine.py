@@ -123,7 +123,11 @@ class Engine:
 
             return PlainScheme(study, self._spool)
         if self._secrets is None:
-            raise ProtectionRefusedError("This site cannot do secure aggregation here: it has no keys for it")
+            raise ProtectionRefusedError("This site cannot protect updates here: it has no keys for it")
+        if study.protection.mode == "enclave":
+            from quorate_client.rounds.schemes.enclave import EnclaveScheme  # imports numpy
+
+            return EnclaveScheme(run, study, self._secrets, self._spool, self._clock)
         from quorate_client.rounds.schemes.secagg import SecaggScheme  # imports numpy
 
         require_rehearsal()

@@ -2,7 +2,8 @@
 
 ``config.toml`` and ``policy.toml`` are the administrator's; ``keys/`` holds the identity, ``state.sqlite`` what was
 agreed and done, ``ledger.sqlite`` what its data sets spent of their privacy, ``synthetic/`` the records that were made
-here, ``spool/`` bulk bytes in flight, ``work/`` what the tasks leave, ``log/`` the daemon's log.
+here, ``attestation/`` what attested machines showed of themselves, ``spool/`` bulk bytes in flight, ``work/`` what the
+tasks leave, ``log/`` the daemon's log.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ class SiteFolder:
     @property
     def synthetic(self) -> Path:
         return self.root / "synthetic"
+
+    @property
+    def attestation(self) -> Path:
+        return self.root / "attestation"
 
     @property
     def spool(self) -> Path:

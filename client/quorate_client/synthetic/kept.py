@@ -18,11 +18,11 @@ from typing import Any
 
 from quorate.errors import AlreadyExistsError, InputError, NotFoundError, StorageError
 from quorate.process.folder_lock import held
-from quorate.process.private_files import create_private, flush_folder, write_private
+from quorate.process.private_files import create_private, flush_folder, no_folder, write_private
 from quorate_client.approval.datasets import Datasets
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
-from quorate_client.synthetic.lineage import write_csv, write_parquet
+from quorate_client.synthetic.marking.lineage import write_csv, write_parquet
 from quorate_client.tasks.data.record_index import content_digest
 from quorate_client.tasks.data.schema import TabularSchema, parse_schema
 from quorate_client.tasks.data.table import Table, read_table
@@ -32,7 +32,7 @@ SALT = "salt"
 """Stands in the report's file, so that its digest in the lineage tells nothing to whoever tries out what is in it."""
 _IN_PROGRESS = "synthetic-in-progress"
 _LOCK = "synthetic.lock"
-_RESTORE = "Restore synthetic/ from a backup, or make it again: the same request costs nothing again"
+_RESTORE = "Restore synthetic/ from a backup, or remove the data set and make it again: the same request costs nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,15 @@ class Kept:
         lineage: dict[str, Any] = json.loads(content)
         return lineage
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its files are there, as they were made."""
+        try:
+            self.require_whole()
+        except StorageError:
+            return False
+        return True
+
     def require_whole(self) -> None:
         """Raises StorageError where a file is gone or is not what was made."""
         self.report()
@@ -79,12 +88,15 @@ class Kept:
         """Copy the records to a new file, marked as what they are. Whether they may be used is another question.
 
         Raises:
-            InputError: neither CSV nor Parquet. AlreadyExistsError. StorageError: it is not what was made.
+            InputError: neither CSV nor Parquet. AlreadyExistsError. NotFoundError: its folder is not there.
+            StorageError: it is not what was made.
         """
         if target.suffix.lower() not in (".csv", ".parquet"):
             raise InputError("Records are exported as CSV or as Parquet", expected=".csv or .parquet", got=target.name)
         if target.exists():
             raise AlreadyExistsError(f"{target} exists already", action="Name another file with -o")
+        if not target.parent.is_dir():
+            raise no_folder(target)
         self.require_whole()
         scratch = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
         try:
@@ -145,10 +157,10 @@ def leftovers(site: SiteFolder, datasets: Datasets) -> list[Path]:
 
 @contextmanager
 def alone(site: SiteFolder) -> Iterator[None]:
-    """One set at a time is made at a site. Raises WrongStateError."""
+    """One set at a time is made at a site, and none while a data set is removed. Raises WrongStateError."""
     with held(
         site.root / _LOCK,
-        what="Another synthetic data set is being made at this site",
+        what="A synthetic data set is being made, or a data set removed, at this site",
         action="Wait until it is finished",
     ):
         yield

@@ -25,13 +25,16 @@ from quorate.identity import parse_name
 from quorate_client.approval.datasets import Datasets, require_account
 from quorate_client.approval.policy import Policy
 from quorate_client.approval.privacy_cost import account_of, limits_of_policy
-from quorate_client.ledger.entries import SYNTHESISE, Charge
+from quorate_client.ledger.entries import SYNTHESISE, Charge, Unbounded
 from quorate_client.ledger.ledger import Ledger, Reservation
+from quorate_client.ledger.sums import RunSums
 from quorate_client.site.agreement import Dataset, Origin
 from quorate_client.site.folder import SiteFolder
-from quorate_client.synthetic import kept, watermark
-from quorate_client.synthetic.identifiers import mitigated, require_none
-from quorate_client.synthetic.lineage import COLUMN, lineage_of, short_id
+from quorate_client.synthetic import kept
+from quorate_client.synthetic.digits import cut
+from quorate_client.synthetic.identifying.identifiers import mitigated, require_none
+from quorate_client.synthetic.marking import watermark
+from quorate_client.synthetic.marking.lineage import COLUMN, lineage_of, short_id
 from quorate_client.synthetic.order import (
     Order,
     delta_of,
@@ -54,6 +57,9 @@ from quorate_client.synthetic.request import (
 from quorate_client.tasks.data.datasets import index_of, load_table
 from quorate_client.tasks.data.schema import TabularSchema, schema_dict
 from quorate_client.tasks.data.table import Table
+
+_STUDY = "synthetic:"
+"""On the ledger before a set's name. No study is called so."""
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of it that is done."""
@@ -185,7 +191,7 @@ class Maker:
         """The reservation, None without privacy."""
         request, ledger = prepared.request, self.ledger
         account = account_of(prepared.source)
-        study, run = f"synthetic:{request.name}", f"synthetic-{request.digest.hex()[:12]}"
+        study, run = f"{_STUDY}{request.name}", f"synthetic-{request.digest.hex()[:12]}"
         require_account(prepared.source, ledger)
         ledger.note_limits(self.policy.privacy.limits)
         if request.epsilon is None:
@@ -213,6 +219,13 @@ class Maker:
                 action="Make it with a smaller epsilon, or have whoever is responsible for policy.toml change it",
             ) from error
 
+    def _sets_of(self, source: Dataset) -> int:
+        """How many sets were made, or begun, of the people in a source, whatever they were called."""
+        account = account_of(source)
+        with self.ledger.entries.reading() as sums:
+            uses: list[RunSums | Unbounded] = [*sums.runs(account), *sums.unbounded(account)]
+        return len({each.run for each in uses if each.study.startswith(_STUDY)})
+
     # --- after it was paid ---
 
     def _generate(self, prepared: _Prepared) -> tuple[Table, watermark.Finding]:
@@ -225,6 +238,7 @@ class Maker:
             derived(prepared.seed, "generate"),
             lambda done: self.progress("making the records", done),
         )
+        candidates = cut(prepared.schema, candidates)
         key, seed = watermark_key(prepared.key), derived(prepared.seed, "choose")
         return watermark.thinned(key, prepared.schema, candidates, prepared.request.rows, seed)
 
@@ -232,7 +246,7 @@ class Maker:
         tools, request = self.tools, prepared.request
 
         def again(records: Table, seed: bytes) -> Table:
-            return tools.generate(prepared.plan, prepared.schema, records, request.rows, seed)
+            return cut(prepared.schema, tools.generate(prepared.plan, prepared.schema, records, request.rows, seed))
 
         return tools.assess(
             prepared.schema,
@@ -265,7 +279,8 @@ class Maker:
             report=hashlib.sha256(told).hexdigest(),
             lineage="",
         )
-        lineage = lineage_of(request, origin, prepared.plan.events, is_watermarked=is_watermarked)
+        sets = self._sets_of(prepared.source)
+        lineage = lineage_of(request, origin, prepared.plan.events, sets=sets, is_watermarked=is_watermarked)
         origin = replace(origin, lineage=hashlib.sha256(kept.written(lineage)).hexdigest())
         with kept.workplace(self.site) as folder:
             content = kept.write_records(folder, prepared.schema, table, short_id(origin.seed_commitment))

@@ -10,8 +10,8 @@ from quorate.errors import InputError, PrivacyRefusedError
 from quorate.privacy.events import Event
 from quorate_client.approval.policy import Policy
 from quorate_client.site.agreement import Dataset
-from quorate_client.synthetic.identifiers import Mitigation
-from quorate_client.synthetic.lineage import COLUMN
+from quorate_client.synthetic.identifying.identifiers import Mitigation
+from quorate_client.synthetic.marking.lineage import COLUMN
 from quorate_client.tasks.data.schema import TabularSchema
 
 MIN_ROWS, MAX_ROWS = 20, 10_000_000
@@ -60,7 +60,7 @@ def require_no_marked_column(schema: TabularSchema) -> None:
 
 
 def require_permitted(policy: Policy, order: Order) -> None:
-    """Raises PrivacyRefusedError: the site's policy does not allow an order of this kind."""
+    """Raises PrivacyRefusedError: the site's policy does not allow an order of this kind. InputError: nobody could."""
     if order.epsilon is None:
         if not policy.synthetic.without_privacy:
             raise PrivacyRefusedError(
@@ -77,6 +77,8 @@ def require_permitted(policy: Policy, order: Order) -> None:
                 got="--no-privacy",
                 action="Name an --epsilon",
             )
+    elif not order.epsilon > 0:
+        raise InputError("There is no such epsilon", expected="a number above 0", got=f"--epsilon {order.epsilon:g}")
     elif order.epsilon > policy.synthetic.largest_epsilon:
         raise PrivacyRefusedError(
             "This site's policy allows no synthetic data set at such an epsilon",

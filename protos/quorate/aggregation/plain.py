@@ -78,6 +78,20 @@ class PlainScheme:
         """Integers as words: modulo 2^32."""
         return integers.astype(np.uint32)
 
+    def require_bounded(self, total: Words, weight: int) -> None:
+        """That a piece of a sum is no larger than that of clipped updates with their noise can be.
+
+        Args:
+            weight: The sum of the survivors' weights, in units of 1/WEIGHT_ONE.
+
+        Raises:
+            ContributionError: it is.
+        """
+        limit = (self.bound * weight / WEIGHT_ONE + 9 * self.noise_std) / self.step + self.sites / 2
+        sums = total.view(np.int32).astype(np.int64)
+        if sums.size and int(np.abs(sums).max()) > limit:
+            raise ContributionError("A sum is larger than the sites' updates can be together")
+
     def decode(self, total: Words, weight: int) -> npt.NDArray[np.float64]:
         """The weighted average from a piece of the sum.
 

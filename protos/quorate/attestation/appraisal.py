@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from quorate.attestation.evidence import Kind
-from quorate.errors import AttestationError
+from quorate.errors import AttestationError, ReplayError, SiteSignatureError, UnsealError, error_classes
 
 PROTECTS = "protects against the operator's software and staff, not against somebody with a probe on the memory bus"
 TESTED = "Verification is tested on genuine evidence; producing evidence has not been run on hardware."
 SOFTWARE = "SOFTWARE EVIDENCE: for development. It proves nothing about any machine and protects against nobody."
+
+_OF_THE_MACHINE = (UnsealError, SiteSignatureError, ReplayError)
+REFUSALS = frozenset(
+    code
+    for code, kind in error_classes().items()
+    if issubclass(kind, AttestationError) and not issubclass(kind, _OF_THE_MACHINE)
+)
+"""Codes by which a site says that it refused what a machine showed; others are a machine's about what a site sent."""
+
+
+def remarks_about(kinds: Collection[str]) -> tuple[str, ...]:
+    """What has to stand wherever it is told that machines with evidence of these kinds are trusted."""
+    of_software = (SOFTWARE,) if Kind.SOFTWARE in kinds else ()
+    of_hardware = (f"An attested machine {PROTECTS}.",) if set(kinds) - {Kind.SOFTWARE} else ()
+    return *of_software, *of_hardware, TESTED
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,6 @@ from quorate.errors import (
 CLOCK_SKEW = timedelta(seconds=60)
 """How much the clocks of a site and of an attested machine may differ."""
 
-_VERIFIERS = {
-    Kind.TDX: "tdx",
-    Kind.SEV_SNP: "sev_snp",
-    Kind.CONFIDENTIAL_SPACE: "confidential_space",
-    Kind.NITRO: "nitro",
-    Kind.SOFTWARE: "software",
-}
-
 
 class _Verifier(Protocol):
     """What each module of ``kinds`` is. ``section`` is the policy's for this kind."""
@@ -100,13 +92,13 @@ def _claims(evidence: Evidence, policy: AttestationPolicy, now: datetime, roots:
             expected=" or ".join(policy.kinds) or "none: the policy allows no kind",
             action=f"If such machines shall be trusted, add [{kind.section}] to the policy",
         )
-    # Only now: a kind's libraries are large, and none but its own are loaded.
-    verifier = cast(_Verifier, import_module(f"quorate.attestation.kinds.{_VERIFIERS[kind]}"))
     try:
+        # Only now: a kind's libraries are large, and none but its own are loaded. The module is called as the section.
+        verifier = cast(_Verifier, import_module(f"quorate.attestation.kinds.{kind.section}"))
         return verifier.claims(evidence, section, now, roots)
     except AttestationError:
         raise
-    except BaseException as error:  # whatever a parser trips over, the evidence is none of its kind
+    except BaseException as error:  # whatever a parser trips over, or is missing: the evidence is none of its kind
         if not is_of_a_parser(error):
             raise
         raise EvidenceKindError(
@@ -162,7 +154,7 @@ def _bound(kind: Kind, claims: Claims, expected: Expected | None) -> Check:
     else:
         wanted = expected.binding.hex()
     return Check(
-        "it is bound to the question: nonce, key, TLS certificate, study, run and configuration",
+        "it is bound to the question: nonce, keys, the server's door, study and run",
         wanted != "" and claims.carried == wanted,
         BindingMismatchError,
         expected=wanted or "a question; none is known",

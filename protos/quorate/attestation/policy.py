@@ -7,7 +7,8 @@ no key here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -114,7 +115,9 @@ class TdxPolicy(_Section):
 
 
 class LeastTcb(_Section):
-    """Least versions of a SEV-SNP machine's parts."""
+    """Least versions of the parts of a SEV-SNP machine, by product: Genoa or Turin. One that is not named is refused.
+    Milan can be named: its reports have been forged by software alone.
+    """
 
     fmc: Svn = Field(default=0, description="of Turin's FMC; earlier processors have none")
     bootloader: Svn = Field(description="of the secure processor's boot loader")
@@ -128,8 +131,7 @@ class SnpPolicy(_Section):
 
     allow: Annotated[tuple[SnpVersion, ...], _ONE_MAY_STAY] = Field(max_length=8, description="software that may run")
     least_tcb: dict[Product, LeastTcb] = Field(
-        description="least versions by product, Genoa or Turin; one that is not named is refused. Milan can be named: "
-        "its reports have been forged by software alone"
+        description="least versions by product, Genoa or Turin; one that is not named is refused"
     )
     chips: tuple[Hex64, ...] | None = Field(
         default=None, max_length=1000, description="chips that may be used, by id in hex; absent: not looked at"
@@ -165,6 +167,18 @@ class SoftwarePolicy(_Section):
     keys: tuple[Hex32, ...] = Field(max_length=8, description="Ed25519 public keys that may make it; hex")
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One thing that a policy allows, for people: software by its name and its last day, or a key of a program."""
+
+    kind: Kind
+    name: str
+    until: date | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}" + (f", until {self.until} (UTC)" if self.until is not None else "")
+
+
 class AttestationPolicy(_Section):
     """What this site demands of an attested machine."""
 
@@ -189,6 +203,14 @@ class AttestationPolicy(_Section):
     def digest(self) -> bytes:
         """SHA-256 over all of it, defaults included: what an audit names the policy by."""
         return hashlib.sha256(_CONTEXT + rfc8785.dumps(self.model_dump(mode="json", exclude_none=True))).digest()
+
+    def versions(self) -> Iterator[Version]:
+        """Everything that it allows, kind by kind."""
+        for kind in self.kinds:
+            allow: tuple[Allowed, ...] = getattr(getattr(self, kind.section), "allow", ())
+            yield from (Version(kind, one.name, one.until) for one in allow)
+        for key in self.software.keys if self.software is not None else ():
+            yield Version(Kind.SOFTWARE, f"key {key}")
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -69,7 +69,7 @@ NEIGHBOURING_ROUNDS = (
     "round and missing in the next, the difference of the two sums tells nearly as much as its update would. Only "
     "noise limits that."
 )
-"""What secure aggregation leaves open, in every study under it."""
+"""What is left open wherever sites open the sums."""
 
 
 def evaluation_statement(study: Study) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def evaluation_statement(study: Study) -> tuple[str, ...]:
     when = "the last round" if study.evaluations == 1 else "each round"
     return (
         f"After {when} every site tries the model on the records that it keeps aside for testing. It counts {counts}.",
-        *(_whom_counts_are_told_secretly(study) if study.protection.mode == "secagg" else _whom_counts_are_told(study)),
+        *(_whom_counts_are_told(study) if study.protection.mode == "none" else _whom_counts_are_told_secretly(study)),
         f"The operator is told rates of all sites together, each over at least {MIN_RECORDS} records.",
         _how_exact(study),
     )
@@ -148,7 +148,11 @@ def _exactly_before_sending(privacy: Privacy, update: UpdatePrivacy, study: Stud
 
 
 def _exactly_after_averaging(privacy: Privacy, average: AveragePrivacy, study: Study) -> str:
-    drawn = "by all sites from a key that only they have" if study.protection.mode == "secagg" else "by the server"
+    drawn = {
+        "secagg": "by all sites from a key that only they have",
+        "enclave": "by the attested machine",
+        "none": "by the server",
+    }[study.protection.mode]
     return (
         f"Noise after averaging: discrete Gaussian noise on the sum of updates clipped to an L2 norm of "
         f"{average.clip:g}, noise multiplier {average.noise_multiplier:g} a round, drawn {drawn}; "
@@ -181,12 +185,10 @@ def _exactly_on_counts(privacy: Privacy, evaluation: EvaluationPrivacy, study: S
 
 def _against(study: Study, *, unprotected: str) -> str:
     """Against whom noise holds of which a site adds a share where sums are secure, and else all."""
-    if study.protection.mode != "secagg":
+    if study.protection.mode == "none":
         return unprotected
-    return (
-        f"the server, outsiders and up to {study.protection.colluders} colluding sites, as long as the secure "
-        "aggregation holds"
-    )
+    lock = "the secure aggregation" if study.protection.mode == "secagg" else "the attested machine"
+    return f"the server, outsiders and up to {study.protection.colluders} colluding sites, as long as {lock} holds"
 
 
 def _over_rounds(privacy: Privacy, noise: float, study: Study) -> str:
@@ -202,6 +204,8 @@ def _over(count: int, releases: str, privacy: Privacy, noise: float) -> str:
 
 def _whom_counts_are_told_secretly(study: Study) -> Iterator[str]:
     yield "All sites of the study open the sums of these counts; the server does not see them."
+    if study.protection.mode == "enclave":
+        yield "The attested machine has the counts of each site by itself."
     if study.tells_exact_counts:
         yield (
             "A site that knows a person's features can look up the person's bin in every sum. If it is empty once, the "

@@ -16,6 +16,9 @@ IN_A_WORD = {
     "mixed": "real records, and synthetic ones that each site made itself",
 }
 
+PAID_BEFORE = "none of its own: what was promised when the synthetic records were made"
+"""In a word, of a study on synthetic records alone without noise."""
+
 _MADE = (
     "Synthetic records are made by each site itself, before the study, from the training part of its real records. "
     "Neither the server nor another site sees them.",

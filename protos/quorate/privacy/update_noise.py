@@ -50,7 +50,7 @@ def update_noise(study: Study) -> UpdateNoise:
 
 def noise_share(study: Study) -> float:
     """What part of the noise that a sum needs each site adds to what it sends."""
-    if study.protection.mode != "secagg":
+    if study.protection.mode == "none":
         return 1.0
     rules = Rules(len(study.sites), study.protection.colluders)
     return 1 / math.sqrt(rules.floor - max(1, rules.colluders))

@@ -35,6 +35,11 @@ def sealed_bytes(size_bytes: int) -> int:
     return size_bytes + TAG_BYTES * max(1, -(-size_bytes // CHUNK_BYTES))
 
 
+def content_bytes(size_bytes: int) -> int:
+    """How long that is which is so long when it is sealed."""
+    return max(0, size_bytes - TAG_BYTES * max(1, -(-size_bytes // (CHUNK_BYTES + TAG_BYTES))))
+
+
 def open_chunks(sealed: Iterable[bytes], key: bytes) -> Iterator[bytes]:
     """What was sealed. Nothing that came out counts before the end is reached.
 

@@ -1,23 +1,39 @@
-"""Files that nobody but their owner may read, from their first byte on."""
+"""New files, most of which nobody but their owner may read, from their first byte on."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from quorate.errors import AlreadyExistsError
+from quorate.errors import AlreadyExistsError, NotFoundError
 
 
 def create_private(path: Path, action: str = "") -> int:
-    """Open a new file for writing, mode 0600. Returns its descriptor.
+    """Open a new file for writing, mode 0600. As ``create_new``."""
+    return create_new(path, action, 0o600)
+
+
+def create_new(path: Path, action: str = "", mode: int = 0o666) -> int:
+    """Open a new file for writing. Returns its descriptor.
+
+    Args:
+        mode: Less what the umask takes away. As it is: for what is no secret.
 
     Raises:
-        AlreadyExistsError: there is a file of that name; ``action`` is what to do about it. OSError.
+        AlreadyExistsError: there is a file of that name; ``action`` is what to do about it. NotFoundError: its folder
+            is not there. OSError.
     """
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
         raise AlreadyExistsError(f"{path} exists and is not overwritten", action=action) from error
+    except FileNotFoundError as error:
+        raise no_folder(path) from error
+
+
+def no_folder(path: Path) -> NotFoundError:
+    """That a file's folder is not there."""
+    return NotFoundError(f"There is no folder {path.parent} to write {path.name} into", action="Make the folder first")
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -58,6 +58,34 @@ class SiteProgress:
     code: str = ""
 
 
+class AppraisalState(StrEnum):
+    """How far a site is with the attested machine that adds."""
+
+    ASKED = "asked"
+    TRUSTED = "trusted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteAppraisal:
+    """What is known outside of a site of its last appraisal.
+
+    It asked for evidence; it refused it, and told the code in the open; or it sent something that it seals to a machine
+    that it trusts and to no other. Times are Unix seconds of the server's clock, 0 where they were before it started.
+
+    Args:
+        kind: Of the evidence that it was shown last; empty where that is not known.
+        heard_unix_s: When it last said so by a reply.
+    """
+
+    site: SiteName
+    state: AppraisalState
+    code: str = ""
+    kind: str = ""
+    asked_unix_s: float = 0.0
+    heard_unix_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RoundResult:
     """One round that counted. ``metrics`` are pooled over the sites; ``missing`` maps a site to the code of why."""
@@ -73,7 +101,10 @@ class RoundResult:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """Everything an operator may see of a run at one moment. Times are Unix seconds of the server's clock."""
+    """Everything an operator may see of a run at one moment. Times are Unix seconds of the server's clock.
+
+    ``attested_by`` are the kinds of evidence of which the study accepts one; empty where it demands none.
+    """
 
     run: RunId
     study: str
@@ -90,3 +121,5 @@ class RunView:
     started_unix_s: float = 0.0
     changed_unix_s: float = 0.0
     model_available: bool = False
+    attested_by: tuple[str, ...] = ()
+    appraisals: tuple[SiteAppraisal, ...] = ()

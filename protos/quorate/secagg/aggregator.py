@@ -177,35 +177,8 @@ class Aggregator:
         self.uploads[site] = AcceptedUpload(upload, masked, ciphertext, shares, places)
 
     def survivors(self, agreeing: Collection[SiteName]) -> frozenset[SiteName]:
-        """Whose uploads are added: the largest set for which enough of the sites in it may vote.
-
-        A site votes for few sets of survivors of one input, in this run or an earlier one, and for none that differ by
-        little; each says for which it voted. A lie costs the liar's own vote. Where no set has enough votes, none is
-        asked for: one that cannot be opened would only bind those who give it.
-
-        Args:
-            agreeing: Those who uploaded one form.
-
-        Raises:
-            QuorumMissingError: there is no such set.
-        """
-        rules, here = self.members.rules, frozenset(agreeing)
-        told = {site: {frozenset(names) for names in self.uploads[site].upload.opened} for site in here}
-        sets = {each for each in {here}.union(*told.values()) if each <= here}
-
-        def votes(chosen: frozenset[SiteName]) -> int:
-            return sum(may_vote(chosen, told[site], rules.colluders) for site in chosen)
-
-        usable = [each for each in sets if len(each) >= self.members.quorum and votes(each) >= rules.votes]
-        if not usable:
-            error = QuorumMissingError(
-                "Too few of the sites that are there may vote for a sum over them",
-                expected="the sites of an earlier sum of the same input, or many fewer or more",
-                action="Have those sites connected, then `quorate run resume`",
-            )
-            error.codes = (VoteRefusedError.code,)
-            raise error
-        return max(usable, key=lambda each: (len(each), sorted(each)))
+        """Whose uploads are added, of those who uploaded one form. Raises as ``chosen_survivors``."""
+        return chosen_survivors({site: self.uploads[site].upload.opened for site in agreeing}, self.members)
 
 
 class AddedSum:
@@ -286,6 +259,38 @@ class AddedSum:
             reveals=tuple(self._reveals[site] for site in sorted(self._reveals)),
             following=tuple(self._following[site] for site in sorted(self._following)),
         )
+
+
+def chosen_survivors(opened: Mapping[SiteName, Iterable[Iterable[SiteName]]], members: Members) -> frozenset[SiteName]:
+    """Whose uploads are added: the largest set for which enough of the sites in it may vote.
+
+    A site votes for few sets of survivors of one input, in this run or an earlier one, and for none that differ by
+    little; each says for which it voted. A lie costs the liar's own vote. Where no set has enough votes, none is
+    asked for: one that cannot be opened would only bind those who give it.
+
+    Args:
+        opened: The sets for which each of those who are there voted before.
+
+    Raises:
+        QuorumMissingError: there is no such set.
+    """
+    rules, here = members.rules, frozenset(opened)
+    told = {site: {frozenset(names) for names in sets} for site, sets in opened.items()}
+    sets = {each for each in {here}.union(*told.values()) if each <= here}
+
+    def votes(chosen: frozenset[SiteName]) -> int:
+        return sum(may_vote(chosen, told[site], rules.colluders) for site in chosen)
+
+    usable = [each for each in sets if len(each) >= members.quorum and votes(each) >= rules.votes]
+    if not usable:
+        error = QuorumMissingError(
+            "Too few of the sites that are there may vote for a sum over them",
+            expected="the sites of an earlier sum of the same input, or many fewer or more",
+            action="Have those sites connected, then `quorate run resume`",
+        )
+        error.codes = (VoteRefusedError.code,)
+        raise error
+    return max(usable, key=lambda each: (len(each), sorted(each)))
 
 
 def checked_hello(

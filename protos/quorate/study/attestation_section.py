@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from quorate.attestation.appraisal import remarks_about
+from quorate.attestation.evidence import Kind
 from quorate.attestation.policy import AttestationPolicy
 from quorate.study.section import Frozen
 
@@ -25,3 +27,26 @@ class Attestation(Frozen):
         """For people, in a line."""
         kinds = ", ".join(self.policy.kinds) or "no kind of evidence at all"
         return f"by an attested machine ({kinds})"
+
+    @property
+    def allows_software(self) -> bool:
+        """Whether evidence counts that proves nothing about any machine."""
+        return Kind.SOFTWARE in self.policy.kinds
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What has to stand wherever the section is shown."""
+        return remarks_about(self.policy.kinds)
+
+    def told(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "kinds": list(self.policy.kinds),
+            "environment": self.policy.environment,
+            "versions": [
+                {"kind": one.kind, "name": one.name, "until": one.until.isoformat() if one.until else None}
+                for one in self.policy.versions()
+            ],
+            "policy_digest": self.policy.digest().hex(),
+            "remarks": list(self.remarks),
+        }

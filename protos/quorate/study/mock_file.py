@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from quorate.errors import InputError, SchemaError
-from quorate.process.private_files import create_private
+from quorate.process.private_files import create_new
 from quorate.study.mock import MAX_ROWS, MockImages, delimiter, mock_table
 
 
@@ -37,18 +37,19 @@ def write_mock(path: Path, schema: Mapping[str, Any], rows: int, seed: int) -> N
         schema: Plain JSON, such as a study's ``task.parameters.schema``.
 
     Raises:
-        InputError: of the path or the number of rows. AlreadyExistsError: there is a file of that name. SchemaError.
+        InputError: of the path or the number of rows. AlreadyExistsError: there is a file of that name.
+            NotFoundError: its folder is not there. SchemaError.
     """
     suffix = _suffix(schema)
     if "mock" not in path.name.lower() or path.suffix != suffix:
         raise InputError(
             f"{path.name} does not say that it holds made-up records of this kind",
             expected=f"a name with the word mock in it that ends in {suffix}",
-            action=f"Name it {mock_name(path.stem, schema)}",
+            action=f"Name it {mock_name(path.name.split('.')[0], schema)}",
         )
     if not 1 <= rows <= MAX_ROWS:
         raise InputError("That many records are not made up", expected=f"1 to {MAX_ROWS}", got=str(rows))
-    with os.fdopen(create_private(path, "Move it away, or name another file with --output"), "wb") as file:
+    with os.fdopen(create_new(path, "Move it away, or name another file with --output"), "wb") as file:
         try:
             _WRITERS[suffix](file, schema, rows, seed)
         except BaseException:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,3 +12,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def given(section: BaseModel, keys: Iterable[str]) -> dict[str, Any]:
+    """Those of a section's keys that have a value."""
+    each = {key: getattr(section, key) for key in keys}
+    return {key: value for key, value in each.items() if value is not None}

@@ -27,6 +27,7 @@ from quorate.identity import SiteName, fingerprint
 from quorate.process.printable import hidden_in
 from quorate.study.attestation_section import Attestation
 from quorate.study.privacy_section import Privacy
+from quorate.study.robust_section import Robust
 from quorate.study.rules import Rules
 from quorate.study.section import Frozen, Positive
 from quorate.study.synthetic_section import Synthetic
@@ -90,16 +91,22 @@ class Optimizer(Frozen):
         return self
 
 
+Mode = Literal["secagg", "enclave", "none"]
+
+
 class Protection(Frozen):
     """How updates are protected on their way. ``none`` must be asked for here and allowed in each site's policy."""
 
-    mode: Literal["secagg", "none"] = Field(
+    mode: Mode = Field(
         default="secagg",
-        description="secagg: the server adds what it cannot read; none: the server can read every update",
+        description="secagg: the server adds what it cannot read; enclave: an attested machine opens updates and adds "
+        "them; none: the server can read every update",
     )
     value_bound: Positive = Field(default=4.0, description="each coordinate of an update is clipped to this size")
     colluders: int = Field(
-        default=1, ge=0, description="secagg: sites that may work together with the server and learn no single update"
+        default=1,
+        ge=0,
+        description="secagg, enclave: sites that may work together with the server and learn no single update",
     )
 
     @property
@@ -236,6 +243,7 @@ class Study(Readable):
     training_data: TrainingData = "real"
     synthetic: Synthetic | None = None
     attestation: Attestation | None = None
+    robust: Robust | None = None
     release: Release = Release()
     guest: Guest | None = None
     sites: tuple[Site, ...] = Field(min_length=1, max_length=1000)
@@ -247,7 +255,7 @@ class Study(Readable):
         made ones, nor sends anything to a machine that nobody appraised."""
         plain: dict[str, Any] = dump(self)
         absent = {"training_data"} if self.training_data == "real" else set()
-        absent |= {name for name in ("synthetic", "attestation") if getattr(self, name) is None}
+        absent |= {name for name in ("synthetic", "attestation", "robust") if getattr(self, name) is None}
         return {key: value for key, value in plain.items() if key not in absent}
 
     @model_validator(mode="after")
@@ -262,21 +270,21 @@ class Study(Readable):
             raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but the study has {len(names)} sites")
         if self.approvals is not None and self.approvals > len(names):
             raise ValueError(f"approvals is {self.approvals}, but the study has {len(names)} sites")
-        if self.protection.mode == "secagg" and self.guest is None:
+        if self.protection.mode != "none" and self.guest is None:
             try:
                 floor = Rules(len(names), self.protection.colluders).floor
             except StudyError as error:
                 raise ValueError(str(error)) from error
             if self.rounds.quorum < floor:
                 raise ValueError(
-                    f"rounds.quorum is {self.rounds.quorum}, but secure aggregation among {len(names)} sites "
+                    f"rounds.quorum is {self.rounds.quorum}, but {self.protection.mode} among {len(names)} sites "
                     f"of which {self.protection.colluders} may collude needs {floor}"
                 )
-        if self.protection.mode == "secagg" and self.guest is not None:
+        if self.protection.mode != "none" and self.guest is not None:
             raise ValueError('a guest app sees every update: its protection.mode can only be "none"')
         if self.is_release_sealed != (self.release.operator_key is not None):
             raise ValueError(
-                'release.operator_key goes with release.model = "operator" under secure aggregation, and only with that'
+                'release.operator_key goes with release.model = "operator" and protected updates, and only with these'
             )
         if self.release.operator_mark is not None and self.release.operator_key is None:
             raise ValueError("release.operator_mark is made with the key of release.operator_key")
@@ -289,10 +297,25 @@ class Study(Readable):
         if self.privacy is not None and self.privacy.evaluation is not None and not self.evaluations:
             raise ValueError('privacy.evaluation is noise on an evaluation, and rounds.evaluate is "never"')
         if self.attestation is not None and self.protection.mode == "none":
-            raise ValueError('[attestation] is a second lock beside secure aggregation: protection.mode = "secagg"')
+            raise ValueError('[attestation] goes with protection.mode = "secagg", as a second lock, or "enclave"')
+        if self.attestation is None and self.protection.mode == "enclave":
+            raise ValueError('protection.mode = "enclave" needs [attestation]: which machine may open the updates')
+        self._robust_where_it_can_be()
         if self.task.is_guest != (self.guest is not None):
             raise ValueError("a task 'flower:module:app' and a [guest] section go together")
         return self
+
+    def _robust_where_it_can_be(self) -> None:
+        if self.robust is None:
+            return
+        if self.protection.mode != "enclave":
+            raise ValueError('[robust] looks at single updates: it goes with protection.mode = "enclave"')
+        if self.rounds.weights != "equal":
+            raise ValueError('[robust] compares sites: set rounds.weights = "equal"')
+        if self.privacy is not None and self.privacy.update_clip is not None:
+            raise ValueError("[robust] is no average, and noise on updates is accounted for averages only")
+        if self.robust.left_out(self.rounds.quorum) * 2 >= self.rounds.quorum:
+            raise ValueError(f"robust.trim leaves nothing of {self.rounds.quorum} sites (rounds.quorum)")
 
     @model_validator(mode="after")
     def _trains_on_what_it_says(self) -> Self:
@@ -353,11 +376,17 @@ class Study(Readable):
     @property
     def is_of_two(self) -> bool:
         """Whether the sum itself gives each site's update to the other one, however it is protected."""
-        return len(self.sites) == 2 and self.protection.mode == "secagg"
+        return len(self.sites) == 2 and self.protection.mode != "none"
 
     @property
     def kind(self) -> Literal["study", "guest"]:
         return "guest" if self.guest else "study"
+
+    @property
+    def protection_summary(self) -> str:
+        """For people, in a line: how updates are protected, and what adds them where that is attested."""
+        added = f"; added {self.attestation.summary}" if self.attestation is not None else ""
+        return f"{self.protection.summary}{added}"
 
     def canonical(self) -> bytes:
         """The bytes that everybody hashes and signs."""
@@ -396,7 +425,7 @@ class Study(Readable):
 
 
 def is_release_sealed(protection: Protection, release: ReleaseFor) -> bool:
-    return protection.mode == "secagg" and release.model == "operator"
+    return protection.mode != "none" and release.model == "operator"
 
 
 def study_error(subject: str, error: ValidationError) -> StudyError:

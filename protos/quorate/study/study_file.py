@@ -14,6 +14,7 @@ from quorate.errors import StudyError
 from quorate.identity import SiteName, parse_name
 from quorate.study.attestation_section import Attestation
 from quorate.study.privacy_section import Privacy
+from quorate.study.robust_section import Robust
 from quorate.study.section import Frozen
 from quorate.study.study import (
     Guest,
@@ -75,6 +76,7 @@ class StudyFile(Readable):
     privacy: Privacy | None = None
     synthetic: Synthetic | None = None
     attestation: Attestation | None = None
+    robust: Robust | None = None
     release: ReleaseFor = ReleaseFor()
     guest: Guest | None = None
 
@@ -94,6 +96,12 @@ class StudyFile(Readable):
             StudyError: naming the file and each wrong key with what was expected.
         """
         content = _read_toml(path, "study")
+        if "kind" in content and "label" in content:
+            raise StudyError(
+                f"{path} is a schema and no study",
+                expected="a study file, whose task.parameters name a schema file",
+                action=f"Records are made up from a schema alone with `quorate-client data mock {path}`",
+            )
         parameters = content.get("task", {}).get("parameters", {}) if isinstance(content.get("task"), dict) else {}
         if isinstance(parameters, dict) and "schema_file" in parameters:
             parameters["schema"] = _read_toml(path.parent / str(parameters.pop("schema_file")), "schema")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from quorate.study.section import Frozen, Positive
+from quorate.study.section import Frozen, Positive, given
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -29,8 +29,7 @@ class Synthetic(Frozen):
     @property
     def limits(self) -> dict[str, float]:
         """What is limited, by key."""
-        each = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: limit for name, limit in each.items() if limit is not None}
+        return given(self, type(self).model_fields)
 
     @property
     def summary(self) -> str:

@@ -166,7 +166,7 @@ class GetReportRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("run", "study", "study_digest", "state", "reason", "round", "rounds", "phase", "sites", "started_unix_s", "changed_unix_s", "results", "protection", "model_available", "kind", "more_results")
+    __slots__ = ("run", "study", "study_digest", "state", "reason", "round", "rounds", "phase", "sites", "started_unix_s", "changed_unix_s", "results", "protection", "model_available", "kind", "more_results", "attested_by", "appraisals")
     RUN_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
     STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,8 @@ class RunStatus(_message.Message):
     MODEL_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     MORE_RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ATTESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    APPRAISALS_FIELD_NUMBER: _ClassVar[int]
     run: str
     study: str
     study_digest: bytes
@@ -199,7 +201,25 @@ class RunStatus(_message.Message):
     model_available: bool
     kind: str
     more_results: bool
-    def __init__(self, run: _Optional[str] = ..., study: _Optional[str] = ..., study_digest: _Optional[bytes] = ..., state: _Optional[str] = ..., reason: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., phase: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteProgress, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., changed_unix_s: _Optional[float] = ..., results: _Optional[_Iterable[_Union[RoundResult, _Mapping]]] = ..., protection: _Optional[str] = ..., model_available: _Optional[bool] = ..., kind: _Optional[str] = ..., more_results: _Optional[bool] = ...) -> None: ...
+    attested_by: _containers.RepeatedScalarFieldContainer[str]
+    appraisals: _containers.RepeatedCompositeFieldContainer[SiteAppraisal]
+    def __init__(self, run: _Optional[str] = ..., study: _Optional[str] = ..., study_digest: _Optional[bytes] = ..., state: _Optional[str] = ..., reason: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., round: _Optional[int] = ..., rounds: _Optional[int] = ..., phase: _Optional[str] = ..., sites: _Optional[_Iterable[_Union[SiteProgress, _Mapping]]] = ..., started_unix_s: _Optional[float] = ..., changed_unix_s: _Optional[float] = ..., results: _Optional[_Iterable[_Union[RoundResult, _Mapping]]] = ..., protection: _Optional[str] = ..., model_available: _Optional[bool] = ..., kind: _Optional[str] = ..., more_results: _Optional[bool] = ..., attested_by: _Optional[_Iterable[str]] = ..., appraisals: _Optional[_Iterable[_Union[SiteAppraisal, _Mapping]]] = ...) -> None: ...
+
+class SiteAppraisal(_message.Message):
+    __slots__ = ("site", "state", "code", "kind", "asked_unix_s", "heard_unix_s")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ASKED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    HEARD_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    state: str
+    code: str
+    kind: str
+    asked_unix_s: float
+    heard_unix_s: float
+    def __init__(self, site: _Optional[str] = ..., state: _Optional[str] = ..., code: _Optional[str] = ..., kind: _Optional[str] = ..., asked_unix_s: _Optional[float] = ..., heard_unix_s: _Optional[float] = ...) -> None: ...
 
 class SiteProgress(_message.Message):
     __slots__ = ("site", "state", "code")

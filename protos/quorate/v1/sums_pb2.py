@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from quorate.v1 import common_pb2 as quorate_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/sums.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"9\n\x07KeyPart\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0b\n\x03\x62ox\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"G\n\x0bSecureHello\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tround_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0cJ\x04\x08\x03\x10\x04\"-\n\nSecureVote\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"?\n\x0cSecureReveal\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xf6\x01\n\x07Opening\x12\'\n\x06hellos\x18\x01 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x12\n\nciphertext\x18\x04 \x01(\x0c\x12%\n\x05votes\x18\x05 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12)\n\x07reveals\x18\x06 \x03(\x0b\x32\x18.quorate.v1.SecureReveal\x12\r\n\x05model\x18\x07 \x01(\x0c\x12*\n\tfollowing\x18\x08 \x03(\x0b\x32\x17.quorate.v1.SecureHello\"Q\n\x0cPlainOpening\x12\x11\n\tsurvivors\x18\x10 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x11 \x03(\x12\x12\x0f\n\x07updates\x18\x12 \x01(\x0c\x12\r\n\x05model\x18\x13 \x01(\x0c\"n\n\x06SumRef\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12!\n\x07updates\x18\x03 \x01(\x0b\x32\x10.quorate.v1.Blob\x12!\n\x07opening\x18\x04 \x01(\x0b\x32\x10.quorate.v1.Blob\"p\n\x0cSealedShares\x12\x32\n\x05\x62oxes\x18\x01 \x03(\x0b\x32#.quorate.v1.SealedShares.BoxesEntry\x1a,\n\nBoxesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xdd\x02\n\x07SumWork\x12\"\n\x05parts\x18\x01 \x03(\x0b\x32\x13.quorate.v1.KeyPart\x12 \n\x04sums\x18\x02 \x03(\x0b\x32\x12.quorate.v1.SumRef\x12\'\n\x06hellos\x18\x04 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x05 \x03(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12 \n\x06shares\x18\x07 \x01(\x0b\x32\x10.quorate.v1.Blob\x12%\n\x05votes\x18\x08 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12$\n\ncheckpoint\x18\t \x01(\x0b\x32\x10.quorate.v1.Blob\x12\x18\n\x10\x63heckpoint_round\x18\n \x01(\r\x12\x31\n\x11\x63heckpoint_sealer\x18\x0b \x01(\x0b\x32\x16.quorate.v1.SecureVoteJ\x04\x08\x03\x10\x04\"\xa6\x03\n\tSumAnswer\x12/\n\x05parts\x18\x01 \x03(\x0b\x32 .quorate.v1.SumAnswer.PartsEntry\x12&\n\x05hello\x18\x02 \x01(\x0b\x32\x17.quorate.v1.SecureHello\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x11\n\tdimension\x18\x04 \x01(\x04\x12$\n\x04vote\x18\x05 \x01(\x0b\x32\x16.quorate.v1.SecureVote\x12(\n\x06reveal\x18\x06 \x01(\x0b\x32\x18.quorate.v1.SecureReveal\x12*\n\x07metrics\x18\x07 \x03(\x0b\x32\x19.quorate.v1.PooledMetrics\x12\x12\n\nhas_update\x18\x08 \x01(\x08\x12\r\n\x05model\x18\t \x01(\x0c\x12%\n\x06opened\x18\n \x03(\x0b\x32\x15.quorate.v1.Survivors\x12\x14\n\x0cplain_counts\x18\x0b \x03(\x12\x1a\x41\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.quorate.v1.KeyPart:\x02\x38\x01\"\x1a\n\tSurvivors\x12\r\n\x05sites\x18\x01 \x03(\t\"\x84\x01\n\rPooledMetrics\x12\r\n\x05round\x18\x01 \x01(\r\x12\x35\n\x06values\x18\x02 \x03(\x0b\x32%.quorate.v1.PooledMetrics.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15quorate/v1/sums.proto\x12\nquorate.v1\x1a\x17quorate/v1/common.proto\"9\n\x07KeyPart\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0b\n\x03\x62ox\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"G\n\x0bSecureHello\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tround_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0cJ\x04\x08\x03\x10\x04\"-\n\nSecureVote\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"?\n\x0cSecureReveal\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\xf6\x01\n\x07Opening\x12\'\n\x06hellos\x18\x01 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x12\n\nciphertext\x18\x04 \x01(\x0c\x12%\n\x05votes\x18\x05 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12)\n\x07reveals\x18\x06 \x03(\x0b\x32\x18.quorate.v1.SecureReveal\x12\r\n\x05model\x18\x07 \x01(\x0c\x12*\n\tfollowing\x18\x08 \x03(\x0b\x32\x17.quorate.v1.SecureHello\"\x9c\x01\n\x0cPlainOpening\x12\x11\n\tsurvivors\x18\x10 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x11 \x03(\x12\x12\x0f\n\x07updates\x18\x12 \x01(\x0c\x12\r\n\x05model\x18\x13 \x01(\x0c\x12%\n\x05votes\x18\x14 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12\x0b\n\x03key\x18\x15 \x01(\x0c\x12\x15\n\rsealed_counts\x18\x16 \x03(\x10\"n\n\x06SumRef\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12!\n\x07updates\x18\x03 \x01(\x0b\x32\x10.quorate.v1.Blob\x12!\n\x07opening\x18\x04 \x01(\x0b\x32\x10.quorate.v1.Blob\"p\n\x0cSealedShares\x12\x32\n\x05\x62oxes\x18\x01 \x03(\x0b\x32#.quorate.v1.SealedShares.BoxesEntry\x1a,\n\nBoxesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\xdd\x02\n\x07SumWork\x12\"\n\x05parts\x18\x01 \x03(\x0b\x32\x13.quorate.v1.KeyPart\x12 \n\x04sums\x18\x02 \x03(\x0b\x32\x12.quorate.v1.SumRef\x12\'\n\x06hellos\x18\x04 \x03(\x0b\x32\x17.quorate.v1.SecureHello\x12\x11\n\tsurvivors\x18\x05 \x03(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12 \n\x06shares\x18\x07 \x01(\x0b\x32\x10.quorate.v1.Blob\x12%\n\x05votes\x18\x08 \x03(\x0b\x32\x16.quorate.v1.SecureVote\x12$\n\ncheckpoint\x18\t \x01(\x0b\x32\x10.quorate.v1.Blob\x12\x18\n\x10\x63heckpoint_round\x18\n \x01(\r\x12\x31\n\x11\x63heckpoint_sealer\x18\x0b \x01(\x0b\x32\x16.quorate.v1.SecureVoteJ\x04\x08\x03\x10\x04\"\xde\x03\n\tSumAnswer\x12/\n\x05parts\x18\x01 \x03(\x0b\x32 .quorate.v1.SumAnswer.PartsEntry\x12&\n\x05hello\x18\x02 \x01(\x0b\x32\x17.quorate.v1.SecureHello\x12\x0e\n\x06\x63ounts\x18\x03 \x01(\x0c\x12\x11\n\tdimension\x18\x04 \x01(\x04\x12$\n\x04vote\x18\x05 \x01(\x0b\x32\x16.quorate.v1.SecureVote\x12(\n\x06reveal\x18\x06 \x01(\x0b\x32\x18.quorate.v1.SecureReveal\x12*\n\x07metrics\x18\x07 \x03(\x0b\x32\x19.quorate.v1.PooledMetrics\x12\x12\n\nhas_update\x18\x08 \x01(\x08\x12\r\n\x05model\x18\t \x01(\x0c\x12%\n\x06opened\x18\n \x03(\x0b\x32\x15.quorate.v1.Survivors\x12\x14\n\x0cplain_counts\x18\x0b \x03(\x12\x12\x11\n\tstudy_key\x18\x0c \x01(\x0c\x12\x0c\n\x04salt\x18\r \x01(\x0c\x12\x15\n\rsealed_counts\x18\x0e \x03(\x10\x1a\x41\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.quorate.v1.KeyPart:\x02\x38\x01\"\x1a\n\tSurvivors\x12\r\n\x05sites\x18\x01 \x03(\t\"\x84\x01\n\rPooledMetrics\x12\r\n\x05round\x18\x01 \x01(\r\x12\x35\n\x06values\x18\x02 \x03(\x0b\x32%.quorate.v1.PooledMetrics.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,24 +48,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECUREREVEAL']._serialized_end=304
   _globals['_OPENING']._serialized_start=307
   _globals['_OPENING']._serialized_end=553
-  _globals['_PLAINOPENING']._serialized_start=555
-  _globals['_PLAINOPENING']._serialized_end=636
-  _globals['_SUMREF']._serialized_start=638
-  _globals['_SUMREF']._serialized_end=748
-  _globals['_SEALEDSHARES']._serialized_start=750
-  _globals['_SEALEDSHARES']._serialized_end=862
-  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_start=818
-  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_end=862
-  _globals['_SUMWORK']._serialized_start=865
-  _globals['_SUMWORK']._serialized_end=1214
-  _globals['_SUMANSWER']._serialized_start=1217
-  _globals['_SUMANSWER']._serialized_end=1639
-  _globals['_SUMANSWER_PARTSENTRY']._serialized_start=1574
-  _globals['_SUMANSWER_PARTSENTRY']._serialized_end=1639
-  _globals['_SURVIVORS']._serialized_start=1641
-  _globals['_SURVIVORS']._serialized_end=1667
-  _globals['_POOLEDMETRICS']._serialized_start=1670
-  _globals['_POOLEDMETRICS']._serialized_end=1802
-  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_start=1757
-  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_end=1802
+  _globals['_PLAINOPENING']._serialized_start=556
+  _globals['_PLAINOPENING']._serialized_end=712
+  _globals['_SUMREF']._serialized_start=714
+  _globals['_SUMREF']._serialized_end=824
+  _globals['_SEALEDSHARES']._serialized_start=826
+  _globals['_SEALEDSHARES']._serialized_end=938
+  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_start=894
+  _globals['_SEALEDSHARES_BOXESENTRY']._serialized_end=938
+  _globals['_SUMWORK']._serialized_start=941
+  _globals['_SUMWORK']._serialized_end=1290
+  _globals['_SUMANSWER']._serialized_start=1293
+  _globals['_SUMANSWER']._serialized_end=1771
+  _globals['_SUMANSWER_PARTSENTRY']._serialized_start=1706
+  _globals['_SUMANSWER_PARTSENTRY']._serialized_end=1771
+  _globals['_SURVIVORS']._serialized_start=1773
+  _globals['_SURVIVORS']._serialized_end=1799
+  _globals['_POOLEDMETRICS']._serialized_start=1802
+  _globals['_POOLEDMETRICS']._serialized_end=1934
+  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_start=1889
+  _globals['_POOLEDMETRICS_VALUESENTRY']._serialized_end=1934
 # @@protoc_insertion_point(module_scope)

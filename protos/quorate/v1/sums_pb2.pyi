@@ -66,16 +66,22 @@ class Opening(_message.Message):
     def __init__(self, hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[bytes] = ..., ciphertext: _Optional[bytes] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., reveals: _Optional[_Iterable[_Union[SecureReveal, _Mapping]]] = ..., model: _Optional[bytes] = ..., following: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ...) -> None: ...
 
 class PlainOpening(_message.Message):
-    __slots__ = ("survivors", "counts", "updates", "model")
+    __slots__ = ("survivors", "counts", "updates", "model", "votes", "key", "sealed_counts")
     SURVIVORS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     UPDATES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SEALED_COUNTS_FIELD_NUMBER: _ClassVar[int]
     survivors: _containers.RepeatedScalarFieldContainer[str]
     counts: _containers.RepeatedScalarFieldContainer[int]
     updates: bytes
     model: bytes
-    def __init__(self, survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[_Iterable[int]] = ..., updates: _Optional[bytes] = ..., model: _Optional[bytes] = ...) -> None: ...
+    votes: _containers.RepeatedCompositeFieldContainer[SecureVote]
+    key: bytes
+    sealed_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, survivors: _Optional[_Iterable[str]] = ..., counts: _Optional[_Iterable[int]] = ..., updates: _Optional[bytes] = ..., model: _Optional[bytes] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., key: _Optional[bytes] = ..., sealed_counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SumRef(_message.Message):
     __slots__ = ("round", "attempt", "updates", "opening")
@@ -127,7 +133,7 @@ class SumWork(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[KeyPart, _Mapping]]] = ..., sums: _Optional[_Iterable[_Union[SumRef, _Mapping]]] = ..., hellos: _Optional[_Iterable[_Union[SecureHello, _Mapping]]] = ..., survivors: _Optional[_Iterable[str]] = ..., digest: _Optional[bytes] = ..., shares: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SecureVote, _Mapping]]] = ..., checkpoint: _Optional[_Union[_common_pb2.Blob, _Mapping]] = ..., checkpoint_round: _Optional[int] = ..., checkpoint_sealer: _Optional[_Union[SecureVote, _Mapping]] = ...) -> None: ...
 
 class SumAnswer(_message.Message):
-    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_update", "model", "opened", "plain_counts")
+    __slots__ = ("parts", "hello", "counts", "dimension", "vote", "reveal", "metrics", "has_update", "model", "opened", "plain_counts", "study_key", "salt", "sealed_counts")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +152,9 @@ class SumAnswer(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     OPENED_FIELD_NUMBER: _ClassVar[int]
     PLAIN_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    STUDY_KEY_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    SEALED_COUNTS_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.MessageMap[str, KeyPart]
     hello: SecureHello
     counts: bytes
@@ -157,7 +166,10 @@ class SumAnswer(_message.Message):
     model: bytes
     opened: _containers.RepeatedCompositeFieldContainer[Survivors]
     plain_counts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_update: _Optional[bool] = ..., model: _Optional[bytes] = ..., opened: _Optional[_Iterable[_Union[Survivors, _Mapping]]] = ..., plain_counts: _Optional[_Iterable[int]] = ...) -> None: ...
+    study_key: bytes
+    salt: bytes
+    sealed_counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, parts: _Optional[_Mapping[str, KeyPart]] = ..., hello: _Optional[_Union[SecureHello, _Mapping]] = ..., counts: _Optional[bytes] = ..., dimension: _Optional[int] = ..., vote: _Optional[_Union[SecureVote, _Mapping]] = ..., reveal: _Optional[_Union[SecureReveal, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[PooledMetrics, _Mapping]]] = ..., has_update: _Optional[bool] = ..., model: _Optional[bytes] = ..., opened: _Optional[_Iterable[_Union[Survivors, _Mapping]]] = ..., plain_counts: _Optional[_Iterable[int]] = ..., study_key: _Optional[bytes] = ..., salt: _Optional[bytes] = ..., sealed_counts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Survivors(_message.Message):
     __slots__ = ("sites",)

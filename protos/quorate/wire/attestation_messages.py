@@ -6,7 +6,7 @@ from google.protobuf.message import DecodeError
 
 from quorate.attestation.evidence import Evidence, parse_kind
 from quorate.attestation.sealing import KEY_BYTES, EnclaveIdentity
-from quorate.errors import AttestedKeyUnknownError, QuorateError, UnsealError
+from quorate.errors import AttestationError, AttestedKeyUnknownError, QuorateError, UnsealError
 from quorate.rounds.instruction import Reply
 from quorate.v1 import attestation_pb2
 from quorate.wire.messages import reply_from_bytes, reply_to_bytes
@@ -32,6 +32,14 @@ def answer_from_proto(message: attestation_pb2.AttestReply) -> tuple[Evidence, E
     if len(message.sealing_key) != KEY_BYTES or len(message.signing_key) != KEY_BYTES:
         raise AttestedKeyUnknownError("The attested machine's keys are none", expected=f"{KEY_BYTES} bytes each")
     return evidence_from_proto(message.evidence), EnclaveIdentity(message.sealing_key, message.signing_key)
+
+
+def shown_kind(answer: bytes) -> str:
+    """Which kind of evidence an ``AttestReply`` says that it holds; empty if none that is known."""
+    try:
+        return answer_from_proto(attestation_pb2.AttestReply.FromString(answer))[0].kind.value
+    except (DecodeError, AttestationError):
+        return ""
 
 
 def sealed_to_bytes(reply: Reply, secret: bytes) -> bytes:

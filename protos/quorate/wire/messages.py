@@ -15,7 +15,7 @@ from quorate.identity import Member, RunId, SiteName, is_run_id
 from quorate.privacy.ledger_head import SignedHead
 from quorate.rounds.blobs import Blob, BlobId, Frame
 from quorate.rounds.instruction import Instruction, MessageId, Phase, Reply
-from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.rounds.run import AppraisalState, Progress, RoundResult, RunState, RunView, SiteAppraisal, SiteProgress
 from quorate.study.readiness import Readiness
 from quorate.v1 import common_pb2, operator_pb2, rounds_pb2
 from quorate.wire.refusal import detail_of, error_of
@@ -174,6 +174,18 @@ def run_to_proto(view: RunView) -> operator_pb2.RunStatus:
             for result in view.results
         ],
         model_available=view.model_available,
+        attested_by=view.attested_by,
+        appraisals=[
+            operator_pb2.SiteAppraisal(
+                site=one.site,
+                state=one.state,
+                code=one.code,
+                kind=one.kind,
+                asked_unix_s=one.asked_unix_s,
+                heard_unix_s=one.heard_unix_s,
+            )
+            for one in view.appraisals
+        ],
     )
 
 
@@ -214,4 +226,16 @@ def _run_from_proto(proto: operator_pb2.RunStatus) -> RunView:
             for result in proto.results
         ),
         model_available=proto.model_available,
+        attested_by=tuple(proto.attested_by),
+        appraisals=tuple(
+            SiteAppraisal(
+                SiteName(one.site),
+                AppraisalState(one.state),
+                one.code,
+                one.kind,
+                one.asked_unix_s,
+                one.heard_unix_s,
+            )
+            for one in proto.appraisals
+        ),
     )

@@ -67,7 +67,9 @@ class SumAnswer:
     """What a site answers in one exchange. ``metrics`` holds rates of all sites together, by round; ``opened`` the sets
     of survivors for which the site voted before, where this sum is of the same input.
 
-    Without protection: ``plain_counts``, ``dimension``, ``has_update`` and ``model``, and nothing else.
+    Without protection: ``plain_counts``, ``dimension``, ``has_update`` and ``model``, and nothing else. To an attested
+    machine, inside of what is sealed to it: the same with ``metrics``, ``opened``, ``study_key`` and ``salt``. How long
+    that is does not depend on how large the counts are: they are numbers of records.
     """
 
     parts: Mapping[SiteName, SealedPart] = field(default_factory=dict)
@@ -81,24 +83,30 @@ class SumAnswer:
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     opened: tuple[tuple[SiteName, ...], ...] = ()
     plain_counts: tuple[int, ...] = ()
+    study_key: bytes = field(default=b"", repr=False)
+    salt: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class PlainOpening:
-    """What goes with a sum without protection.
+    """What goes with a sum without protection, or with one that an attested machine made.
 
     Args:
         survivors: Whose updates and counts are in it, by name.
         counts: Of the first sum the totals, of a later one the sum of the weights alone: what else is counted is for
-            the server's metrics, and no site needs it.
+            the server's metrics, and no site needs it. An attested machine tells all of them, sealed.
         updates: The name of the summed words; empty where only counts were summed.
         model: The digest of the state that they held.
+        votes: For this sum over these survivors; of an attested machine's sum.
+        key: Under which an attested machine sealed the summed words.
     """
 
     survivors: tuple[SiteName, ...]
     counts: tuple[int, ...]
     updates: bytes
     model: bytes
+    votes: tuple[Vote, ...] = ()
+    key: bytes = field(default=b"", repr=False)
 
 
 def sum_work_to_bytes(value: SumWork) -> bytes:
@@ -164,7 +172,10 @@ def sum_answer_to_bytes(value: SumAnswer) -> bytes:
         model=value.model,
         metrics=[sums_pb2.PooledMetrics(round=number, values=values) for number, values in value.metrics.items()],
         opened=[sums_pb2.Survivors(sites=sites) for sites in value.opened],
-        plain_counts=value.plain_counts,
+        plain_counts=() if value.study_key else value.plain_counts,
+        study_key=value.study_key,
+        salt=value.salt,
+        sealed_counts=value.plain_counts if value.study_key else (),
     ).SerializeToString(deterministic=True)
 
 
@@ -184,7 +195,9 @@ def sum_answer_from_bytes(data: bytes) -> SumAnswer:
         model=_digest("The digest of a model", proto.model),
         metrics={told.round: _rates(told.values) for told in proto.metrics},
         opened=tuple(tuple(_name(site) for site in told.sites) for told in proto.opened),
-        plain_counts=_plain_counts(proto.plain_counts),
+        plain_counts=_plain_counts(proto.sealed_counts if proto.study_key else proto.plain_counts),
+        study_key=_digest("The study key", proto.study_key),
+        salt=_digest("The salt of an upload", proto.salt),
     )
 
 
@@ -220,7 +233,13 @@ def opening_from_bytes(data: bytes) -> Opening:
 
 def plain_opening_to_bytes(value: PlainOpening) -> bytes:
     return sums_pb2.PlainOpening(
-        survivors=value.survivors, counts=value.counts, updates=value.updates, model=value.model
+        survivors=value.survivors,
+        counts=() if value.key else value.counts,
+        updates=value.updates,
+        model=value.model,
+        votes=[_vote_to(vote) for vote in value.votes],
+        key=value.key,
+        sealed_counts=value.counts if value.key else (),
     ).SerializeToString(deterministic=True)
 
 
@@ -230,13 +249,16 @@ def plain_opening_from_bytes(data: bytes) -> PlainOpening:
         proto = sums_pb2.PlainOpening.FromString(data)
     except DecodeError as error:
         raise FrameError("What goes with a sum could not be read") from error
-    if not proto.survivors or not proto.counts:
+    counts = proto.sealed_counts if proto.key else proto.counts
+    if not proto.survivors or not counts:
         raise FrameError("What goes with a sum names no site or no counts")
     return PlainOpening(
         survivors=tuple(_name(site) for site in proto.survivors),
-        counts=_plain_counts(proto.counts),
+        counts=_plain_counts(counts),
         updates=_digest("The name of a sum", proto.updates),
         model=_digest("The digest of a model", proto.model),
+        votes=tuple(_vote_from(vote) for vote in proto.votes),
+        key=_digest("The key of a sum", proto.key),
     )
 
 

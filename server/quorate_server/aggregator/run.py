@@ -1,4 +1,4 @@
-"""One run in the attested machine: ``python -m quorate_server.aggregator.run FD ATTESTER [FILE]``.
+"""One run in the attested machine: ``python -m quorate_server.aggregator.run FD ATTESTER DETAIL``.
 
 A process for each, spawned by ``quorate-aggregator`` with the server's connection; its keys die with it.
 """
@@ -21,7 +21,7 @@ from quorate_server.aggregator.attesters import Attester
 from quorate_server.aggregator.attesters.choice import attester_of
 from quorate_server.aggregator.remote_store import RemoteStore
 from quorate_server.aggregator.sealed_exchange import SealedExchange
-from quorate_server.cli.logs import configure_logging
+from quorate_server.logs import configure_logging
 from quorate_server.rounds.order import Order, tell_end
 from quorate_server.rounds.pipe import Note, Verb, receive_note
 from quorate_server.rounds.pipe_exchange import PipeExchange
@@ -90,9 +90,10 @@ def main() -> None:
     """Read the order, run it, report the end."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     find_dead_paths(sock)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small messages wait 40 ms for each other otherwise
     sock.settimeout(ORDER_S)
     configure_logging("text", "info")
-    attester = attester_of(sys.argv[2], *sys.argv[3:])
+    attester = attester_of(*sys.argv[2:])
     try:
         begin = receive_note(sock)
     except TimeoutError:

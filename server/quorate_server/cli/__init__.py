@@ -19,9 +19,9 @@ from quorate_server.cli import upkeep
 from quorate_server.cli.doctor import examine
 from quorate_server.cli.failures import machine_errors
 from quorate_server.cli.founding import add_operator, found, open_registry
-from quorate_server.cli.logs import configure_logging
 from quorate_server.cli.options import State
 from quorate_server.consortium.config import CONFIG_NAME, ServerConfig
+from quorate_server.logs import configure_logging
 
 app = typer.Typer(help="The coordinator of a Quorate consortium.", no_args_is_help=True, pretty_exceptions_enable=False)
 operator_app = typer.Typer(help="Credentials of operators.", no_args_is_help=True)

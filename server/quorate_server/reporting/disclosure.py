@@ -17,6 +17,10 @@ _WARNINGS = {
     "secagg": "Updates were encrypted at the sites, and the server added what it cannot read. What protects them is a "
     "composition from the literature that has not yet been externally reviewed. The sums that the sites opened, and "
     f"the model, still say something of the records. {NEIGHBOURING_ROUNDS}",
+    "enclave": "Updates were sealed to an attested machine, which opened and added them. That protects against the "
+    "operator's software and staff, not against somebody with a probe on the memory bus. Verification is tested on "
+    "genuine evidence; producing evidence has not been run on hardware. The sums that the sites opened, and the model, "
+    f"still say something of the records. {NEIGHBOURING_ROUNDS}",
 }
 _SERVER_SAW_STUDY = {
     "none": (
@@ -35,6 +39,14 @@ _SERVER_SAW_STUDY = {
         "The rates of all sites together that the sites told it (loss, accuracy and the like), rounded to 3 digits, "
         "each over at least 10 records.",
     ),
+    "enclave": (
+        "No site's update, weight, number of records, statistics or evaluation counts: they came sealed to the "
+        "attested machine, which has all of them, and the sums left it sealed for the sites.",
+        "Never the global model: if the study releases it to the operator, the sites sealed it to the operator's key.",
+        "Which sites hold the same model as the others, and the size of the model.",
+        "The rates of all sites together that the sites told (loss, accuracy and the like), rounded to 3 digits, each "
+        "over at least 10 records.",
+    ),
 }
 _SERVER_SAW_GUEST = {
     "none": (
@@ -50,6 +62,10 @@ _MADE_UP = (
     "Synthetic records repeat what their generator keeps of the real ones and nothing else. What is rare may be "
     "missing in them, and with it in the model. Each site has the report of its set."
 )
+_OUTSIDE_THE_MACHINE = (
+    "What sites sent was sealed to the attested machine besides. Around it the server saw sizes and times, the code of "
+    "a site that did not trust the machine, and what the machine gave out: sums, codes of refusals, results of rounds."
+)
 _SERVER_ALWAYS_SEES = (
     "Who took part in which round, when, for how long it worked, and how many bytes it sent and received.",
     "It did not see the records themselves: they stayed at the sites.",
@@ -61,9 +77,13 @@ def protection_warning(protection: str) -> str:
     return _WARNINGS[protection]
 
 
-def server_could_see(kind: str, protection: str) -> tuple[str, ...]:
+def server_could_see(kind: str, protection: str, *, is_attested: bool = False) -> tuple[str, ...]:
     """What the server could read of the run, and what it could not, one sentence each."""
-    return (*(_SERVER_SAW_GUEST if kind == "guest" else _SERVER_SAW_STUDY)[protection], *_SERVER_ALWAYS_SEES)
+    return (
+        *(_SERVER_SAW_GUEST if kind == "guest" else _SERVER_SAW_STUDY)[protection],
+        *((_OUTSIDE_THE_MACHINE,) if is_attested else ()),
+        *_SERVER_ALWAYS_SEES,
+    )
 
 
 def limits(state: RunState, study: Study) -> tuple[str, ...]:

@@ -18,10 +18,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from quorate.attestation.appraisal import SOFTWARE
 from quorate.errors import QuorateError
 from quorate.privacy.statement import evaluation_statement, privacy_statement
 from quorate.privacy.training_data import training_data_statement
-from quorate.rounds.run import RoundResult, RunView
+from quorate.rounds.run import RoundResult, RunView, SiteAppraisal
 from quorate.study.study import Study
 from quorate_server.reporting.disclosure import limits, protection_warning, server_could_see
 
@@ -42,13 +43,16 @@ def report_json(view: RunView, study: Study, now: float) -> dict[str, Any]:
         "generated_unix_s": now,
         "run": _run(view, now),
         "protection": {"mode": view.protection, "warning": protection_warning(view.protection)},
+        "attestation": study.attestation.told() if study.attestation is not None else None,
         "training_data": _training_data(view, study),
         "privacy": _privacy(study),
         "evaluation": list(evaluation_statement(study)),
         "sites": _sites(view, study),
         "rounds": [_round(result) for result in view.results],
         "metrics": {name: _summary(view.results, name) for name in metric_names(view.results)},
-        "server_could_see": list(server_could_see(view.kind, view.protection)),
+        "server_could_see": list(
+            server_could_see(view.kind, view.protection, is_attested=study.attestation is not None)
+        ),
         "study": {"digest": view.study_digest.hex(), "terms": study.model_dump(mode="json")},
         "limits": list(limits(view.state, study)),
         "versions": {"python": platform.python_version()}
@@ -82,6 +86,7 @@ def report_html(view: RunView, study: Study, now: float) -> str:
     return environment.get_template("report.html").render(
         report,
         figures=figures.draw(view, study) if view.results else (),
+        software=SOFTWARE,
         headline=_headline(report["metrics"]),
         shown_rounds=report["rounds"][-MAX_TABLE_ROUNDS:],
     )
@@ -167,6 +172,7 @@ def _reason(error: QuorateError) -> dict[str, str]:
 
 def _sites(view: RunView, study: Study) -> list[dict[str, Any]]:
     progress = {} if view.state.is_over else {one.site: one for one in view.sites}
+    appraisals = {one.site: one for one in view.appraisals}
     described = []
     for site, name in zip(study.sites, study.site_names, strict=True):
         codes = Counter(result.missing[name] for result in view.results if name in result.missing)
@@ -178,9 +184,20 @@ def _sites(view: RunView, study: Study) -> list[dict[str, Any]]:
                 "rounds_contributed": sum(name in result.contributed for result in view.results),
                 "rounds_missed": dict(sorted(codes.items())),
                 "now": {"state": str(now.state), "code": now.code} if now else None,
+                "appraisal": _appraisal(appraisals[name]) if name in appraisals else None,
             }
         )
     return described
+
+
+def _appraisal(one: SiteAppraisal) -> dict[str, Any]:
+    return {
+        "state": str(one.state),
+        "code": one.code,
+        "kind": one.kind,
+        "asked_unix_s": one.asked_unix_s,
+        "heard_unix_s": one.heard_unix_s,
+    }
 
 
 def _round(result: RoundResult) -> dict[str, Any]:

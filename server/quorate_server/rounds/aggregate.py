@@ -7,7 +7,7 @@ study has noise after averaging and no secure aggregation, the server draws it, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from quorate.aggregation import plain, ring, words
 from quorate.aggregation.schemes import plain_scheme_of
 from quorate.errors import ContributionError, FrameError
 from quorate.privacy.update_noise import update_noise
-from quorate.process.randomness import SystemRandomness
+from quorate.process.randomness import Randomness, SystemRandomness
 from quorate.study.study import Study
 
 BLOCK_BYTES = 1024 * 1024
@@ -25,11 +25,15 @@ MAX_UNREDUCED = 4095
 _UQ = np.uint64(ring.MODULUS)
 
 
+Update = Callable[[], BinaryIO]
+"""Opens an update, from its first byte on."""
+
+
 class Adder(Protocol):
     """Adds the updates of one sum."""
 
-    def fold(self, update: BinaryIO) -> None:
-        """Add an update, which is read once, in blocks. Raises FrameError, ContributionError: nothing was added."""
+    def fold(self, update: Update) -> None:
+        """Add an update, in blocks. Raises FrameError, ContributionError: nothing was added."""
         ...
 
     def blocks(self) -> Iterator[bytes]:
@@ -48,21 +52,19 @@ class PlainAdder:
         self._study = study
         self._words: plain.Words = np.zeros(dimension, dtype=np.uint32)
 
-    def fold(self, update: BinaryIO) -> None:
+    def fold(self, update: Update) -> None:
         """Add an update.
 
         Raises:
             ContributionError: its file has another length than was said. Nothing was added.
         """
-        length = update.seek(0, os.SEEK_END)
-        if length != self._words.nbytes:
-            raise ContributionError("An update was cut off", expected=f"{self._words.nbytes} bytes", got=f"{length}")
-        update.seek(0)
-        _add_blocks(self._words, update)
+        with update() as file:
+            require_length(file, self._words.nbytes)
+            _add_blocks(self._words, file)
 
     def blocks(self) -> Iterator[bytes]:
         """The sum's words, little-endian, in blocks."""
-        yield from noised(self._words_in_blocks(), self._study)
+        yield from noised(self._words_in_blocks(), self._study, SystemRandomness())
 
     def _words_in_blocks(self) -> Iterator[bytes]:
         view = self._words.view(np.uint8).data
@@ -84,12 +86,16 @@ class CipherAdder:
         self._total = np.zeros((polynomials, ring.DEGREE), np.uint64)
         self._added = 0  # words below 2^52 in each word of the total
 
-    def fold(self, update: BinaryIO) -> None:
-        """Add a ciphertext. ``update`` is read once, in blocks.
+    def fold(self, update: Update) -> None:
+        """Add a ciphertext.
 
         Raises:
             FrameError: a word is not below q, or it is too short. What was read before it is taken out again.
         """
+        with update() as file:
+            self._fold(file)
+
+    def _fold(self, update: BinaryIO) -> None:
         if self._added == MAX_UNREDUCED:
             np.remainder(self._total, _UQ, out=self._total)
             self._added = 1
@@ -114,7 +120,15 @@ class CipherAdder:
             yield start, self._total[start : start + BLOCK_POLYNOMIALS]
 
 
-def noised(blocks: Iterable[bytes], study: Study) -> Iterator[bytes]:
+def require_length(file: BinaryIO, wanted: int) -> None:
+    """And leave the file at its first byte. Raises ContributionError."""
+    length = file.seek(0, os.SEEK_END)
+    if length != wanted:
+        raise ContributionError("An update was cut off", expected=f"{wanted} bytes", got=f"{length}")
+    file.seek(0)
+
+
+def noised(blocks: Iterable[bytes], study: Study, randomness: Randomness) -> Iterator[bytes]:
     """The words of a sum, with the study's noise on each; as they are where it asks for none.
 
     Args:
@@ -126,7 +140,7 @@ def noised(blocks: Iterable[bytes], study: Study) -> Iterator[bytes]:
         return
     from quorate.privacy.noise import discrete_gaussian
 
-    scheme, randomness = plain_scheme_of(study), SystemRandomness()
+    scheme = plain_scheme_of(study)
     for block in blocks:
         noisy = np.frombuffer(block, "<u4").copy()
         plain.add(noisy, scheme.combine(discrete_gaussian(randomness, sigma / scheme.step, len(noisy))))

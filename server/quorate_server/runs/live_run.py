@@ -283,6 +283,8 @@ class LiveRun:
         self._remember({reply.message_id: reply})
         if self._study.guest is not None:
             self._shared.blobs.keep(self.run, reply)
+        if self._study.attestation is not None:
+            self._shared.views.show_appraisal(self.run, site, reply.code)
         if reply.code:
             self._shared.metrics.update_refused(reply.code)
         else:

@@ -27,6 +27,7 @@ from quorate.rounds.instruction import MessageId
 from quorate.rounds.run import RunState, RunView
 from quorate.rounds.spool import Spool
 from quorate.study.study import Study
+from quorate.wire.attestation_messages import shown_kind
 from quorate.wire.refusal import error_to_text
 from quorate_server.consortium.config import ServerConfig
 from quorate_server.consortium.registry import Registry
@@ -194,7 +195,9 @@ class Runs:
         live = self._live.get(run)
         if live is None or site not in live.sites:
             raise AttestationError("This site has no part in such a run, or it does not go on now")
-        return await live.attest(site, nonce, door_key)
+        answer = await live.attest(site, nonce, door_key)
+        self._views.show_asked(run, site, shown_kind(answer))
+        return answer
 
     # --- a run's life ---
 

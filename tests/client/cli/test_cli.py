@@ -22,6 +22,7 @@ from quorate.errors import (
     SupersededError,
     WrongStateError,
 )
+from quorate.study.attestation_section import Attestation
 from quorate.study.study import OtherVersion, Protection, Release, Study, TaskRef
 from quorate.study.task_digest import task_digest
 from quorate_client.approval.answers import Answers
@@ -222,6 +223,27 @@ def test_what_secure_aggregation_leaves_open_is_shown_before_approval(admin: Adm
         assert ("the difference of the two sums" in admin.run("show", name).out.replace("\n", " ")) == is_shown
 
 
+def test_which_machines_may_add_is_shown_before_approval_and_held_against_the_sites_own(admin: Admin) -> None:
+    task = TaskRef(name="tabular-classifier", digest=task_digest("tabular-classifier"))
+    software = {"environment": "development", "software": {"keys": ["11" * 32]}}
+    attestation = Attestation.model_validate({"required": True, "policy": software})
+    study = admin.offer(task=task, guest=None, protection=Protection(colluders=0), attestation=attestation)
+    shown = admin.run("show", study.name)
+    assert "added by an attested machine (software)" in shown.out
+    assert "software: key 1111" in shown.out
+    assert "SOFTWARE EVIDENCE: for development" in shown.out
+    told = admin.run("show", study.name, "--json").json()["attestation"]
+    assert told["policy_digest"] == attestation.policy.digest().hex()
+    (admin.folder.root / "own.toml").write_text("[nitro]\nallow = []\n")
+    with admin.folder.policy.open("a") as file:
+        file.write('\n[attestation]\nfile = "own.toml"\n')
+    checked = admin.run("policy", "check", study.name)
+    assert checked.code == 3
+    assert "The study accepts evidence of: software." in checked.out
+    assert "This site's own.toml accepts evidence of: nitro." in checked.out
+    assert "No kind of evidence meets both" in checked.out
+
+
 def test_the_fingerprint_of_the_key_to_which_the_model_is_sealed_is_shown_before_approval(admin: Admin) -> None:
     """A server could have put a key of its own in the place of the operator's."""
     release = Release(model="operator", operator_key="ab" * 32)
@@ -293,7 +315,7 @@ def test_a_data_set_that_does_not_fit_is_refused(admin: Admin, dataset: str) -> 
 def test_a_study_needs_a_data_set(admin: Admin) -> None:
     admin.offer_tabular()
 
-    assert "--dataset" in admin.run("approve", "hearts").err
+    assert "Register one with `quorate-client data add`" in admin.run("approve", "hearts").err
     assert admin.run("approve", "hearts", "--dataset", "nothing").code == 2
 
 

@@ -54,6 +54,21 @@ def test_a_healthy_site_has_no_failures(joined: SiteFolder) -> None:
     assert found["this site's certificate"].text == "the server accepts it in the handshake"
 
 
+def test_what_this_site_demands_of_attested_machines_is_told(joined: SiteFolder) -> None:
+    assert findings(joined)["attestation"].text == "left to each study"
+    own = joined.root / "own.toml"
+    own.write_text('environment = "development"\n[software]\nkeys = ["' + "11" * 32 + '"]\n')
+    joined.policy.write_text('[attestation]\nrequired = true\nfile = "own.toml"\n')
+    found = findings(joined)["attestation"]
+    assert found.verdict == "ok"
+    assert "every study must demand an attested machine; own.toml has to be met too: software: key 1111" in found.text
+    joined.policy.write_text("[attestation]\nsoftware = true\n")
+    found = findings(joined)["attestation"]
+    assert (found.verdict, "proves nothing about any machine" in found.text) == ("warning", True)
+    joined.policy.write_text('[attestation]\nfile = "gone.toml"\n')
+    assert findings(joined)["attestation"].verdict == "failed"
+
+
 def test_a_policy_that_allows_unprotected_studies_is_a_warning(joined: SiteFolder) -> None:
     assert findings(joined)["policy"].verdict == "warning"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,17 @@ def run(capsys: pytest.CaptureFixture[str], folder: SiteFolder, monkeypatch: pyt
     return runner(capsys, monkeypatch, folder)
 
 
+def _umask() -> int:
+    os.umask(now := os.umask(0o077))
+    return now
+
+
 def test_a_mock_is_made_without_a_site_and_says_what_it_is(run: Run, tmp_path: Path) -> None:
     result = run("data", "mock", "heart.toml", "--rows", 50)
     assert result.code == 0
     assert "made up, of nobody" in result.out
     assert (tmp_path / "heart.mock.csv").read_text().splitlines()[0] == "age;ill"
+    assert (tmp_path / "heart.mock.csv").stat().st_mode & 0o777 == 0o666 & ~_umask(), "it is no secret"
     assert run("data", "mock", "heart.toml").code == 2, "it is not overwritten"
 
 
@@ -53,6 +60,8 @@ def test_a_name_that_does_not_say_mock_and_a_wrong_schema_are_refused(run: Run, 
     refused = run("data", "mock", "heart.toml", "-o", "records.csv")
     assert refused.code == 2
     assert "records.mock.csv" in refused.err
+    assert "Name it m.mock.csv." in run("data", "mock", "heart.toml", "-o", "m.mock.parquet").err
+    assert "There is no folder none" in run("data", "mock", "heart.toml", "-o", "none/m.mock.csv").err
     (tmp_path / "heart.toml").write_text(SCHEMA.replace("range", "rang"))
     assert run("data", "mock", "heart.toml").code == 2
     assert [path.name for path in tmp_path.glob("*.csv")] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -16,6 +17,7 @@ import pytest
 
 from quorate_client.cli import main
 from quorate_client.site.folder import SiteFolder
+from quorate_client.synthetic.kept import alone
 from quorate_client.tasks.data.table import read_table
 
 from ..command_kit import Run, runner
@@ -88,6 +90,21 @@ def everything(site: SiteFolder) -> dict[str, bytes]:
 # --- make ---
 
 
+def test_an_interrupted_make_says_that_it_can_be_repeated(run: Run) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGPROF, interrupt)
+    signal.setitimer(signal.ITIMER_PROF, 0.3)  # of this process's own work, so that a busy machine changes nothing
+    try:
+        stopped = run("synthetic", "make", "visits", "--name", "next", "--rows", ROWS, "--epsilon", "3")
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    assert (stopped.code, "The same command again finishes it" in stopped.err) == (130, True)
+    assert [each["name"] for each in run("synthetic", "list", "--json").json()] == ["made", "open"]
+
+
 def test_a_made_set_says_what_it_cost_what_it_discloses_and_whether_it_may_be_used(template: Template) -> None:
     made = template.made
     assert (made["name"], made["source"], made["records"], made["epsilon"]) == ("made", "visits", ROWS, 3.0)
@@ -125,7 +142,7 @@ MAKE = ("synthetic", "make", "visits", "--rows", "40", "--name", "next")
     [
         ((*MAKE,), 2, "either --epsilon E or --no-privacy"),
         ((*MAKE, "--epsilon", "1", "--no-privacy"), 2, "either --epsilon E or --no-privacy"),
-        ((*MAKE, "--epsilon", "0"), 3, "privacy_refused"),
+        ((*MAKE, "--epsilon", "0"), 2, "a number above 0"),
         ((*MAKE, "--epsilon", "1e-9", "--delta", "1e-9"), 3, "privacy_refused"),
         ((*MAKE, "--epsilon", "3", "--delta", "0.5"), 3, "at most 0.00"),
         ((*MAKE, "--epsilon", "3", "--generalise", "age"), 2, "COLUMN=STEP"),
@@ -220,6 +237,24 @@ def test_a_report_that_was_exchanged_is_not_shown(run: Run, site: SiteFolder) ->
     assert run("synthetic", "export", "made", "-o", site.root / "x.csv").code == 1
 
 
+def test_a_set_whose_records_are_gone_or_changed_is_not_said_to_be_usable(run: Run, site: SiteFolder) -> None:
+    assert run("synthetic", "list").out.count("usable") == 2
+    with (site.synthetic / "made" / "records.csv").open("a") as records:
+        records.write("x")
+    shutil.rmtree(site.synthetic / "open")
+    listed = run("synthetic", "list")
+    assert (listed.code, listed.out.count("DAMAGED"), "usable" in listed.out) == (0, 2, False)
+    assert [each["is_usable"] for each in run("synthetic", "list", "--json").json()] == [False, False]
+    for name in ("made", "open"):
+        refused = run("synthetic", "report", name)
+        assert (refused.code, "remove the data set and make it again" in refused.err) == (1, True)
+
+
+def test_a_report_in_a_form_that_nobody_named_is_not_guessed(run: Run, tmp_path: Path) -> None:
+    assert "In which form? Expected --format" in run("synthetic", "report", "made", "-o", tmp_path / "made.txt").err
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- export ---
 
 
@@ -235,7 +270,7 @@ def test_a_set_is_exported_with_its_mark_and_its_lineage(run: Run, tmp_path: Pat
     assert run("synthetic", "export", "made", "-o", tmp_path / "open.csv").code == 2
     assert run("synthetic", "export", "made", "-o", tmp_path / "made.xlsx").code == 2
     refused = run("synthetic", "export", "made", "-o", tmp_path / "none" / "made.csv")
-    assert (refused.code, "storage_unusable" in refused.err) == (1, True)
+    assert (refused.code, f"no folder {tmp_path / 'none'}" in refused.err) == (2, True)
 
 
 def test_a_set_that_passes_a_limit_is_kept_with_its_report_and_not_exported(
@@ -247,6 +282,9 @@ def test_a_set_that_passes_a_limit_is_kept_with_its_report_and_not_exported(
     assert list(tmp_path.iterdir()) == []
     shown = run("synthetic", "report", "made")
     assert (shown.code, "REFUSED: epsilon 3" in shown.out) == (0, True)
+    assert run("synthetic", "report", "made", "-o", tmp_path / "made.html").code == 0
+    page = (tmp_path / "made.html").read_text()
+    assert "must not be used as it is: epsilon 3, where synthetic.largest_epsilon = 2" in page, "as the commands say"
     assert run("synthetic", "export", "open", "-o", tmp_path / "open.csv").code == 3
 
 
@@ -285,6 +323,17 @@ def test_a_removed_set_is_gone_with_its_files(run: Run, site: SiteFolder) -> Non
     assert (removed.code, "were deleted" in removed.out) == (0, True)
     assert not path.exists()
     assert run("synthetic", "report", "open").code == 2
+
+
+@pytest.mark.parametrize("name", ["visits", "open"])
+def test_nothing_is_removed_while_a_set_is_being_made(run: Run, site: SiteFolder, name: str) -> None:
+    """Its source would be gone when it is finished, or its files be those that are taken away."""
+    before = everything(site)
+    with alone(site):
+        refused = run("data", "remove", name)
+    assert (refused.code, "being made" in refused.err) == (2, True)
+    assert everything(site) == before | {"synthetic.lock": b""}
+    assert run("data", "show", name).code == 0
 
 
 def test_the_doctor_looks_at_the_synthetic_data_sets(run: Run, site: SiteFolder) -> None:

@@ -145,15 +145,21 @@ async def test_replies_and_runs_that_are_too_old_are_forgotten(
             path.touch()
             if run != "new":
                 os.utime(path, (0, time.time() - 2 * DAY_S))
+    kept = site.daemon.appraisals
+    record = kept.folder / "old" / "20261201T000000.000000Z-trusted.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    os.utime(record, (0, time.time() - 2 * DAY_S))
     with pytest.raises(EndedError):
         await forget_the_old(
-            site.daemon.journal, site.daemon.drop, folder, site.daemon.instructions, 1.0, Naps(1).sleep
+            site.daemon.journal, site.daemon.drop, folder, site.daemon.instructions, kept, 1.0, Naps(1).sleep
         )
     assert site.engine.forgotten == ["old"]
+    assert not record.parent.exists()
     assert site.daemon.journal.find(old.message_id) is not None
 
     with pytest.raises(EndedError):
         await forget_the_old(
-            site.daemon.journal, site.daemon.drop, folder, site.daemon.instructions, -1.0, Naps(1).sleep
+            site.daemon.journal, site.daemon.drop, folder, site.daemon.instructions, kept, -1.0, Naps(1).sleep
         )
     assert site.daemon.journal.find(old.message_id) is None

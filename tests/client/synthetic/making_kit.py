@@ -120,7 +120,7 @@ class Spy:
         return self.tools_with(_page)
 
     def tools_with(self, page: Callable[..., str]) -> Tools:
-        return Tools(GENERATOR, ("quorate_client.synthetic.watermark",), plan, self.generate, self.assess, page)
+        return Tools(GENERATOR, ("quorate_client.synthetic.marking.watermark",), plan, self.generate, self.assess, page)
 
 
 def _page(report: TestReport, lineage: Mapping[str, Any], _: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ kind = "tabular"
 [[columns]]
 name = "age"
 type = "integer"
-range = [0, 120]
+range = [0.0, 120.0]
 
 [[columns]]
 name = "pressure"
@@ -40,21 +41,7 @@ missing = false
 name = "outcome"
 classes = ["well", "ill"]
 """
-SCHEMA: Mapping[str, Any] = {
-    "kind": "tabular",
-    "columns": [
-        {"name": "age", "type": "integer", "range": [0.0, 120.0]},
-        {"name": "pressure", "type": "number", "range": [60.0, 240.0], "missing": "mean"},
-        {
-            "name": "region",
-            "type": "category",
-            "categories": ["north", "south, inland", "west"],
-            "missing": "west",
-        },
-        {"name": "smoker", "type": "flag", "missing": False},
-    ],
-    "label": {"name": "outcome", "classes": ["well", "ill"]},
-}
+SCHEMA: Mapping[str, Any] = tomllib.loads(SCHEMA_TOML)
 
 
 def parsed() -> TabularSchema:

@@ -32,7 +32,7 @@ from quorate_client.approval.policy import Policy, PrivacyPolicy, SyntheticPolic
 from quorate_client.ledger.entries import Limited, Refused, Reserved, Spent, Unbounded
 from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic import kept
-from quorate_client.synthetic.identifiers import Mitigation
+from quorate_client.synthetic.identifying.identifiers import Mitigation
 from quorate_client.synthetic.order import Order
 from quorate_client.tasks.data.datasets import load_table, register
 from quorate_client.tasks.data.table import Table, read_table
@@ -70,6 +70,9 @@ def test_a_set_is_registered_with_its_records_report_and_lineage(site: Site) -> 
     )
     table = read_table(dataset.path, kept.schema_of(dataset))
     assert table.records == ROWS
+    (measured,) = site.spy.measured
+    assert rows_of(measured[2]) == rows_of(table), "what was measured is what is kept, to the last digit"
+    assert max(len(f"{each!r}") for each in table.columns["pressure"].tolist()) <= len("123.456")
     assert {path.stat().st_mode & 0o777 for path in dataset.path.parent.iterdir()} == {0o600}
     kept.find(site.datasets, "made").require_whole()
 
@@ -125,6 +128,18 @@ def test_the_lineage_tells_how_it_was_made_and_nothing_of_the_source_s_records(s
     for secret in ("visits", site.source.content, site.source.identity, str(RECORDS), "0.01", "0.02"):
         assert secret not in told, secret
     assert "smoker" not in made.dataset.path.read_text().splitlines()[0]
+
+
+def test_the_lineage_tells_how_many_sets_were_made_of_the_source_also_of_those_that_are_gone(site: Site) -> None:
+    """Whoever makes sets until a report passes has chosen by the report, and each reader of the last one may know."""
+
+    def sets_made(order: Order) -> int:
+        lineage = site.make(order, ALLOWS_WITHOUT).lineage
+        site.datasets.remove(order.name)
+        return int(lineage["source"]["sets_made_of_it"])
+
+    orders = (WITHOUT, ORDER, replace(WITHOUT, rows=ROWS + 1), WITHOUT)
+    assert [sets_made(order) for order in orders] == [1, 2, 3, 3], "the same one again is no further one"
 
 
 def test_a_delta_that_nobody_names_tells_the_magnitude_of_the_source_and_no_more(site: Site) -> None:
@@ -231,7 +246,6 @@ def refused(site: Site, order: Order, policy: Policy, error: type[QuorateError],
         (replace(ORDER, delta=0.0), Policy(), "delta"),
         (replace(ORDER, delta=1e-4), Policy(privacy=PrivacyPolicy(largest_delta=1e-5)), "at most 1e-05"),
         (replace(ORDER, epsilon=60.0), Policy(synthetic=SyntheticPolicy(largest_epsilon=100.0)), "at most 50"),
-        (replace(ORDER, epsilon=-1.0), Policy(), "epsilon above 0"),
     ],
 )
 def test_what_the_policy_or_the_generator_does_not_allow_changes_nothing(
@@ -247,8 +261,14 @@ def test_what_the_policy_or_the_generator_does_not_allow_changes_nothing(
         (replace(ORDER, name="visits"), AlreadyExistsError, "already"),
         (replace(ORDER, name="../made"), InputError, "data set"),
         (replace(ORDER, rows=3), InputError, "from 20"),
+        (replace(ORDER, epsilon=-1.0), InputError, "a number above 0; got --epsilon -1"),
+        (replace(ORDER, epsilon=math.nan), InputError, "a number above 0"),
         (replace(ORDER, answers=Mitigation(drop=frozenset({"outcome"}))), DataError, "label"),
-        (replace(ORDER, answers=Mitigation(keep=frozenset({"nothing"}))), DataError, "no column nothing"),
+        (
+            replace(ORDER, answers=Mitigation(keep=frozenset({"nothing"}))),
+            DataError,
+            "no column nothing. Expected some of age",
+        ),
     ],
 )
 def test_an_order_that_cannot_be_carried_out_changes_nothing(

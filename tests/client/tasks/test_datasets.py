@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,45 @@ def test_data_that_changed_since_they_were_registered_are_not_loaded(tmp_path: P
         load_table(dataset, wanted(TABLE["columns"]))
     write_table(tmp_path, 30)
     assert load_table(dataset, wanted(TABLE["columns"]))[0].records > 0
+
+
+@pytest.mark.parametrize("how", ["put in its place", "written into it"])
+@pytest.mark.parametrize("opened", [1, 2, 3])
+def test_a_file_that_is_swapped_between_its_digest_and_its_reading_is_not_taken_for_the_registered_one(
+    tmp_path: Path, how: str, opened: int
+) -> None:
+    """However often it is opened, and whether it is put in place or written: records of the other never come out."""
+    dataset = register("numbers", write_table(tmp_path, 30), TABLE, 0.3, a_site(tmp_path))
+    true_ones = dataset.path.read_bytes()
+    others = true_ones.replace(b",0.5,", b",499.5,")
+    columns = wanted(TABLE["columns"])
+    with swapped(dataset.path, others, how, opened), suppress(DataError):
+        training, test = load_table(dataset, columns)
+        assert 499.5 not in {*training.columns["half"], *test.columns["half"]}
+    dataset.path.write_bytes(true_ones)
+    with swapped(dataset.path, others, how, opened), suppress(DataError):
+        again = register("again", dataset.path, TABLE, 0.3, a_site(tmp_path))
+        assert (again.content == dataset.content) == (again.index == dataset.index), "of one and the same file"
+
+
+@contextmanager
+def swapped(path: Path, others: bytes, how: str, opened: int) -> Iterator[None]:
+    """Change a file at the moment at which it is opened for the so-manieth time."""
+    left = {"times": opened}
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if left["times"] and event == "open" and arguments[:2] == (str(path), "r"):
+            left["times"] -= 1
+            if not left["times"]:
+                target = path if how == "written into it" else path.with_suffix(".other")
+                target.write_bytes(others)
+                target.replace(path)
+
+    sys.addaudithook(hook)  # cannot be taken away again: it does nothing from here on once it was spent
+    try:
+        yield
+    finally:
+        left["times"] = 0
 
 
 def test_real_credit_records_are_registered(tmp_path: Path) -> None:

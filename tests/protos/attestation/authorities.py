@@ -41,20 +41,24 @@ class Authority:
         key: Key,
         *,
         is_authority: bool = False,
+        may_sign: bool | None = None,
         extensions: Sequence[x509.ExtensionType] = (),
         until: datetime = NOW + timedelta(days=30),
     ) -> Authority:
-        return Authority(key, _certificate(name, key, self, is_authority, extensions, until))
+        """Sign a certificate. ``may_sign``: what its key usage says; as ``is_authority`` if it is not given."""
+        usage = is_authority if may_sign is None else may_sign
+        return Authority(key, _certificate(name, key, self, (is_authority, usage), extensions, until))
 
 
 def _certificate(
     name: str,
     key: Key,
     issuer: Authority | None,
-    is_authority: bool,
+    authority: tuple[bool, bool],
     extensions: Sequence[x509.ExtensionType] = (),
     until: datetime = NOW + timedelta(days=30),
 ) -> x509.Certificate:
+    is_authority, may_sign = authority
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
         x509.CertificateBuilder()
@@ -66,10 +70,10 @@ def _certificate(
         .not_valid_after(until)
         .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
     )
-    if is_authority:
-        others = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-        usage = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
-        builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+    others = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    usage = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    usage |= {"digital_signature": not may_sign, "key_cert_sign": may_sign, "crl_sign": may_sign}
+    builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
     signer = issuer.key if issuer is not None else key
@@ -87,7 +91,7 @@ def rsa_key(number: int) -> rsa.RSAPrivateKey:
 
 
 def root(name: str, key: Key) -> Authority:
-    return Authority(key, _certificate(name, key, None, True))
+    return Authority(key, _certificate(name, key, None, (True, True)))
 
 
 def der(certificate: x509.Certificate) -> bytes:
@@ -223,9 +227,7 @@ class Amazon:
         } | fields
         payload = cbor2.dumps({name: value for name, value in document.items() if value is not ...})
         signed = cbor2.dumps(["Signature1", header, b"", payload])
-        signature = fixed_signature(
-            signer or (key if isinstance(key.curve, ec.SECP384R1) else p384()), signed, 48, "big"
-        )
+        signature = fixed_signature(signer or key, signed, 48, "big")
         return Evidence(Kind.NITRO, cbor2.dumps([header, unprotected or {}, payload, signature]) + behind)
 
 

@@ -83,9 +83,8 @@ class Intel:
             "PCK", _p256(), extensions=[x509.UnrecognizedExtension(ObjectIdentifier(_SGX), _sgx_extension(flags))]
         )
         quote = self._quote(platform, _td_report(service_td, **body), 4 if service_td is None else 5, signer)
-        beside = self._collateral(
-            platform, tcb_signer or self.tcb_signing, revoked, fmspc, until, (status, qe_status), number
-        )
+        said = _tcb_info(fmspc, status), _qe_identity(qe_status)
+        beside = self._collateral(platform, tcb_signer or self.tcb_signing, revoked, until, said, number)
         return Evidence(Kind.TDX, quote + behind, json.dumps(beside | (collateral or {})).encode())
 
     def _quote(

@@ -191,6 +191,21 @@ def test_the_codes_are_a_closed_set() -> None:
     }  # fmt: skip
 
 
+def test_where_a_kinds_library_is_not_installed_its_evidence_is_refused() -> None:
+    probe = """
+import sys
+from datetime import UTC, datetime
+from quorate.attestation.appraise import examine
+from quorate.attestation.evidence import Evidence, Kind
+from quorate.attestation.policy import AttestationPolicy, NitroPolicy
+sys.modules["cbor2"] = None
+policy = AttestationPolicy(nitro=NitroPolicy(allow=()))
+print(examine(Evidence(Kind.NITRO, b"x"), None, policy, datetime.now(UTC)).refusal)
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert "cannot be read as nitro. Got ModuleNotFoundError" in done.stdout
+
+
 def test_a_kinds_libraries_are_loaded_when_evidence_of_it_is_verified_and_not_before() -> None:
     probe = (
         "import sys, quorate.attestation.appraise, quorate.wire.attestation_messages;"

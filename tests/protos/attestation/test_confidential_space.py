@@ -91,7 +91,6 @@ def test_a_token_of_our_own_google_is_accepted_by_who_believes_in_it_and_by_nobo
         ({"signer": rsa_key(3)}, "attestation_signature"),
         ({"until": NOW - timedelta(seconds=1)}, "attestation_expired"),
     ],
-    ids=str,
 )
 def test_a_token_that_is_wrong_in_one_thing_is_refused(google: Google, changed: dict[str, Any], code: str) -> None:
     assert appraised(google, google.evidence(**changed)).code == code
@@ -144,7 +143,7 @@ def test_a_header_as_deep_as_it_is_long_is_refused(google: Google) -> None:
 
 def test_no_byte_that_is_signed_can_be_changed(google: Google) -> None:
     good = google.evidence().raw
-    for at in range(0, len(good), 7):
+    for at in range(len(good)):
         raw = bytearray(good)
         raw[at] ^= 0x01
         found = appraised(google, Evidence(Kind.CONFIDENTIAL_SPACE, bytes(raw)))

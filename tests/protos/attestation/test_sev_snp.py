@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from quorate.attestation.appraisal import Appraisal
 from quorate.attestation.appraise import examine
@@ -89,7 +90,6 @@ def test_a_report_of_our_own_amd_is_accepted_by_who_believes_in_it_and_by_nobody
         ({"until": NOW - timedelta(seconds=1)}, "attestation_expired"),
         ({"signer": p384()}, "attestation_signature"),
     ],
-    ids=str,
 )
 def test_a_report_that_is_wrong_in_one_thing_is_refused(amd: Amd, changed: dict[str, Any], code: str) -> None:
     assert appraised(amd, amd.evidence(**changed)).code == code
@@ -97,6 +97,11 @@ def test_a_report_that_is_wrong_in_one_thing_is_refused(amd: Amd, changed: dict[
 
 def test_a_vcek_of_another_authority_of_the_same_name_is_refused(amd: Amd) -> None:
     assert appraised(amd, amd.evidence(issuer=root("ASK", p384()))).code == "attestation_signature"
+
+
+def test_a_vcek_of_another_curve_is_refused(amd: Amd) -> None:
+    small = ec.generate_private_key(ec.SECP256R1())
+    assert appraised(amd, amd.evidence(key=small)).code == "attestation_signature"
 
 
 def test_an_ask_that_the_ark_did_not_sign_is_refused(amd: Amd) -> None:

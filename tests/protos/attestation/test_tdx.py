@@ -49,7 +49,9 @@ def test_a_genuine_quote_of_sgx_is_none_of_tdx_whatever_its_status() -> None:
     assert POLICY.tdx is not None
     wide = POLICY.tdx.model_copy(update={"tcb_statuses": frozenset({"ConfigurationAndSWHardeningNeeded"})})
     assert found_in(SGX).code == "attestation_tcb"
-    assert found_in(SGX, AttestationPolicy(tdx=wide)).code == "attestation_kind"
+    found = found_in(SGX, AttestationPolicy(tdx=wide))
+    assert found.code == "attestation_kind"
+    assert "none of TDX" in str(found.refusal)
 
 
 @pytest.mark.parametrize("one", [TDX, TDX_OUTDATED, SGX], ids=["good", "outdated", "SGX"])
@@ -121,7 +123,6 @@ def test_a_quote_of_our_own_intel_is_accepted_by_who_believes_in_it_and_by_nobod
         ({"collateral": {"tcb_info": "{}"}}, "attestation_collateral"),
         ({"collateral": {"tcb_info": 1}}, "attestation_collateral"),
     ],
-    ids=str,
 )
 def test_a_quote_that_is_wrong_in_one_thing_is_refused(intel: Intel, changed: dict[str, Any], code: str) -> None:
     assert appraised(intel, intel.evidence(**changed)).code == code
@@ -184,7 +185,7 @@ def test_nothing_that_intel_signed_in_the_collateral_can_be_changed() -> None:
     good = TDX.evidence()
     collateral = json.loads(good.endorsements)
     for name in ("tcb_info", "qe_identity"):
-        for at in range(0, len(collateral[name]), 5):
+        for at in range(len(collateral[name])):
             text = collateral[name]
             other = text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :]
             beside = json.dumps(collateral | {name: other}).encode()

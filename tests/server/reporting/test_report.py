@@ -19,7 +19,7 @@ from quorate.errors import QuorumMissingError, RunWorkerError
 from quorate.identity import RunId, SiteName
 from quorate.privacy.statement import privacy_statement
 from quorate.privacy.training_data import training_data_statement
-from quorate.rounds.run import Progress, RoundResult, RunState, RunView, SiteProgress
+from quorate.rounds.run import AppraisalState, Progress, RoundResult, RunState, RunView, SiteAppraisal, SiteProgress
 from quorate.study.study import Protection, Study
 from quorate_server.reporting.disclosure import protection_warning, server_could_see
 from quorate_server.reporting.report import MAX_TABLE_ROUNDS, report_html, report_json
@@ -98,8 +98,8 @@ def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[R
     report = report_json(*completed, NOW)
     assert report["format"] == "quorate.report/1"
     assert sorted(report) == [
-        *("evaluation", "format", "generated_unix_s", "limits", "metrics", "privacy", "protection", "rounds", "run"),
-        *("server_could_see", "sites", "study", "training_data", "versions"),
+        *("attestation", "evaluation", "format", "generated_unix_s", "limits", "metrics", "privacy", "protection"),
+        *("rounds", "run", "server_could_see", "sites", "study", "training_data", "versions"),
     ]
     assert sorted(report["run"]) == [
         *("bytes_down", "bytes_up", "changed_unix_s", "id", "is_over", "kind", "model_available", "name", "phase"),
@@ -108,7 +108,33 @@ def test_the_keys_of_the_json_report_are_those_of_its_version(completed: tuple[R
     assert sorted(report["rounds"][0]) == [
         *("bytes_down", "bytes_up", "contributed", "metrics", "missing", "phase_seconds", "round"),
     ]
-    assert sorted(report["sites"][0]) == ["fingerprint", "name", "now", "rounds_contributed", "rounds_missed"]
+    assert sorted(report["sites"][0]) == [
+        *("appraisal", "fingerprint", "name", "now", "rounds_contributed", "rounds_missed"),
+    ]
+
+
+@pytest.mark.parametrize("is_software", [True, False])
+def test_the_report_states_which_machine_added_and_what_that_protects_from(is_software: bool) -> None:
+    software = {"environment": "development", "software": {"keys": ["11" * 32]}}
+    policy = software if is_software else {"nitro": {"allow": []}}
+    secret = {"mode": "secagg"}
+    of = study(protection=secret, attestation={"required": True, "policy": policy}, release={"model": "sites"})
+    seen = SiteAppraisal(SiteName(SITES[0]), AppraisalState.REFUSED, "attestation_tcb", of.attestation.policy.kinds[0])
+    view = run(of, appraisals=(seen,), attested_by=of.attestation.policy.kinds)
+    told, page = report_json(view, of, NOW), html.unescape(report_html(view, of, NOW))
+    digest = of.attestation.policy.digest().hex()
+    assert told["attestation"]["policy_digest"] == digest
+    assert told["sites"][0]["appraisal"]["code"] == "attestation_tcb"
+    assert told["sites"][1]["appraisal"] is None
+    for text in (
+        digest,
+        "attestation_tcb",
+        "producing evidence has not been run on hardware",
+        "sealed to the attested",
+    ):
+        assert text in page
+    assert ("not against somebody with a probe on the memory bus" in page) != is_software
+    assert ('<section class="box danger" role="note"><strong>SOFTWARE EVIDENCE' in page) == is_software
 
 
 def test_the_json_report_counts_who_took_part(completed: tuple[RunView, Study]) -> None:

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def words(*values: int) -> bytes:
 def an_adder(dimension: int, *updates: bytes) -> PlainAdder:
     adder = PlainAdder(dimension, STUDY)
     for update in updates:
-        adder.fold(io.BytesIO(update))
+        adder.fold(partial(io.BytesIO, update))
     return adder
 
 
@@ -63,7 +64,7 @@ def test_an_update_of_many_blocks_is_added_whole() -> None:
 def test_an_update_whose_file_is_not_as_long_as_it_was_said_changes_nothing(length: int) -> None:
     adder = an_adder(3, words(1, 2, 3))
     with pytest.raises(ContributionError):
-        adder.fold(io.BytesIO(b"\x01" * length))
+        adder.fold(partial(io.BytesIO, b"\x01" * length))
     assert total_of(adder) == words(1, 2, 3)
 
 
@@ -85,7 +86,7 @@ def test_ciphertexts_are_added_exactly_modulo_q_whatever_their_length(count: int
     ]
     adder = CipherAdder(count)
     for update in updates:
-        adder.fold(io.BytesIO(packed.pack(update)))
+        adder.fold(partial(io.BytesIO, packed.pack(update)))
     exact = sum(update.astype(object) for update in updates) % ring.MODULUS
     assert np.array_equal(sum_of(adder).astype(object), exact)
     assert sum(len(block) for block in adder.blocks()) == count * packed.POLYNOMIAL_BYTES
@@ -93,11 +94,10 @@ def test_ciphertexts_are_added_exactly_modulo_q_whatever_their_length(count: int
 
 @pytest.mark.parametrize("updates", [MAX_UNREDUCED, MAX_UNREDUCED + 1, 2 * MAX_UNREDUCED + 1])
 def test_the_largest_words_of_more_sites_than_fit_unreduced_are_added_exactly(updates: int) -> None:
-    largest = io.BytesIO(packed.pack(np.full((1, ring.DEGREE), ring.MODULUS - 1, np.uint64)))
+    largest = packed.pack(np.full((1, ring.DEGREE), ring.MODULUS - 1, np.uint64))
     adder = CipherAdder(1)
     for _ in range(updates):
-        largest.seek(0)
-        adder.fold(largest)
+        adder.fold(partial(io.BytesIO, largest))
     assert set(sum_of(adder).reshape(-1).tolist()) == {-updates % ring.MODULUS}
 
 
@@ -106,17 +106,17 @@ def test_a_ciphertext_that_is_too_short_is_refused_and_leaves_the_sum_as_it_was(
     count = 2 * BLOCK_POLYNOMIALS
     first = random_polynomials(1, count)
     adder = CipherAdder(count)
-    adder.fold(io.BytesIO(packed.pack(first)))
+    adder.fold(partial(io.BytesIO, packed.pack(first)))
     for length in (0, 1, BLOCK_POLYNOMIALS + 1, count - 1):
         with pytest.raises(FrameError):
-            adder.fold(io.BytesIO(packed.pack(random_polynomials(2, length))))
+            adder.fold(partial(io.BytesIO, packed.pack(random_polynomials(2, length))))
     assert np.array_equal(sum_of(adder), first)
 
 
 def test_the_sum_travels_in_blocks_that_are_the_packed_words_of_the_whole() -> None:
     update = random_polynomials(1, BLOCK_POLYNOMIALS + 2)
     adder = CipherAdder(len(update))
-    adder.fold(io.BytesIO(packed.pack(update)))
+    adder.fold(partial(io.BytesIO, packed.pack(update)))
     blocks = list(adder.blocks())
     assert [len(block) // packed.POLYNOMIAL_BYTES for block in blocks] == [BLOCK_POLYNOMIALS, 2]
     assert b"".join(blocks) == packed.pack(update) == b"".join(adder.blocks())
@@ -133,16 +133,17 @@ def test_a_word_that_is_not_below_q_is_refused_and_leaves_the_sum_as_it_was(plac
     count = 2 * BLOCK_POLYNOMIALS + 2
     first, second, bad = (random_polynomials(seed, count) for seed in range(3))
     adder = CipherAdder(count)
-    adder.fold(io.BytesIO(packed.pack(first)))
+    adder.fold(partial(io.BytesIO, packed.pack(first)))
     with pytest.raises(FrameError):
-        adder.fold(io.BytesIO(bad_word(packed.pack(bad), place)))
+        adder.fold(partial(io.BytesIO, bad_word(packed.pack(bad), place)))
     assert np.array_equal(sum_of(adder), first)
-    adder.fold(io.BytesIO(packed.pack(second)))
+    adder.fold(partial(io.BytesIO, packed.pack(second)))
     assert np.array_equal(sum_of(adder).astype(object), (first.astype(object) + second) % ring.MODULUS)
 
 
 _MEMORY = """
 import resource, sys
+from functools import partial
 from pathlib import Path
 from quorate_server.rounds.aggregate import CipherAdder, PlainAdder
 from tests.server.study_kit import a_study
@@ -154,8 +155,7 @@ def peak():
 before = peak()
 adder = PlainAdder(size // 4, a_study()) if kind == "plain" else CipherAdder(size // (2048 * 52 // 8))
 for _ in range(8):
-    with update.open("rb") as file:
-        adder.fold(file)
+    adder.fold(partial(update.open, "rb"))
 assert sum(len(block) for block in adder.blocks()) == size
 print((peak() - before) / (size if kind == "plain" else size * 64 / 52))
 """

@@ -12,7 +12,7 @@ from quorate_client.synthetic.generator.estimates import Counts
 from quorate_client.synthetic.generator.grid import Codes, Grid
 
 _FEWEST, _MOST = 3, 16
-_FINENESS = 2.2
+_FINENESS = 4.0
 
 
 def bins_for(smallest_class: float, sigma: float) -> int:
@@ -33,10 +33,12 @@ class Bins:
     Args:
         of_cell: [cells] the bin of each cell, missing last.
         mass: [cells] estimated counts.
+        ordered: So many of the first bins are in an order, each like its neighbours.
     """
 
     of_cell: npt.NDArray[np.int16]
     mass: Counts
+    ordered: int = 0
 
     @property
     def count(self) -> int:
@@ -65,6 +67,7 @@ def merged(grid: Grid, mass: Counts, count: int) -> Bins:
         of_cell = np.empty(grid.cells, np.int64)
         of_cell[order] = np.minimum(np.arange(grid.cells), count - 1)
     of_cell = np.unique(of_cell, return_inverse=True)[1]
+    ordered = int(of_cell.max()) + 1 if grid.is_ordered else 0
     if grid.has_missing:
         of_cell = np.append(of_cell, of_cell.max() + 1)
-    return Bins(of_cell.astype(np.int16), mass)
+    return Bins(of_cell.astype(np.int16), mass, ordered)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 Counts = npt.NDArray[np.float64]
+
+_SCALES = np.array([0.0, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0])
 
 
 def simplex(values: Counts, total: float) -> Counts:
@@ -30,6 +34,32 @@ def shrunk(measured: Counts, toward: Counts, variance: float) -> Counts:
     if distance == 0:
         return toward
     return toward + max(0.0, 1 - (measured.size - 1) * variance / distance) * difference
+
+
+def expected_values(
+    measured: Sequence[Counts], variances: Sequence[Counts], sizes: Sequence[Counts], turns: int = 30
+) -> list[Counts]:
+    """What noisy values of several columns are on average, given what was measured (empirical Bayes).
+
+    A column's values are normal around 0, with ``sizes`` times one of a few scales for standard deviations. How many
+    columns have which scale is estimated from all of them: where most are noise, what stands out little is noise too.
+
+    Args:
+        measured: For each column [values]. variances, sizes: Of each of them.
+    """
+    fits, values = [], []
+    for found, variance, size in zip(measured, variances, sizes, strict=True):
+        spread = (_SCALES[:, None] * size) ** 2
+        total = spread + variance
+        fits.append(-0.5 * (np.log(total) + found**2 / total).sum(axis=1))
+        values.append(spread / total * found)
+    likelihoods = np.exp(np.stack(fits) - np.max(fits, axis=1, keepdims=True))
+    chances, shares = likelihoods, np.ones(len(_SCALES))
+    for _ in range(turns):
+        chances = likelihoods * shares
+        chances /= chances.sum(axis=1, keepdims=True)
+        shares = chances.sum(axis=0) + 1 / len(_SCALES)
+    return [chance @ value for chance, value in zip(chances, values, strict=True)]
 
 
 def raked(table: Counts, rows: Counts, columns: Counts, turns: int = 30) -> Counts:

@@ -12,13 +12,24 @@ from quorate_client.synthetic.generator.bins import Bins, bins_for, merged
 from quorate_client.synthetic.generator.budget import NoiseMultipliers
 from quorate_client.synthetic.generator.estimates import Counts, raked, shrunk, simplex, without_three_way
 from quorate_client.synthetic.generator.grid import Codes, Grid
-from quorate_client.synthetic.generator.labelled import differences, tables
+from quorate_client.synthetic.generator.labelled import (
+    Measured,
+    Scores,
+    Scoring,
+    from_counts,
+    parts,
+    scoring_of,
+    tables,
+)
 from quorate_client.synthetic.generator.release import Noisy, Releases
 from quorate_client.synthetic.generator.structure import Edge, correlations, forests, noise_floor, score_products
 from quorate_client.synthetic.generator.sums import Counts as CountsSum
 from quorate_client.synthetic.generator.sums import Sum
 
 Forests = tuple[list[Edge], list[Edge]]
+
+_PAIR = 0.2
+"""A pair weighs so much of what a column does: it is shrunk toward its columns, and these tell the classes apart."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +62,9 @@ def fit(codes: Codes, classes: int, grids: Sequence[Grid], noise: NoiseMultiplie
     counts = simplex(label.values, total)
     bins = _bins(codes, grids, counts, noise, releases)
     coarse = np.stack([codes[:, 0], *(each.codes(codes[:, j + 1]) for j, each in enumerate(bins))], axis=1)
-    known = [_labelled("first", coarse, counts, bins, noise.labelled, releases)]
-    margins = _margins(counts, bins, known)
+    scoring = scoring_of(bins, float(counts.min()), noise.labelled)
+    known = [_labelled("first", coarse, counts, scoring, noise.labelled, releases)]
+    margins = _margins(counts, scoring.columns, [[each] for each in known[0]])
     trees: Forests = ([], [])
     products = score_products(margins)
     floor = noise_floor(noise.structure * products.sensitivity, total)
@@ -60,10 +72,11 @@ def fit(codes: Codes, classes: int, grids: Sequence[Grid], noise: NoiseMultiplie
         (noisy,) = releases.release(coarse, [products], noise.structure)
         trees = forests(len(grids), correlations(noisy.values, total), floor)
     else:
-        known.append(_labelled("instead of structure", coarse, counts, bins, noise.structure, releases))
+        known.append(_labelled("instead of structure", coarse, counts, scoring, noise.structure, releases))
     edges = list(dict.fromkeys([*trees[0], *trees[1]]))
-    again, paired = _last(edges, coarse, counts, bins, noise.pairs, releases)
-    margins = _margins(counts, bins, [*known, again], _sides(len(bins), edges, paired))
+    again, paired = _last(edges, coarse, counts, scoring, noise.pairs, releases)
+    measured = zip(*known, again, _sides(scoring.columns, edges, paired), strict=True)
+    margins = _margins(counts, scoring.columns, [[*columns, *pairs] for *columns, pairs in measured])
     pairs = {(a, b): _pair(margins[a], margins[b], table) for (a, b), table in zip(edges, paired, strict=True)}
     return Model(counts, bins, margins, pairs, trees)
 
@@ -79,65 +92,47 @@ def _bins(
 
 
 def _labelled(
-    name: str, codes: Codes, counts: Counts, bins: Sequence[Bins], noise: float, releases: Releases
-) -> list[Noisy]:
-    """For each column [classes, bins]; without noise plainly counted, since nothing need be short."""
+    name: str, codes: Codes, counts: Counts, scoring: Scoring, noise: float, releases: Releases
+) -> list[Measured]:
+    """For each column; without noise plainly counted, since nothing need be short."""
     if noise:
-        (measured,) = releases.release(codes, [differences(f"labelled/{name}", len(counts), bins)], noise)
-        return tables(measured, counts, bins)
-    sums = [CountsSum(f"labelled/{j}", (0, j + 1), (len(counts), each.count)) for j, each in enumerate(bins)]
-    return releases.release(codes, sums, noise)
+        (measured,) = releases.release(codes, [scoring.differences(f"labelled/{name}", len(counts))], noise)
+        return parts(measured, scoring.columns)
+    sizes = [len(each.usual) for each in scoring.columns]
+    sums = [CountsSum(f"labelled/{j}", (0, j + 1), (len(counts), size)) for j, size in enumerate(sizes)]
+    exact = releases.release(codes, sums, noise)
+    return [from_counts(table, each) for table, each in zip(exact, scoring.columns, strict=True)]
 
 
 def _last(
-    edges: Sequence[Edge], codes: Codes, counts: Counts, bins: Sequence[Bins], noise: float, releases: Releases
-) -> tuple[list[Noisy], list[Noisy]]:
-    """Class by column again, which weighs like as many pairs as there are columns, and class by pair."""
+    edges: Sequence[Edge], codes: Codes, counts: Counts, scoring: Scoring, noise: float, releases: Releases
+) -> tuple[list[Measured], list[Noisy]]:
+    """Class by column again, and class by pair."""
+    sizes = [len(each.usual) for each in scoring.columns]
     pairs: list[Sum] = [
-        CountsSum(f"pair/{a}/{b}", (0, a + 1, b + 1), (len(counts), bins[a].count, bins[b].count)) for a, b in edges
+        CountsSum(f"pair/{a}/{b}", (0, a + 1, b + 1), (len(counts), sizes[a], sizes[b])) for a, b in edges
     ]
     if not noise:
-        return _labelled("last", codes, counts, bins, noise, releases), releases.release(codes, pairs, noise)
-    again = differences("labelled/last", len(counts), bins)
-    measured, *paired = releases.release(codes, [again, *pairs], noise, [len(bins), *[1.0] * len(pairs)])
-    return tables(measured, counts, bins), paired
+        return _labelled("last", codes, counts, scoring, noise, releases), releases.release(codes, pairs, noise)
+    again = scoring.differences("labelled/last", len(counts))
+    measured, *paired = releases.release(codes, [again, *pairs], noise, [len(sizes), *[_PAIR] * len(pairs)])
+    return parts(measured, scoring.columns), paired
 
 
-def _sides(columns: int, edges: Sequence[Edge], pairs: Sequence[Noisy]) -> list[list[Noisy]]:
+def _sides(scored: Sequence[Scores], edges: Sequence[Edge], pairs: Sequence[Noisy]) -> list[list[Measured]]:
     """For each column: class by column once more, from the tables of the pairs that the column is in."""
-    sides: list[list[Noisy]] = [[] for _ in range(columns)]
+    sides: list[list[Measured]] = [[] for _ in scored]
     for edge, pair in zip(edges, pairs, strict=True):
         for column, other in zip(edge, (2, 1), strict=True):
-            sides[column].append(Noisy(pair.values.sum(axis=other), pair.sigma * pair.values.shape[other] ** 0.5))
+            side = Noisy(pair.values.sum(axis=other), pair.sigma * pair.values.shape[other] ** 0.5)
+            sides[column].append(from_counts(side, scored[column]))
     return sides
 
 
-def pooled(measured: Sequence[Noisy]) -> Noisy:
-    """The mean of measurements of one sum, by their precision."""
-    if measured[0].sigma == 0:
-        return measured[0]
-    precisions = [each.sigma**-2 for each in measured]
-    values = np.average([each.values for each in measured], axis=0, weights=precisions)
-    return Noisy(values, float(sum(precisions)) ** -0.5)
-
-
-def _margins(
-    counts: Counts, bins: Sequence[Bins], known: Sequence[Sequence[Noisy]], sides: Sequence[Sequence[Noisy]] = ()
-) -> list[Counts]:
+def _margins(counts: Counts, scored: Sequence[Scores], measured: Sequence[Sequence[Measured]]) -> list[Counts]:
     """For each column [classes, bins], from all that was measured of it."""
-    return [
-        _margin(counts, each, pooled([*(tables[j] for tables in known), *(sides[j] if sides else ())]))
-        for j, each in enumerate(bins)
-    ]
-
-
-def _margin(counts: Counts, bins: Bins, table: Noisy) -> Counts:
-    guess = counts[:, None] * (bins.totals / max(bins.totals.sum(), 1e-9))[None]
-    rows = [
-        simplex(shrunk(measured, toward, table.sigma**2), float(count))
-        for measured, toward, count in zip(table.values, guess, counts, strict=True)
-    ]
-    return np.stack(rows)
+    estimated = tables(measured, counts, scored)
+    return [np.stack([simplex(*row) for row in zip(table, counts.tolist(), strict=True)]) for table in estimated]
 
 
 def _pair(rows: Counts, columns: Counts, table: Noisy) -> Counts:

@@ -124,7 +124,7 @@ class ScoreSums:
     def of(self, codes: Codes) -> Integers:
         width = sum(scores.shape[1] for scores in self.scores)
         total = np.zeros((self.classes, width))
-        piece = max(1, _PIECE_NUMBERS // width)
+        piece = _PIECE_NUMBERS // (width + 1) + 1
         for start in range(0, len(codes), piece):
             part = codes[start : start + piece]
             is_of_class = part[:, 0] == np.arange(self.classes)[:, None]

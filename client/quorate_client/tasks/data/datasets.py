@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -16,6 +18,7 @@ from quorate_client.tasks.data.images import Images, read_image_units, read_imag
 from quorate_client.tasks.data.record_index import (
     RecordIndex,
     content_digest,
+    file_digest,
     read_index,
     records_key,
     write_index,
@@ -49,14 +52,15 @@ def register(name: str, path: Path, schema: Mapping[str, Any], test_fraction: fl
         raise DataError("The test part must be a share of the records", expected="above 0 and below 1")
     parsed = parse_schema(schema, f"The schema of the data set {name}")
     key = records_key(site.keys, site.records)
-    content = _digest(path)
     kind: Literal["tabular", "images"]
     match parsed:
         case TabularSchema():
-            kind, table = "tabular", read_table(path, parsed)
+            with _held(path) as (file, content):
+                kind, table = "tabular", read_table(path, parsed, file)
+                units = read_units(path, parsed, parsed.file.unit, file) if parsed.file.unit is not None else None
             columns, records = fingerprints.table_columns(parsed), fingerprints.of_table(key, parsed, table)
-            units = read_units(path, parsed, parsed.file.unit) if parsed.file.unit is not None else None
         case ImageSchema():
+            content = _digest(path)
             kind, images = "images", read_images(path, parsed)
             columns, records = fingerprints.image_columns(images), fingerprints.of_images(key, images)
             units = read_image_units(path, parsed.file.unit) if parsed.file.unit is not None else None
@@ -91,15 +95,13 @@ def load_table(dataset: Dataset, wanted: TabularSchema) -> tuple[Table, Table]:
     if dataset.training == "real":
         return _parts(dataset, wanted)
     training, test = _parts(dataset.source, wanted)
-    require_unchanged(dataset)
     made = _read(dataset, wanted)
     return (made if dataset.training == "synthetic" else training.followed_by(made)), test
 
 
 def _parts(dataset: Dataset, wanted: TabularSchema) -> tuple[Table, Table]:
     """The training and the test part of a real data set."""
-    index = unchanged_index(dataset)
-    table = _read(dataset, wanted)
+    index, table = index_of(dataset)[0], _read(dataset, wanted)
     table = Table(table.columns, table.labels, index.unit_numbers)
     return table.part(~index.held_out), table.part(index.held_out)
 
@@ -109,7 +111,28 @@ def _read(dataset: Dataset, wanted: TabularSchema) -> Table:
     used = {column.name for column in wanted.columns}
     unused = tuple(column.name for column in offered.columns if column.name not in used)
     file = offered.file.model_copy(update={"ignore": (*offered.file.ignore, *unused)})
-    return read_table(dataset.path, wanted.model_copy(update={"file": file}))
+    with _held(dataset.path) as (content, digest):
+        _require_registered(dataset, digest)
+        return read_table(dataset.path, wanted.model_copy(update={"file": file}), content)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[tuple[BufferedReader, str]]:
+    """A file, open, and its digest, which is that of all that is read of it here.
+
+    Whoever puts another file in its place meanwhile is not noticed, and need not be; whoever writes into this one is.
+
+    Raises:
+        DataError: it cannot be read, or was changed meanwhile.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = file_digest(file)
+            yield file, digest
+            if file_digest(file) != digest:
+                raise DataError(f"{path} was changed while it was read", action="Repeat it when nobody writes into it")
+    except OSError as error:
+        raise DataError(f"Cannot read {path}", got=error.strerror or "a damaged file") from None
 
 
 def load_images(dataset: Dataset, wanted: ImageSchema) -> tuple[Images, Images]:
@@ -133,7 +156,11 @@ def unchanged_index(dataset: Dataset) -> RecordIndex:
 
 def require_unchanged(dataset: Dataset) -> None:
     """Raises DataError: a data set's file is not the one that was registered."""
-    if _digest(dataset.path) != dataset.content:
+    _require_registered(dataset, _digest(dataset.path))
+
+
+def _require_registered(dataset: Dataset, digest: str) -> None:
+    if digest != dataset.content:
         again = "make it again" if dataset.origin else "`quorate-client data add`"
         raise DataError(
             f"The data set {dataset.name} has changed since it was registered",

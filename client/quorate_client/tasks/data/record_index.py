@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,6 @@ from quorate_client.tasks.data.fingerprints import SHARED, Fingerprints, below, 
 
 _FORMAT = "quorate.records/1"
 _KEY_FILE = "records.key"
-_READ_BYTES = 1 << 20
 _ALIKE = 0.5
 """Of the columns' names. Records of other columns cannot be compared; with so many the same they may well be the same
 people."""
@@ -154,16 +154,16 @@ def shared_with(index: RecordIndex, known: Iterable[tuple[str, bytes]], folder: 
 def content_digest(path: Path) -> str:
     """SHA-256 of a file, or of the names and contents of all files in a folder, in hex."""
     if path.is_file():
-        return _file_digest(path)
+        with path.open("rb") as content:
+            return file_digest(content)
     whole = hashlib.sha256()
-    for file in sorted(each for each in path.rglob("*") if each.is_file()):
-        whole.update(f"{file.relative_to(path)}\x00{_file_digest(file)}\n".encode())
+    for each in sorted(each for each in path.rglob("*") if each.is_file()):
+        with each.open("rb") as content:
+            whole.update(f"{each.relative_to(path)}\x00{file_digest(content)}\n".encode())
     return whole.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+def file_digest(file: BufferedReader) -> str:
+    """SHA-256 of an open file, from its beginning, in hex."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,10 +11,11 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +67,12 @@ class _Piece:
     cells: Sequence[Cells]
 
 
-def read_table(path: Path, schema: TabularSchema) -> Table:
+def read_table(path: Path, schema: TabularSchema, file: BinaryIO | None = None) -> Table:
     """Read and check a whole file.
+
+    Args:
+        file: The one at ``path``, open, where it must be a certain one: by the time it is opened again there may be
+            another one. It stays open.
 
     Raises:
         DataError: the file cannot be read, or does not fit the schema. Names positions and no values.
@@ -76,7 +81,7 @@ def read_table(path: Path, schema: TabularSchema) -> Table:
     kept: list[list[Vector]] = [[] for _ in schema.columns]
     labels: list[npt.NDArray[np.int64]] = []
     names = [*(column.name for column in schema.columns), schema.label.name]
-    with _opened(path, schema, names, problems) as (places, pieces):
+    with _opened(path, file, schema, names, problems) as (places, pieces):
         for piece in pieces:
             for column, place, cells, target in zip(schema.columns, places, piece.cells, kept, strict=False):
                 target.append(checked(column, cells, _report(problems, piece.first_row, place, column.name)))
@@ -89,15 +94,18 @@ def read_table(path: Path, schema: TabularSchema) -> Table:
     return Table(columns, np.concatenate(labels))
 
 
-def read_units(path: Path, schema: TabularSchema, name: str) -> list[str]:
+def read_units(path: Path, schema: TabularSchema, name: str, file: BinaryIO | None = None) -> list[str]:
     """Whose each record is: the cells of the column ``name``, as text, [records].
+
+    Args:
+        file: As of ``read_table``.
 
     Raises:
         DataError: the file cannot be read, or one is empty.
     """
     problems = Problems("row")
     units: list[str] = []
-    with _opened(path, schema, [name], problems, as_text=True) as (places, pieces):
+    with _opened(path, file, schema, [name], problems, as_text=True) as (places, pieces):
         for piece in pieces:
             cells = cast("Sequence[str]", piece.cells[0])
             _report(problems, piece.first_row, places[0], name)(np.array([not cell for cell in cells]), "missing")
@@ -112,23 +120,33 @@ def _report(problems: Problems, first_row: int, place: int, name: str) -> Report
 
 @contextmanager
 def _opened(
-    path: Path, schema: TabularSchema, names: Sequence[str], problems: Problems, *, as_text: bool = False
+    path: Path,
+    file: BinaryIO | None,
+    schema: TabularSchema,
+    names: Sequence[str],
+    problems: Problems,
+    *,
+    as_text: bool = False,
 ) -> Iterator[tuple[Sequence[int], Iterator[_Piece]]]:
     """The places of the columns ``names`` in the file, counted from 0, and the file's pieces.
 
     Args:
         as_text: Numbers of a Parquet file too: as numbers the longest would lose digits.
     """
+    form = path.suffix.lower()
+    if form not in (".csv", ".parquet"):
+        raise DataError(f"{path} is no table that can be read", expected="a file named .csv or .parquet")
     try:
-        match path.suffix.lower():
-            case ".csv":
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    yield _open_csv(path, file, schema, names, problems)
-            case ".parquet":
-                with path.open("rb") as file:
-                    yield _open_parquet(path, file, schema, names, as_text)
-            case _:
-                raise DataError(f"{path} is no table that can be read", expected="a file named .csv or .parquet")
+        with path.open("rb") if file is None else nullcontext(file) as content:
+            content.seek(0)
+            if form == ".parquet":
+                yield _open_parquet(path, content, schema, names, as_text)
+                return
+            text = TextIOWrapper(content, encoding="utf-8-sig", newline="")
+            try:
+                yield _open_csv(path, text, schema, names, problems)
+            finally:
+                text.detach()
     except OSError as error:
         raise DataError(f"Cannot read {path}", got=error.strerror or "a damaged file") from None
     except UnicodeDecodeError:

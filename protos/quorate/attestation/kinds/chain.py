@@ -72,19 +72,15 @@ def require_valid(certificate: x509.Certificate, now: datetime) -> None:
         )
 
 
-def _may_issue(policy: Policy, certificate: x509.Certificate, constraints: x509.BasicConstraints) -> None:
-    if not constraints.ca:
-        raise ValueError("not an authority's certificate")
-
-
 def _may_sign(policy: Policy, certificate: x509.Certificate, usage: x509.KeyUsage) -> None:
     if not usage.key_cert_sign:
         raise ValueError("not for signing certificates")
 
 
-# The vendors' leaves carry no names of hosts and no purposes of TLS; what makes an authority is demanded.
+# The vendors' leaves carry no names of hosts and no purposes of TLS. That an issuer is an authority at all is
+# demanded by the verifier itself, once the extension has to be there.
 _CA = (
     ExtensionPolicy.permit_all()
-    .require_present(x509.BasicConstraints, Criticality.CRITICAL, _may_issue)
+    .require_present(x509.BasicConstraints, Criticality.CRITICAL, None)
     .require_present(x509.KeyUsage, Criticality.AGNOSTIC, _may_sign)
 )

@@ -1,4 +1,7 @@
-"""Who makes evidence: one module for each way in which a machine can be asked for it."""
+"""Who makes evidence: one module for each way in which a machine can be asked for it.
+
+``tsm`` and ``confidential_space`` are tested against stand-ins and have NOT BEEN RUN ON HARDWARE.
+"""
 
 from __future__ import annotations
 

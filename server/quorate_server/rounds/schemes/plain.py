@@ -7,7 +7,7 @@ under secure aggregation what is sent here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from quorate.aggregation import plain
 from quorate.errors import BaseModelMismatchError, ContributionError
@@ -146,14 +146,21 @@ class PlainSum:
     def choose(self, agreeing: frozenset[SiteName]) -> frozenset[SiteName]:
         return agreeing
 
+    def leaving(self, survivors: tuple[SiteName, ...], blocks: Iterator[bytes]) -> Iterator[bytes]:
+        del survivors
+        return blocks
+
     def close(self, survivors: tuple[SiteName, ...], updates: Blob | None) -> Closed:
-        answers = [self._answers[site] for site in survivors]
-        counts = tuple(map(sum, zip(*(answer.plain_counts for answer in answers), strict=True)))
-        name, model = updates.id if updates is not None else b"", answers[0].model
+        counts = self.summed(survivors)
+        name, model = updates.id if updates is not None else b"", self._answers[survivors[0]].model
         # The sites need the totals and the weights. How the others' records were classified is not theirs to read.
         told = counts if self._number == 0 else counts[:1]
         opening = plain_opening_to_bytes(PlainOpening(survivors, told, name, model))
         return Closed(opening, metrics=self._metrics(counts))
+
+    def summed(self, survivors: tuple[SiteName, ...]) -> tuple[int, ...]:
+        """Their counts."""
+        return tuple(map(sum, zip(*(self._answers[site].plain_counts for site in survivors), strict=True)))
 
     def _metrics(self, counts: tuple[int, ...]) -> dict[int, dict[str, float]]:
         if self._number == 0:

@@ -10,7 +10,7 @@ What of a reply counts is decided in ``secagg.aggregator``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from quorate.aggregation import words
@@ -179,6 +179,10 @@ class SecaggSum:
         uploads = self._aggregator.uploads
         self._scheme.note_counts(max(len(uploads[site].masked) for site in agreeing))
         return self._aggregator.survivors(agreeing)
+
+    def leaving(self, survivors: tuple[SiteName, ...], blocks: Iterator[bytes]) -> Iterator[bytes]:
+        del survivors
+        return blocks
 
     def close(self, survivors: tuple[SiteName, ...], updates: Blob | None) -> Closed:
         """The votes for it, and the reveals that open it. The server cannot: the sites tell its metrics."""

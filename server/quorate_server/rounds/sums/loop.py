@@ -26,6 +26,7 @@ from quorate.study.rules import Rules
 from quorate.study.study import Study
 from quorate_server.rounds.phases import Exchange, Phases, PhaseTally, Status, inlined, require_room
 from quorate_server.rounds.progress import StoredSum, StudyProgress, result_to_json
+from quorate_server.rounds.schemes.enclave import EnclaveScheme
 from quorate_server.rounds.schemes.plain import PlainScheme
 from quorate_server.rounds.schemes.secagg import SecaggScheme
 from quorate_server.rounds.sum_figures import Stopwatch, SumFigures
@@ -68,7 +69,8 @@ class SumLoop:
         else:
             rules = Rules(len(study.sites), study.protection.colluders)
             self._state.quorum = max(study.rounds.quorum, rules.floor)
-            self._scheme = SecaggScheme(self._state, rules)
+            scheme = EnclaveScheme if study.protection.mode == "enclave" else SecaggScheme
+            self._scheme = scheme(self._state, rules)
         self._tries = 0
 
     def run(self) -> None:
@@ -182,7 +184,7 @@ class SumLoop:
 
     def _note_last_sum(self, outcome: SumOutcome) -> None:
         """Without protection there is nothing to open."""
-        if self._state.study.protection.mode == "secagg":
+        if self._state.study.protection.mode != "none":
             self._state.exchange.measured(SumFigures((outcome,)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,6 +77,10 @@ class OpenSum(Protocol):
 
     def choose(self, agreeing: frozenset[SiteName]) -> frozenset[SiteName]:
         """Whose uploads are added, of those of one form."""
+        ...
+
+    def leaving(self, survivors: tuple[SiteName, ...], blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """The summed updates as they leave, of what the adder gives."""
         ...
 
     def close(self, survivors: tuple[SiteName, ...], updates: Blob | None) -> Closed:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -29,6 +30,8 @@ from quorate_server.rounds.sums.state import RunState
 
 log = structlog.get_logger()
 
+Leaving = Callable[[tuple[SiteName, ...], Iterator[bytes]], Iterator[bytes]]
+
 
 @dataclass(frozen=True, slots=True)
 class Added:
@@ -42,8 +45,8 @@ class Added:
 class _Adding:
     """Adds the updates of the form that came first as they come. Where others are chosen in the end, anew."""
 
-    def __init__(self, state: RunState, fresh: Callable[[], Adder]) -> None:
-        self._state, self._fresh = state, fresh
+    def __init__(self, state: RunState, fresh: Callable[[], Adder], leaving: Leaving) -> None:
+        self._state, self._fresh, self._leaving = state, fresh, leaving
         self._adder = fresh()
         self._form: Hashable = None
         self._folded: set[SiteName] = set()
@@ -79,13 +82,13 @@ class _Adding:
                 else:
                     survivors.append(site)
         with self._state.stopwatch.on(SumStep.ADD):
-            total = self._state.exchange.put(self._adder.blocks())
+            total = self._state.exchange.put(self._leaving(tuple(survivors), self._adder.blocks()))
         self._state.passing.add(total.id)
         return tuple(survivors), total
 
     def _fold(self, adder: Adder, update: Blob) -> None:
-        with self._state.stopwatch.on(SumStep.ADD), self._state.exchange.open(update) as content:
-            adder.fold(content)
+        with self._state.stopwatch.on(SumStep.ADD):
+            adder.fold(partial(self._state.exchange.open, update))
 
 
 def collect(state: RunState, scheme: Scheme, opened: OpenSum, number: int) -> Added:
@@ -95,7 +98,7 @@ def collect(state: RunState, scheme: Scheme, opened: OpenSum, number: int) -> Ad
     """
     uploads: dict[SiteName, Upload] = {}
     told: dict[SiteName, Metrics] = {}
-    adding = _Adding(state, lambda: scheme.adder(number))
+    adding = _Adding(state, lambda: scheme.adder(number), opened.leaving)
 
     def take(site: SiteName, answer: SumAnswer, reply: Reply) -> None:
         state.passing |= {blob.id for blob in reply.blobs if blob.inline is None}

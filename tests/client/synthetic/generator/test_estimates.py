@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quorate_client.synthetic.generator.estimates import raked, shrunk, simplex, without_three_way
+from quorate_client.synthetic.generator.estimates import expected_values, raked, shrunk, simplex, without_three_way
 
 
 def test_the_nearest_counts_take_the_same_off_all_and_leave_none_below_zero() -> None:
@@ -44,3 +44,21 @@ def test_the_model_has_all_margins_of_two_and_the_same_odds_in_each_class() -> N
     assert table.sum(axis=0) == pytest.approx(pairs, rel=1e-3)
     odds = [each[0, 0] * each[1, 1] / each[0, 1] / each[1, 0] for each in table]
     assert odds[0] == pytest.approx(odds[1], rel=1e-6)
+
+
+def test_among_columns_of_noise_the_one_that_stands_out_keeps_its_values_and_the_others_lose_theirs() -> None:
+    lot = np.random.default_rng(0)
+    measured = [lot.normal(0, 3, 2) for _ in range(30)] + [np.array([60.0, -20.0])]
+    found = expected_values(measured, [np.full(2, 9.0)] * 31, [np.array([100.0, 100.0])] * 31)
+    assert found[-1] == pytest.approx(measured[-1], rel=0.05)
+    assert np.abs(found[:-1]).mean() < 0.3 * np.abs(measured[:-1]).mean()
+
+
+def test_what_is_expected_to_be_small_is_shrunk_more() -> None:
+    (found,) = expected_values([np.array([6.0, 6.0])], [np.array([9.0, 9.0])], [np.array([10.0, 2.0])])
+    assert 6 > found[0] > 2 * found[1] > 0
+
+
+def test_exact_values_stay() -> None:
+    (found,) = expected_values([np.array([6.0, 0.0])], [np.full(2, 1e-9)], [np.full(2, 10.0)])
+    assert found == pytest.approx([6.0, 0.0])

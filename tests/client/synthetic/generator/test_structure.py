@@ -22,7 +22,7 @@ def draws() -> Draws:
 
 
 def test_more_records_or_less_noise_allow_more_bins_within_bounds() -> None:
-    assert [bins_for(count, 10.0) for count in (-5.0, 10.0, 250.0, 1e6)] == [3, 3, 11, 16]
+    assert [bins_for(count, 10.0) for count in (-5.0, 5.0, 50.0, 1e6)] == [3, 3, 8, 16]
     assert bins_for(1.0, 0.0) == 16
 
 

@@ -14,7 +14,10 @@ from tests.client.synthetic.report.population import NAMES, TABULAR, copying, ho
 
 LINEAGE = {
     "name": "claims-2026-synth",
-    "source": {"name": "claims-2026", "fingerprint": "1f0c88e2"},
+    "source": {"name": "claims-2026", "fingerprint": "1f0c88e2", "unit": "unit"},
+    "privacy": {"events": [{"noise_multiplier": 12.3456789, "count": 3}]},
+    "made_unix_s": 1_700_000_000.1234,
+    "is_watermarked": True,
     "generator": "quorate.marginals/1",
     "dropped": ["phone"],
 }
@@ -99,6 +102,23 @@ def test_the_limits_are_those_of_the_site(honest_page: tuple[Report, str, Table,
     assert "This set must not be used" not in honest_page[1]
 
 
+def test_a_set_that_the_site_refuses_for_its_promise_is_not_said_to_be_within_limits(
+    honest_page: tuple[Report, str, Table, Table],
+) -> None:
+    """Its figures may be as good as they like: who reads the page decides by its first line."""
+    why = "epsilon 3, where synthetic.largest_epsilon = 2 in this site's policy"
+    page = render_html(honest_page[0], LINEAGE, refused=[why], largest_utility_loss=1.0)
+    assert "not within limits" in page
+    assert f"This set must not be used as it is: {why.replace(chr(39), '&#39;')}." in page
+    assert "not within limits" not in honest_page[1]
+
+
+def test_the_promise_is_to_whom_the_lineage_says(honest_page: tuple[Report, str, Table, Table]) -> None:
+    assert "per unit." in honest_page[1]
+    assert "per record." in render_html(honest_page[0], {"name": "made"})
+    assert "per person" not in honest_page[1]
+
+
 def test_each_attack_shows_its_baseline_its_interval_and_its_limit(
     honest_page: tuple[Report, str, Table, Table],
 ) -> None:
@@ -126,6 +146,9 @@ def test_the_lineage_is_shown_key_by_key(honest_page: tuple[Report, str, Table, 
     page = honest_page[1]
     assert "<dt>source · fingerprint</dt><dd>1f0c88e2</dd>" in page
     assert "<dt>dropped</dt><dd>phone</dd>" in page
+    assert "<dt>privacy · events</dt><dd>noise multiplier 12.3457; count 3</dd>" in page
+    assert "<dt>made</dt><dd>2023-11-14 22:13:20 UTC</dd>" in page
+    assert "<dt>is watermarked</dt><dd>yes</dd>" in page
 
 
 def test_the_page_needs_nothing_beside_itself(honest_page: tuple[Report, str, Table, Table]) -> None:

@@ -163,6 +163,16 @@ def test_a_group_that_the_set_forgot_has_no_rate() -> None:
     assert (smokers.rate[1], smokers.gap, smokers.stands) == (None, None, False)
 
 
+def test_one_synthetic_record_of_a_group_makes_no_rate_of_it() -> None:
+    """It would stand first, with a rate of 0 or 100 %, and hide the groups that are really drawn unlike themselves."""
+    _, all_of_them = parts(800)
+    all_of_them.synthetic[:, 7] = 0
+    all_of_them.synthetic[0, 7] = all_of_them.synthetic[0, -1] = 1
+    smokers = next(column for column in bias.examine(all_of_them).columns if column.name == "smoker").groups[1]
+    assert smokers.share[1] > 0
+    assert (smokers.rate[1], smokers.gap, smokers.stands) == (None, None, False)
+
+
 def test_a_model_from_the_set_is_tested_on_real_records_beside_one_from_real_ones() -> None:
     training, held_out = split(people(800, 4), 200)
     made = honest(training, b"made")

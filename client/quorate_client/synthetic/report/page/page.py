@@ -6,7 +6,8 @@ came from elsewhere (names, words of the schema, the lineage) is escaped and pri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -25,6 +26,7 @@ def render_html(
     report: Report,
     lineage: Mapping[str, Any],
     *,
+    refused: Sequence[str] = (),
     largest_risk: float = LARGEST_RISK,
     largest_utility_loss: float = LARGEST_UTILITY_LOSS,
 ) -> str:
@@ -32,6 +34,7 @@ def render_html(
 
     Args:
         lineage: Where the set comes from, shown key by key; ``name`` is what it is called.
+        refused: Why the site refuses the promise with which it was made, in words.
         largest_risk: The site's limit on each risk.
         largest_utility_loss: The site's limit on the loss of AUC.
     """
@@ -51,15 +54,16 @@ def render_html(
         "plain": lambda text: printable(str(text)),
         "interval": lambda one: f"{_figure(one.low)} to {_figure(one.high)}",
     }
-    lines = verdict.risk_lines(report, largest_risk)
+    lines, unit = verdict.risk_lines(report, largest_risk), str(lineage.get("source", {}).get("unit", "record"))
     return environment.get_template("report.html").render(
         report=report,
         lineage=_flat(lineage),
         name=str(lineage.get("name", "Synthetic set")),
         limits={"risk": largest_risk, "loss": largest_utility_loss},
-        verdict=verdict.verdict(report, largest_risk, largest_utility_loss),
-        lead=verdict.lead(report, largest_risk, largest_utility_loss),
-        promise=verdict.promise(report),
+        verdict=verdict.verdict(report, largest_risk, largest_utility_loss, refused),
+        lead=verdict.lead(report, largest_risk, largest_utility_loss, refused),
+        promise=verdict.promise(report, unit),
+        unit=unit,
         not_shown=verdict.NOT_SHOWN,
         lines=lines,
         scale=plots.Scale([line.advantage for line in lines if line.advantage], largest_risk),
@@ -99,10 +103,26 @@ def _flat(lineage: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             found += _flat(value, name)
         elif isinstance(value, list | tuple):
-            found.append((name, ", ".join(map(str, value)) or "none"))
+            found.append((name, ", ".join(map(_in_words, value)) or "none"))
+        elif key == "made_unix_s":
+            found.append(("made", datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")))
         else:
-            found.append((name, "none" if value is None else str(value)))
+            found.append((name, _in_words(value)))
     return [(name.replace("_", " "), value) for name, value in found]
+
+
+def _in_words(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.6g}"
+        case Mapping():
+            return "; ".join(f"{key} {_in_words(each)}".replace("_", " ") for key, each in value.items())
+        case _:
+            return str(value)
 
 
 def _figure(value: float) -> str:

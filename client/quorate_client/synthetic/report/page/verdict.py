@@ -6,6 +6,7 @@ told more than that: where the interval reaches over the limit, that the risk ca
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,23 +112,28 @@ def copies_result(report: Report) -> Result:
     return Result("passed", "none")
 
 
-def verdict(report: Report, largest_risk: float, largest_loss: float) -> Result:
+def verdict(report: Report, largest_risk: float, largest_loss: float, refused: Sequence[str] = ()) -> Result:
+    """In a word.
+
+    Args:
+        refused: Why the site refuses the promise with which it was made, in words.
+    """
     states = [
         *(line.result.state for line in risk_lines(report, largest_risk)),
         utility_result(report, largest_loss).state,
         copies_result(report).state,
     ]
-    if "failed" in states:
+    if refused or "failed" in states:
         return Result("failed", "not within limits")
     return Result("warned", "within limits, not for sure") if "warned" in states else Result("passed", "within limits")
 
 
-def lead(report: Report, largest_risk: float, largest_loss: float) -> str:
-    """The answer in two sentences."""
+def lead(report: Report, largest_risk: float, largest_loss: float, refused: Sequence[str] = ()) -> str:
+    """The answer in two sentences. ``refused`` as in ``verdict``."""
     lines = risk_lines(report, largest_risk)
     over = [_in_words(line) for line in lines if line.result.state == "failed"]
     unsure = [_in_words(line) for line in lines if line.result.state == "warned"]
-    reasons = []
+    reasons = list(refused)
     if over:
         reasons.append(f"{_listed(over)} {'is' if len(over) == 1 else 'are'} above the limit of {largest_risk:g}")
     if copies_result(report).state == "failed":
@@ -142,8 +148,8 @@ def lead(report: Report, largest_risk: float, largest_loss: float) -> str:
     return f"{said}. Models trained on it instead of real records lose {_points(report.utility_loss)} of AUC."
 
 
-def promise(report: Report) -> tuple[State | Literal[""], str, str]:
-    """State, headline and text of the box about what the generator promises."""
+def promise(report: Report, unit: str) -> tuple[State | Literal[""], str, str]:
+    """State, headline and text of the box about what the generator promises, to each record or unit."""
     if report.epsilon is None:
         return (
             "failed",
@@ -154,9 +160,9 @@ def promise(report: Report) -> tuple[State | Literal[""], str, str]:
         )
     return (
         "",
-        f"Made with epsilon {report.epsilon:g}, delta {decimal(report.delta)}, per person.",
-        "That promise holds whatever the figures below show, and for everybody. They say what today's attacks find, "
-        "not what is possible.",
+        f"Made with epsilon {report.epsilon:g}, delta {decimal(report.delta)}, per {unit}.",
+        f"That promise holds whatever the figures below show, and for every {unit}. They say what today's attacks "
+        "find, not what is possible.",
     )
 
 

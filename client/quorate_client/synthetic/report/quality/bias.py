@@ -1,7 +1,8 @@
 """Bias: whether groups of people are drawn as they are, in number and in how often they have the looked-for class.
 
 Groups are the words of each column and the bands of a column that holds an age. A group that has fewer than ten records
-in the training part is not shown. Of more than two classes the rarest one is looked at.
+in the training part is not shown, and of one that has fewer in the set no rate is told. Of more than two classes the
+rarest one is looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Group(Frozen):
 
     Args:
         share: Of all records: training part, synthetic set.
-        rate: Of the class within the group: training part, synthetic set; None where the set has nobody of the group.
+        rate: Of the class within the group: training part, synthetic set; None where the set has fewer than ten of it.
         gap: The set's rate less the training part's.
         stands: Whether the gap is wider than chance makes it (two standard errors).
     """
@@ -106,7 +107,7 @@ def _group(name: str, training: tuple[Flags, Flags], synthetic: tuple[Flags, Fla
     share = [float(within.mean()) for within, _ in (training, synthetic)]
     counts = [int(within.sum()) for within, _ in (training, synthetic)]
     real = float(training[1][training[0]].mean())
-    if not counts[1]:
+    if counts[1] < FEWEST:
         return Group(name=name, share=(share[0], share[1]), rate=(real, None), gap=None, stands=False)
     drawn = float(synthetic[1][synthetic[0]].mean())
     pooled = (real * counts[0] + drawn * counts[1]) / sum(counts)

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from quorate.errors import DataError
-from quorate_client.synthetic.lineage import METADATA, mark_in, short_id, write_csv, write_parquet
+from quorate_client.synthetic.marking.lineage import METADATA, mark_in, short_id, write_csv, write_parquet
 from quorate_client.tasks.data.schema import TabularSchema
 from quorate_client.tasks.data.table import Table, read_table
 
-from .records import a_table, parsed
+from ..records import a_table, parsed
 
 MARK = short_id("0123456789abcdef" * 4)
 LINEAGE = {"id": MARK, "seed_commitment": "0123456789abcdef" * 4}

@@ -2,7 +2,7 @@
 
 A synthetic record repeats whatever its columns can hold: names and telephone numbers show people even where no record
 is repeated. So such columns are found before anything is made: by their name, by what their values look like, and by
-telling nearly every record from every other. The rules are in ``identifying/``. They miss what looks harmless, and are
+telling nearly every record from every other. The rules are beside this file. They miss what looks harmless, and are
 no replacement for a look at the schema.
 """
 
@@ -181,7 +181,11 @@ def _require_fit(schema: TabularSchema, mitigation: Mitigation) -> None:
     if twice := sorted({name for name in answers if answers.count(name) > 1}):
         raise DataError(f"Columns are to be treated in two ways: {', '.join(twice)}", expected="one answer for each")
     if unknown := sorted({*answers} - {*columns, schema.label.name}):
-        raise DataError(f"The data set has no column {', '.join(unknown)}", action="Take the names from its schema")
+        raise DataError(
+            f"The data set has no column {', '.join(unknown)}",
+            expected=f"some of {', '.join(columns)}",
+            action="Take the names from its schema",
+        )
     if schema.label.name in {*mitigation.drop, *mitigation.generalise}:
         raise DataError(
             f"{schema.label.name} is the label, without which records are of no use", expected="a column, or --keep"

@@ -12,11 +12,11 @@ import pytest
 
 from quorate.errors import InputError
 from quorate_client.synthetic import kept
-from quorate_client.synthetic.provenance import examine, require_real
+from quorate_client.synthetic.marking.provenance import examine, require_real
 from quorate_client.tasks.data.table import read_table
 
-from .records import SCHEMA, a_table, parsed, write_table
-from .site_kit import ORDER, Site, opened_site, register_visits
+from ..records import SCHEMA, a_table, parsed, write_table
+from ..site_kit import ORDER, Site, opened_site, register_visits
 
 
 @pytest.fixture(scope="module")

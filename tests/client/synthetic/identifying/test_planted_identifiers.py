@@ -13,11 +13,11 @@ from sklearn.datasets import load_breast_cancer
 
 from quorate.errors import DataError
 from quorate_client.approval.datasets import open_account
-from quorate_client.synthetic.identifiers import Mitigation
+from quorate_client.synthetic.identifying.identifiers import Mitigation
 from quorate_client.synthetic.order import Order
 from quorate_client.tasks.data.datasets import register
 
-from .site_kit import Site, opened_site, register_visits
+from ..site_kit import Site, opened_site, register_visits
 
 MADE = Order("made", "cells", 300, 3.0)
 PHONES = 15_100_000_000 + np.random.default_rng(8).permutation(99_999_999)[:569]

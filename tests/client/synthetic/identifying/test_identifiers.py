@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quorate.errors import DataError
-from quorate_client.synthetic.identifiers import Mitigation, mitigated, require_none, suspicions
+from quorate_client.synthetic.identifying.identifiers import Mitigation, mitigated, require_none, suspicions
 from quorate_client.tasks.data.columns import Vector
 from quorate_client.tasks.data.schema import TabularSchema, parse_schema
 from quorate_client.tasks.data.table import Table, read_table

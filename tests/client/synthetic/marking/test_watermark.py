@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quorate_client.synthetic.watermark import FOUND_Z, MIN_DISTINCT, find, thinned
+from quorate_client.synthetic.marking.watermark import FOUND_Z, MIN_DISTINCT, find, thinned
 from quorate_client.tasks.data.schema import TabularSchema
 from quorate_client.tasks.data.table import Table
 
-from .records import a_table, parsed
+from ..records import a_table, parsed
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 SEED = bytes(range(32))

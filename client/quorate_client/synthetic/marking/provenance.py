@@ -11,9 +11,9 @@ from quorate.errors import DataError, InputError
 from quorate_client.approval.datasets import Datasets
 from quorate_client.site.folder import SiteFolder
 from quorate_client.synthetic.kept import all_kept
-from quorate_client.synthetic.lineage import COLUMN, mark_in
+from quorate_client.synthetic.marking.lineage import COLUMN, mark_in
+from quorate_client.synthetic.marking.watermark import FOUND_Z, Finding, find
 from quorate_client.synthetic.request import known_watermark_key
-from quorate_client.synthetic.watermark import FOUND_Z, Finding, find
 from quorate_client.tasks.data.schema import TabularSchema, parse_schema, read_schema
 from quorate_client.tasks.data.table import read_table
 
@@ -49,11 +49,13 @@ class Examined:
         mark: The short id that it carries.
         name: Of the set here that has that id.
         watermark: None where no schema here fits the file, or nothing was ever made here.
+        was_made_here: Whether anything was.
     """
 
     mark: str | None
     name: str | None
     watermark: Finding | None
+    was_made_here: bool
 
     @property
     def is_ours(self) -> bool:
@@ -75,7 +77,12 @@ class Examined:
             whose = f"which is {self.name} of this site" if self.name else "which no set of this site has now"
             yield f"It carries the mark {self.mark}, {whose}."
         if self.watermark is None:
-            yield "Its rows were not looked at for the watermark: nothing was made here, or a --schema is needed."
+            why = (
+                "its columns are those of no set that is here: name a --schema"
+                if self.was_made_here
+                else "none was made"
+            )
+            yield f"Its rows were not looked at for the watermark of this site: {why}."
             return
         verdict = "made here" if self.watermark.is_ours else "which does not show that it was made here"
         yield (
@@ -97,14 +104,20 @@ def examine(path: Path, site: SiteFolder, datasets: Datasets, schema: Path | Non
         raise InputError("Only tables are made here", expected="a file named .csv or .parquet", got=path.name)
     mark = mark_in(path)
     here = {_id_of(each.lineage()): each.dataset.name for each in all_kept(datasets)} if mark else {}
+    return Examined(
+        mark, here.get(mark or ""), _looked_for(path, site, datasets, schema), known_watermark_key(site) is not None
+    )
+
+
+def _looked_for(path: Path, site: SiteFolder, datasets: Datasets, schema: Path | None) -> Finding | None:
     if schema is not None:
-        return Examined(mark, here.get(mark or ""), _watermark(path, read_schema(schema), site))
+        return _watermark(path, read_schema(schema), site)
     for each in all_kept(datasets):
         try:
-            return Examined(mark, here.get(mark or ""), _watermark(path, each.dataset.schema, site))
+            return _watermark(path, each.dataset.schema, site)
         except DataError:
             continue
-    return Examined(mark, here.get(mark or ""), None)
+    return None
 
 
 def _id_of(lineage: Mapping[str, Any]) -> str:

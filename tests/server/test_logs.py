@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from quorate_server.cli.logs import configure_logging
+from quorate_server.logs import configure_logging
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.synthetic_attacks import SMALL, attack_rows
+from bench.synthetic.attacks import SMALL, attack_rows
 from tests.client.synthetic.report.population import TABULAR, people
 
 
@@ -12,7 +12,7 @@ def test_the_attacks_run_and_the_copy_is_found() -> None:
         "attack on a generator that copies",
         "attack on the generator at epsilon 1",
         "attack on the generator at epsilon 1",
-        "of 2 sets at epsilon 3",
+        "planted unique record, found in so many of 2 sets at epsilon 3",
     ]
     assert rows[0].met
     assert rows[3].met

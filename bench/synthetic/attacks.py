@@ -55,20 +55,22 @@ def attack_rows(schema: TabularSchema, people: People, size: Size) -> list[Row]:
         repeated = _sets_with_the_planted_record(schema, people, size)
     true = float(np.mean([found.true_positives.found for found in private]))
     false = float(np.mean([found.false_positives for found in private]))
+    auc = float(np.mean([found.auc.found for found in private]))
     return [
-        Row("attack on a generator that copies: AUC", "", copied.auc.found, goal=0.98, more_is_better=True),
+        Row("attack on a generator that copies: AUC", "AUC", copied.auc.found, goal=0.98, more_is_better=True),
         Row(
             f"attack on the generator at epsilon {EPSILON:g}: true positives at {false:.1%} false ones",
-            "",
+            "share",
             true,
             goal=math.exp(EPSILON) * false + DELTA,
         ),
+        Row(f"attack on the generator at epsilon {EPSILON:g}: AUC", "AUC", auc),
         Row(
-            f"attack on the generator at epsilon {EPSILON:g}: AUC",
-            "",
-            float(np.mean([found.auc.found for found in private])),
+            f"planted unique record, found in so many of {size.sets} sets at epsilon {EPSILON_OF_SETS:g}",
+            "sets",
+            repeated,
+            0,
         ),
-        Row(f"of {size.sets} sets at epsilon {EPSILON_OF_SETS:g}: with a planted record", "sets", repeated, goal=0),
     ]
 
 

@@ -51,17 +51,20 @@ def short_id(seed_commitment: str) -> str:
     return _ID.format(seed_commitment[:16])
 
 
-def lineage_of(request: Request, origin: Origin, events: tuple[Event, ...], *, is_watermarked: bool) -> dict[str, Any]:
+def lineage_of(
+    request: Request, origin: Origin, events: tuple[Event, ...], *, sets: int, is_watermarked: bool
+) -> dict[str, Any]:
     """The lineage, JSON values.
 
     Args:
         events: What was released of one unit, as the ledger has it.
+        sets: How many were made of the source so far, this one included: one of many may have been chosen among them.
     """
     return {
         "format": FORMAT,
         "id": short_id(origin.seed_commitment),
         "name": request.name,
-        "source": {"fingerprint": request.source, "unit": origin.source.unit},
+        "source": {"fingerprint": request.source, "unit": origin.source.unit, "sets_made_of_it": sets},
         "generator": origin.generator,
         "program": f"Quorate {__version__}",
         "parameters": {"rows": request.rows, "epsilon": origin.epsilon, "delta": origin.delta},

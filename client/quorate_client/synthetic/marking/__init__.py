@@ -1,0 +1,1 @@
+"""How a table that was made here is marked, and known again."""
