@@ -144,6 +144,38 @@ class Daemon:
     appraisals: KeptAppraisals
 
 
+@dataclass(frozen=True, slots=True)
+class _Agreeing:
+    """What has to hold at this moment for work to be done, asked before every instruction."""
+
+    folder: SiteFolder
+    site: SiteName
+    answers: Answers
+    datasets: Datasets
+    tasks: InstalledTasks
+    other_sites: OtherSitesApprovals
+    wall: Callable[[], float]
+
+    async def agree(self, instruction: Instruction) -> Agreement:
+        agreement = await self._allowed(instruction)
+        if await self.other_sites.require(agreement):
+            return agreement
+        # The server was asked, and may have let this site wait for days.
+        return await self._allowed(instruction)
+
+    async def _allowed(self, instruction: Instruction) -> Agreement:
+        agreement = self.answers.agreement(instruction.study_digest, self.site)
+        now = datetime.fromtimestamp(self.wall()).astimezone()
+        policy = check_policy_now(self.folder, agreement.study, now)
+        policy.check_phase(instruction.phase, now)
+        if agreement.dataset is not None:
+            usable = look_at(agreement.dataset, self.datasets.find)
+            require_usable(agreement.dataset, agreement.study, policy, usable)
+        # A large task takes seconds the first time; heartbeats must not wait for it.
+        await asyncio.to_thread(self.tasks.check, agreement.study.task, now)
+        return agreement
+
+
 def assemble(
     folder: SiteFolder,
     config: Config,
@@ -170,29 +202,11 @@ def assemble(
         for blob in blobs:
             spool.remove(blob)
 
-    other_sites = OtherSitesApprovals(answers, current)
-
-    async def allowed(instruction: Instruction) -> Agreement:
-        agreement = answers.agreement(instruction.study_digest, identity.site)
-        now = datetime.fromtimestamp(wall()).astimezone()
-        policy = check_policy_now(folder, agreement.study, now)
-        policy.check_phase(instruction.phase, now)
-        if agreement.dataset is not None:
-            require_usable(agreement.dataset, agreement.study, policy, look_at(agreement.dataset, datasets.find))
-        # A large task takes seconds the first time; heartbeats must not wait for it.
-        await asyncio.to_thread(tasks.check, agreement.study.task, now)
-        return agreement
-
-    async def agree(instruction: Instruction) -> Agreement:
-        agreement = await allowed(instruction)
-        if await other_sites.require(agreement):
-            return agreement
-        # The server was asked, and may have let this site wait for days.
-        return await allowed(instruction)
-
     appraisals = KeptAppraisals(folder.attestation)
     appraiser = Appraiser(folder, identity.site, answers, appraisals, metrics, wall)
     gate = Gate(_gate_parts(folder, config, identity.site, address, appraiser, journal), current, spool)
+    other_sites = OtherSitesApprovals(answers, current)
+    agreeing = _Agreeing(folder, identity.site, answers, datasets, tasks, other_sites, wall)
     readiness = ReadinessReports(Assessor(folder, answers, datasets, tasks, ledger, wall))
     stream = ControlStream(
         Surroundings(connect, address, wall, draw), state, journal, ledger, spool, current, gate, metrics, readiness
@@ -202,7 +216,7 @@ def assemble(
         admits=gate.admits,
         engine=engine,
         metrics=metrics,
-        agree=agree,
+        agree=agreeing.agree,
         fetch=_downloads(current, spool, draw, metrics).fetch,
         drop=drop,
         replied=stream.replied,
