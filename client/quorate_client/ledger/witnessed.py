@@ -44,8 +44,10 @@ class WitnessedEntries:
         self._start_anew()
 
     def close(self) -> None:
-        self.file.close()
-        self._witness.close()
+        """Once nobody reads: SQLite falls with the whole process if a thread is still in it."""
+        with self._lock:
+            self.file.close()
+            self._witness.close()
 
     # --- reading ---
 
