@@ -49,6 +49,7 @@ from quorate_client.ledger.sums import verify
 from quorate_client.ledger.witness import Witness
 from quorate_client.ledger.witnessed import WitnessedEntries
 from quorate_client.site.database import make_state
+from tests.patience import PATIENCE_S
 
 from ..ledger_kit import (
     ACCOUNTANTS,
@@ -913,3 +914,15 @@ def test_with_the_shipped_accountants_the_ledger_s_epsilon_is_theirs(tmp_path: P
         assert ledger.spent(VISITS, 1e-3) == pytest.approx(adaptive_epsilon([event] * 3, 1e-3))
         with pytest.raises(BudgetExhaustedError, match="epsilon_per_run"):
             ledger.reserve(a_charge(4, events=[event]), limits, NOW)
+
+
+def test_it_is_closed_once_nobody_reads_it(ledger: Ledger) -> None:
+    """SQLite brings the whole process down otherwise; a daemon that ends may still compare it in a thread."""
+    closing = threading.Thread(target=ledger.close)
+    with ledger.entries.reading() as sums:
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        assert sums.number == 0
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
