@@ -12,7 +12,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,10 +19,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bench.rounds import completed, operator_of
+from bench.demo_rounds import Way, medians_s
 from bench.table import Row
-from demo import hospitals
-from demo.consortium import Consortium
 from quorate.attestation.appraise import examine
 from quorate.attestation.binding import Expected
 from quorate.attestation.evidence import Evidence, Kind
@@ -199,39 +196,16 @@ def study_of(sites: int, robust: dict[str, str] | None) -> Study:
 def _rounds(size: Size) -> list[Row]:
     """A round of the demo's study with four real sites: under secure aggregation, the same with an attested machine,
     and in an attested machine alone."""
-    demo = Path(hospitals.__file__).parent
-    seconds = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        tables = hospitals.write(root / "data")
-        with Consortium(root) as consortium:
-            consortium.found()
-            section = consortium.start_aggregator()
-            consortium.start_server()
-            consortium.set_up_sites(tables, demo / "schema.toml", protection=("enclave", "secagg"))
-            consortium.allow_software_evidence()
-            for name in tables:
-                consortium.start_site(name)
-            (root / "schema.toml").write_bytes((demo / "schema.toml").read_bytes())
-            text = (demo / "study-without-noise.toml").read_text(encoding="utf-8")
-            text = text.replace("count = 20", f"count = {size.rounds}")
-            for name, mode, more in (
-                ("secagg", "secagg", ""),
-                ("both", "secagg", section),
-                ("enclave", "enclave", section),
-            ):
-                study = text.replace('"malignancy-without-noise"', f'"{name}"')
-                study = study.replace('mode = "secagg"', f'mode = "{mode}"')
-                (root / f"{name}.toml").write_text(study + more)
-                consortium.operator("study", "publish", root / f"{name}.toml")
-                consortium.approve(name)
-                with operator_of(consortium) as operator:
-                    view = completed(operator, operator.start(name).run)
-                seconds[name] = statistics.median(sum(r.phase_seconds.values()) for r in view.results[size.warm_up :])
-    secagg, both, enclave = seconds["secagg"], seconds["both"], seconds["enclave"]
+    ways = {
+        "secagg": Way("secagg"),
+        "both": Way("secagg", is_attested=True),
+        "enclave": Way("enclave", is_attested=True),
+    }
+    seconds = medians_s(ways, size.rounds, size.warm_up)
+    secagg = seconds["secagg"]
     return [
-        Row("a secure round of the demo, attested, beside one that is not", "s", both, 1.1 * secagg, secagg),
-        Row("a round of the demo in an attested machine alone", "s", enclave, None, secagg),
+        Row("a secure round of the demo, attested, beside one that is not", "s", seconds["both"], 1.1 * secagg, secagg),
+        Row("a round of the demo in an attested machine alone", "s", seconds["enclave"], None, secagg),
     ]
 
 

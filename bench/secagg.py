@@ -12,23 +12,19 @@ import contextlib
 import gc
 import io
 import statistics
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tenseal
 
-from bench.rounds import completed, operator_of
+from bench.demo_rounds import Way, medians_s
 from bench.table import Row
-from demo import hospitals
-from demo.consortium import Consortium
 from quorate.aggregation import ring, rlwe, words
 from quorate.aggregation.packing import Packing
 from quorate.aggregation.plain import WEIGHT_ONE
@@ -116,28 +112,7 @@ def rows(size: Size) -> list[Row]:
 
 def _demo_rounds(rounds: int, warm_up: int) -> list[Row]:
     """A round of the demo's study with four real sites, under secure aggregation and without protection."""
-    demo = Path(hospitals.__file__).parent
-    seconds = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        tables = hospitals.write(root / "data")
-        with Consortium(root) as consortium:
-            consortium.found()
-            consortium.start_server()
-            consortium.set_up_sites(tables, demo / "schema.toml", protection=("none", "secagg"))
-            for name in tables:
-                consortium.start_site(name)
-            (root / "schema.toml").write_bytes((demo / "schema.toml").read_bytes())
-            for mode in ("none", "secagg"):
-                text = (demo / "study-without-noise.toml").read_text(encoding="utf-8")
-                text = text.replace('mode = "secagg"', f'mode = "{mode}"')
-                text = text.replace('"malignancy-without-noise"', f'"{mode}"')
-                (root / f"{mode}.toml").write_text(text.replace("count = 20", f"count = {rounds}"))
-                consortium.operator("study", "publish", root / f"{mode}.toml")
-                consortium.approve(mode)
-                with operator_of(consortium) as operator:
-                    view = completed(operator, operator.start(mode).run)
-                seconds[mode] = statistics.median(sum(r.phase_seconds.values()) for r in view.results[warm_up:])
+    seconds = medians_s({"none": Way("none"), "secagg": Way("secagg")}, rounds, warm_up)
     ours, plain = seconds["secagg"], seconds["none"]
     return [
         Row("a secure round of the demo, beside a plain one", "s", ours, None, plain),
