@@ -8,23 +8,20 @@ with the others. Nothing is drawn here but what hides the opening (``secagg/encl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
-from quorate.aggregation.plain import weight_of
+from quorate.aggregation.plain import WORD_BYTES, weight_of
 from quorate.aggregation.weights import least_weight
 from quorate.errors import ContributionError
 from quorate.identity import SiteName
 from quorate.privacy.noise import SeededRandomness
 from quorate.process.chunked_aead import seal_chunks, sealed_bytes
-from quorate.rounds.blobs import FRAME_BYTES, Blob
+from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Phase, Reply
-from quorate.secagg import aggregator as secagg
-from quorate.secagg.aggregator import Members, chosen_survivors
+from quorate.secagg.aggregator import chosen_survivors
 from quorate.secagg.enclave import SALT_BYTES, Added, SumSecret, identity_of, opening_purpose, voted_digest
-from quorate.secagg.release import ReleaseTerms, pack_release
-from quorate.secagg.study_key import KEY_BYTES, SealedPart, StudyKey, seal_stream
+from quorate.secagg.study_key import KEY_BYTES, StudyKey, seal_stream
 from quorate.secagg.survivor_sets import MAX_SETS
 from quorate.secagg.terms import DIGEST_BYTES, Hello, Layout, Terms, Vote, ballot, bound
 from quorate.study.rules import Rules
@@ -38,37 +35,22 @@ from quorate.wire.sum_messages import (
 from quorate_server.rounds.aggregate import noised
 from quorate_server.rounds.phases import PhaseTally
 from quorate_server.rounds.robust import RobustAdder
+from quorate_server.rounds.schemes.keyed import KeyedScheme
 from quorate_server.rounds.schemes.plain import PlainSum
-from quorate_server.rounds.schemes.study_keys import collect_keys, read_keys
-from quorate_server.rounds.sums.scheme import Closed, Signed, Upload
+from quorate_server.rounds.sums.scheme import Closed, Upload
 from quorate_server.rounds.sums.state import RunState
 
 
-class EnclaveScheme:
-    """The sums of one run in an attested machine."""
-
-    begins_anew = True
+class EnclaveScheme(KeyedScheme):
+    """The sums of one run in an attested machine. The sites tell it the study key later."""
 
     def __init__(self, state: RunState, rules: Rules) -> None:
-        study = state.study
-        roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in study.sites}
-        self._state = state
-        self.members = Members(study.digest(), state.run, roster, rules, state.quorum)
-        self._parts: dict[SiteName, tuple[SealedPart, ...]] = {}
+        super().__init__(state, rules)
         self._adder: RobustAdder | None = None
 
-    @property
-    def attempt(self) -> int:
-        return self._state.progress.attempt
-
-    def prepare(self) -> None:
-        """The study key, once in a run. The sites make it for each other, and tell it later."""
-        if self._state.progress.keys is None:
-            collect_keys(self._state, self.members)
-        self._parts = read_keys(self._state)
-
     def update_bytes(self, number: int) -> int:
-        return sealed_bytes(4 * self._dimension(number)) if self._dimension(number) else 0
+        dimension = self._dimension(number)
+        return sealed_bytes(WORD_BYTES * dimension) if dimension else 0
 
     def beside_bytes(self, number: int) -> int:
         del number
@@ -83,26 +65,8 @@ class EnclaveScheme:
         """The digests of the updates that were taken in last."""
         return self._adder.contents if self._adder is not None else ()
 
-    def parts(self, site: SiteName) -> tuple[SealedPart, ...]:
-        return () if site in self._state.holders else self._parts[site]
-
     def begin(self, number: int) -> EnclaveSum:
         return EnclaveSum(self, self._state, number, self._dimension(number))
-
-    def checked_checkpoint(self, site: SiteName, answer: SumAnswer, blobs: Sequence[Blob], model_round: int) -> Signed:
-        return secagg.checked_checkpoint(site, blobs, answer.vote, model_round, self.members)
-
-    def checked_release(self, site: SiteName, answer: SumAnswer, blobs: Sequence[Blob]) -> Signed | None:
-        study = self._state.study
-        if not study.is_release_sealed:
-            return None
-        return secagg.checked_release(site, blobs, answer.vote, ReleaseTerms.of(study, self._state.run), self.members)
-
-    def released(self, sent: Mapping[SiteName, Signed]) -> Blob:
-        """Sealed to the operator; each site's signature goes with it."""
-        votes = [vote for _, (_, vote) in sorted(sent.items()) if vote is not None]
-        with self._state.exchange.open(sent[min(sent)][0]) as file:
-            return self._state.exchange.put(pack_release(votes, iter(partial(file.read, FRAME_BYTES), b"")))
 
     def _dimension(self, number: int) -> int:
         return self._state.progress.dimension if self._state.trains(number) else 0
@@ -116,7 +80,7 @@ class EnclaveSum:
 
     def __init__(self, scheme: EnclaveScheme, state: RunState, number: int, dimension: int) -> None:
         self._scheme, self._state, self._number, self._dimension = scheme, state, number, dimension
-        self._plain = PlainSum(state, number, 4 * dimension)
+        self._plain = PlainSum(state, number, WORD_BYTES * dimension)
         self._said: dict[SiteName, SumAnswer] = {}
         self.invited = frozenset(state.study.site_names)
         self.quorum = state.quorum

@@ -11,20 +11,17 @@ What of a reply counts is decided in ``secagg.aggregator``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 
 from quorate.aggregation import words
 from quorate.aggregation.schemes import packing_of
 from quorate.errors import ContributionError
 from quorate.identity import SiteName
-from quorate.rounds.blobs import FRAME_BYTES, Blob
+from quorate.rounds.blobs import Blob
 from quorate.rounds.instruction import Phase, Reply
 from quorate.rounds.run import SumStep
 from quorate.secagg import aggregator as secagg
 from quorate.secagg.aggregator import AddedSum, Aggregator, Members
-from quorate.secagg.release import ReleaseTerms, pack_release
 from quorate.secagg.sizes import share_words, shares_bytes
-from quorate.secagg.study_key import SealedPart
 from quorate.secagg.terms import Hello, Terms
 from quorate.study.rules import Rules
 from quorate.wire.sum_messages import (
@@ -37,7 +34,7 @@ from quorate.wire.sum_messages import (
 )
 from quorate_server.rounds.aggregate import CipherAdder
 from quorate_server.rounds.phases import PhaseTally
-from quorate_server.rounds.schemes.study_keys import collect_keys, read_keys
+from quorate_server.rounds.schemes.keyed import KeyedScheme
 from quorate_server.rounds.schemes.votes import collect_reveals, collect_votes
 from quorate_server.rounds.sums.scheme import Closed, Signed, Upload
 from quorate_server.rounds.sums.state import RunState
@@ -47,49 +44,30 @@ USUAL_COUNTS = 1024
 has half as many."""
 
 
-class SecaggScheme:
+class SecaggScheme(KeyedScheme):
     """The sums of one run under secure aggregation."""
 
-    begins_anew = True
-
     def __init__(self, state: RunState, rules: Rules) -> None:
-        study = state.study
-        roster = {SiteName(site.name): bytes.fromhex(site.signing_key) for site in study.sites}
-        self._state = state
-        self._members = Members(study.digest(), state.run, roster, rules, state.quorum)
-        self._parts: dict[SiteName, tuple[SealedPart, ...]] = {}
+        super().__init__(state, rules)
         self._counts = USUAL_COUNTS
-
-    @property
-    def attempt(self) -> int:
-        return self._state.progress.attempt
-
-    def prepare(self) -> None:
-        """The study key, once in a run."""
-        if self._state.progress.keys is None:
-            collect_keys(self._state, self._members)
-        self._parts = read_keys(self._state)
 
     def update_bytes(self, number: int) -> int:
         return self._polynomials(number) * words.POLYNOMIAL_BYTES
 
     def beside_bytes(self, number: int) -> int:
         """A sum's sealed shares: as they were dealt, and again as each site gets them."""
-        roster = self._members.roster
+        roster = self.members.roster
         return 2 * len(roster) * shares_bytes(roster, share_words(self._polynomials(number), self._counts))
 
     def adder(self, number: int) -> CipherAdder:
         return CipherAdder(self._polynomials(number))
 
-    def parts(self, site: SiteName) -> tuple[SealedPart, ...]:
-        return () if site in self._state.holders else self._parts[site]
-
     def begin(self, number: int) -> SecaggSum:
         """Who takes part: those who said hello with their last reveal, and those of the others who say it now."""
-        terms = Terms(self._members.study, self._members.run, number, self.attempt)
-        aggregator = Aggregator(terms, self._members, self._polynomials(number), self._said_before(terms))
+        terms = Terms(self.members.study, self.members.run, number, self.attempt)
+        aggregator = Aggregator(terms, self.members, self._polynomials(number), self._said_before(terms))
         greeted = (self._greet(aggregator),) if aggregator.unheard else ()
-        return SecaggSum(self, self._state, self._members, aggregator, greeted)
+        return SecaggSum(self, self._state, self.members, aggregator, greeted)
 
     def note_counts(self, count: int) -> None:
         """How many words were beside an update."""
@@ -97,20 +75,11 @@ class SecaggScheme:
 
     def checked_checkpoint(self, site: SiteName, answer: SumAnswer, blobs: Sequence[Blob], model_round: int) -> Signed:
         _require_sealed(answer)
-        return secagg.checked_checkpoint(site, blobs, answer.vote, model_round, self._members)
+        return super().checked_checkpoint(site, answer, blobs, model_round)
 
     def checked_release(self, site: SiteName, answer: SumAnswer, blobs: Sequence[Blob]) -> Signed | None:
         _require_sealed(answer)
-        study = self._state.study
-        if not study.is_release_sealed:
-            return None
-        return secagg.checked_release(site, blobs, answer.vote, ReleaseTerms.of(study, self._state.run), self._members)
-
-    def released(self, sent: Mapping[SiteName, Signed]) -> Blob:
-        """Sealed to the operator; each site's signature goes with it."""
-        votes = [vote for _, (_, vote) in sorted(sent.items()) if vote is not None]
-        with self._state.exchange.open(sent[min(sent)][0]) as file:
-            return self._state.exchange.put(pack_release(votes, iter(partial(file.read, FRAME_BYTES), b"")))
+        return super().checked_release(site, answer, blobs)
 
     def _polynomials(self, number: int) -> int:
         """Of an update in this sum; 0 where nobody trains."""
@@ -128,7 +97,7 @@ class SecaggScheme:
             lambda site: (sum_work_to_bytes(SumWork(parts=self.parts(site))), ()),
             self._state.parsed(take),
             invited=aggregator.unheard,
-            quorum=max(0, self._members.quorum - len(aggregator.greeted)),
+            quorum=max(0, self.members.quorum - len(aggregator.greeted)),
             attempt=aggregator.terms.attempt,
         )
 
