@@ -19,7 +19,7 @@ from quorate.aggregation.plain import PlainScheme as Words
 from quorate.aggregation.schemes import plain_scheme_of
 from quorate.aggregation.weights import require_weight
 from quorate.errors import FrameError, QuorateError, SumRefusedError, VoteRefusedError
-from quorate.identity import RunId, SiteName
+from quorate.identity import RunId
 from quorate.process.cancellation import offload
 from quorate.process.chunked_aead import content_bytes, sealed_bytes
 from quorate.process.randomness import SystemRandomness
@@ -38,6 +38,7 @@ from quorate_client.rounds.model.fetch import Fetch, fetched
 from quorate_client.rounds.model.state import ModelState
 from quorate_client.rounds.protect import Protected, protect
 from quorate_client.rounds.schemes.keyed import KeyedScheme
+from quorate_client.rounds.schemes.plain import PlainOpener
 from quorate_client.rounds.sums.scheme import Answered, Average
 from quorate_client.rounds.sums.site_keys import SiteSecrets
 from quorate_client.site.agreement import Agreement
@@ -154,19 +155,12 @@ class EnclaveScheme(KeyedScheme):
         return EnclaveOpener(opening, self._words, dimension, member)
 
 
-class EnclaveOpener:
-    """A sum that an attested machine released to the study's sites."""
+class EnclaveOpener(PlainOpener):
+    """A sum that an attested machine released to the study's sites: words that its key opens."""
 
     def __init__(self, opening: PlainOpening, words: Words, dimension: int, member: Member) -> None:
-        self._opening, self._words, self._dimension, self._member = opening, words, dimension, member
-
-    @property
-    def model(self) -> bytes:
-        return self._opening.model
-
-    @property
-    def survivors(self) -> tuple[SiteName, ...]:
-        return self._opening.survivors
+        super().__init__(opening, words)
+        self._dimension, self._member = dimension, member
 
     def averages(self, content: BinaryIO) -> Average:
         weight = self._opening.counts[0]
@@ -189,6 +183,3 @@ class EnclaveOpener:
                 raise SumRefusedError("A sum does not open, so the model stays as it was") from error
 
         return average
-
-    def counts(self) -> tuple[int, ...]:
-        return self._opening.counts
