@@ -104,19 +104,24 @@ class Member:
         parse_name(self.name)
         if len(self.signing_key) != 32 or len(self.sealing_key) != 32:
             raise KeyMismatchError(f"The public keys of {self.name} are malformed", expected="32 bytes each")
-        try:
-            Ed25519PublicKey.from_public_bytes(self.signing_key).verify(
-                self.sealing_proof, _SEALING_PROOF_CONTEXT + self.sealing_key
-            )
-        except InvalidSignature as error:
+        if not has_signed(self.signing_key, self.sealing_proof, _SEALING_PROOF_CONTEXT + self.sealing_key):
             raise KeyMismatchError(
                 f"The signing key of {self.name} does not vouch for its sealing key",
                 action="Have the site join again; if the server shows this for a site that did not change, distrust it",
-            ) from error
+            )
 
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.signing_key)
+
+
+def has_signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether this is a signature of the owner of an Ed25519 public key; not where one of the two is none."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def sealing_proof(signing_key: Ed25519PrivateKey, sealing_public_key: bytes) -> bytes:

@@ -18,8 +18,7 @@ from datetime import datetime
 from typing import Any
 
 import rfc8785
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
 from quorate.attestation.appraisal import Appraisal
@@ -29,7 +28,7 @@ from quorate.attestation.evidence_file import MAX_FILE_BYTES, Base64, EvidenceFi
 from quorate.attestation.policy import AttestationPolicy, Hex32, Hex64
 from quorate.attestation.sealing import EnclaveIdentity
 from quorate.errors import AppraisalRecordError, AttestationError, QuorateError
-from quorate.identity import RunId, SiteName
+from quorate.identity import RunId, SiteName, has_signed
 from quorate.study.study import MAX_CANONICAL_BYTES, Study
 from quorate_client.approval.attested import appraise_for
 from quorate_client.approval.policy import AttestedPolicy, Policy
@@ -166,12 +165,8 @@ def read_record(content: bytes) -> AppraisalRecord:
     key = next((site.signing_key for site in record.study.sites if site.name == record.site), None)
     if key is None:
         raise AppraisalRecordError(f"The record is of {record.site}, which is no site of its study", action=_CHANGED)
-    try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(bytes.fromhex(signature), _signed_part(raw))
-    except (InvalidSignature, ValueError) as error:
-        raise AppraisalRecordError(
-            f"The record does not carry the signature of {record.site}", action=_CHANGED
-        ) from error
+    if not has_signed(bytes.fromhex(key), bytes.fromhex(signature), _signed_part(raw)):
+        raise AppraisalRecordError(f"The record does not carry the signature of {record.site}", action=_CHANGED)
     if raw["binding"] != record.expected.binding.hex():
         raise AppraisalRecordError("The record's binding is not that of its parts", action=_CHANGED)
     return record

@@ -57,7 +57,7 @@ def binding(*, nonce: bytes, public_key: bytes, tls_spki: bytes, study: bytes, r
         hashlib.sha256(study).digest(),
         run.encode(),
     )
-    return hashlib.sha512(_CONTEXT + b"".join(_length_prefixed(part) for part in parts)).digest()
+    return hashlib.sha512(_CONTEXT + length_prefixed(*parts)).digest()
 
 
 def as_eat_nonce(binding: bytes) -> str:
@@ -71,5 +71,6 @@ def require_zone(moment: datetime) -> None:
         raise InputError("A time of an appraisal has no zone", expected="a time with its zone, such as UTC")
 
 
-def _length_prefixed(part: bytes) -> bytes:
-    return len(part).to_bytes(8, "big") + part
+def length_prefixed(*parts: bytes) -> bytes:
+    """Each part behind its length: no two rows of parts make the same bytes."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)

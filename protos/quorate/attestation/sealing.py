@@ -14,14 +14,16 @@ import struct
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from quorate.attestation.binding import length_prefixed
 from quorate.errors import SiteSignatureError, UnsealError
+from quorate.identity import has_signed
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -45,7 +47,7 @@ class EnclaveIdentity:
 
     def has_signed(self, instruction: bytes, signature: bytes) -> bool:
         """Whether an instruction (``signed_part``) is this machine's."""
-        return _is_signed(self.signing, signature, _INSTRUCTION + instruction)
+        return has_signed(self.signing, signature, _INSTRUCTION + instruction)
 
 
 class EnclaveKeys:
@@ -87,7 +89,7 @@ class EnclaveKeys:
         except (InvalidTag, ValueError) as error:
             raise UnsealError("What a site sent does not open in the attested machine") from error
         content, signature = opened[:-SIGNATURE_BYTES], opened[-SIGNATURE_BYTES:]
-        if not _is_signed(site_key, signature, _signed_reply(self.identity, context, content)):
+        if not has_signed(site_key, signature, _signed_reply(self.identity, context, content)):
             raise SiteSignatureError("What was sealed to the attested machine is not signed by the site that it names")
         return content
 
@@ -116,7 +118,7 @@ def reply_context(study: bytes, run: str, message: bytes, site: str) -> bytes:
         study: The study's digest.
         message: The id of the instruction that it answers, which names round, phase and attempt.
     """
-    return _REPLY + _joined(study, run.encode(), message, site.encode())
+    return _REPLY + length_prefixed(study, run.encode(), message, site.encode())
 
 
 def reply_secret(content: bytes, context: bytes, site: Ed25519PrivateKey) -> bytes:
@@ -129,7 +131,7 @@ def reply_secret(content: bytes, context: bytes, site: Ed25519PrivateKey) -> byt
         content: What the reply says.
         context: What it belongs to (``reply_context``).
     """
-    info = _SECRET + _joined(context, hashlib.sha256(content).digest())
+    info = _SECRET + length_prefixed(context, hashlib.sha256(content).digest())
     return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(site.private_bytes_raw())
 
 
@@ -139,7 +141,7 @@ def blob_key(secret: bytes, number: int) -> bytes:
     Args:
         secret: Of this reply (``reply_secret``); it travels inside of it.
     """
-    return hashlib.sha256(_REPLY + _joined(b"blob", secret, struct.pack("!I", number))).digest()
+    return hashlib.sha256(_REPLY + length_prefixed(b"blob", secret, struct.pack("!I", number))).digest()
 
 
 def signed_part(
@@ -151,21 +153,8 @@ def signed_part(
         blobs: Name and size of what it refers to; names are digests of the content.
     """
     named = b"".join(name + struct.pack("!Q", size) for name, size in blobs)
-    return _joined(message, study, struct.pack("!d", deadline_s), body, named)
+    return length_prefixed(message, study, struct.pack("!d", deadline_s), body, named)
 
 
 def _signed_reply(to: EnclaveIdentity, context: bytes, content: bytes) -> bytes:
-    return _joined(context, to.public_key, hashlib.sha256(content).digest())
-
-
-def _is_signed(key: bytes, signature: bytes, content: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, content)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
-
-
-def _joined(*parts: bytes) -> bytes:
-    """Each part behind its length: no two rows of parts make the same bytes."""
-    return b"".join(struct.pack("!Q", len(part)) + part for part in parts)
+    return length_prefixed(context, to.public_key, hashlib.sha256(content).digest())

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quorate.errors import FrameError
+from quorate.identity import has_signed
 
 MAX_NUMBER = 2**63 - 1
 _CONTEXT = b"quorate/ledger-head/v1\x00"
@@ -34,11 +34,7 @@ class SignedHead:
 
     def is_signed_by(self, signing_key: bytes) -> bool:
         """Whether this Ed25519 public key (32 bytes) signed it."""
-        try:
-            Ed25519PublicKey.from_public_bytes(signing_key).verify(self.signature, _signed(self.number, self.hash))
-        except InvalidSignature:
-            return False
-        return True
+        return has_signed(signing_key, self.signature, _signed(self.number, self.hash))
 
 
 def sign_head(signing_key: Ed25519PrivateKey, number: int, entry_hash: bytes) -> SignedHead:

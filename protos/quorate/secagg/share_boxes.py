@@ -28,15 +28,15 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from quorate.aggregation import ring
 from quorate.aggregation.words import Words, pack_words, packed_bytes, unpack_words
 from quorate.errors import ContributionError, FrameError, KeyMismatchError
-from quorate.identity import SiteName
+from quorate.identity import SiteName, has_signed
 
 ROUND_ID_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -217,9 +217,7 @@ def _dealt(share: bytes, round_id: bytes, dealer: str, recipient: str) -> bytes:
 
 
 def _check_signature(verify_key: bytes, signature: bytes, signed: bytes) -> None:
-    try:
-        Ed25519PublicKey.from_public_bytes(verify_key).verify(signature, signed)
-    except (InvalidSignature, ValueError):
+    if not has_signed(verify_key, signature, signed):
         _refuse()
 
 

@@ -18,11 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from quorate.errors import FrameError, RosterRefusedError
-from quorate.identity import RunId, SiteName
+from quorate.identity import RunId, SiteName, has_signed
 from quorate.study.rules import Rules
 
 SUITE: Final = b"quorate/secagg/3"
@@ -124,19 +121,11 @@ def bound(kind: bytes, *parts: bytes) -> bytes:
 def is_signed(key: bytes, signature: bytes, message: bytes) -> bool:
     """Whether a signature is by a key. Hellos and votes come again with the opening: they are checked once."""
     if len(signature) != SIGNATURE_BYTES or len(message) > REMEMBERED_BYTES:
-        return _verifies(key, signature, message)
+        return has_signed(key, signature, message)
     return _remembered(key, signature, message)
 
 
-def _verifies(key: bytes, signature: bytes, message: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
-
-
-_remembered = lru_cache(maxsize=1024)(_verifies)
+_remembered = lru_cache(maxsize=1024)(has_signed)
 
 
 def say_hello(terms: Terms, site: SiteName, round_key: bytes, sign: Sign) -> Hello:

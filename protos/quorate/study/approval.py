@@ -9,10 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from quorate.identity import SiteName
+from quorate.identity import SiteName, has_signed
 from quorate.study.study import Study
 
 AnswerWord = Literal["approved", "rejected"]
@@ -35,11 +32,7 @@ def signed_answer(answer: str, digest: bytes) -> bytes:
 
 def is_signed_answer(key: bytes, signature: bytes, answer: str, digest: bytes) -> bool:
     """Whether the owner of ``key`` gave this answer."""
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, signed_answer(answer, digest))
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return has_signed(key, signature, signed_answer(answer, digest))
 
 
 def valid_approvals(study: Study, approvals: Iterable[Approval]) -> dict[SiteName, Approval]:

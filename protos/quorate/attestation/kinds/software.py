@@ -8,14 +8,14 @@ from __future__ import annotations
 import struct
 from datetime import UTC, datetime
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quorate.attestation.appraisal import Claims
 from quorate.attestation.evidence import Evidence, Kind, require_size
 from quorate.attestation.policy import SoftwarePolicy
 from quorate.attestation.roots import Roots
 from quorate.errors import AttestedKeyUnknownError, EvidenceKindError, EvidenceSignatureError
+from quorate.identity import has_signed
 
 _MAGIC = b"quorate/software-evidence/v1\x00"
 _BODY = struct.Struct(f">{len(_MAGIC)}sQ64s32s32s")
@@ -51,10 +51,8 @@ def claims(evidence: Evidence, section: SoftwarePolicy, now: datetime, roots: Ro
             expected=", ".join(section.keys) or "none: the policy names no key",
             got=key.hex(),
         )
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, body)
-    except InvalidSignature as error:
-        raise EvidenceSignatureError("The signature under evidence made by software does not hold") from error
+    if not has_signed(key, signature, body):
+        raise EvidenceSignatureError("The signature under evidence made by software does not hold")
     return Claims(
         hardware="none: a program says so itself",
         carried=carried.hex(),
