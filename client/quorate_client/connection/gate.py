@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from quorate.attestation.appraisal import Appraisal
+from quorate.attestation.appraisal import REFUSALS, Appraisal
 from quorate.attestation.binding import NONCE_BYTES, Expected, binding
 from quorate.attestation.evidence import Evidence
 from quorate.attestation.sealing import EnclaveIdentity, blob_key, reply_context, reply_secret, seal
@@ -32,7 +32,6 @@ from quorate.errors import (
     QuorateError,
     ServerUnreachableError,
     SiteInterruptedError,
-    error_classes,
 )
 from quorate.identity import RunId, SiteName
 from quorate.process.cancellation import to_its_end
@@ -56,7 +55,6 @@ ANSWER_S = 60.0
 """A nonce counts so long."""
 MAX_TRUSTED = 256
 """Runs whose appraisals are remembered: a server may make up any number of names."""
-_OPEN_CODES = frozenset(code for code, kind in error_classes().items() if issubclass(kind, AttestationError))
 _PIECE_BYTES = 1024 * 1024
 
 Appraise = Callable[[Study, Evidence, Expected, datetime], Appraisal]
@@ -190,7 +188,7 @@ class Gate:
             return Reply(reply.message_id, reply.code or SiteInterruptedError.code)
         if study.attestation is None:
             return reply
-        if reply.code in _OPEN_CODES:
+        if reply.code in REFUSALS:
             return Reply(reply.message_id, reply.code)
         identity = self._fresh(run, study_digest)
         try:

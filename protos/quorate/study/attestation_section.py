@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from quorate.attestation.appraisal import remarks_about
-from quorate.attestation.evidence import Kind
 from quorate.attestation.policy import AttestationPolicy
 from quorate.study.section import Frozen
 
@@ -27,11 +26,6 @@ class Attestation(Frozen):
         """For people, in a line."""
         kinds = ", ".join(self.policy.kinds) or "no kind of evidence at all"
         return f"by an attested machine ({kinds})"
-
-    @property
-    def allows_software(self) -> bool:
-        """Whether evidence counts that proves nothing about any machine."""
-        return Kind.SOFTWARE in self.policy.kinds
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 import structlog
 
+from quorate.attestation.appraisal import REFUSALS
 from quorate.attestation.sealing import EnclaveKeys, blob_key, reply_context
 from quorate.errors import (
     AttestationError,
@@ -22,7 +23,6 @@ from quorate.errors import (
     FrameError,
     UnsealError,
     WorkWithdrawnError,
-    error_classes,
 )
 from quorate.identity import RunId, SiteName
 from quorate.process.chunked_aead import sealed_bytes
@@ -38,9 +38,7 @@ from quorate_server.rounds.sum_figures import SumFigures
 
 log = structlog.get_logger()
 
-UNSEALED_CODES = frozenset(
-    {WorkWithdrawnError.code} | {code for code, kind in error_classes().items() if issubclass(kind, AttestationError)}
-)
+UNSEALED_CODES = REFUSALS | {WorkWithdrawnError.code}
 """What may be said in the open: that a site does not trust this machine, and that nobody waited for it."""
 MOST_REPETITIONS = 2
 """How often a site is asked again for what does not open."""
